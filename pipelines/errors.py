@@ -1,0 +1,37 @@
+"""What can go wrong while loading and drawing.
+
+Knows kinds; the worker sends the kind's name to the front, which owns the wording for clients.
+
+    DrawError
+    ├── LoadRefused     the model folder is missing, broken or not safe to load
+    ├── OutOfMemory     the device has no room for even the smallest batch
+    ├── BadPicture      the denoiser or the VAE made NaN or nothing but black
+    ├── Unsupported     the pipeline cannot do what the spec asks
+    └── Cancelled       the run was told to stop
+"""
+
+from __future__ import annotations
+
+
+class DrawError(Exception):
+    """Base of all failures of this package. The message may go to the log, never to a client as it is."""
+
+
+class LoadRefused(DrawError):
+    pass
+
+
+class OutOfMemory(DrawError):
+    pass
+
+
+class BadPicture(DrawError):
+    pass
+
+
+class Unsupported(DrawError):
+    pass
+
+
+class Cancelled(DrawError):
+    pass

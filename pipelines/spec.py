@@ -1,0 +1,74 @@
+"""The nouns that the front and the worker share: what to draw, and what was drawn.
+
+Plain frozen data (msgspec structs, so that they cross a pipe as they are); no torch, no HTTP.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+import msgspec
+
+
+class Task(StrEnum):
+    """What a run makes its picture from."""
+
+    TEXT_TO_IMAGE = "text-to-image"
+    IMAGE_TO_IMAGE = "image-to-image"
+    INPAINTING = "inpainting"
+
+
+class Pixels(msgspec.Struct, frozen=True):
+    """A decoded picture: rows from the top, 8 bits a channel, not padded.
+
+    ``data`` holds width × height × channels bytes; ``mode`` is "RGB" (3 channels) or "L" (1, a mask: 255 = repaint).
+    """
+
+    width: int  # pixels
+    height: int  # pixels
+    mode: str
+    data: bytes
+
+
+class Encoding(msgspec.Struct, frozen=True):
+    """How finished pixels become bytes."""
+
+    format: str = "png"  # png, jpeg or webp
+    quality: int = 90  # 0..100, jpeg and webp only
+    metadata: bool = True  # write the parameters into the picture
+
+
+class ImageSpec(msgspec.Struct, frozen=True):
+    """The frozen parameters of one image. Everything is decided; nothing is None that a preset could fill."""
+
+    model: str  # the canonical ID in models.yaml
+    prompt: str  # with the preset's suffix
+    width: int  # pixels of the picture that the client asked for
+    height: int
+    draw_width: int  # pixels that the pipeline draws, before resampling to width × height
+    draw_height: int
+    seed: int  # 0 .. 2**63 - 1
+    steps: int
+    guidance: float
+    negative_prompt: str | None = None
+    scheduler: str | None = None  # a name of pipelines.schedulers; None: the model's own
+    strength: float = 0.8  # 0..1, image-to-image and inpainting: how much of the source is drawn anew
+    sources: tuple[Pixels, ...] = ()
+    mask: Pixels | None = None
+
+    @property
+    def task(self) -> Task:
+        if not self.sources:
+            return Task.TEXT_TO_IMAGE
+        return Task.INPAINTING if self.mask is not None else Task.IMAGE_TO_IMAGE
+
+
+class Picture(msgspec.Struct, frozen=True):
+    """One finished image, encoded."""
+
+    index: int  # which of the job's specs
+    data: bytes
+    mime: str  # image/png, image/jpeg or image/webp
+    width: int  # pixels
+    height: int
+    seed: int

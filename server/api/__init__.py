@@ -1,0 +1,1 @@
+"""The routes: what clients call, and how bodies become specs and pictures become answers."""

@@ -1,0 +1,81 @@
+"""What the OpenAPI document says beside the routes themselves: keys, tags, the shapes of answers and errors.
+
+Knows descriptions only; decides nothing. ``server.edge.auth`` asks for keys, ``server.errors`` owns the table of
+errors, ``server.api.deliver`` writes the answers; docs/api.md says the same in prose.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import Security
+from fastapi.security import HTTPBearer
+from pydantic import BaseModel, Field
+
+from server.api.wire import ImageRequest
+from server.errors import ANSWERS, DarkroomError
+
+TAGS = [
+    {"name": "images", "description": "Make pictures and edit them."},
+    {"name": "models", "description": "What this server can draw with."},
+    {"name": "files", "description": "Fetch finished pictures."},
+    {"name": "operations", "description": "For whoever runs the server."},
+]
+
+# auto_error=False: this only names the scheme, so that the /docs page sends a key; the edge is what refuses.
+KEY = Security(HTTPBearer(scheme_name="key", auto_error=False, description="A key of `darkroom keys create NAME`."))
+
+
+class PictureAnswer(BaseModel):
+    url: str | None = Field(None, description="with response_format url: signed, expiring, needs no key")
+    b64_json: str | None = Field(None, description="with response_format b64_json: the file, as base64")
+    seed: int = Field(description="draws this picture again")
+
+
+class ImagesAnswer(BaseModel):
+    created: int = Field(description="when the request began, unix seconds")
+    data: list[PictureAnswer] = Field(description="n pictures, in the order of their seeds")
+    model: str = Field(description="the ID in models.yaml that drew them")
+    size: str = Field(description="WIDTHxHEIGHT of every picture, pixels")
+    quality: str = Field(description="as asked")
+    output_format: str = Field(description="png, jpeg or webp")
+
+
+class ErrorFields(BaseModel):
+    message: str = Field(description="what is wrong and what helps, for people")
+    type: str = Field(description="the kind of error, as OpenAI clients name them")
+    param: str | None = Field(description="the request field at fault, if one is")
+    code: str = Field(description="the error by name, for programs")
+
+
+class ErrorAnswer(BaseModel):
+    error: ErrorFields
+
+
+def errors(*kinds: type[DarkroomError]) -> dict[int | str, dict[str, Any]]:
+    """The ``responses`` of a route that may answer with these errors, by status, with the codes of each."""
+    codes: dict[int, list[str]] = {}
+    for kind in kinds:
+        codes.setdefault(ANSWERS[kind].status, []).append(ANSWERS[kind].code)
+    shown: dict[int | str, dict[str, Any]] = {
+        status: {"model": ErrorAnswer, "description": ", ".join(names)} for status, names in codes.items()
+    }
+    # Also keeps FastAPI from announcing its own 422, which the edge answers as 400.
+    return {**shown, "default": {"model": ErrorAnswer, "description": "every failure has this shape"}}
+
+
+def json_body() -> dict[str, Any]:
+    """The body of an image request as JSON."""
+    schema = ImageRequest.model_json_schema()
+    return {"schema": schema, "example": {"prompt": "a red apple on a blue background", "response_format": "url"}}
+
+
+def form_body() -> dict[str, Any]:
+    """The body of an edit as multipart/form-data: the same fields, with files where JSON has texts."""
+    schema = ImageRequest.model_json_schema()
+    file = {"type": "string", "format": "binary"}
+    fields = schema["properties"]
+    fields["image"] = {**file, "description": "the picture to edit"}
+    fields["image[]"] = {"type": "array", "items": file, "description": "several pictures, where the model takes them"}
+    fields["mask"] = {**file, "description": fields["mask"]["description"]}
+    return {"schema": schema}

@@ -1,0 +1,69 @@
+"""GET /files/{name}: a stored picture, to whoever holds its signed URL.
+
+Knows signatures, caching and ranges; needs no key, since the URL itself carries the right.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+
+from server.api import described
+from server.api.services import Services
+from server.errors import LinkRefused, NotFound, RangeRefused
+from server.storage.store import StoredPicture
+
+_RESPONSES: dict[int | str, dict[str, Any]] = {
+    200: {"description": "The picture.", "content": {mime: {} for mime in ("image/png", "image/jpeg", "image/webp")}},
+    206: {"description": "The range of it that was asked for."},
+    304: {"description": "The client has it already (If-None-Match)."},
+    **described.errors(LinkRefused, NotFound, RangeRefused),
+}
+_ONE_RANGE = re.compile(r"bytes=(\d{1,15})-(\d{0,15})", re.ASCII)
+
+
+def router(services: Services) -> APIRouter:
+    routes = APIRouter(tags=["files"])
+
+    @routes.head("/files/{name}", include_in_schema=False)
+    @routes.get("/files/{name}", summary="Fetch a picture", response_class=Response, responses=_RESPONSES)
+    async def picture(request: Request, name: str, expires: str = "", signature: str = "") -> Response:
+        """The picture's bytes. 403 when the URL has expired or was altered, 404 when there is no such picture."""
+        if not (expires.isascii() and expires.isdigit() and len(expires) <= 12):
+            raise LinkRefused("This URL has no valid signature; ask for the picture again.")
+        services.signer.verify(name, int(expires), signature, time.time())
+        stored = await services.store.get(name)
+        if stored is None:
+            raise NotFound("There is no such picture; it may have been deleted.")
+        lifetime_s = max(0, int(expires) - int(time.time()))
+        headers = {
+            "ETag": stored.etag,
+            "Cache-Control": f"private, max-age={lifetime_s}, immutable",
+            "X-Content-Type-Options": "nosniff",
+            "Content-Disposition": f'inline; filename="{name}"',
+            "Accept-Ranges": "bytes",
+            # The page of another origin may show the picture: its URL was the permission.
+            "Access-Control-Allow-Origin": "*",
+        }
+        if stored.etag in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")[:16]]:
+            return Response(status_code=304, headers=headers)
+        return _ranged(request, stored, headers)
+
+    return routes
+
+
+def _ranged(request: Request, stored: StoredPicture, headers: dict[str, str]) -> Response:
+    asked = request.headers.get("range")
+    if asked is None:
+        return Response(stored.data, media_type=stored.mime, headers=headers)
+    # One range is all that a resumed download needs; a thousand of them is an attack (CVE-2025-62727).
+    match = _ONE_RANGE.fullmatch(asked)
+    start = int(match[1]) if match else len(stored.data)
+    stop = min(int(match[2]) + 1 if match and match[2] else len(stored.data), len(stored.data))
+    if start >= stop:
+        raise RangeRefused("Only one range of bytes inside the picture can be asked for.")
+    headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(stored.data)}"
+    return Response(stored.data[start:stop], status_code=206, media_type=stored.mime, headers=headers)

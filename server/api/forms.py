@@ -1,0 +1,69 @@
+"""Multipart bodies → the same fields that JSON bodies have, and the uploaded files' bytes.
+
+Knows form fields; a file's name and claimed type are never used.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from starlette.datastructures import FormData, UploadFile
+from starlette.requests import Request
+
+from server.errors import BadRequest, TooLarge
+
+_INTEGERS = frozenset({"n", "seed", "num_inference_steps", "output_compression", "partial_images"})
+_NUMBERS = frozenset({"guidance_scale", "strength"})
+_IMAGES = ("image", "image[]")
+_MAX_FIELDS = 64
+_MAX_FIELD_BYTES = 1024 * 1024
+
+
+@dataclass(frozen=True)
+class Form:
+    """A multipart request: its text fields as JSON would have them, and its files."""
+
+    fields: dict[str, Any]
+    images: list[bytes]
+    mask: bytes | None
+
+
+async def read_form(request: Request, *, max_files: int, max_file_bytes: int) -> Form:
+    """Read a multipart body. Raises BadRequest or TooLarge."""
+    # One part more than may be kept, so that the refusal below is the one that is answered.
+    async with request.form(max_files=max_files + 2, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES) as form:
+        images = [await _bytes(part, max_file_bytes, "image") for name in _IMAGES for part in form.getlist(name)]
+        mask = await _bytes(form["mask"], max_file_bytes, "mask") if "mask" in form else None
+        return Form(_fields(form), images, mask)
+
+
+def _fields(form: FormData) -> dict[str, Any]:
+    fields: dict[str, Any] = {}
+    for name, value in form.items():
+        if name in (*_IMAGES, "mask") or isinstance(value, UploadFile):
+            continue
+        fields[name] = _typed(name, value)
+    return fields
+
+
+def _typed(name: str, text: str) -> Any:
+    """Form fields are all text; give numbers and booleans the type that JSON would have given them."""
+    if name in _INTEGERS and text.isascii() and text.removeprefix("-").isdigit() and len(text) <= 20:
+        return int(text)
+    if name in _NUMBERS and len(text) <= 30:
+        try:
+            return float(text)
+        except ValueError:
+            return text
+    if name == "stream" and text in ("true", "false"):
+        return text == "true"
+    return text
+
+
+async def _bytes(part: UploadFile | str, limit: int, param: str) -> bytes:
+    if isinstance(part, str):
+        raise BadRequest(f"{param} must be an uploaded file.", param=param)
+    if part.size is not None and part.size > limit:
+        raise TooLarge(f"{param} is larger than {limit} bytes.", param=param)
+    return await part.read()

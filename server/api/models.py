@@ -1,0 +1,63 @@
+"""GET …/models: the IDs that this server answers to, in the shape that OpenAI clients read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter
+
+from server.api import described
+from server.api.services import Services
+from server.catalog import Model
+from server.errors import ModelNotFound, Unauthorized
+
+# The file has no dates; clients only need an integer. 2026-01-01, the year the vendors' models ended.
+_CREATED = 1767225600
+
+
+def router(services: Services) -> APIRouter:
+    routes = APIRouter(tags=["models"], dependencies=[described.KEY], responses=described.errors(Unauthorized))
+
+    async def models() -> dict[str, Any]:
+        """Every model of models.yaml."""
+        return {"object": "list", "data": [_row(services, model) for model in services.catalog]}
+
+    async def model(model_id: str) -> dict[str, Any]:
+        """One model, by ID or alias, with or without a provider prefix."""
+        return _row(services, services.catalog.resolve(model_id))
+
+    for prefix in ("/api", "/v1"):
+        shown = prefix == "/v1"
+        routes.add_api_route(
+            f"{prefix}/models",
+            models,
+            methods=["GET"],
+            summary="List the models",
+            response_description="The models.",
+            include_in_schema=shown,
+        )
+        routes.add_api_route(
+            f"{prefix}/models/{{model_id:path}}",
+            model,
+            methods=["GET"],
+            summary="Describe one model",
+            response_description="The model.",
+            responses=described.errors(ModelNotFound),
+            include_in_schema=shown,
+        )
+    return routes
+
+
+def _row(services: Services, model: Model) -> dict[str, Any]:
+    return {
+        "id": model.id,
+        "object": "model",
+        "created": _CREATED,
+        "owned_by": model.entry.owned_by,
+        "state": services.worker.models[model.plan.key].state,
+        "aliases": model.entry.aliases,
+        "sizes": model.entry.sizes,
+        "default_size": model.entry.default_size,
+        "tasks": sorted(model.family.tasks),
+        "schedulers": model.scheduler_names,
+    }

@@ -1,0 +1,35 @@
+"""What the routes work with, built once by ``server.app`` for each application."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from anyio import CapacityLimiter
+
+from server.catalog import Catalog
+from server.inputs.decode import ImageLimits
+from server.inputs.fetch import Fetcher
+from server.jobs.queue import JobQueue
+from server.jobs.studio import Studio
+from server.settings import Settings
+from server.storage.signing import Signer
+from server.storage.store import Store
+from server.telemetry import Metrics
+from server.worker.local import LocalWorker
+
+
+@dataclass(frozen=True)
+class Services:
+    """One server's parts. Two applications in one process share none of them."""
+
+    settings: Settings
+    catalog: Catalog
+    queue: JobQueue
+    studio: Studio
+    worker: LocalWorker
+    store: Store
+    signer: Signer
+    fetcher: Fetcher
+    limits: ImageLimits
+    metrics: Metrics
+    decoding: CapacityLimiter  # a 50-megapixel picture takes most of a gigabyte while it is decoded: few at a time

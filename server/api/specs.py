@@ -1,0 +1,118 @@
+"""A checked request and its model → one ImageSpec, with every choice made.
+
+Knows presets, sizes and limits; knows neither HTTP nor queues. The order of precedence: what the request says,
+then its style, then its quality, then the model's family.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import dataclass
+
+from pipelines.presets import overlay
+from pipelines.spec import Encoding, ImageSpec, Pixels, Task
+from server.api.wire import ImageRequest
+from server.catalog import Model
+from server.errors import BadRequest
+
+# 32 bits: what other tools' seed fields take, and exact in every client's numbers.
+_RANDOM_SEED_BITS = 32
+_DEFAULT_STRENGTH = 0.8
+_INPAINT_STRENGTH = 1.0
+_MIN_SIDE = 16
+
+
+@dataclass(frozen=True)
+class Sources:
+    """Decoded input pictures, and a mask of the first one's size where one came."""
+
+    images: tuple[Pixels, ...] = ()
+    mask: Pixels | None = None
+
+
+def check(request: ImageRequest, model: Model, *, images: int, mask: bool) -> None:
+    """Refuse what this model cannot do, before anything is fetched or decoded. Raises BadRequest."""
+    if request.stream:
+        raise BadRequest("stream is not offered by this server; leave it out or send false.", param="stream")
+    if not request.prompt.strip():
+        raise BadRequest("prompt must not be empty.", param="prompt")
+    if len(request.prompt) > model.entry.max_prompt:
+        raise BadRequest(f"prompt is longer than {model.entry.max_prompt} characters.", param="prompt")
+    if request.negative_prompt and len(request.negative_prompt) > model.entry.max_prompt:
+        raise BadRequest(
+            f"negative_prompt is longer than {model.entry.max_prompt} characters.", param="negative_prompt"
+        )
+    if request.size not in (None, "auto"):
+        model.size(request.size or "")
+    if request.num_inference_steps and request.num_inference_steps > model.entry.max_steps:
+        raise BadRequest(f"num_inference_steps must be at most {model.entry.max_steps}.", param="num_inference_steps")
+    if request.scheduler is not None and request.scheduler not in model.scheduler_names:
+        allowed = ", ".join(model.scheduler_names)
+        raise BadRequest(f"scheduler must be one of {allowed}.", param="scheduler")
+    _check_task(model, images=images, mask=mask)
+
+
+def _check_task(model: Model, *, images: int, mask: bool) -> None:
+    if mask and not images:
+        raise BadRequest("mask needs an image that it belongs to.", param="image")
+    task = Task.INPAINTING if mask else Task.IMAGE_TO_IMAGE if images else Task.TEXT_TO_IMAGE
+    if task not in model.family.tasks:
+        needed = {Task.TEXT_TO_IMAGE: "needs an image to edit", Task.INPAINTING: "cannot work with a mask"}
+        raise BadRequest(f"{model.id} {needed.get(task, 'cannot edit pictures')}.", param="mask" if mask else "image")
+    if images > model.family.references:
+        limit = model.family.references
+        allowed = "one picture" if limit == 1 else f"at most {limit} pictures"
+        raise BadRequest(f"{model.id} edits {allowed} at a time.", param="image")
+
+
+def target_size(request: ImageRequest, model: Model, first: Pixels | None) -> tuple[int, int]:
+    """The pixels of the finished picture. ``auto`` on an edit keeps the source's size, within the model's limit."""
+    if request.size == "auto" and first is not None and model.entry.sizes == "any":
+        scale = min(1.0, model.entry.max_side / max(first.width, first.height))
+        return max(_MIN_SIDE, round(first.width * scale)), max(_MIN_SIDE, round(first.height * scale))
+    if request.size in (None, "auto"):
+        return model.size(model.entry.default_size)
+    return model.size(request.size or "")
+
+
+def make_spec(request: ImageRequest, model: Model, size: tuple[int, int], sources: Sources) -> ImageSpec:
+    """The spec of every picture of this request, but for the seed. Raises BadRequest."""
+    preset = overlay(model.preset(request.quality, request.style))
+    draw_width, draw_height = model.area.size_for(*size)
+    default_strength = _DEFAULT_STRENGTH if sources.mask is None else _INPAINT_STRENGTH
+    strength = _first(request.strength, None, default_strength)
+    steps = request.num_inference_steps or preset.steps or model.family.steps
+    # An edit draws the last strength × steps of its steps; a pipeline with none left fails.
+    if sources.images and not model.family.by_instruction and int(steps * strength) < 1:
+        raise BadRequest(f"strength must be at least 1/{steps} to leave one of {steps} steps.", param="strength")
+    return ImageSpec(
+        model=model.id,
+        prompt=request.prompt + (preset.prompt_suffix or ""),
+        width=size[0],
+        height=size[1],
+        draw_width=draw_width,
+        draw_height=draw_height,
+        seed=0,
+        steps=steps,
+        guidance=_first(request.guidance_scale, preset.guidance, model.family.guidance),
+        negative_prompt=request.negative_prompt if request.negative_prompt is not None else preset.negative_prompt,
+        scheduler=request.scheduler or preset.scheduler,
+        strength=strength,
+        sources=sources.images,
+        mask=sources.mask,
+    )
+
+
+def make_seeds(request: ImageRequest) -> tuple[int, ...]:
+    """One seed a picture: the request's and those that follow it, or as many random ones."""
+    if request.seed is None:
+        return tuple(secrets.randbits(_RANDOM_SEED_BITS) for _ in range(request.n))
+    return tuple((request.seed + offset) % 2**63 for offset in range(request.n))
+
+
+def make_encoding(request: ImageRequest, *, metadata: bool) -> Encoding:
+    return Encoding(request.output_format, request.output_compression, metadata)
+
+
+def _first(asked: float | None, preset: float | None, default: float) -> float:
+    return asked if asked is not None else preset if preset is not None else default

@@ -1,0 +1,155 @@
+"""The composition root: the only file that wires everything together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from urllib.parse import parse_qs, urlsplit
+
+from anyio import CapacityLimiter
+from fastapi import FastAPI
+
+from server import __version__
+from server.api import described, docs, files, images, models, ops
+from server.api.services import Services
+from server.catalog import Catalog, find_models_file, load_catalog
+from server.edge import layers
+from server.edge.keys import Keyring
+from server.errors import ConfigError, DarkroomError, LinkRefused
+from server.inputs.decode import ImageLimits
+from server.inputs.fetch import Fetcher, Own
+from server.jobs.queue import JobQueue
+from server.jobs.studio import Studio
+from server.settings import Settings
+from server.storage.signing import Signer, load_or_create_secret
+from server.storage.store import Store, open_store
+from server.telemetry import Metrics
+from server.worker.local import LocalWorker, ModelState, ModelStatus
+
+log = logging.getLogger("darkroom.app")
+
+# How many jobs the worker has at a time; one beyond the running one hides the way between front and worker.
+_SLOTS = 2
+_DECODERS = 2
+
+
+def create_app(settings: Settings) -> FastAPI:
+    """Build one server's application. Raises ConfigError; opens no port and starts no process yet."""
+    keyring = Keyring(settings.data_dir / "keys.json")
+    if not settings.on_loopback and keyring.empty and not settings.allow_open:
+        raise ConfigError(
+            f"host {settings.host} is reachable from other machines, but no key is configured: make one with "
+            "`darkroom keys create NAME`, or set DARKROOM_ALLOW_OPEN=1 (--allow-open) to serve anyone"
+        )
+    catalog = load_catalog(find_models_file(settings.models))
+    services = _build(settings, catalog)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        services.worker.start()
+        sweep = asyncio.create_task(_sweep(services.store, settings), name="sweep")
+        try:
+            yield
+        finally:
+            services.queue.drain()
+            sweep.cancel()
+            await services.worker.stop()
+
+    app = FastAPI(
+        title="Darkroom",
+        version=__version__,
+        description="A self-hosted image-generation server.",
+        openapi_tags=described.TAGS,
+        lifespan=lifespan,
+        docs_url=None,
+        redoc_url=None,
+    )
+    app.state.services = services
+    app.state.keyring = keyring
+    for router in (images.router, files.router, models.router, ops.router):
+        app.include_router(router(services))
+    app.include_router(docs.router())
+    layers.install(app, settings, keyring, count=_counter(services.metrics))
+    return app
+
+
+def _counter(metrics: Metrics) -> Callable[[str, int], None]:
+    return lambda route, status: metrics.requests.labels(route, str(status)).inc()
+
+
+def _build(settings: Settings, catalog: Catalog) -> Services:
+    metrics = Metrics()
+    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    if settings.signing_key is not None:
+        signer = Signer(settings.signing_key.get_secret_value().encode())
+    else:
+        signer = Signer(load_or_create_secret(settings.data_dir / "signing_key"))
+    store = open_store(settings.store, settings.data_dir, settings.s3_endpoint)
+    queue = JobQueue(settings.queue_size, slots=_SLOTS, per_key=settings.key_jobs)
+    preload = {model.plan for model in catalog if model.entry.preload}
+    worker = LocalWorker(settings, catalog.plans.values(), preload, metrics)
+    _mark_broken(catalog, worker)
+    fetcher = Fetcher(
+        settings.fetch,
+        timeout_s=settings.fetch_timeout_s,
+        max_bytes=settings.max_image_bytes,
+        own=_own_pictures(signer, store),
+    )
+    return Services(
+        settings=settings,
+        catalog=catalog,
+        queue=queue,
+        studio=Studio(queue, worker, metrics, log_prompts=settings.log_prompts),
+        worker=worker,
+        store=store,
+        signer=signer,
+        fetcher=fetcher,
+        limits=ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
+        metrics=metrics,
+        decoding=CapacityLimiter(_DECODERS),
+    )
+
+
+def _mark_broken(catalog: Catalog, worker: LocalWorker) -> None:
+    """Say at start which folders are missing or broken, rather than at the first request."""
+    for key, plan in catalog.plans.items():
+        problem = next(model for model in catalog if model.plan == plan).problem()
+        if problem is not None:
+            log.error("model cannot be served", extra={"model": key, "reason": problem})
+            worker.models[key] = ModelStatus(ModelState.BROKEN, problem)
+
+
+def _own_pictures(signer: Signer, store: Store) -> Own:
+    """Reads our own signed picture URLs from the store, whatever name of ours they were written with."""
+
+    async def read(url: str) -> bytes | None:
+        parts = urlsplit(url)
+        query = parse_qs(parts.query)
+        _, _, name = parts.path.rpartition("/files/")
+        expires = query.get("expires", [""])[0]
+        if not name or not (expires.isascii() and expires.isdigit() and len(expires) <= 12):
+            return None
+        try:
+            signer.verify(name, int(expires), query.get("signature", [""])[0], time.time())
+        except LinkRefused:
+            return None
+        stored = await store.get(name)
+        return None if stored is None else stored.data
+
+    return read
+
+
+async def _sweep(store: Store, settings: Settings) -> None:
+    """Delete pictures whose URLs have expired, for as long as the server runs."""
+    while True:
+        await asyncio.sleep(settings.sweep_interval_s)
+        try:
+            deleted = await store.sweep(time.time() - settings.url_lifetime_s)
+        except (OSError, DarkroomError) as error:
+            log.error("sweep failed", extra={"reason": type(error).__name__})
+        else:
+            if deleted:
+                log.info("expired pictures deleted", extra={"pictures": deleted})

@@ -1,0 +1,124 @@
+"""The ``darkroom`` command. Knows sub-commands and exit codes; each does its work in a module of its own.
+
+Exit codes: 0 done, 1 failed, 2 wrong usage or configuration.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from server import __version__
+from server.errors import ConfigError, DarkroomError
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one sub-command and exit with its code."""
+    arguments, rest = _parse(sys.argv[1:] if argv is None else list(argv))
+    try:
+        code = _run(arguments, rest)
+    except ConfigError as error:
+        print(f"darkroom: {error}", file=sys.stderr)
+        code = 2
+    except DarkroomError as error:
+        print(f"darkroom: {error.message}", file=sys.stderr)
+        code = 1
+    except KeyboardInterrupt:
+        code = 130
+    sys.exit(code)
+
+
+def build_parser() -> argparse.ArgumentParser:
+    """The command line, as ``docs/cli.md`` shows it; a test compares the two."""
+    parser = argparse.ArgumentParser(prog="darkroom", description="A self-hosted image-generation server.")
+    parser.add_argument("--version", action="version", version=f"darkroom {__version__}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
+
+    # serve's flags are the settings; pydantic-settings reads them and writes their help.
+    commands.add_parser("serve", help="serve the API (every setting is a flag: serve --help)", add_help=False)
+
+    check = commands.add_parser("check", help="check settings, models.yaml and model folders without serving")
+    check.add_argument("--models", type=Path, help="models.yaml to check")
+
+    demo = commands.add_parser("demo", help="start a server, make pictures through it, stop it")
+    demo.add_argument("--out", type=Path, default=Path("out"), help="where to put the pictures (default: out)")
+    demo.add_argument("-n", type=int, default=2, choices=range(1, 11), metavar="N", help="pictures, 1..10 (default: 2)")
+
+    keys = commands.add_parser("keys", help="make, list and revoke API keys")
+    actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
+    for action, text in (("create", "make a key and print it, once"), ("revoke", "end a key")):
+        actions.add_parser(action, help=text).add_argument("name", metavar="NAME")
+    actions.add_parser("list", help="names of the keys; the keys themselves are not kept")
+
+    models = commands.add_parser("models", help="list the models, or fetch one on a connected machine")
+    models.add_argument("--models", type=Path, help="models.yaml to read")
+    model_actions = models.add_subparsers(dest="action", metavar="ACTION")
+    pull = model_actions.add_parser("pull", help="fetch a model's folder from the hub (the one command that may)")
+    pull.add_argument("id", metavar="ID")
+    return parser
+
+
+def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    parser = build_parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if rest and arguments.command != "serve":
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments, rest
+
+
+def _run(arguments: argparse.Namespace, rest: list[str]) -> int:
+    # Each command imports what it needs: `keys` should not wait for a web framework.
+    from server.settings import read_settings
+
+    match arguments.command:
+        case "serve":
+            from server.serve import serve
+
+            serve(read_settings(rest))
+            return 0
+        case "check":
+            from server.inspection import check
+
+            return check(read_settings(**_given(models=arguments.models)))
+        case "demo":
+            from server.demo import demo
+
+            return demo(arguments.out, arguments.n)
+        case "keys":
+            return _keys(arguments, read_settings().data_dir)
+        case "models":
+            from server.inspection import list_models, pull
+
+            settings = read_settings(**_given(models=arguments.models))
+            return pull(settings, arguments.id) if arguments.action == "pull" else list_models(settings)
+    raise AssertionError(arguments.command)
+
+
+def _given(**flags: Any) -> dict[str, Any]:
+    """The flags that were typed: one left out must not hide its variable in the environment."""
+    return {name: value for name, value in flags.items() if value is not None}
+
+
+def _keys(arguments: argparse.Namespace, data_dir: Path) -> int:
+    from server.edge.keys import Keyring
+
+    keyring = Keyring(data_dir / "keys.json")
+    match arguments.action:
+        case "create":
+            key = keyring.create(arguments.name)
+            print(
+                f"{arguments.name}'s key follows. It is shown this once; only its hash is kept.",
+                file=sys.stderr,
+            )
+            print(key)
+        case "revoke":
+            if not keyring.revoke(arguments.name):
+                print(f"darkroom: no key is named {arguments.name}", file=sys.stderr)
+                return 1
+        case "list":
+            for entry in keyring.list():
+                print(entry.name, entry.created, sep="\t")
+    return 0

@@ -1,0 +1,93 @@
+"""The body has a cap in bytes and a deadline, both checked while it is read.
+
+Knows bytes and time; knows nothing of what the body says, and never holds it. Nothing is read before the
+route asks for it, so the layers outside this one refuse without reading. After the last byte ``receive``
+is the server's own again: http.disconnect comes through, and no deadline runs.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.edge.answers import error_response, request_id_of
+from server.edge.headers import announces_body, declared_length
+from server.errors import DarkroomError, SlowClient, TooLarge
+
+
+class BodyLimit:
+    def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float) -> None:
+        self.app = app
+        self.max_bytes = max_bytes
+        self.timeout_s = timeout_s
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or not announces_body(scope):
+            await self.app(scope, receive, send)
+            return
+        if (declared_length(scope) or 0) > self.max_bytes:
+            raise _too_large(self.max_bytes)
+        guard = _Guard(scope, receive, send, self.max_bytes, self.timeout_s)
+        try:
+            await self.app(scope, guard.receive, guard.send)
+        except Exception:
+            if guard.failure is None:
+                raise
+            if not guard.answered:  # the app's own exception is only the echo of ours
+                raise guard.failure from None
+
+
+class _Guard:
+    """Counts and times one body; once it has failed, our answer replaces whatever the app says."""
+
+    def __init__(self, scope: Scope, receive: Receive, send: Send, max_bytes: int, timeout_s: float) -> None:
+        self._scope = scope
+        self._receive = receive
+        self._send = send
+        self._max_bytes = max_bytes
+        self._timeout_s = timeout_s
+        self._deadline: float | None = None  # loop time; runs from the first read
+        self._bytes = 0
+        self._arrived = False
+        self._begun = False
+        self.failure: DarkroomError | None = None
+        self.answered = False
+
+    async def receive(self) -> Message:
+        if self._arrived:
+            return await self._receive()
+        if self.failure is not None:
+            raise self.failure
+        if self._deadline is None:
+            self._deadline = asyncio.get_running_loop().time() + self._timeout_s
+        try:
+            async with asyncio.timeout_at(self._deadline):
+                message = await self._receive()
+        except TimeoutError:
+            self.failure = SlowClient(f"The body did not arrive within {self._timeout_s:g} seconds.")
+            raise self.failure from None
+        if message["type"] == "http.request":
+            self._bytes += len(message.get("body", b""))
+            self._arrived = not message.get("more_body", False)
+            if self._bytes > self._max_bytes:
+                self._arrived = False
+                self.failure = _too_large(self._max_bytes)
+                raise self.failure
+        return message
+
+    async def send(self, message: Message) -> None:
+        # FastAPI wraps what a body read raises in a 400 of its own, and a route may swallow it altogether.
+        if self.answered:
+            return
+        if self.failure is not None and not self._begun:
+            self.answered = True
+            answer = error_response(self.failure, request_id_of(self._scope))
+            await answer(self._scope, self._receive, self._send)
+            return
+        self._begun = True
+        await self._send(message)
+
+
+def _too_large(max_bytes: int) -> TooLarge:
+    return TooLarge(f"The body is larger than {max_bytes} bytes, the most that this server takes.")

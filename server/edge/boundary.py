@@ -1,0 +1,49 @@
+"""Where exceptions stop: whatever a layer or a route raises becomes one answer, once.
+
+Knows which exceptions are answers, which are accidents, and whether an answer has begun; decides nothing
+else. It stands inside Starlette's own last resort, which would raise again and let uvicorn log the text.
+"""
+
+from __future__ import annotations
+
+import logging
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from server.edge.answers import error_response, internal_error, log_unforeseen, request_id_of
+from server.edge.disconnect import ClientLeft
+from server.errors import DarkroomError
+
+log = logging.getLogger("darkroom.edge")
+
+
+class ErrorBoundary:
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        begun = False
+
+        async def sending(message: Message) -> None:
+            nonlocal begun
+            begun = True
+            await send(message)
+
+        request_id = request_id_of(scope)
+        try:
+            await self.app(scope, receive, sending)
+            return
+        except ClientLeft:
+            return  # nobody is there to read an answer
+        except DarkroomError as error:
+            known = error
+        except Exception as error:
+            log_unforeseen(error, request_id)
+            known = internal_error()
+        if begun:  # too late to answer; returning with the response unfinished makes uvicorn cut it off
+            log.warning("cut off after %s", known.code, extra={"request_id": request_id})
+            return
+        await error_response(known, request_id)(scope, receive, send)

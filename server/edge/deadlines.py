@@ -1,0 +1,167 @@
+"""The request line and headers arrive in time and within a size, or the connection goes.
+
+Knows uvicorn's httptools protocol; knows nothing of requests. uvicorn waits for ever for a head that drips
+or never comes (uvicorn#157), and keeps whatever head it is sent in memory. The deadline runs from connecting
+and from the first byte of every later request; between requests uvicorn's own keep-alive timer rules.
+Refusals of this layer, malformed requests included, have the one error shape.
+
+uvicorn calls none of this public, so ``LEANS_ON`` lists what is overridden or read, and a test compares it
+with the uvicorn that is installed:
+
+- overridden, always calling on: the ``asyncio.Protocol`` methods and httptools' ``on_*`` callbacks;
+- replaced: ``send_400_response(msg)``, which ``data_received`` calls when the parser, or a callback, fails;
+- read: ``transport``, ``loop``, and ``cycle`` with its ``response_complete``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
+
+from server.edge.answers import encode, error_body, error_headers
+from server.edge.request_id import new_request_id
+from server.edge.upgrades import UpgradesDeclined
+from server.errors import BadRequest, DarkroomError, SlowClient, TooLarge
+from server.settings import Settings
+
+MAX_HEAD_BYTES = 64 * 1024
+LEANS_ON = {
+    "methods": (
+        "connection_made",
+        "connection_lost",
+        "data_received",
+        "on_message_begin",
+        "on_url",
+        "on_header",
+        "on_headers_complete",
+        "on_message_complete",
+        "send_400_response",
+        "_should_upgrade",
+    ),
+    "attributes": ("transport", "loop", "cycle", "parser", "headers"),
+}
+
+
+def protocol_with_deadlines(settings: Settings) -> type[HttpToolsProtocol]:
+    """The class to give to ``uvicorn.Config(http=…)``."""
+
+    class Protocol(DeadlineProtocol):
+        header_timeout_s = settings.header_timeout_s
+
+    return Protocol
+
+
+class DeadlineProtocol(UpgradesDeclined):
+    header_timeout_s: float
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self._head_timer: asyncio.TimerHandle | None = None
+        self._in_message = False  # between the end of a head and the end of its body
+        self._received = 0  # bytes since the last complete head, parsed or not
+        self._parsed = 0  # bytes of the present head, as the parser hands them over
+
+    # Time
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._start_timer()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def _start_timer(self) -> None:
+        if self._head_timer is None:
+            self._head_timer = self.loop.call_later(self.header_timeout_s, self._head_is_late)
+
+    def _stop_timer(self) -> None:
+        if self._head_timer is not None:
+            self._head_timer.cancel()
+            self._head_timer = None
+
+    def _head_is_late(self) -> None:
+        self._head_timer = None
+        if self.transport.is_closing():
+            return
+        if self.cycle is not None and not self.cycle.response_complete:
+            self._start_timer()  # pipelined behind an answer that is still being made: that one comes first
+        elif self._received == 0 and self._parsed == 0:
+            self.transport.close()  # a browser's spare connection: it asked nothing
+        else:
+            self._refuse(SlowClient(f"The headers did not arrive within {self.header_timeout_s:g} seconds."))
+
+    # Size, and the edges of a head
+
+    def data_received(self, data: bytes) -> None:
+        if not self._in_message:
+            self._start_timer()
+            self._received += len(data)
+        super().data_received(data)
+        if not self._in_message and self._received > MAX_HEAD_BYTES and not self.transport.is_closing():
+            self._refuse_long_head()  # one endless header, which the parser has not handed over yet
+
+    def on_message_begin(self) -> None:
+        self._in_message = False
+        self._parsed = 0
+        self._start_timer()
+        super().on_message_begin()
+
+    def on_url(self, url: bytes) -> None:
+        self._count(len(url))
+        super().on_url(url)
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._count(len(name) + len(value))
+        super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        self._stop_timer()
+        self._in_message = True
+        self._received = 0
+        super().on_headers_complete()
+
+    def on_message_complete(self) -> None:
+        self._in_message = self.body_was_skipped()
+        self._received = self._parsed = 0
+        super().on_message_complete()
+
+    def _count(self, size: int) -> None:
+        self._parsed += size
+        if self._parsed > MAX_HEAD_BYTES:
+            raise _too_long()  # in a callback: httptools stops, and uvicorn calls send_400_response
+
+    # Refusals
+
+    def send_400_response(self, msg: str) -> None:
+        if self._parsed > MAX_HEAD_BYTES:
+            self._refuse_long_head()
+        else:
+            self._refuse(BadRequest("This is not a well-formed HTTP request."))
+
+    def _refuse_long_head(self) -> None:
+        # 431 is said by this layer alone, so it has no row in the table; to clients it is a TooLarge.
+        self._refuse(_too_long(), status=431)
+
+    def _refuse(self, error: DarkroomError, status: int | None = None) -> None:
+        """Write the answer and close. No application runs, so the bytes are made here."""
+        self._stop_timer()
+        if self.cycle is not None and not self.cycle.response_complete:
+            self.transport.close()  # an answer is being written; a second one would land in its middle
+            return
+        request_id = new_request_id()
+        body = encode(error_body(error, request_id))
+        headers = {
+            **error_headers(error, request_id),
+            "content-length": str(len(body)),
+            "connection": "close",
+        }
+        head = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("ascii")
+        self.transport.write(STATUS_LINE[status or error.answer.status] + head + b"\r\n" + body)
+        self.transport.close()
+
+
+def _too_long() -> TooLarge:
+    return TooLarge(f"The headers are larger than {MAX_HEAD_BYTES} bytes.")

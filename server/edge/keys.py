@@ -1,0 +1,209 @@
+"""The keyring: which API keys exist, and whose they are.
+
+Knows one JSON file; knows nothing of HTTP. A key is shown once, when it is made; the file has only its
+SHA-256. A fast hash is right here: a key is 256 random bits, which nobody can guess at any speed, unlike a
+password. The file is read again when it changes, so that a key made or revoked while the server runs
+counts within a second, without a restart.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import json
+import logging
+import os
+import re
+import secrets
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from server.errors import ConfigError
+
+if sys.platform != "win32":
+    import fcntl
+
+KEY_PREFIX = "dk_"
+CHECK_INTERVAL_S = 1.0
+_NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}", re.ASCII)  # names go into logs and metric labels
+_DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
+
+log = logging.getLogger("darkroom.edge")
+
+Stamp = tuple[int, int, int]  # mtime_ns, size, inode
+
+
+@dataclass(frozen=True)
+class Principal:
+    """Whose request it is."""
+
+    name: str
+
+
+LOCAL = Principal("local")  # whoever reaches a server that has no keys
+
+
+@dataclass(frozen=True)
+class KeyEntry:
+    """What is kept of one key."""
+
+    name: str
+    sha256: str
+    created: str  # ISO 8601, UTC
+
+
+class Keyring:
+    """The keys of one server. With ``path=None`` they live in memory only, for tests."""
+
+    def __init__(self, path: Path | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._path = path
+        self._clock = clock
+        self._entries: tuple[KeyEntry, ...] = ()
+        self._stamp: Stamp | None = None
+        self._checked = clock()
+        if path is not None:
+            self._stamp, self._entries = _stamp_of(path), _read(path)  # raises ConfigError: fail at the door
+
+    @classmethod
+    def in_memory(cls, keys: Mapping[str, str] | None = None) -> Keyring:
+        """A keyring of the given plaintext keys by name."""
+        ring = cls(None)
+        ring._entries = tuple(_entry(name, key) for name, key in (keys or {}).items())
+        return ring
+
+    @property
+    def empty(self) -> bool:
+        """Are there no keys at all?"""
+        self._refresh()
+        return not self._entries
+
+    def principal_of(self, key: str) -> Principal | None:
+        """Whose key this is. Compares with every hash in constant time, whichever matches."""
+        self._refresh()
+        digest = _digest(key)
+        found: Principal | None = None
+        for entry in self._entries:
+            if hmac.compare_digest(entry.sha256, digest):
+                found = Principal(entry.name)
+        return found
+
+    def create(self, name: str) -> str:
+        """Make a key and return it: the only time that it is seen. ConfigError for a bad or taken name."""
+        if not _NAME.fullmatch(name) or name == LOCAL.name:
+            raise ConfigError(f"a key's name is 1 to 64 of A-Z a-z 0-9 _ . @ -, and not {LOCAL.name!r}")
+        key = KEY_PREFIX + secrets.token_urlsafe(32)  # 32 bytes are 43 characters
+        with self._changing():
+            if any(entry.name == name for entry in self._entries):
+                raise ConfigError(f"there is a key named {name!r} already; revoke it first")
+            self._entries = (*self._entries, _entry(name, key))
+        return key
+
+    def revoke(self, name: str) -> bool:
+        """Forget the key of this name; False if there is none."""
+        with self._changing():
+            kept = tuple(entry for entry in self._entries if entry.name != name)
+            found = len(kept) < len(self._entries)
+            self._entries = kept
+        return found
+
+    def list(self) -> tuple[KeyEntry, ...]:
+        """Every key, oldest first."""
+        self._refresh()
+        return self._entries
+
+    @contextlib.contextmanager
+    def _changing(self) -> Iterator[None]:
+        """Read, let the caller change, write: under a lock, as two commands may do it at once."""
+        if self._path is None:
+            yield
+            return
+        self._path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        with _locked(self._path.with_name(self._path.name + ".lock")):
+            self._entries = before = _read(self._path)
+            try:
+                yield
+                if self._entries != before:
+                    _write(self._path, self._entries)
+            except BaseException:
+                self._entries = before  # what is not on the disk is not a key
+                raise
+            self._stamp = _stamp_of(self._path)
+
+    def _refresh(self) -> None:
+        if self._path is None or self._clock() - self._checked < CHECK_INTERVAL_S:
+            return
+        self._checked = self._clock()
+        stamp = _stamp_of(self._path)
+        if stamp == self._stamp:
+            return
+        self._stamp = stamp  # also if it cannot be read: said once, not once a second
+        try:
+            self._entries = _read(self._path)
+        except ConfigError as error:
+            log.error("keys unchanged, their file cannot be read: %s", error)
+
+
+def _digest(key: str) -> str:
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def _entry(name: str, key: str) -> KeyEntry:
+    return KeyEntry(name, _digest(key), datetime.now(UTC).isoformat(timespec="seconds"))
+
+
+def _stamp_of(path: Path) -> Stamp | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _read(path: Path) -> tuple[KeyEntry, ...]:
+    try:
+        content: Any = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        return ()
+    except OSError as error:
+        raise ConfigError(f"{path}: the keys cannot be read: {error.strerror}") from error
+    except (ValueError, RecursionError) as error:
+        raise ConfigError(f"{path}: not a key file: not valid JSON") from error
+    try:
+        entries = tuple(KeyEntry(**item) for item in content["keys"])
+        sound = all(_NAME.fullmatch(entry.name) and _DIGEST.fullmatch(entry.sha256) for entry in entries)
+    except (TypeError, KeyError) as error:
+        raise ConfigError(f"{path}: not a key file: keys must be a list of name, sha256, created") from error
+    if not sound or len({entry.name for entry in entries}) < len(entries):
+        raise ConfigError(f"{path}: not a key file: a name or a hash is malformed, or a name is there twice")
+    return entries
+
+
+def _write(path: Path, entries: tuple[KeyEntry, ...]) -> None:
+    """Write beside, flush to disk, rename over: a reader sees the old file or the new one."""
+    text = json.dumps({"keys": [asdict(entry) for entry in entries]}, indent=2) + "\n"
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+    try:
+        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+    try:
+        if sys.platform != "win32":
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,171 @@
+"""A client's picture file → safe pixels.
+
+Knows limits, what each sample layout means, and the two conventions for masks; knows nothing of where the
+bytes came from. Only PNG, JPEG and WebP are opened, each by the decoder its first bytes name: there is no
+format detection. Sizes are checked before any decoding. Functions are synchronous, for a thread, and share
+no state. Nothing that Pillow says is repeated: its messages hold memory addresses.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from io import BytesIO
+
+from PIL import Image, ImageChops, ImageFile
+from PIL.JpegImagePlugin import JpegImageFile
+from PIL.PngImagePlugin import PngImageFile
+from PIL.WebPImagePlugin import WebPImageFile
+
+from pipelines.spec import Pixels
+from server.errors import BadImage, TooLarge
+from server.inputs import jpeg, png, webp
+from server.inputs.colour import to_srgb, upright
+from server.inputs.container import DAMAGED, Container, MalformedError
+
+# The classes themselves, not Image.open: that warns about large pictures, and warnings filters are not
+# per thread.
+_DECODERS: dict[str, type[ImageFile.ImageFile]] = {
+    "PNG": PngImageFile,
+    "JPEG": JpegImageFile,
+    "WEBP": WebPImageFile,
+}
+_UNKNOWN = "is not a PNG, JPEG or WebP file"
+
+
+@dataclass(frozen=True)
+class ImageLimits:
+    """How much input picture one file may be."""
+
+    max_bytes: int  # encoded
+    max_pixels: int  # width × height
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """An input picture: its colours, laid on white, and its transparency if it has any."""
+
+    rgb: Pixels  # mode "RGB"
+    alpha: Pixels | None  # mode "L", 255 = opaque; None when every pixel is
+
+
+def decode_image(data: bytes, *, limits: ImageLimits, param: str) -> Decoded:
+    """Decode a picture. Raises TooLarge for its bytes, BadImage for everything else, naming ``param``."""
+    rgb, alpha = _decode(data, limits, param)
+    return Decoded(_pixels(rgb), None if alpha is None else _pixels(alpha))
+
+
+def decode_mask(data: bytes, *, limits: ImageLimits, param: str) -> Pixels:
+    """Decode a mask: mode "L", 255 = repaint.
+
+    A file with transparency is a mask in OpenAI's sense: what is transparent is repainted. A file without
+    (also one whose alpha channel is opaque everywhere) is one in the diffusion field's sense: white is
+    repainted.
+    """
+    rgb, alpha = _decode(data, limits, param)
+    return _pixels(rgb.convert("L") if alpha is None else ImageChops.invert(alpha))
+
+
+def _decode(data: bytes, limits: ImageLimits, param: str) -> tuple[Image.Image, Image.Image | None]:
+    """RGB on white and, when there is real transparency, alpha; both upright."""
+    if len(data) > limits.max_bytes:
+        raise TooLarge(f"{param}: a picture may have at most {limits.max_bytes} bytes.", param=param)
+    try:
+        container = _read_container(data)
+        if min(container.width, container.height) < 1:
+            raise MalformedError(DAMAGED)
+        if container.width * container.height > limits.max_pixels:
+            raise MalformedError(f"has too many pixels; at most {limits.max_pixels} are accepted")
+        colour, alpha = _open(container)
+        rgb = to_srgb(colour, container.icc)
+    except MalformedError as error:
+        raise BadImage(f"{param}: the picture {error}.", param=param) from None
+    except Exception:  # decoders raise whatever they meet: OSError, SyntaxError, struct.error, MemoryError …
+        raise BadImage(f"{param}: the picture {DAMAGED}.", param=param) from None
+    if alpha is not None:
+        if alpha.getextrema() == (255, 255):
+            alpha = None
+        else:
+            rgb.paste((255, 255, 255), mask=ImageChops.invert(alpha))  # in place: a picture may be 200 MB
+            alpha = upright(alpha, container.exif)
+    return upright(rgb, container.exif), alpha
+
+
+def _read_container(data: bytes) -> Container:
+    if data.startswith(png.SIGNATURE):
+        return png.read(data)
+    if data.startswith(jpeg.SIGNATURE):
+        return jpeg.read(data)
+    if webp.is_webp(data):
+        return webp.read(data)
+    raise MalformedError(_UNKNOWN)
+
+
+def _open(container: Container) -> tuple[Image.Image, Image.Image | None]:
+    """The decoded colours as L, RGB or CMYK, and the alpha channel as L, if the file has one."""
+    image = _load(container)
+    alpha: Image.Image | None = None
+    match image.mode:
+        case "RGBA" | "LA":
+            alpha = image.getchannel("A")
+            # 16-bit grey with alpha arrives as RGBA; one band of it is the grey that its profile speaks of
+            colour = image.getchannel(0) if container.grey else image.convert("RGB")
+        case "I;16":
+            # the high bytes: Pillow's own conversion saturates everything above 255
+            colour = Image.frombytes("L", image.size, image.tobytes()[1::2])
+        case "1":
+            colour = image.convert("L")
+        case "P":
+            colour = image.convert("RGB")
+        case "L" | "RGB" | "CMYK":  # CMYK: Pillow inverts, as Adobe writes it and browsers read it
+            colour = image
+        case _:
+            raise MalformedError(DAMAGED)
+    if container.transparency is not None and alpha is None:
+        alpha = _keyed_alpha(image, colour, container)
+    return colour, alpha
+
+
+def _load(container: Container, rawmode: str | None = None) -> Image.Image:
+    image = _DECODERS[container.format](BytesIO(container.lean))
+    if image.size != (container.width, container.height):
+        raise MalformedError(DAMAGED)  # checked one size, would decode another
+    if rawmode is not None:
+        image.tile = [tile._replace(args=rawmode) for tile in image.tile]
+    image.load()
+    return image
+
+
+def _keyed_alpha(image: Image.Image, colour: Image.Image, container: Container) -> Image.Image:
+    """Alpha from a PNG's tRNS chunk: one colour, or an alpha for each palette entry.
+
+    Samples of 1, 2 and 4 bits have been scaled to 8 by now, so the key is scaled with them; of 16-bit samples
+    both bytes are compared.
+    """
+    key = container.transparency or b""
+    if image.mode == "P":
+        indices = Image.frombytes("L", image.size, image.tobytes())
+        return indices.point(list(key[:256].ljust(256, b"\xff")))
+    if len(key) != 2 * len(colour.getbands()):
+        raise MalformedError(DAMAGED)
+    samples = [int.from_bytes(key[at : at + 2]) for at in range(0, len(key), 2)]
+    if container.depth < 16:
+        most = (1 << container.depth) - 1
+        return _unlike(colour, [(sample & most) * 255 // most for sample in samples])
+    if image.mode == "I;16":
+        low = Image.frombytes("L", image.size, image.tobytes()[0::2])
+    else:
+        low = _load(container, "RGB;16L")  # decoded once more, for the bytes that the first pass dropped
+    high = _unlike(colour, [sample >> 8 for sample in samples])
+    return ImageChops.lighter(high, _unlike(low, [sample & 255 for sample in samples]))
+
+
+def _unlike(image: Image.Image, key: list[int]) -> Image.Image:
+    """0 where every band has its key's value, else 255."""
+    unlike = Image.new("L", image.size, 0)
+    for band, sample in zip(image.split(), key, strict=True):
+        unlike = ImageChops.lighter(unlike, band.point([0 if value == sample else 255 for value in range(256)]))
+    return unlike
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    return Pixels(width=image.width, height=image.height, mode=image.mode, data=image.tobytes())

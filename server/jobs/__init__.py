@@ -1,0 +1,1 @@
+"""Jobs: admitted work, its permits, its turn, its way to a worker."""

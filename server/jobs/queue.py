@@ -1,0 +1,143 @@
+"""The queue: who may come in, and whose turn it is.
+
+Knows permits, principals and time; knows neither HTTP, nor models, nor workers. All of it runs on the event
+loop's thread.
+
+A permit is taken before any work and given back exactly once. It first waits for its turn: turns go round the
+principals, and within one principal in order of arrival, so that nobody's burst holds up everybody.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections import OrderedDict, deque
+from collections.abc import AsyncIterator, Iterator
+
+from server.errors import Draining, KeyLimit, QueueFull
+
+_FIRST_GUESS_S = 2.0  # until a job has been measured
+_SMOOTHING = 0.2  # of the moving average: about the last ten jobs count
+_MAX_RETRY_AFTER_S = 120.0  # clients obey Retry-After up to this
+
+
+class JobQueue:
+    """``size`` permits in all, ``slots`` turns at a time, ``per_key`` permits a principal (0: no such limit)."""
+
+    def __init__(self, size: int, *, slots: int, per_key: int = 0) -> None:
+        self._size = size
+        self._slots = slots
+        self._per_key = per_key
+        self._held: dict[str, int] = {}  # permits by principal
+        self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._running = 0
+        self._job_s = _FIRST_GUESS_S
+        self._draining = False
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def held(self) -> int:
+        """Permits in use."""
+        return sum(self._held.values())
+
+    @property
+    def running(self) -> int:
+        return self._running
+
+    @property
+    def queued(self) -> int:
+        return sum(len(line) for line in self._waiting.values())
+
+    def retry_after_s(self) -> float:
+        """When a place may be free, from how long jobs have lately taken."""
+        return min(_MAX_RETRY_AFTER_S, max(1.0, self._job_s * (self.queued + 1) / self._slots))
+
+    @contextlib.contextmanager
+    def permit(self, principal: str) -> Iterator[None]:
+        """Hold a place in the queue. Raises QueueFull, KeyLimit or Draining at once; never waits."""
+        if self._draining:
+            raise Draining("The server is shutting down.", retry_after_s=5)
+        if self.held >= self._size:
+            raise QueueFull("The queue is full.", retry_after_s=self.retry_after_s())
+        if self._per_key and self._held.get(principal, 0) >= self._per_key:
+            raise KeyLimit(
+                f"This key has {self._per_key} jobs here already, its limit.",
+                retry_after_s=self.retry_after_s(),
+            )
+        self._held[principal] = self._held.get(principal, 0) + 1
+        self._empty.clear()
+        try:
+            yield
+        finally:
+            self._held[principal] -= 1
+            if not self._held[principal]:
+                del self._held[principal]
+            if not self._held:
+                self._empty.set()
+
+    @contextlib.asynccontextmanager
+    async def turn(self, principal: str) -> AsyncIterator[None]:
+        """Wait for a turn, then hold one of the slots. Raises Draining if the server shuts down first."""
+        loop = asyncio.get_running_loop()
+        await self._wait(principal)
+        started = loop.time()
+        try:
+            yield
+            self._job_s += _SMOOTHING * (loop.time() - started - self._job_s)
+        finally:
+            self._running -= 1
+            self._grant()
+
+    @property
+    def draining(self) -> bool:
+        return self._draining
+
+    def drain(self) -> None:
+        """Let running jobs finish; refuse those that wait and those to come."""
+        self._draining = True
+        for line in self._waiting.values():
+            for ticket in line:
+                if not ticket.done():
+                    ticket.set_exception(Draining("The server is shutting down.", retry_after_s=5))
+        self._waiting.clear()
+
+    async def emptied(self) -> None:
+        """Returns once no permit is held."""
+        await self._empty.wait()
+
+    async def _wait(self, principal: str) -> None:
+        if self._draining:
+            raise Draining("The server is shutting down.", retry_after_s=5)
+        ticket: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._waiting.setdefault(principal, deque()).append(ticket)
+        self._grant()
+        try:
+            await ticket
+        except asyncio.CancelledError:
+            if ticket.done() and not ticket.cancelled() and ticket.exception() is None:
+                # The turn came in the same moment as the cancellation: pass it on.
+                self._running -= 1
+                self._grant()
+            else:
+                self._forget(principal, ticket)
+            raise
+
+    def _forget(self, principal: str, ticket: asyncio.Future[None]) -> None:
+        line = self._waiting.get(principal)
+        if line is not None and ticket in line:
+            line.remove(ticket)
+            if not line:
+                del self._waiting[principal]
+
+    def _grant(self) -> None:
+        """Give free slots to the principals in turn."""
+        while self._running < self._slots and self._waiting:
+            principal, line = next(iter(self._waiting.items()))
+            ticket = line.popleft()
+            del self._waiting[principal]
+            if line:
+                self._waiting[principal] = line  # to the end of the round
+            if not ticket.done():
+                self._running += 1
+                ticket.set_result(None)

@@ -1,0 +1,155 @@
+"""Settings: every knob of one server, read once from flags and ``DARKROOM_*`` variables, then frozen.
+
+Knows names, bounds and defaults; opens no file and starts nothing. Units are part of the names.
+``docs/settings.md`` lists every field; a test compares the two.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_core import ErrorDetails
+from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
+
+from server.errors import ConfigError
+
+ENV_PREFIX = "DARKROOM_"
+MIB = 1024 * 1024
+
+
+def _default_data_dir() -> Path:
+    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(base) / "darkroom"
+
+
+class Settings(BaseSettings):
+    """One server's settings. Fields are grouped as in docs/settings.md."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=ENV_PREFIX,
+        frozen=True,
+        extra="forbid",
+        cli_kebab_case=True,
+        cli_prog_name="darkroom serve",
+        cli_implicit_flags=True,
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    # Where it listens
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    public_url: str | None = Field(None, description="what clients type before the path; picture URLs start with it")
+    allow_open: bool = Field(False, description="listen beyond loopback although no key is configured")
+
+    # What it serves
+    models: Path | None = Field(
+        None, description="models.yaml; default: the one in this folder, else the one that ships"
+    )
+    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if present, else the CPU")
+    fetch: str = Field(
+        "public",
+        description="what an image URL may point to: public, off, or host names and addresses, comma-separated",
+    )
+
+    # Where it keeps things
+    data_dir: Path = Field(
+        default_factory=_default_data_dir, description="keys, the signing secret and, by default, pictures"
+    )
+    store: str = Field("local", description="local, or s3://bucket/prefix (credentials from the usual AWS_* variables)")
+    s3_endpoint: str | None = Field(None, description="S3-compatible endpoint URL, for a store that is not AWS")
+    signing_key: SecretStr | None = Field(
+        None,
+        description="secret that signs picture URLs (16 characters or more); default: made once, kept in data_dir",
+    )
+    url_lifetime_s: int = Field(3600, ge=1, le=7 * 86400, description="how long a picture URL lives")
+    sweep_interval_s: float = Field(60.0, gt=0, description="how often expired pictures are deleted")
+    picture_metadata: bool = Field(True, description="write prompt, model, seed and steps into the picture")
+
+    # How much it takes
+    queue_size: int = Field(64, ge=1, le=100_000, description="jobs admitted at once, running ones included")
+    key_jobs: int = Field(0, ge=0, description="jobs that one key may have at once; 0: no limit of its own")
+    max_body_bytes: int = Field(64 * MIB, ge=1024, description="largest request body")
+    max_image_bytes: int = Field(20 * MIB, ge=1024, description="largest input picture, encoded")
+    max_image_pixels: int = Field(50_000_000, ge=1, description="largest input picture, width × height")
+    max_input_images: int = Field(16, ge=1, le=64, description="most input pictures in one request")
+
+    # How long it waits
+    header_timeout_s: float = Field(10.0, gt=0, description="for the request line and headers to arrive")
+    body_timeout_s: float = Field(60.0, gt=0, description="for the whole body to arrive")
+    fetch_timeout_s: float = Field(10.0, gt=0, description="for an image URL to be fetched")
+    job_timeout_s: float = Field(600.0, gt=0, description="from admission to the last picture")
+    step_timeout_s: float = Field(300.0, gt=0, description="without a sign of life from a busy worker, it is replaced")
+    load_timeout_s: float = Field(900.0, gt=0, description="for a model to load")
+    drain_timeout_s: float = Field(30.0, ge=0, description="for running jobs to finish after SIGTERM")
+
+    # What it says
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
+    log_prompts: bool = Field(False, description="write prompts to the log")
+
+    @field_validator("public_url")
+    @classmethod
+    def _is_http_url(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if not value.startswith(("http://", "https://")) or "?" in value or "#" in value:
+            raise ValueError("must start with http:// or https:// and carry no query")
+        return value.rstrip("/")
+
+    @field_validator("store")
+    @classmethod
+    def _is_store(cls, value: str) -> str:
+        if value != "local" and not (value.startswith("s3://") and len(value) > len("s3://")):
+            raise ValueError("must be local or s3://bucket/prefix")
+        return value
+
+    @field_validator("fetch")
+    @classmethod
+    def _is_fetch(cls, value: str) -> str:
+        if not value.strip() or any("/" in host or not host.strip() for host in value.split(",")):
+            raise ValueError("must be public, off, or host names and addresses, comma-separated, without a scheme")
+        return value
+
+    @field_validator("signing_key")
+    @classmethod
+    def _is_long(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and len(value.get_secret_value()) < 16:
+            raise ValueError("must have 16 characters or more")
+        return value
+
+    @property
+    def on_loopback(self) -> bool:
+        """Does the server listen where only this machine reaches it?"""
+        if self.host == "localhost":
+            return True
+        try:
+            return ipaddress.ip_address(self.host).is_loopback
+        except ValueError:
+            return False
+
+
+def read_settings(argv: list[str] | None = None, **overrides: Any) -> Settings:
+    """Read the settings: overrides, then flags, then the environment, then defaults.
+
+    Raises ConfigError naming the setting, its value and its bound. ``argv=None`` reads no flags.
+    """
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    strangers = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name.upper() not in known)
+    if strangers:
+        raise ConfigError(f"{strangers[0]}: no such setting; `darkroom serve --help` lists them")
+    try:
+        if argv is None:
+            return Settings(**overrides)
+        return CliApp.run(Settings, cli_args=argv, **overrides)
+    except ValidationError as error:
+        raise ConfigError("; ".join(_explain(item) for item in error.errors())) from None
+
+
+def _explain(item: ErrorDetails) -> str:
+    name = ".".join(str(part) for part in item["loc"]) or "settings"
+    shown = "" if name == "signing_key" else f" = {item.get('input')!r}"
+    return f"{ENV_PREFIX}{name.upper()} (--{name.replace('_', '-')}){shown}: {item['msg']}"

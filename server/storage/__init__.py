@@ -1,0 +1,1 @@
+"""Where finished pictures are kept until their URLs expire, and the signatures on those URLs."""

@@ -1,0 +1,120 @@
+"""Pictures in a folder.
+
+Knows files, fsync and free space; knows nothing of URLs or expiry. A put writes a temporary file beside the
+target, syncs it, renames it and syncs the folder: a crash at any moment leaves the whole picture or none,
+and at most a leftover that the sweep removes. All file work runs in threads.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import re
+import secrets
+import stat
+from pathlib import Path
+
+from server.errors import ConfigError, ServerFault, StoreFull
+from server.storage.picture import StoredPicture, check_name, etag_of, mime_of
+
+_RESERVE = 1024 * 1024  # bytes left free: a file system has costs of its own
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_PART = re.compile(r"\.[0-9a-f]{32}\.[a-z]+\.[0-9a-f]{16}\.part", re.ASCII)
+
+
+class LocalStore:
+    """A store in one folder, which several processes may share."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        try:
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            writable = os.access(folder, os.W_OK | os.X_OK)
+        except OSError as error:
+            raise ConfigError(f"{folder}: cannot keep pictures here ({error.strerror})") from error
+        if not writable:
+            raise ConfigError(f"{folder}: cannot keep pictures here (not writable)")
+
+    async def put(self, name: str, data: bytes, mime: str) -> None:
+        check_name(name, mime)
+        try:
+            await asyncio.to_thread(self._put, name, data)
+        except OSError as error:
+            if error.errno in _FULL:
+                raise StoreFull("There is no room to store the picture; ask for b64_json.") from error
+            raise ServerFault("The picture could not be stored.") from error
+
+    async def get(self, name: str) -> StoredPicture | None:
+        mime = mime_of(name)
+        if mime is None:
+            return None
+        try:
+            found = await asyncio.to_thread(self._get, name)
+        except OSError as error:
+            raise ServerFault("The picture could not be read.") from error
+        if found is None:
+            return None
+        data, modified = found
+        return StoredPicture(data, mime, etag_of(name), modified)
+
+    async def sweep(self, before_unix: float) -> int:
+        return await asyncio.to_thread(self._sweep, before_unix)
+
+    async def has_room(self, bytes_needed: int) -> bool:
+        return await asyncio.to_thread(self._has_room, bytes_needed)
+
+    def _put(self, name: str, data: bytes) -> None:
+        part = self._folder / f".{name}.{secrets.token_hex(8)}.part"
+        file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        try:
+            try:
+                rest = memoryview(data)
+                while rest:
+                    rest = rest[os.write(file, rest) :]
+                os.fsync(file)
+            finally:
+                os.close(file)
+            part.rename(self._folder / name)
+        except BaseException:
+            part.unlink(missing_ok=True)
+            raise
+        folder = os.open(self._folder, os.O_RDONLY)
+        try:
+            os.fsync(folder)  # the rename, too, must outlive a power cut
+        finally:
+            os.close(folder)
+
+    def _get(self, name: str) -> tuple[bytes, float] | None:
+        try:
+            # no symlink is ours; and opening a pipe must not wait for its writer
+            file = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
+        except OSError as error:
+            if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENXIO}:
+                return None
+            raise
+        status = os.fstat(file)
+        if not stat.S_ISREG(status.st_mode):
+            os.close(file)
+            return None
+        with os.fdopen(file, "rb") as opened:
+            return opened.read(), status.st_mtime
+
+    def _sweep(self, before_unix: float) -> int:
+        deleted = 0
+        with os.scandir(self._folder) as entries:
+            for entry in entries:
+                ours = mime_of(entry.name) is not None
+                if not ours and not _PART.fullmatch(entry.name):
+                    continue
+                try:
+                    if entry.stat(follow_symlinks=False).st_mtime < before_unix:
+                        Path(entry).unlink()
+                        deleted += ours
+                except OSError:
+                    continue  # gone already, by another process's sweep; or not ours to delete
+        return deleted
+
+    def _has_room(self, bytes_needed: int) -> bool:
+        space = os.statvfs(self._folder)
+        return space.f_bavail * space.f_frsize >= bytes_needed + _RESERVE

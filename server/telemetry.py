@@ -1,0 +1,80 @@
+"""Logs and metrics: JSON lines on stderr, Prometheus counters in a registry of this server's own.
+
+Knows names and shapes; keeps prompts, keys and bodies out by never being given them.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from datetime import UTC, datetime
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+_STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+
+class JsonLines(logging.Formatter):
+    """One JSON object a record; ``extra`` fields become keys. JSON escaping keeps newlines from forging records."""
+
+    def __init__(self, process: str) -> None:
+        super().__init__()
+        self._process = process
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname.lower(),
+            "process": self._process,
+            "logger": record.name,
+            "message": record.getMessage(),
+        }
+        line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, default=str)
+
+
+def configure_logging(level: str, *, process: str) -> None:
+    """Send this process's log to stderr as JSON lines. Called once, by a process's main."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonLines(process))
+    root = logging.getLogger()
+    root.handlers[:] = [handler]
+    root.setLevel(logging.WARNING)
+    logging.getLogger("darkroom").setLevel(level.upper())
+
+
+class Metrics:
+    """The server's Prometheus metrics. Labels come from models.yaml and tables here, never from requests."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Counter(
+            "darkroom_requests", "HTTP requests answered", ["route", "status"], registry=self.registry
+        )
+        self.jobs = Counter("darkroom_jobs", "Jobs ended", ["model", "outcome"], registry=self.registry)
+        self.pictures = Counter("darkroom_pictures", "Pictures made", ["model"], registry=self.registry)
+        self.steps = Counter("darkroom_steps", "Denoising steps done, by run", registry=self.registry)
+        self.queue_jobs = Gauge("darkroom_queue_jobs", "Jobs holding a permit", ["state"], registry=self.registry)
+        self.job_seconds = Histogram(
+            "darkroom_job_seconds",
+            "From admission to the last picture",
+            ["model"],
+            buckets=(0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300, 600),
+            registry=self.registry,
+        )
+        self.draw_seconds = Histogram(
+            "darkroom_draw_seconds",
+            "Device time of one job",
+            ["model"],
+            buckets=(0.1, 0.25, 0.5, 1, 2, 4, 8, 15, 30, 60, 120, 300),
+            registry=self.registry,
+        )
+        self.worker_restarts = Counter(
+            "darkroom_worker_restarts", "Workers replaced after death or hang", registry=self.registry
+        )
+        self.model_ready = Gauge(
+            "darkroom_model_ready", "1 when the model can be served", ["model"], registry=self.registry
+        )

@@ -1,0 +1,1 @@
+"""Workers: one process per device, spoken to over an inherited socket."""

@@ -1,0 +1,131 @@
+"""The messages between front and worker, and how they cross the socket.
+
+Typed msgspec structs in MessagePack, each behind four bytes of big-endian length; never pickle. Knows shapes;
+knows neither asyncio nor torch. A frame that does not decode means the peer is broken: the link is dropped.
+"""
+
+from __future__ import annotations
+
+import socket
+import struct
+
+import msgspec
+
+from pipelines.plan import DrawJob, ModelPlan
+from pipelines.spec import Encoding, Picture
+
+HEADER = struct.Struct(">I")
+MAX_FRAME_BYTES = 1 << 30
+
+
+class Load(msgspec.Struct, frozen=True, tag=True):
+    """Have this model on the device."""
+
+    plan: ModelPlan
+
+
+class Draw(msgspec.Struct, frozen=True, tag=True):
+    """Draw this job; pictures come back encoded as said."""
+
+    job: DrawJob
+    encoding: Encoding
+
+
+class Cancel(msgspec.Struct, frozen=True, tag=True):
+    job_id: str
+
+
+class Stop(msgspec.Struct, frozen=True, tag=True):
+    """Finish what was sent, then exit."""
+
+
+class Hello(msgspec.Struct, frozen=True, tag=True):
+    """The worker is up."""
+
+    device: str
+    device_name: str
+    torch_version: str
+
+
+class Loading(msgspec.Struct, frozen=True, tag=True):
+    """The model is being loaded: a long silence is no hang."""
+
+    key: str
+
+
+class Loaded(msgspec.Struct, frozen=True, tag=True):
+    key: str
+    seconds: float
+
+
+class NotLoaded(msgspec.Struct, frozen=True, tag=True):
+    """The model cannot be served; ``reason`` is for the operator."""
+
+    key: str
+    reason: str
+
+
+class Started(msgspec.Struct, frozen=True, tag=True):
+    job_id: str
+
+
+class Progress(msgspec.Struct, frozen=True, tag=True):
+    job_id: str
+    done: int  # steps
+    of: int
+
+
+class Finished(msgspec.Struct, frozen=True, tag=True):
+    job_id: str
+    pictures: tuple[Picture, ...]
+    seconds: float  # of device work, from Started
+
+
+class Failed(msgspec.Struct, frozen=True, tag=True):
+    """``kind`` is a class name of pipelines.errors; ``reason`` is for the log."""
+
+    job_id: str
+    kind: str
+    reason: str
+
+
+ToWorker = Load | Draw | Cancel | Stop
+ToFront = Hello | Loading | Loaded | NotLoaded | Started | Progress | Finished | Failed
+
+
+def pack(message: ToWorker | ToFront) -> bytes:
+    """One message as a frame."""
+    body = msgspec.msgpack.encode(message)
+    return HEADER.pack(len(body)) + body
+
+
+def unpack_to_worker(body: bytes) -> ToWorker:
+    message: ToWorker = msgspec.msgpack.decode(body, type=ToWorker)
+    return message
+
+
+def unpack_to_front(body: bytes) -> ToFront:
+    message: ToFront = msgspec.msgpack.decode(body, type=ToFront)
+    return message
+
+
+def receive(link: socket.socket) -> bytes | None:
+    """The next frame's body from a blocking socket; None when the peer has closed it."""
+    header = _read(link, HEADER.size)
+    if header is None:
+        return None
+    (length,) = HEADER.unpack(header)
+    if length > MAX_FRAME_BYTES:
+        raise ConnectionError("oversized frame")
+    return _read(link, length)
+
+
+def _read(link: socket.socket, length: int) -> bytes | None:
+    buffer = bytearray(length)
+    view = memoryview(buffer)
+    while view:
+        count = link.recv_into(view)
+        if count == 0:
+            return None
+        view = view[count:]
+    return bytes(buffer)

@@ -1,0 +1,59 @@
+"""One server for the whole session: starting a worker costs seconds, and nothing here may leave a trace in it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from server.catalog import Catalog, Model, load_catalog
+from tests.paper import Desk, Paper
+from tests.running import ROOT, Running, start
+
+# One thread a process: several workers run at a time here, and OpenMP threads that wait for each other at every
+# operation on busy cores made these tests ten times slower.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The server with nothing set: no keys, the models.yaml that ships. Must stop cleanly when told to."""
+    with start(tmp_path_factory.mktemp("data")) as running:
+        yield running
+        assert running.process.poll() is None, running.log
+        assert running.stop() == 0, running.log
+
+
+@pytest.fixture(scope="session")
+def shipped() -> Catalog:
+    """The models.yaml that ships."""
+    return load_catalog(ROOT / "models.yaml")
+
+
+@pytest.fixture(scope="session")
+def mini(shipped: Catalog) -> Model:
+    """The embedded model under its own name."""
+    return next(model for model in shipped if model.entry.path is not None)
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Iterator[Desk]:
+    """Servers whose worker is made of paper: everything but the drawing is real."""
+    with Desk(tmp_path) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+def _shared_paper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paper]:
+    with Desk(tmp_path_factory.mktemp("paper")) as opened:
+        yield opened.open()
+
+
+@pytest.fixture
+def paper(_shared_paper: Paper) -> Paper:
+    """The paper server with nothing set, shared by the session, as if nobody had used it."""
+    assert _shared_paper.app.state.services.queue.held == 0
+    _shared_paper.worker.forget()
+    return _shared_paper

@@ -1,0 +1,81 @@
+"""Open routes, Host tricks and rebinding: what a stranger may reach with a request of raw bytes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from server.edge.keys import Keyring
+from tests.assertions import assert_api_error
+from tests.unit.edge.live import Live, parse, read_all, serve, settings_for
+from tests.unit.edge.rooms import make_app
+
+RING = {"alice": "dk_alice"}
+
+
+@pytest.fixture(scope="module")
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    settings = settings_for(tmp_path_factory.mktemp("keyed"))
+    with serve(make_app(settings, Keyring.in_memory(RING)), settings) as live:
+        yield live
+
+
+@pytest.fixture(scope="module")
+def guests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+    settings = settings_for(tmp_path_factory.mktemp("open"))
+    with serve(make_app(settings, Keyring.in_memory()), settings) as live:
+        yield live
+
+
+def ask(live: Live, target: str, *lines: str, host: str = "localhost", method: str = "GET") -> httpx.Response:
+    head = [f"{method} {target} HTTP/1.1", f"Host: {host}", "Connection: close", *lines, "", ""]
+    with live.connect() as connection:
+        connection.sendall("\r\n".join(head).encode("latin-1"))
+        return parse(read_all(connection))
+
+
+CLOSED = [
+    "//livez",
+    "/livez/../v1/models/x",
+    "/livez%2f..%2fv1",
+    "/livez%00",
+    "/livez/",
+    "/%2e%2e/livez",
+    "/livez%3f",
+]
+
+
+@pytest.mark.parametrize("target", [*CLOSED, "http://localhost/v1/models/x", "http://localhost/livez/../order"])
+def test_tricks_with_the_path_need_a_key(keyed: Live, target: str) -> None:
+    assert_api_error(ask(keyed, target), 401, "invalid_api_key")
+
+
+@pytest.mark.parametrize("target", ["/files/..%2f..%2fkeys.json", "/files/%2e%2e/x", "/page/..%5cx", "/files/../order"])
+def test_climbing_out_of_an_open_folder_finds_nothing(keyed: Live, target: str) -> None:
+    assert_api_error(ask(keyed, target), 404, "not_found")
+
+
+@pytest.mark.parametrize("host", ["a/x?", "localhost/livez?", "evil.example", "", "a b"])
+def test_a_host_header_opens_nothing(keyed: Live, guests: Live, host: str) -> None:
+    """CVE-2026-48710: a URL rebuilt from ``Host: localhost/livez?`` has the path /livez."""
+    assert_api_error(ask(keyed, "/v1/models/x", host=host), 401, "invalid_api_key")
+    assert_api_error(ask(guests, "/v1/models/x", host=host), 400, "host_refused")
+
+
+def test_a_web_page_cannot_drive_the_open_server(guests: Live) -> None:
+    with guests.client() as client:
+        order = {"prompt": "x"}
+        refused = client.post("/order", json=order, headers={"origin": "http://evil.example"})
+        assert_api_error(refused, 400, "origin_refused")
+        preflight = client.options("/order", headers={"origin": "http://evil.example"})
+        assert_api_error(preflight, 400, "origin_refused")
+        assert client.post("/order", json=order, headers={"origin": guests.url}).status_code == 200
+        assert client.post("/order", json=order).status_code == 200
+
+
+def test_with_keys_an_origin_is_no_matter(keyed: Live) -> None:
+    headers = {"origin": "http://tool.example", "authorization": "Bearer dk_alice"}
+    with keyed.client() as client:
+        assert client.post("/order", json={"prompt": "x"}, headers=headers).status_code == 200

@@ -1,0 +1,180 @@
+"""What every field of a request becomes on its way to the worker, and what comes back; the worker is of paper."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from pipelines.spec import Task
+from server.catalog import Catalog
+from tests.assertions import assert_api_error
+from tests.paper import Desk, Paper
+from tests.pictures import png, right_half, scene, text
+
+
+def spec_of(paper: Paper, **fields: Any) -> Any:
+    answer = paper.post({"prompt": "a red apple", **fields})
+    assert answer.status_code == 200, answer.text
+    return paper.worker.jobs[-1].spec
+
+
+def test_defaults(paper: Paper, shipped: Catalog) -> None:
+    answer = paper.post({"prompt": "a red apple"})
+    body = answer.json()
+    assert set(body["data"][0]) == {"url", "seed"}
+    assert abs(body["created"] - time.time()) < 30
+    assert answer.headers["x-request-id"]
+    spec = paper.worker.jobs[0].spec
+    preset = shipped.resolve("dall-e-2").preset("standard", "vivid")
+    assert (spec.model, spec.width, spec.height) == ("dall-e-2", 1024, 1024)
+    assert (spec.steps, spec.guidance, spec.task) == (preset.steps, preset.guidance, Task.TEXT_TO_IMAGE)
+    assert len(paper.worker.jobs[0].seeds) == 1
+    assert paper.worker.encodings[0].format == "png"
+
+
+@pytest.mark.parametrize("n", range(1, 11))
+def test_n_pictures_are_one_batch_with_one_seed_each(paper: Paper, n: int) -> None:
+    answer = paper.post({"prompt": "x", "n": n})
+    assert len(paper.worker.jobs) == 1
+    assert len(set(paper.worker.jobs[0].seeds)) == n
+    assert tuple(item["seed"] for item in answer.json()["data"]) == paper.worker.jobs[0].seeds
+
+
+@pytest.mark.parametrize("quality", ["standard", "hd", "low", "medium", "high", "auto"])
+@pytest.mark.parametrize("style", ["vivid", "natural"])
+def test_quality_and_style_are_the_presets_of_models_yaml(
+    paper: Paper, shipped: Catalog, quality: str, style: str
+) -> None:
+    spec = spec_of(paper, model="dall-e-3", quality=quality, style=style)
+    preset = shipped.resolve("dall-e-3").preset(quality, style)
+    assert (spec.steps, spec.guidance, spec.scheduler) == (preset.steps, preset.guidance, preset.scheduler)
+    assert spec.prompt == "a red apple" + (preset.prompt_suffix or "")
+
+
+def test_hd_costs_more_steps_than_standard_and_the_styles_differ(shipped: Catalog) -> None:
+    for model in shipped:
+        assert (model.preset("hd", "vivid").steps or 0) > (model.preset("standard", "vivid").steps or 0)
+        assert model.preset("standard", "vivid") != model.preset("standard", "natural")
+
+
+def test_the_request_wins_over_its_presets(paper: Paper) -> None:
+    asked = {"num_inference_steps": 17, "guidance_scale": 3.25, "scheduler": "euler", "negative_prompt": "rain"}
+    spec = spec_of(paper, quality="hd", style="natural", seed=2**63 - 1, **asked)
+    assert (spec.steps, spec.guidance, spec.scheduler, spec.negative_prompt) == (17, 3.25, "euler", "rain")
+    assert paper.worker.jobs[0].seeds == (2**63 - 1,)
+
+
+def test_guidance_zero_is_a_value(paper: Paper) -> None:
+    assert spec_of(paper, guidance_scale=0).guidance == 0
+
+
+def test_null_is_absent(paper: Paper) -> None:
+    nulls = dict.fromkeys(("model", "image", "mask", "n", "size", "quality", "style", "seed", "strength", "user"))
+    assert spec_of(paper, **nulls).steps == spec_of(paper).steps
+
+
+@pytest.mark.parametrize("size", ["auto", None])
+def test_auto_is_the_models_default_size(paper: Paper, size: str | None) -> None:
+    spec = spec_of(paper, model="dall-e-3", size=size)
+    assert (spec.width, spec.height) == (1024, 1024)
+
+
+def test_auto_keeps_the_size_of_an_edited_picture(paper: Paper) -> None:
+    spec = spec_of(paper, model="gpt-image-1", size="auto", image=text(png(scene(300, 200))))
+    assert (spec.width, spec.height) == (300, 200)
+
+
+def test_tasks_and_strength(paper: Paper) -> None:
+    source, mask = text(png(scene(80, 40))), text(png(right_half(20, 20)))
+    edit = spec_of(paper, image=source, size="256x256")
+    assert (edit.task, len(edit.sources), edit.mask) == (Task.IMAGE_TO_IMAGE, 1, None)
+    assert (edit.sources[0].width, edit.sources[0].height) == (256, 256)
+    painted = spec_of(paper, image=[source], mask=mask, size="256x256", strength=0.5)
+    assert (painted.task, painted.strength) == (Task.INPAINTING, 0.5)
+    assert (painted.mask.width, painted.mask.height) == (256, 256)
+    assert spec_of(paper, image=source, mask=mask).strength == 1.0
+
+
+def test_extra_fields_never_fail_a_client_that_always_sends_them(paper: Paper) -> None:
+    extras = {"user": "u", "moderation": "low", "watermark": True, "background": "transparent", "x" * 300: {"a": [1]}}
+    spec_of(paper, **extras)
+
+
+@pytest.mark.parametrize(
+    ("name", "stands_for"),
+    [
+        ("dall-e-3", "dall-e-3"),
+        ("openai/dall-e-3", "dall-e-3"),
+        ("aignehub/openai/dall-e-3", "dall-e-3"),
+        ("google/gemini-2.5-flash-image", "gemini-2.5-flash-image"),
+        ("gpt-image-2", "gpt-image-1"),
+        ("doubao/doubao-seedream-4", "doubao-seedream-4-0-250828"),
+    ],
+)
+def test_prefixed_ids_and_aliases_resolve(paper: Paper, name: str, stands_for: str) -> None:
+    answer = paper.post({"prompt": "x", "model": name})
+    assert answer.json()["model"] == stands_for
+    assert paper.worker.jobs[0].spec.model == stands_for
+
+
+def test_an_unknown_prefix_does_not_resolve(paper: Paper) -> None:
+    assert_api_error(paper.post({"prompt": "x", "model": "evil/dall-e-3"}), 404, "model_not_found")
+
+
+@pytest.mark.parametrize("path", ["/api/images/generations", "/v1/images/generations"])
+def test_both_prefixes(paper: Paper, path: str) -> None:
+    assert paper.post({"prompt": "x"}, path).status_code == 200
+
+
+def test_a_form_and_json_say_the_same(paper: Paper) -> None:
+    fields = {"prompt": "x", "n": "3", "seed": "11", "guidance_scale": "2.5", "strength": "0.5", "size": "256x256"}
+    with paper.client() as client:
+        answer = client.post("/v1/images/edits", data=fields, files={"image": ("../../x", png(scene(50, 50)))})
+        many = client.post("/v1/images/edits", data=fields, files={"image[]": ("x", png(scene(50, 50)))})
+    assert answer.status_code == many.status_code == 200, answer.text
+    same = paper.post({"prompt": "x", "n": 3, "seed": 11, "guidance_scale": 2.5, "strength": 0.5, "size": "256x256",
+                       "image": text(png(scene(50, 50)))}, "/v1/images/edits")  # fmt: skip
+    assert same.status_code == 200
+    assert paper.worker.jobs[0].spec == paper.worker.jobs[1].spec == paper.worker.jobs[2].spec
+    assert paper.worker.jobs[0].seeds == (11, 12, 13)
+
+
+def test_picture_urls_come_from_public_url(desk: Desk) -> None:
+    paper = desk.open(public_url="https://pictures.example/base/")
+    url = paper.post({"prompt": "x"}).json()["data"][0]["url"]
+    assert url.startswith("https://pictures.example/base/files/")
+    with paper.client() as client:
+        assert client.get(url.removeprefix("https://pictures.example/base")).status_code == 200
+
+
+@pytest.mark.parametrize("header", ["host", "x-forwarded-host", "x-forwarded-proto", "forwarded"])
+def test_no_header_ever_gets_into_a_url(desk: Desk, header: str) -> None:
+    paper = desk.open(keys=True)
+    for value in ("evil.example", "a/x?", "evil.example:1/@"):
+        answer = paper.post({"prompt": "x"}, headers={header: value})
+        if answer.status_code == 200:
+            assert answer.json()["data"][0]["url"].startswith(f"{paper.url}/files/")
+        assert "evil" not in answer.text
+        assert "a/x" not in answer.text
+
+
+def test_without_keys_a_foreign_host_is_refused(desk: Desk) -> None:
+    answer = desk.open().post({"prompt": "x"}, headers={"host": "evil.example"})
+    assert_api_error(answer, 400, "host_refused")
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_parameters_in_the_picture_can_be_switched_off(desk: Desk, kept: bool) -> None:
+    paper = desk.open(picture_metadata=kept)
+    paper.post({"prompt": "x"})
+    assert paper.worker.encodings[0].metadata is kept
+
+
+def test_our_own_url_is_read_from_the_store_even_where_fetching_is_off(desk: Desk) -> None:
+    paper = desk.open(fetch="off", public_url="http://nowhere.invalid")
+    url = paper.post({"prompt": "x"}).json()["data"][0]["url"]
+    assert spec_of(paper, image=url).task is Task.IMAGE_TO_IMAGE
+    assert_api_error(paper.post({"prompt": "x", "image": url[:-2] + "xx"}), 400, "invalid_image")
+    assert_api_error(paper.post({"prompt": "x", "image": "http://127.0.0.1:1/a.png"}), 400, "invalid_image")

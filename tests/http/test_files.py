@@ -1,0 +1,129 @@
+"""GET /files/…: who may read a stored picture, and how caches and resumed downloads are served."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from urllib.parse import parse_qs, urlsplit
+
+import httpx
+import pytest
+
+from tests.assertions import assert_api_error
+from tests.paper import Desk, Paper
+from tests.running import eventually
+
+
+@dataclass
+class Stored:
+    paper: Paper
+    client: httpx.Client  # without any key
+    path: str  # with query
+
+    @property
+    def name(self) -> str:
+        return urlsplit(self.path).path.rpartition("/")[2]
+
+    def signed(self, name: str, expires: int) -> str:
+        path: str = self.paper.app.state.services.signer.url_path(name, expires)
+        return path
+
+
+@pytest.fixture
+def stored(desk: Desk) -> Iterator[Stored]:
+    paper = desk.open(keys=True)
+    url = paper.post({"prompt": "x"}).json()["data"][0]["url"]
+    with paper.live.client() as client:
+        yield Stored(paper, client, url.removeprefix(paper.url))
+
+
+def test_the_url_alone_is_the_permission_and_caches_may_keep_it(stored: Stored) -> None:
+    answer = stored.client.get(stored.path)
+    assert answer.status_code == 200
+    assert answer.headers["content-type"] == "image/png"
+    assert answer.content.startswith(b"\x89PNG")
+    assert answer.headers["etag"].startswith('"')
+    age = int(answer.headers["cache-control"].partition("max-age=")[2].partition(",")[0])
+    assert 3500 < age <= 3600
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["content-disposition"] == f'inline; filename="{stored.name}"'
+
+
+def test_an_hour_is_what_a_url_lives(stored: Stored) -> None:
+    expires = int(parse_qs(urlsplit(stored.path).query)["expires"][0])
+    assert abs(expires - time.time() - 3600) < 30
+
+
+def test_a_known_etag_is_304_without_a_body(stored: Stored) -> None:
+    etag = stored.client.get(stored.path).headers["etag"]
+    for sent in (etag, f'"other", {etag}'):
+        answer = stored.client.get(stored.path, headers={"if-none-match": sent})
+        assert (answer.status_code, answer.content, answer.headers["etag"]) == (304, b"", etag)
+    assert stored.client.get(stored.path, headers={"if-none-match": '"other"'}).status_code == 200
+
+
+def test_head_has_the_headers_and_no_body(stored: Stored) -> None:
+    whole, head = stored.client.get(stored.path), stored.client.head(stored.path)
+    assert (head.status_code, head.content) == (200, b"")
+    for name in ("content-length", "content-type", "etag", "accept-ranges"):
+        assert head.headers[name] == whole.headers[name]
+
+
+def test_one_range_is_served(stored: Stored) -> None:
+    whole = stored.client.get(stored.path).content
+    for asked, part in (("0-3", whole[:4]), ("10-", whole[10:]), ("4-999999", whole[4:])):
+        answer = stored.client.get(stored.path, headers={"range": f"bytes={asked}"})
+        assert (answer.status_code, answer.content) == (206, part)
+        assert answer.headers["content-range"].endswith(f"/{len(whole)}")
+
+
+@pytest.mark.parametrize("asked", ["bytes=999999-", "bytes=5-2", "bytes=0-0," + "1-1," * 1000, "bytes=a-b"])
+def test_other_ranges_are_416_fast(stored: Stored, asked: str) -> None:
+    started = time.monotonic()
+    assert_api_error(stored.client.get(stored.path, headers={"range": asked}), 416, "range_not_satisfiable")
+    assert time.monotonic() - started < 5  # CVE-2025-62727 took minutes
+
+
+def test_an_altered_url_is_403(stored: Stored) -> None:
+    parts = urlsplit(stored.path)
+    query = {name: values[0] for name, values in parse_qs(parts.query).items()}
+    later = {**query, "expires": str(int(query["expires"]) + 1)}
+    flipped = {**query, "signature": ("A" if query["signature"][0] != "A" else "B") + query["signature"][1:]}
+    for changed in (later, flipped, {"expires": query["expires"]}, {"signature": query["signature"]}, {}):
+        assert_api_error(stored.client.get(parts.path, params=changed), 403, "link_refused")
+    other = "0" * 32 + ".png"
+    assert_api_error(stored.client.get(f"/files/{other}?{parts.query}"), 403, "link_refused")
+
+
+@pytest.mark.parametrize("expires", ["-1", "1e9", "٣٤", "9" * 400, "", " 1"])
+def test_an_odd_expiry_is_403(stored: Stored, expires: str) -> None:
+    answer = stored.client.get(f"/files/{stored.name}", params={"expires": expires, "signature": "x"})
+    assert_api_error(answer, 403, "link_refused")
+
+
+def test_an_expired_url_is_403_and_a_day_of_clock_does_not_matter(stored: Stored) -> None:
+    now = int(time.time())
+    for past in (now - 1, now - 86400):
+        assert_api_error(stored.client.get(stored.signed(stored.name, past)), 403, "link_refused")
+    assert stored.client.get(stored.signed(stored.name, now + 86400)).status_code == 200
+
+
+def test_an_unknown_picture_is_404(stored: Stored) -> None:
+    assert_api_error(stored.client.get(stored.signed("0" * 32 + ".png", int(time.time()) + 60)), 404, "not_found")
+
+
+@pytest.mark.parametrize("name", ["..%2f..%2fkeys.json", "..%5ckeys.json", "%2e%2e/keys.json", "keys.json"])
+def test_no_name_leaves_the_store(stored: Stored, name: str) -> None:
+    for query in ("", "?" + urlsplit(stored.path).query):
+        answer = stored.client.get(f"/files/{name}{query}")
+        assert answer.status_code in (401, 403, 404)
+        assert b"tester" not in answer.content
+
+
+def test_an_expired_picture_is_swept(desk: Desk) -> None:
+    paper = desk.open(url_lifetime_s=1, sweep_interval_s=0.05)
+    paper.post({"prompt": "x"})
+    folder = paper.app.state.services.settings.data_dir / "pictures"
+    assert list(folder.iterdir())
+    eventually(lambda: not list(folder.iterdir()), within_s=20)

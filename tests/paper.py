@@ -1,0 +1,124 @@
+"""A server whose worker draws blank paper at once: all of the front, a real socket, no torch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import threading
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from fastapi import FastAPI
+from PIL import Image
+
+from pipelines.plan import DrawJob, ModelPlan
+from pipelines.spec import Encoding, Picture
+from server.app import create_app
+from server.edge.keys import Keyring
+from server.errors import DarkroomError
+from server.settings import Settings
+from server.telemetry import Metrics
+from server.worker import protocol
+from server.worker.local import ModelState, ModelStatus
+from tests.running import ROOT
+from tests.unit.edge.live import Live, serve
+
+
+class PaperWorker:
+    """Stands in for LocalWorker. Remembers every job; holds them while ``gate`` is shut; fails as told."""
+
+    up = settled = True
+    device = "paper"
+
+    def __init__(self, settings: Settings, plans: Iterable[ModelPlan], preload: Iterable[ModelPlan], metrics: Metrics):
+        self.models = {plan.key: ModelStatus(ModelState.READY) for plan in plans}
+        self.gate = threading.Event()
+        self.forget()
+
+    def forget(self) -> None:
+        self.jobs: list[DrawJob] = []
+        self.encodings: list[Encoding] = []
+        self.cancelled: list[str] = []
+        self.failure: DarkroomError | None = None
+        self.gate.set()
+
+    def start(self) -> None: ...
+
+    async def stop(self) -> None: ...
+
+    def require(self, key: str, model: str) -> None: ...
+
+    async def draw(self, job: DrawJob, encoding: Encoding, progress: Callable[[int, int], None]) -> protocol.Finished:
+        self.jobs.append(job)
+        self.encodings.append(encoding)
+        try:
+            while not self.gate.is_set():  # noqa: ASYNC110, set from the test's thread
+                await asyncio.sleep(0.005)
+        except asyncio.CancelledError:
+            self.cancelled.append(job.job_id)
+            raise
+        if self.failure is not None:
+            raise self.failure
+        progress(1, 1)
+        pictures = tuple(_paper(encoding, job, index) for index in range(len(job.seeds)))
+        return protocol.Finished(job.job_id, pictures, 0.001)
+
+
+def _paper(encoding: Encoding, job: DrawJob, index: int) -> Picture:
+    out = io.BytesIO()
+    Image.new("RGB", (2, 2), "white").save(out, encoding.format)
+    return Picture(index, out.getvalue(), f"image/{encoding.format}", 2, 2, job.seeds[index])
+
+
+@dataclass
+class Paper:
+    """One such server."""
+
+    live: Live
+    app: FastAPI
+    worker: PaperWorker
+    key: str | None
+
+    @property
+    def url(self) -> str:
+        return self.live.url
+
+    def client(self, **options: Any) -> httpx.Client:
+        headers = {"authorization": f"Bearer {self.key}"} if self.key else {}
+        return self.live.client(**{"headers": headers, **options})
+
+    def post(self, body: Any, path: str = "/v1/images/generations", **options: Any) -> httpx.Response:
+        content = {"content": body} if isinstance(body, bytes) else {"json": body}
+        with self.client() as client:
+            return client.post(path, **content, **options)
+
+
+class Desk:
+    """Opens paper servers, and closes them all."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stack = contextlib.ExitStack()
+        self._count = 0
+
+    def __enter__(self) -> Desk:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._stack.close()
+
+    def open(self, *, keys: bool = False, **settings: Any) -> Paper:
+        self._count += 1
+        data_dir = self._folder / f"data-{self._count}"
+        key = Keyring(data_dir / "keys.json").create("tester") if keys else None
+        chosen = Settings(**{"data_dir": data_dir, "models": ROOT / "models.yaml", **settings})
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("server.app.LocalWorker", PaperWorker)
+            app = create_app(chosen)
+        live = self._stack.enter_context(serve(app, chosen))
+        return Paper(live, app, app.state.services.worker, key)

@@ -1,0 +1,206 @@
+from __future__ import annotations
+
+import json
+import re
+import stat
+import threading
+from pathlib import Path
+
+import pytest
+
+from server.edge import keys
+from server.edge.keys import CHECK_INTERVAL_S, Keyring, Principal
+from server.errors import ConfigError
+
+
+class Clock:
+    """Each reading is one check later, unless it is stopped."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pass_(self) -> None:
+        self.now += CHECK_INTERVAL_S
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "data" / "keys.json"
+
+
+def test_a_key_is_shown_once_and_only_its_hash_is_kept(path: Path) -> None:
+    ring = Keyring(path)
+    key = ring.create("alice")
+    assert re.fullmatch(r"dk_[A-Za-z0-9_-]{43}", key)
+    assert ring.principal_of(key) == Principal("alice")
+    text = path.read_text()
+    assert key not in text
+    assert key[3:] not in text
+    assert json.loads(text)["keys"][0].keys() == {"name", "sha256", "created"}
+    assert stat.S_IMODE(path.stat().st_mode) == 0o600
+    assert [item.name for item in path.parent.iterdir() if item.name.startswith(".")] == []
+
+
+def test_it_survives_a_restart(path: Path) -> None:
+    key = Keyring(path).create("alice")
+    again = Keyring(path)
+    assert again.principal_of(key) == Principal("alice")
+    assert [(entry.name, entry.created[:2]) for entry in again.list()] == [("alice", "20")]
+
+
+def test_keys_that_share_a_prefix_are_different_keys(path: Path) -> None:
+    ring = Keyring(path)
+    key = ring.create("alice")
+    other = ring.create("bob")
+    for wrong in (
+        key[:-1],
+        key + "A",
+        key[:-1] + ("A" if key[-1] != "A" else "B"),
+        "",
+        "dk_",
+        key.upper(),
+        "\ud800",
+    ):
+        assert ring.principal_of(wrong) is None
+    assert ring.principal_of(other) == Principal("bob")
+
+
+def test_every_hash_is_compared_whichever_matches(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = Keyring(path)
+    first = ring.create("a")
+    ring.create("b")
+    ring.create("c")
+    seen: list[str] = []
+    real = keys.hmac.compare_digest
+
+    def counted(one: str, two: str) -> bool:
+        seen.append(one)
+        return real(one, two)
+
+    monkeypatch.setattr(keys.hmac, "compare_digest", counted)
+    assert ring.principal_of(first) == Principal("a")
+    assert len(seen) == 3
+
+
+def test_changes_made_elsewhere_count_within_a_second(path: Path) -> None:
+    clock = Clock()
+    running = Keyring(path, clock=clock)
+    assert running.empty
+    key = Keyring(path).create("alice")
+    assert running.principal_of(key) is None  # looked less than a second ago
+    clock.pass_()
+    assert running.principal_of(key) == Principal("alice")
+    assert Keyring(path).revoke("alice")
+    clock.pass_()
+    assert running.principal_of(key) is None
+
+
+def test_the_file_is_looked_at_once_a_second_and_read_only_if_it_changed(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    key = Keyring(path).create("alice")
+    ring = Keyring(path, clock=clock)
+    looks: list[Path] = []
+    monkeypatch.setattr(keys, "_read", lambda path: pytest.fail("read again"))
+    real = keys._stamp_of
+    monkeypatch.setattr(keys, "_stamp_of", lambda path: looks.append(path) or real(path))
+    for _ in range(50):
+        assert ring.principal_of(key)
+    assert looks == []
+    clock.pass_()
+    for _ in range(50):
+        assert ring.principal_of(key)
+    assert len(looks) == 1
+
+
+def test_names(path: Path) -> None:
+    ring = Keyring(path)
+    ring.create("a.b-c_d@e")
+    for bad in ("", "a b", "x" * 65, "local", "a\n", "é", "../x"):
+        with pytest.raises(ConfigError, match="name"):
+            ring.create(bad)
+    with pytest.raises(ConfigError, match="already"):
+        ring.create("a.b-c_d@e")
+    assert not ring.revoke("nobody")
+    assert ring.revoke("a.b-c_d@e")
+    assert ring.empty
+
+
+BROKEN = [
+    "",
+    "{",
+    "[]",
+    "null",
+    '{"keys": 3}',
+    '{"keys": [{"name": "a"}]}',
+    '{"keys": [{"name": "a", "sha256": "beef", "created": "x"}]}',
+    '{"keys": [{"name": 3, "sha256": "beef", "created": "x"}]}',
+    json.dumps({"keys": [{"name": "a", "sha256": digit * 64, "created": ""} for digit in "01"]}),
+    "[" * 100_000,
+    "\udcff",
+]
+
+
+@pytest.mark.parametrize("text", BROKEN, ids=range(len(BROKEN)))
+def test_a_corrupt_file_stops_the_server_and_names_itself(path: Path, text: str) -> None:
+    path.parent.mkdir()
+    path.write_bytes(text.encode("utf-8", "surrogateescape"))
+    with pytest.raises(ConfigError, match=re.escape(str(path))):
+        Keyring(path)
+
+
+def test_a_file_corrupted_while_running_changes_nothing(path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    clock = Clock()
+    key = Keyring(path).create("alice")
+    ring = Keyring(path, clock=clock)
+    path.write_text("{")
+    for _ in range(3):
+        clock.pass_()
+        assert ring.principal_of(key) == Principal("alice")
+    assert len(caplog.records) == 1
+    assert str(path) in caplog.text
+    with pytest.raises(ConfigError):
+        ring.create("bob")  # and nothing is written over what somebody may want to repair
+    assert path.read_text() == "{"
+
+
+def test_a_failed_write_leaves_the_old_file(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ring = Keyring(path)
+    key = ring.create("alice")
+
+    def full(descriptor: int) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(keys.os, "fsync", full)
+    with pytest.raises(OSError, match="No space"):
+        ring.create("bob")
+    monkeypatch.undo()
+    assert [entry.name for entry in Keyring(path).list()] == ["alice"]
+    assert [entry.name for entry in ring.list()] == ["alice"]
+    assert Keyring(path).principal_of(key)
+    assert sorted(item.name for item in path.parent.iterdir()) == ["keys.json", "keys.json.lock"]
+
+
+def test_two_commands_at_once_lose_no_key(path: Path) -> None:
+    def make(number: int) -> None:
+        Keyring(path).create(f"key{number}")
+
+    threads = [threading.Thread(target=make, args=(number,)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(Keyring(path).list()) == 12
+
+
+def test_in_memory() -> None:
+    ring = Keyring.in_memory({"alice": "secret"})
+    assert ring.principal_of("secret") == Principal("alice")
+    key = ring.create("bob")
+    assert ring.principal_of(key) == Principal("bob")
+    assert ring.revoke("alice")
+    assert Keyring.in_memory().empty

@@ -1,0 +1,161 @@
+"""models.yaml: what a typing error is told, how names resolve, what keys are taken over."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.catalog import Catalog, find_models_file, load_catalog
+from server.errors import BadRequest, ConfigError, ModelNotFound
+from tests.running import ROOT
+
+GOOD = """\
+default: mini
+providers: [openai, google]
+models:
+  mini:
+    path: weights
+    native_size: 64x64
+    multiple: 16
+    quality:
+      standard: { steps: 8, guidance: 2.5 }
+      hd: { steps: 30 }
+    style:
+      natural: { guidance: 1.2, prompt_suffix: ", calm" }
+  dall-e-2:
+    like: mini
+    aliases: [two]
+    sizes: [256x256, 1024x1024]
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    file = tmp_path / "models.yaml"
+    file.write_text(text, encoding="utf-8")
+    return file
+
+
+def catalog(tmp_path: Path, text: str = GOOD) -> Catalog:
+    return load_catalog(write(tmp_path, text))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "says"),
+    [
+        ("    multiple: 16", "    multipel: 16", 7, ["models.mini.multipel", "no such key", "multiple", "native_size"]),
+        ("    multiple: 16", "    multiple: 0", 7, ["models.mini.multiple = 0", "greater than or equal to 1"]),
+        ("    multiple: 16", "    multiple: sixteen", 7, ["models.mini.multiple = 'sixteen'", "integer"]),
+        ("native_size: 64x64", "native_size: 64", 6, ["models.mini.native_size = 64", "string"]),
+        ("native_size: 64x64", "native_size: 64*64", 6, ["models.mini.native_size = '64*64'", "1024x1024"]),
+        ("steps: 30", "steps: 3000", 10, ["models.mini.quality.hd.steps = 3000", "500"]),
+        ("steps: 30", "stps: 30", 10, ["models.mini.quality.hd.stps", "allowed", "steps", "scheduler"]),
+        ("steps: 30", "steps: 30, scheduler: eular", 10, ["scheduler = 'eular'", "euler", "ddim"]),
+        ("      hd:", "      best:", 10, ["models.mini.quality.best", "standard", "hd"]),
+        ("      natural:", "      calm:", 12, ["models.mini.style.calm", "vivid", "natural"]),
+        ("like: mini", "like: maxi", 14, ["models.dall-e-2.like = 'maxi'", "mini"]),
+        ("like: mini", "dtype: float8", 14, ["models.dall-e-2.dtype = 'float8'", "bfloat16"]),
+        ("    like: mini\n", "", 13, ["models.dall-e-2", "path", "like"]),
+        ("like: mini", "like: mini\n    path: x", 13, ["models.dall-e-2", "path", "like"]),
+        ("like: mini", "like: mini\n    family: sdxxl", 13, ["family", "stable-diffusion-xl"]),
+        ("[256x256, 1024x1024]", "[256x256]", 13, ["default_size"]),
+        ("[256x256, 1024x1024]", "[256x256, big]", 16, ["models.dall-e-2.sizes", "'big'", "1024x1024"]),
+        ("aliases: [two]", "aliases: [mini]", 13, ["'mini'", "already stands for mini"]),
+        ("aliases: [two]", "aliases: ['a b']", 13, ["'a b'", "letters"]),
+        ("default: mini", "default: maxi", 1, ["default = 'maxi'", "mini, dall-e-2"]),
+        ("default: mini\n", "", 1, ["default", "required"]),
+        ("providers: [openai, google]", "provider: [openai]", 2, ["provider", "no such key", "providers"]),
+        ("    multiple: 16", "    native_size: 32x32", 7, ["native_size", "twice"]),
+    ],
+)
+def test_a_typing_error_names_file_line_key_value_and_what_is_allowed(
+    tmp_path: Path, old: str, new: str, line: int, says: list[str]
+) -> None:
+    assert old in GOOD
+    with pytest.raises(ConfigError) as refused:
+        catalog(tmp_path, GOOD.replace(old, new, 1))
+    message = str(refused.value)
+    assert f"{tmp_path / 'models.yaml'}, line {line}: " in message
+    for part in says:
+        assert part in message, message
+
+
+@pytest.mark.parametrize(
+    "text", ["", "models: [", "a: &a\n  b: *c", "- 1", "models: {}", "\x00", "5", "a: !!python/x y"]
+)
+def test_what_is_no_models_file_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"models\.yaml"):
+        catalog(tmp_path, text)
+
+
+def test_a_file_that_is_not_text_or_not_there_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"models\.yaml"):
+        load_catalog(tmp_path / "models.yaml")
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        find_models_file(tmp_path / "nowhere.yaml")
+
+
+def test_like_takes_over_all_but_names(tmp_path: Path) -> None:
+    both = catalog(tmp_path)
+    base, other = both.models["mini"], both.models["dall-e-2"]
+    assert other.plan == base.plan  # the same weights, loaded once
+    assert list(both.plans) == ["mini"]
+    assert other.area == base.area
+    assert other.preset("hd", "vivid") == base.preset("hd", "vivid")
+    assert base.entry.aliases == []
+    assert (base.sizes.startswith("auto, or"), other.sizes) == (True, "auto, 256x256, 1024x1024")
+
+
+def test_presets_lie_over_each_other(tmp_path: Path) -> None:
+    mini = catalog(tmp_path).models["mini"]
+    assert (mini.preset("standard", "vivid").steps, mini.preset("standard", "vivid").guidance) == (8, 2.5)
+    assert (mini.preset("hd", "vivid").steps, mini.preset("hd", "vivid").guidance) == (30, 2.5)
+    assert mini.preset("hd", "natural").guidance == 1.2
+    assert mini.preset("high", "natural") == mini.preset("hd", "natural")
+    for name in ("low", "medium", "auto"):
+        assert mini.preset(name, "vivid") == mini.preset("standard", "vivid")
+
+
+@pytest.mark.parametrize("name", ["dall-e-2", "two", "openai/dall-e-2", "google/openai/two"])
+def test_names_resolve(tmp_path: Path, name: str) -> None:
+    assert catalog(tmp_path).resolve(name).id == "dall-e-2"
+
+
+@pytest.mark.parametrize("name", ["", "/", "openai/", "other/two", "openai", "two/", "/two", "../two", "TWO"])
+def test_other_names_do_not(tmp_path: Path, name: str) -> None:
+    with pytest.raises(ModelNotFound, match="dall-e-2, mini"):
+        catalog(tmp_path).resolve(name)
+
+
+def test_sizes(tmp_path: Path) -> None:
+    both = catalog(tmp_path)
+    assert both.models["dall-e-2"].size("256x256") == (256, 256)
+    assert both.models["mini"].size("16x2048") == (16, 2048)
+    for model, size in (("dall-e-2", "512x512"), ("mini", "15x64"), ("mini", "64x2049"), ("mini", "064x64")):
+        with pytest.raises(BadRequest):
+            both.models[model].size(size)
+
+
+def test_the_file_that_ships_serves_the_ids_that_programs_name() -> None:
+    shipped = load_catalog(ROOT / "models.yaml")
+    for name in ("dall-e-2", "dall-e-3", "gpt-image-1", "google/gemini-2.5-flash-image", "openai/dall-e-3"):
+        assert shipped.resolve(name).problem() is None
+    assert shipped.default == "dall-e-2"
+    assert shipped.models["dall-e-2"].entry.sizes == ["256x256", "512x512", "1024x1024"]
+    assert shipped.models["dall-e-3"].entry.sizes == ["1024x1024", "1792x1024", "1024x1792"]
+    for model in shipped:
+        hd, standard = model.preset("hd", "vivid"), model.preset("standard", "vivid")
+        assert hd.steps is not None
+        assert standard.steps is not None
+        assert hd.steps > standard.steps
+
+
+def test_the_commented_entries_of_the_file_that_ships_are_valid(tmp_path: Path) -> None:
+    """Whoever takes the # away must get a model."""
+    lines = (ROOT / "models.yaml").read_text(encoding="utf-8").splitlines()
+    examples = [line[4:] for line in lines if line.startswith(("  #   ", "  # ")) and ("  #   " in line or ":" in line)]
+    entries = "\n".join("  " + line for line in examples if line.strip() and not line.startswith(("Larger", "with `")))
+    text = GOOD + entries + "\n"
+    found = catalog(tmp_path, text)
+    assert {"sdxl", "flux2-klein", "qwen-image", "z-image-turbo", "sd3.5-large"} <= set(found.models)

@@ -1,0 +1,87 @@
+"""Settings: a bad one stops start-up with its name, its value and its bound."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.errors import ConfigError
+from server.settings import Settings, read_settings
+
+
+@pytest.fixture(autouse=True)
+def _clean(monkeypatch: pytest.MonkeyPatch) -> None:
+    import os
+
+    for name in [name for name in os.environ if name.startswith("DARKROOM_")]:
+        monkeypatch.delenv(name)
+
+
+def test_an_unknown_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARKROOM_QEUE_SIZE", "5")
+    with pytest.raises(ConfigError, match="DARKROOM_QEUE_SIZE"):
+        read_settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("port", "70000", "65535"),
+        ("port", "http", "integer"),
+        ("queue_size", "0", "1"),
+        ("url_lifetime_s", "0", "1"),
+        ("step_timeout_s", "0", "greater than 0"),
+        ("device", "tpu", "cuda"),
+        ("log_level", "loud", "debug"),
+        ("public_url", "pictures.example", "http"),
+        ("public_url", "http://x/?a=1", "query"),
+        ("store", "ftp://x", "s3://bucket"),
+        ("fetch", "http://host/", "scheme"),
+        ("allow_open", "perhaps", "bool"),
+    ],
+)
+def test_a_value_out_of_bounds_is_refused_with_name_value_and_bound(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(f"DARKROOM_{name.upper()}", value)
+    with pytest.raises(ConfigError) as refused:
+        read_settings()
+    for part in (f"DARKROOM_{name.upper()}", f"--{name.replace('_', '-')}", repr(value), says):
+        assert part in str(refused.value)
+
+
+def test_a_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DARKROOM_SIGNING_KEY", "canary")
+    with pytest.raises(ConfigError) as refused:
+        read_settings()
+    assert "canary" not in str(refused.value)
+    assert "canary" not in repr(Settings(signing_key="canary-canary-canary"))  # type: ignore[arg-type]
+
+
+def test_flags_win_over_the_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("DARKROOM_PORT", "1")
+    monkeypatch.setenv("DARKROOM_QUEUE_SIZE", "7")
+    settings = read_settings(["--port", "2", "--data-dir", str(tmp_path), "--no-picture-metadata"])
+    assert (settings.port, settings.queue_size, settings.picture_metadata) == (2, 7, False)
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("127.9.9.9", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("::", False),
+     ("10.0.0.1", False), ("example.org", False), ("localhost.example.org", False)],
+)  # fmt: skip
+def test_on_loopback(host: str, loopback: bool) -> None:
+    assert Settings(host=host).on_loopback is loopback
+
+
+@pytest.mark.parametrize("host", ["0.0.0.0", "::"])
+def test_an_open_bind_without_keys_refuses_to_start(host: str, tmp_path: Path) -> None:
+    from server.app import create_app
+    from server.edge.keys import Keyring
+
+    with pytest.raises(ConfigError, match="darkroom keys create"):
+        create_app(Settings(host=host, data_dir=tmp_path))
+    create_app(Settings(host=host, data_dir=tmp_path, allow_open=True))
+    Keyring(tmp_path / "keys.json").create("someone")
+    create_app(Settings(host=host, data_dir=tmp_path))
