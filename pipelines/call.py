@@ -7,6 +7,7 @@ a pipeline class nobody listed works too. Knows no runs, threads or HTTP.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -16,6 +17,11 @@ from PIL import Image
 from pipelines.families import Family
 from pipelines.fitting import to_pil
 from pipelines.spec import ImageSpec, Pixels, Task
+
+_LEAST_SIDE = 64  # pixels of a reference: FLUX.2 refuses a smaller one
+# What pipelines would do with sizes by themselves: draw in one of the sizes they were trained on and resample, or
+# scale the sources up to them. The size to draw is already chosen when a spec is made.
+_SIZES_ARE_CHOSEN = {"use_resolution_binning": False, "_auto_resize": False}
 
 
 def call_arguments(pipeline: Any, family: Family, spec: ImageSpec, seeds: Sequence[int]) -> dict[str, Any]:
@@ -34,6 +40,8 @@ def call_arguments(pipeline: Any, family: Family, spec: ImageSpec, seeds: Sequen
         # One generator a picture, on the CPU: a seed means the same picture at any n and on any device.
         "generator": [torch.Generator("cpu").manual_seed(seed) for seed in seeds],
         family.guidance_argument: spec.guidance,
+        "max_area": spec.draw_width * spec.draw_height,  # FLUX.1 Kontext scales width and height to it
+        **_SIZES_ARE_CHOSEN,
     }
     if spec.negative_prompt is not None:
         wanted["negative_prompt"] = spec.negative_prompt
@@ -45,14 +53,27 @@ def call_arguments(pipeline: Any, family: Family, spec: ImageSpec, seeds: Sequen
 
 
 def _source_arguments(family: Family, spec: ImageSpec) -> dict[str, Any]:
-    sources = [to_pil(source) for source in spec.sources]
+    arguments: dict[str, Any] = {"strength": spec.strength}
     if family.by_instruction:
-        arguments: dict[str, Any] = {"image": sources if family.references > 1 else sources[0]}
+        sources = [_within_draw_area(source, spec, family.multiple) for source in spec.sources]
+        arguments["image"] = sources if family.references > 1 else sources[0]
     else:
-        arguments = {"image": _at_draw_size(spec.sources[0], spec), "strength": spec.strength}
+        arguments["image"] = _at_draw_size(spec.sources[0], spec)
     if spec.task is Task.INPAINTING and spec.mask is not None:
-        arguments["mask_image"] = _at_draw_size(spec.mask, spec)
+        # Pixel by pixel on its picture, whatever size that was brought to.
+        size = arguments["image"].size
+        mask = to_pil(spec.mask)
+        arguments["mask_image"] = mask if mask.size == size else mask.resize(size, Image.Resampling.LANCZOS)
     return arguments
+
+
+def _within_draw_area(pixels: Pixels, spec: ImageSpec, multiple: int) -> Image.Image:
+    """A reference in its own aspect, no larger than the picture to draw: what it costs grows with its area."""
+    scale = min(1.0, math.sqrt(spec.draw_width * spec.draw_height / (pixels.width * pixels.height)))
+    sides = (round(side * scale / multiple) * multiple for side in (pixels.width, pixels.height))
+    width, height = (max(_LEAST_SIDE, side) for side in sides)
+    image = to_pil(pixels)
+    return image if image.size == (width, height) else image.resize((width, height), Image.Resampling.LANCZOS)
 
 
 def _at_draw_size(pixels: Pixels, spec: ImageSpec) -> Image.Image:

@@ -1,107 +1,327 @@
-"""The engine: takes jobs, draws them on one device, tells a sink what happens.
+"""The engine: continuous batching at the denoising step, for any diffusers pipeline.
 
-Knows runs and steps; knows neither HTTP, nor pipes, nor how pictures are encoded. One run at a time: the
-seam for step batching is here, behind ``submit`` and ``cancel``.
+Knows runs, calls and steps on one device; knows neither HTTP, nor pipes, nor any pipeline class by name.
+docs/engine.md tells how it works, with a drawing. In short: every run parks at its denoiser; when all have
+parked, the calls that the policy chooses are merged, the real module runs once, and its rows go back.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-import queue
 import threading
-import time
-from collections.abc import Callable
-from typing import Protocol
+from collections import Counter, deque
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
-import numpy as np
-import numpy.typing as npt
 import torch
 
-from pipelines import images
+from pipelines import collate, policy
 from pipelines.call import call_arguments
+from pipelines.embeddings import EmbeddingCache
 from pipelines.errors import Cancelled, DrawError, OutOfMemory
 from pipelines.loader import LoadedModel
-from pipelines.plan import DrawJob, ModelPlan
+from pipelines.plan import DrawJob
+from pipelines.run import Call, Run
 from pipelines.view import bind
 
 log = logging.getLogger("darkroom.engine")
 
+_MAX_ACTIVE = 256  # runs at once: each is a thread and its latents; the front sends no more than its running_jobs
+_SETUPS_PER_STEP = 4  # encoding prompts and sources holds up everybody's next step
+
 
 class Sink(Protocol):
-    """Who is told. Called from the engine's thread; must return at once."""
+    """Who is told. Called with the baton held: must return at once."""
 
     def started(self, job: DrawJob) -> None: ...
     def progress(self, job: DrawJob, done: int, of: int) -> None: ...
-    def drawn(self, job: DrawJob, pictures: npt.NDArray[np.uint8]) -> None: ...
+    def previewed(self, job: DrawJob, done: int, of: int, picture: torch.Tensor) -> None: ...  # (n, 3, h, w), 0..1
+    def drawn(self, job: DrawJob, drawn: torch.Tensor) -> None: ...  # (n, 3, h, w), 0..1
     def failed(self, job: DrawJob, error: DrawError) -> None: ...
 
 
 class Engine:
-    """Draws jobs in the order they came, one at a time, on a thread of its own."""
+    """Draws jobs on one device. ``submit`` and ``cancel`` may be called from any thread."""
 
-    def __init__(self, load: Callable[[ModelPlan], LoadedModel], sink: Sink) -> None:
-        self._load = load
-        self._sink = sink
-        self._waiting: queue.SimpleQueue[DrawJob | None] = queue.SimpleQueue()
-        self._cancelled: set[str] = set()  # of jobs that are waiting or running
-        self._present: set[str] = set()
-        self._lock = threading.Lock()
+    def __init__(
+        self,
+        sink: Sink,
+        *,
+        embeddings: EmbeddingCache | None = None,
+        observe: Callable[[Call], None] = lambda call: None,
+        max_active: int = _MAX_ACTIVE,
+    ) -> None:
+        """``observe`` is shown every parked call; for the checks at load. No more than ``max_active`` runs go on
+        at once."""
+        self.sink = sink
+        self._max_active = max_active
+        self._observe = observe
+        self.embeddings = embeddings
+        self.counts: Counter[str] = Counter()  # forwards, rows, and every fallback
+        self._newcomers: deque[Run] = deque()
+        self._active: dict[str, Run] = {}
+        self._ready: deque[Run] = deque()  # may go on as soon as they get the baton
+        self._parked: list[Call] = []
+        self._lent: tuple[Run, Callable[[], Any]] | None = None
+        self._threads: list[_RunThread] = []  # idle ones, kept: device libraries keep handles per thread
+        self._baton = threading.Lock()  # held while some run has the baton
+        self._baton.acquire()
+        self._change = threading.Condition()
+        self._closing = False
         self._thread = threading.Thread(target=self._work, name="engine")
         self._thread.start()
 
-    def submit(self, job: DrawJob) -> None:
-        with self._lock:
-            self._present.add(job.job_id)
-        self._waiting.put(job)
+    def submit(self, model: LoadedModel, *jobs: DrawJob, done: Callable[[], None] = lambda: None) -> None:
+        """Draw jobs on a loaded model. ``done`` is called as each run has ended, whatever its end."""
+        with self._change:
+            self._newcomers.extend(Run(self, job, model, done) for job in jobs)
+            self._change.notify()
 
     def cancel(self, job_id: str) -> None:
-        """Stop a job at its next step, or before it starts. A job that has ended is left alone."""
-        with self._lock:
-            if job_id in self._present:
-                self._cancelled.add(job_id)
+        """Stop a job at its next step, or before it starts. A job that is not here is left alone."""
+        with self._change:
+            for run in (*self._newcomers, *self._active.values()):
+                if run.job.job_id == job_id:
+                    run.cancelled = True
+            self._change.notify()
 
     def close(self) -> None:
-        """Finish what was submitted, then end the thread."""
-        self._waiting.put(None)
+        """Finish what was submitted, then end every thread."""
+        with self._change:
+            self._closing = True
+            self._change.notify()
+        self._thread.join()
+
+    # The loop, on the engine's thread: everything heavy happens here.
+
+    def _work(self) -> None:
+        with torch.no_grad():  # grad mode is each thread's own
+            while self._wait_for_work():
+                self._admit()
+                self._let_runs_go()
+                self._dismiss_cancelled()
+                if self._parked:
+                    self._step()
+        for thread in self._threads:
+            thread.end()
+
+    def _wait_for_work(self) -> bool:
+        with self._change:
+            self._change.wait_for(lambda: self._active or self._newcomers or self._closing)
+            return bool(self._active or self._newcomers)
+
+    def _admit(self) -> None:
+        """Let newcomers in: a few a step, one at a time for a model that cannot share."""
+        with self._change:  # throughout: a job is always found by ``cancel``, here or there
+            admitted, kept = 0, []
+            for run in self._newcomers:
+                busy = not run.model.shared and any(other.model is run.model for other in self._active.values())
+                if admitted == _SETUPS_PER_STEP or len(self._active) >= self._max_active or busy:
+                    kept.append(run)
+                    continue
+                admitted += 1
+                self._active[run.job.job_id] = run
+                thread = self._threads.pop() if self._threads else _RunThread(self)
+                thread.take(run)
+                self._ready.append(run)
+            self._newcomers = deque(kept)
+
+    def _let_runs_go(self) -> None:
+        """Give the baton to the ready runs, one after another, until every run has parked or ended."""
+        while self._ready:
+            self._ready.popleft().wake.release()
+            self._baton.acquire()  # until a run found nobody ready to pass it to
+            while self._lent is not None:
+                run, work = self._lent
+                self._lent = None
+                self._do_alone(run, work)
+                run.wake.release()
+                self._baton.acquire()
+
+    def _do_alone(self, run: Run, work: Callable[[], Any]) -> None:
+        try:
+            run.resume(work())
+        except Exception as error:
+            run.resume(error=_plain(error))
+
+    def _dismiss_cancelled(self) -> None:
+        for call in [call for call in self._parked if call.run.cancelled]:
+            self._wake(call, error=Cancelled("the client left"))
+
+    def _step(self) -> None:
+        one_of_each = {call.key: call for call in self._parked}
+        limits = {key: call.target.most_rows(call.area) for key, call in one_of_each.items()}
+        chosen = policy.choose(self._parked, limits)
+        going = set(chosen)
+        for call in self._parked:
+            call.run.passed_over += call not in going
+        self._run_together(chosen)
+
+    def _run_together(self, calls: Sequence[Call]) -> None:
+        """One forward for all of ``calls``; on failure, find out which of them it is, and spare the others."""
+        rows = [call.rows for call in calls]
+        try:
+            outputs = self._forward(calls, rows)
+        except torch.OutOfMemoryError:
+            self._run_smaller(calls, sum(rows))
+        except Exception as error:
+            if len(calls) == 1:
+                self._wake(calls[0], error=_plain(error))
+                return
+            self.counts["retried_alone"] += 1
+            log.warning("shared step failed, trying its runs alone", extra={"error": type(error).__name__})
+            for call in calls:
+                self._run_together([call])
+        else:
+            for call, output in zip(calls, outputs, strict=True):
+                self._wake(call, output)
+
+    def _forward(self, calls: Sequence[Call], rows: Sequence[int]) -> list[Any]:
+        target = calls[0].target
+        self.counts[f"{target.name}_forwards"] += 1
+        self.counts[f"{target.name}_rows"] += sum(rows)
+        with _autocast(calls[0].autocast):
+            if len(calls) == 1:  # exactly the call that the pipeline made
+                return [target.function(*calls[0].args, **calls[0].kwargs)]
+            arguments = [call.arguments for call in calls]
+            if target.ragged is not None:
+                arguments = target.ragged.levelled(arguments)
+            merged = collate.merge(arguments, rows, target.parts)
+            return collate.split(target.function(**merged), rows, target.output_parts)
+
+    def _run_smaller(self, calls: Sequence[Call], rows: int) -> None:
+        """The device had no room: remember it, and try again with half the rows."""
+        self.counts["out_of_memory"] += 1
+        target, area = calls[0].target, calls[0].area
+        target.learned_rows[area] = max(1, rows // 2)
+        log.warning("out of device memory", extra={"target": target.name, "rows": rows, "area": area})
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        if len(calls) > 1:
+            self._run_together(calls[: len(calls) // 2])
+            self._run_together(calls[len(calls) // 2 :])
+        elif rows > 1:
+            self._run_in_pieces(calls[0])
+        else:
+            self._wake(calls[0], error=OutOfMemory("the device has no room for one row"))
+
+    def _run_in_pieces(self, call: Call) -> None:
+        """One run's call, cut by rows into halves, and those again while they do not fit."""
+        try:
+            self._wake(call, self._pieces(call, 0, call.rows))
+        except torch.OutOfMemoryError:
+            self._wake(call, error=OutOfMemory("the device has no room for one row"))
+        except Exception as error:
+            self._wake(call, error=_plain(error))
+
+    def _pieces(self, call: Call, start: int, stop: int) -> Any:
+        middle = (start + stop) // 2
+        outputs = []
+        for piece_start, piece_stop in ((start, middle), (middle, stop)):
+            part = collate.take_rows(call.arguments, piece_start, piece_stop, call.rows, call.target.parts)
+            try:
+                with _autocast(call.autocast):
+                    outputs.append(call.target.function(**part))
+            except torch.OutOfMemoryError:
+                if piece_stop - piece_start == 1:
+                    raise
+                outputs.append(self._pieces(call, piece_start, piece_stop))
+        return collate.join(outputs, [middle - start, stop - middle], call.target.output_parts)
+
+    def _wake(self, call: Call, result: Any = None, error: BaseException | None = None) -> None:
+        self._parked.remove(call)
+        call.output = result
+        call.run.resume(result, error)
+        self._ready.append(call.run)
+
+    # What runs do, on their own threads, with the baton in hand.
+
+    def park(self, call: Call) -> None:
+        """Leave a call to be shared, and pass the baton on."""
+        self._observe(call)
+        self._parked.append(call)
+        self._pass_baton()
+
+    def lend(self, run: Run, work: Callable[[], Any]) -> None:
+        """Have the engine's thread do ``work`` and come straight back to this run."""
+        self._lent = (run, work)
+        self._baton.release()
+
+    def ended(self, run: Run, thread: _RunThread) -> None:
+        with self._change:
+            del self._active[run.job.job_id]
+        run.done()
+        self._threads.append(thread)
+        self._pass_baton()
+
+    def draw(self, run: Run) -> None:
+        """The whole of a run: one ordinary pipeline call."""
+        job, model = run.job, run.model
+        try:
+            if run.cancelled:
+                raise Cancelled("the client left")
+            self.sink.started(job)
+            pipeline = model.pipeline(job.spec.task)
+            if not model.shared:
+                for target in model.targets.values():
+                    target.forget()
+            view = bind(pipeline, run, targets=model.targets, scheduler=job.spec.scheduler, embeddings=self.embeddings)
+            drawn = view(**call_arguments(view, model.family, job.spec, job.seeds)).images
+            self.sink.drawn(job, drawn)
+        except DrawError as error:
+            self.sink.failed(job, error)
+        except torch.OutOfMemoryError:
+            self.sink.failed(job, OutOfMemory("the device has no room for this picture"))
+        except Exception as error:
+            log.exception("run failed", extra={"job": job.job_id, "model": job.plan.key})
+            self.sink.failed(job, DrawError(f"{type(error).__name__}: {error}"))
+
+    def _pass_baton(self) -> None:
+        """Straight to the next ready run, if there is one: half the switches of going through the engine."""
+        if self._ready:
+            self._ready.popleft().wake.release()
+        else:
+            self._baton.release()
+
+
+class _RunThread:
+    """A thread that runs one run after another, and sleeps between them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        self._run: Run | None = None
+        self._assigned = threading.Semaphore(0)
+        self._thread = threading.Thread(target=self._work, name="run", daemon=True)
+        self._thread.start()
+
+    def take(self, run: Run) -> None:
+        self._run = run
+        self._assigned.release()
+
+    def end(self) -> None:
+        self._run = None
+        self._assigned.release()
         self._thread.join()
 
     def _work(self) -> None:
-        while (job := self._waiting.get()) is not None:
-            try:
-                self._check(job)
-                self._draw(job)
-            except DrawError as error:
-                self._sink.failed(job, error)
-            except torch.OutOfMemoryError:
-                self._sink.failed(job, OutOfMemory("the device has no room for this picture"))
-            except Exception as error:
-                log.exception("run failed", extra={"job": job.job_id, "model": job.plan.key})
-                self._sink.failed(job, DrawError(f"{type(error).__name__}: {error}"))
-            finally:
-                with self._lock:
-                    self._present.discard(job.job_id)
-                    self._cancelled.discard(job.job_id)
-
-    def _draw(self, job: DrawJob) -> None:
-        model = self._load(job.plan)
-        pipeline = model.pipeline(job.spec.task)
-        view = bind(
-            pipeline,
-            scheduler=job.spec.scheduler,
-            before_step=lambda: self._check(job),
-            after_step=lambda done, of: self._sink.progress(job, done, of),
-        )
-        self._sink.started(job)
-        started = time.monotonic()
         with torch.no_grad():
-            drawn = view(**call_arguments(view, model.family, job.spec, job.seeds)).images
-            pictures = images.to_uint8(drawn)
-        log.info(
-            "job drawn",
-            extra={"job": job.job_id, "n": len(job.seeds), "seconds": round(time.monotonic() - started, 3)},
-        )
-        self._sink.drawn(job, pictures)
+            while True:
+                self._assigned.acquire()
+                run = self._run
+                if run is None:
+                    return
+                run.wake.acquire()
+                self._engine.draw(run)
+                self._engine.ended(run, self)
 
-    def _check(self, job: DrawJob) -> None:
-        if job.job_id in self._cancelled:
-            raise Cancelled("the client left")
+
+def _autocast(dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", dtype=dtype)
+
+
+def _plain(error: Exception) -> Exception:
+    """The same error without the frames of our thread, which would keep tensors alive."""
+    return error.with_traceback(None)

@@ -42,7 +42,16 @@ class Family:
 FAMILIES: tuple[Family, ...] = (
     Family(
         "stable-diffusion",
-        ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline", "StableDiffusionInpaintPipeline"),
+        ("StableDiffusionPipeline", "StableDiffusionImg2ImgPipeline"),
+        multiple=8,
+        native=512,
+        flow=False,
+        guidance=7.5,
+    ),
+    Family(  # nine channels: latents, mask and masked source; it cannot draw without them
+        "stable-diffusion-inpainting",
+        ("StableDiffusionInpaintPipeline",),
+        tasks=frozenset({Task.INPAINTING}),
         multiple=8,
         native=512,
         flow=False,
@@ -60,13 +69,21 @@ FAMILIES: tuple[Family, ...] = (
     ),
     Family(
         "stable-diffusion-xl",
-        ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline"),
+        ("StableDiffusionXLPipeline", "StableDiffusionXLImg2ImgPipeline"),
         multiple=8,
         flow=False,
         guidance=5.0,
     ),
-    Family("stable-diffusion-3", ("StableDiffusion3Pipeline",), guidance=4.5),
-    Family("flux", ("FluxPipeline",), guidance=3.5),
+    Family(
+        "stable-diffusion-xl-inpainting",
+        ("StableDiffusionXLInpaintPipeline",),
+        tasks=frozenset({Task.INPAINTING}),
+        multiple=8,
+        flow=False,
+        guidance=7.5,
+    ),
+    Family("stable-diffusion-3", ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"), guidance=4.5),
+    Family("flux", ("FluxPipeline", "FluxImg2ImgPipeline"), guidance=3.5),
     Family("flux-kontext", ("FluxKontextPipeline",), tasks=_TEXT_AND_IMAGE, by_instruction=True, guidance=2.5),
     Family(
         "flux2",

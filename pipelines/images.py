@@ -22,25 +22,49 @@ from pipelines.spec import Encoding, ImageSpec, Picture
 PNG_LEVEL = 1
 
 _MIMES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
-_RAW_ARRAY = npt.NDArray[np.uint8]
+Array = npt.NDArray[np.uint8]
 
 
-def to_uint8(images: torch.Tensor) -> _RAW_ARRAY:
-    """Turn finished pictures into bytes on their own device, then copy: a quarter of the traffic.
+class Frames:
+    """Drawn pixels on their way to host memory: uint8 (B, H, W, 3), and whether each picture is usable."""
 
-    ``images`` is (B, 3, H, W), 0..1; the result (B, H, W, 3), 0..255, rounded as diffusers rounds.
-    Raises BadPicture for NaN, infinity, or a picture with nothing but black in it.
+    def __init__(self, pixels: torch.Tensor, usable: torch.Tensor, copied: torch.cuda.Event | None) -> None:
+        self._pixels = pixels
+        self._usable = usable
+        self._copied = copied
+
+    def arrays(self) -> Array:
+        """Wait for the copy. Raises BadPicture if a picture has NaN in it, or nothing but black."""
+        if self._copied is not None:
+            self._copied.synchronize()
+        if not bool(self._usable.all()):
+            raise BadPicture("a picture has NaN or infinite pixels, or is black all over")
+        array: Array = self._pixels.numpy()
+        return array
+
+
+def to_frames(drawn: torch.Tensor) -> Frames:
+    """Turn finished pictures (B, 3, H, W), 0..1, into bytes, rounded as diffusers rounds; waits for nothing.
+
+    The conversion is done where the pictures are, so that a quarter of the bytes travels. On CUDA the copy goes
+    through pinned memory on a stream of its own: the denoiser's next step does not wait for it.
     """
-    if not bool(torch.isfinite(images).all()):
-        raise BadPicture("the picture has NaN or infinite pixels")
-    pixels = (images.float() * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
-    if bool((pixels.flatten(1).amax(dim=1) == 0).any()):
-        raise BadPicture("the picture is black all over")
-    array: _RAW_ARRAY = pixels.cpu().numpy()
-    return array
+    pixels = (drawn.float() * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+    finite = torch.isfinite(drawn).flatten(1).all(dim=1)
+    usable = finite & (pixels.flatten(1).amax(dim=1) > 0)
+    if not drawn.is_cuda:
+        return Frames(pixels, usable, None)
+    stream = torch.cuda.Stream(drawn.device)  # type: ignore[no-untyped-call]
+    stream.wait_stream(torch.cuda.current_stream(drawn.device))
+    with torch.cuda.stream(stream):
+        host = []
+        for tensor in (pixels, usable):
+            host.append(torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True))
+            tensor.record_stream(stream)  # or its memory is handed out again while the copy still reads it
+    return Frames(host[0], host[1], stream.record_event())
 
 
-def finish(array: _RAW_ARRAY, spec: ImageSpec) -> Image.Image:
+def finish(array: Array, spec: ImageSpec) -> Image.Image:
     """Bring drawn pixels (H, W, 3) to exactly the size that the client asked for.
 
     Lanczos; what the drawn aspect has too much of is cut off evenly on both sides.

@@ -6,13 +6,16 @@ code from the folder. Knows neither runs nor HTTP.
 
 from __future__ import annotations
 
+import inspect
 import logging
+import math
 import threading
 import time
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import safetensors
 import torch
 import transformers
 from diffusers import (
@@ -23,10 +26,12 @@ from diffusers import (
 )
 
 from pipelines import folder as model_folder
+from pipelines import tuning
 from pipelines.errors import LoadRefused, Unsupported
 from pipelines.families import Family, FamilyTable
 from pipelines.plan import ModelPlan
 from pipelines.spec import Task
+from pipelines.target import find_targets
 
 log = logging.getLogger("darkroom.loader")
 
@@ -60,6 +65,9 @@ class LoadedModel:
         self.plan = plan
         self.family = family
         self.device = device
+        self.targets = find_targets(pipeline.components)
+        self.shared = True  # may its runs share steps? The check at load decides
+        self.reason = ""  # why not
         self._base = pipeline
         self._by_task: dict[Task, Any] = {}
         self._lock = threading.Lock()
@@ -72,8 +80,7 @@ class LoadedModel:
             return self._by_task[task]
 
     def _make(self, task: Task) -> Any:
-        native = Task.TEXT_TO_IMAGE if Task.TEXT_TO_IMAGE in self.family.tasks else Task.IMAGE_TO_IMAGE
-        if task is native or (self.family.by_instruction and task is not Task.INPAINTING):
+        if task is _native_task(self._base) or (self.family.by_instruction and task is not Task.INPAINTING):
             return self._base
         try:
             made = _AUTO[task].from_pipe(self._base)
@@ -82,21 +89,44 @@ class LoadedModel:
         made.set_progress_bar_config(disable=True)
         return made
 
+    def weight_bytes(self) -> int:
+        """Bytes of all parameters and buffers, on whatever device they are."""
+        modules = [part for part in self._base.components.values() if isinstance(part, torch.nn.Module)]
+        tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
+        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+
+    def move(self, device: torch.device) -> None:
+        """Bring the weights to ``device``. No run may be using them."""
+        self._base.to(device)
+
+
+def _native_task(pipeline: Any) -> Task:
+    """What a pipeline does as it is: told by what its call takes, for a folder may name any of a family's classes."""
+    takes = inspect.signature(type(pipeline).__call__).parameters
+    if "mask_image" in takes:
+        return Task.INPAINTING
+    return Task.IMAGE_TO_IMAGE if "strength" in takes else Task.TEXT_TO_IMAGE
+
 
 def load(plan: ModelPlan, device: torch.device) -> LoadedModel:
     """Load a model folder onto ``device``. Raises LoadRefused for a folder that is missing, broken or unsafe."""
     started = time.monotonic()
     path = Path(plan.folder)
     weight_bytes = model_folder.inspect(path)
+    quantised = tuning.quantisation(plan)
     try:
         # Refused by inspect(): pickles, foreign code, paths that leave the folder.
         pipeline = DiffusionPipeline.from_pretrained(
-            str(path), dtype=choose_dtype(plan.dtype, device), local_files_only=True, use_safetensors=True
+            str(path),
+            dtype=choose_dtype(plan.dtype, device),
+            local_files_only=True,
+            use_safetensors=True,
+            **({} if quantised is None else {"quantization_config": quantised}),
         )
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError, ImportError) as error:
         raise LoadRefused(f"diffusers could not load it: {type(error).__name__}: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
-    pipeline.to(device)
+    tuning.place(pipeline, plan, device)
     families = FamilyTable()
     family = families.by_name.get(plan.family) or families.detect(path)
     log.info(
@@ -110,6 +140,15 @@ def load(plan: ModelPlan, device: torch.device) -> LoadedModel:
         },
     )
     return LoadedModel(plan, pipeline, family, device)
+
+
+def weight_bytes(plan: ModelPlan, device: torch.device) -> int:
+    """Bytes that a folder's weights will take in the plan's dtype, told from the safetensors headers."""
+    elements = 0
+    for path in Path(plan.folder).rglob("*.safetensors"):
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            elements += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118, no mapping
+    return elements * choose_dtype(plan.dtype, device).itemsize
 
 
 def quiet_libraries() -> None:

@@ -17,6 +17,13 @@ class ModelPlan(msgspec.Struct, frozen=True):
     folder: str  # absolute path
     family: str  # a name of pipelines.families, or "other"
     dtype: str = "auto"  # auto, float32, bfloat16 or float16
+    keep: bool = False  # never evicted
+    native_width: int = 64  # pixels, of the check at load
+    native_height: int = 64
+    quantise: str | None = None  # int8, nf4 (bitsandbytes) or float8 (torchao)
+    offload: bool = False  # weights in host memory, brought over layer by layer
+    compile: bool = False  # the denoiser, by torch.compile
+    fuse_qkv: bool = False  # one projection for query, key and value
 
 
 class DrawJob(msgspec.Struct, frozen=True):
@@ -26,3 +33,5 @@ class DrawJob(msgspec.Struct, frozen=True):
     plan: ModelPlan
     spec: ImageSpec
     seeds: tuple[int, ...]
+    principal: str = "local"  # whose key it is: the engine shares the device between principals
+    previews: int = 0  # 0..3: how many times to show the picture on its way

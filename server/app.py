@@ -31,8 +31,6 @@ from server.worker.local import LocalWorker, ModelState, ModelStatus
 
 log = logging.getLogger("darkroom.app")
 
-# How many jobs the worker has at a time; one beyond the running one hides the way between front and worker.
-_SLOTS = 2
 _DECODERS = 2
 
 
@@ -88,7 +86,7 @@ def _build(settings: Settings, catalog: Catalog) -> Services:
     else:
         signer = Signer(load_or_create_secret(settings.data_dir / "signing_key"))
     store = open_store(settings.store, settings.data_dir, settings.s3_endpoint)
-    queue = JobQueue(settings.queue_size, slots=_SLOTS, per_key=settings.key_jobs)
+    queue = JobQueue(settings.queue_size, slots=settings.running_jobs, per_key=settings.key_jobs)
     preload = {model.plan for model in catalog if model.entry.preload}
     worker = LocalWorker(settings, catalog.plans.values(), preload, metrics)
     _mark_broken(catalog, worker)

@@ -79,6 +79,13 @@ class ModelEntry(_Entry):
     owned_by: str = Field("darkroom", description="shown in /v1/models")
     family: str = Field("auto", description="auto reads it from the folder's model_index.json")
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of the weights")
+    quantise: Literal["int8", "nf4", "float8"] | None = Field(
+        None, description="smaller weights of the denoiser: int8 and nf4 need bitsandbytes, float8 needs torchao"
+    )
+    offload: bool = Field(False, description="CUDA: keep weights in host memory, bring layers over as they run")
+    compile: bool = Field(False, description="CUDA: compile the denoiser at load (minutes), then faster steps")
+    fuse_qkv: bool = Field(False, description="CUDA: one matrix product for query, key and value")
+    keep: bool = Field(False, description="never make room for another model by unloading this one")
     preload: bool = Field(False, description="load at start, and be ready only then")
     native_size: Size | None = Field(None, description="what the weights draw best; default: the family's")
     multiple: int | None = Field(
@@ -289,7 +296,20 @@ def _decide(path: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
     area = DrawingArea(
         width, height, entry.multiple or family.multiple, entry.max_drawn_pixels or width * height * 5 // 4
     )
-    return Model(model_id, entry, ModelPlan(key, str(weights), family.name, entry.dtype), family, area)
+    plan = ModelPlan(
+        key,
+        str(weights),
+        family.name,
+        dtype=entry.dtype,
+        keep=entry.keep,
+        native_width=width,
+        native_height=height,
+        quantise=entry.quantise,
+        offload=entry.offload,
+        compile=entry.compile,
+        fuse_qkv=entry.fuse_qkv,
+    )
+    return Model(model_id, entry, plan, family, area)
 
 
 def _explain(path: Path, root: yaml.Node, loc: tuple[str | int, ...], message: str, value: Any) -> str:

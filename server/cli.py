@@ -47,6 +47,8 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("out"), help="where to put the pictures (default: out)")
     demo.add_argument("-n", type=int, default=2, choices=range(1, 11), metavar="N", help="pictures, 1..10 (default: 2)")
 
+    _add_bench(commands)
+
     keys = commands.add_parser("keys", help="make, list and revoke API keys")
     actions = keys.add_subparsers(dest="action", required=True, metavar="ACTION")
     for action, text in (("create", "make a key and print it, once"), ("revoke", "end a key")):
@@ -59,6 +61,39 @@ def build_parser() -> argparse.ArgumentParser:
     pull = model_actions.add_parser("pull", help="fetch a model's folder from the hub (the one command that may)")
     pull.add_argument("id", metavar="ID")
     return parser
+
+
+def _add_bench(commands: Any) -> None:
+    bench = commands.add_parser("bench", help="put load on a running server, and report what it gives")
+    add = bench.add_argument
+    add("url", metavar="URL", nargs="?", default="http://127.0.0.1:8000", help="default: %(default)s")
+    add("--key", help="API key, if the server has any; @FILE reads it from there")
+    add("--requests", type=_positive, default=100, help="how many to send (default: %(default)s)")
+    add("--clients", type=_positive, default=8, help="who each wait for their answer (default: %(default)s)")
+    add("--rate", type=float, metavar="PER_S", help="not clients: so many requests a second, at random moments")
+    add("--seed", type=int, default=1, help="of the mix: same seed, same requests (default: %(default)s)")
+    add("--model", help="an ID of /v1/models (default: the server's)")
+    add("--sizes", default="256x256", help="comma-separated WIDTHxHEIGHT (default: %(default)s)")
+    add("--steps", type=_range, default=(4, 30), metavar="LEAST-MOST", help="denoising steps (default: 4-30)")
+    add("--guidance", default="1,2.5,5", help="comma-separated guidance scales (default: %(default)s)")
+    add("--tasks", default="t2i", help="comma-separated: t2i, i2i, inpaint (default: %(default)s)")
+    add("-n", default="1", help="comma-separated pictures a request, 1..10 (default: %(default)s)")
+    add("--out", type=Path, default=Path("out/bench.html"), help="the report (default: %(default)s)")
+
+
+def _positive(text: str) -> int:
+    value = int(text)
+    if value < 1:
+        raise argparse.ArgumentTypeError("must be 1 or more")
+    return value
+
+
+def _range(text: str) -> tuple[int, int]:
+    least, _, most = text.partition("-")
+    low, high = _positive(least), _positive(most or least)
+    if low > high:
+        raise argparse.ArgumentTypeError("the first must not be more than the second")
+    return low, high
 
 
 def _parse(argv: list[str]) -> tuple[argparse.Namespace, list[str]]:
@@ -87,6 +122,8 @@ def _run(arguments: argparse.Namespace, rest: list[str]) -> int:
             from server.demo import demo
 
             return demo(arguments.out, arguments.n)
+        case "bench":
+            return _bench(arguments)
         case "keys":
             return _keys(arguments, read_settings().data_dir)
         case "models":
@@ -100,6 +137,45 @@ def _run(arguments: argparse.Namespace, rest: list[str]) -> int:
 def _given(**flags: Any) -> dict[str, Any]:
     """The flags that were typed: one left out must not hide its variable in the environment."""
     return {name: value for name, value in flags.items() if value is not None}
+
+
+def _bench(arguments: argparse.Namespace) -> int:
+    from server.bench import TASKS, Mix, bench
+
+    try:
+        mix = Mix(
+            sizes=tuple(arguments.sizes.split(",")),
+            steps=arguments.steps,
+            guidance=tuple(float(value) for value in arguments.guidance.split(",")),
+            tasks=tuple(arguments.tasks.split(",")),
+            counts=tuple(int(value) for value in arguments.n.split(",")),
+            model=arguments.model,
+        )
+    except ValueError as error:
+        raise ConfigError(f"--guidance and -n must be numbers: {error}") from None
+    if not set(mix.tasks) <= set(TASKS):
+        raise ConfigError(f"--tasks = {arguments.tasks}: must be some of {', '.join(TASKS)}")
+    if arguments.rate is not None and not arguments.rate > 0:
+        raise ConfigError(f"--rate = {arguments.rate}: must be more than 0")
+    return bench(
+        arguments.url,
+        _key(arguments.key),
+        mix,
+        requests=arguments.requests,
+        clients=arguments.clients,
+        rate=arguments.rate,
+        seed=arguments.seed,
+        out=arguments.out,
+    )
+
+
+def _key(given: str | None) -> str | None:
+    if given is None or not given.startswith("@"):
+        return given
+    try:
+        return Path(given[1:]).read_text(encoding="utf-8").strip()
+    except OSError as error:
+        raise ConfigError(f"--key = {given}: {error.strerror}") from None
 
 
 def _keys(arguments: argparse.Namespace, data_dir: Path) -> int:

@@ -72,6 +72,9 @@ class Settings(BaseSettings):
 
     # How much it takes
     queue_size: int = Field(64, ge=1, le=100_000, description="jobs admitted at once, running ones included")
+    running_jobs: int = Field(
+        64, ge=1, le=256, description="jobs that draw at a time and share steps; others wait their turn"
+    )
     key_jobs: int = Field(0, ge=0, description="jobs that one key may have at once; 0: no limit of its own")
     max_body_bytes: int = Field(64 * MIB, ge=1024, description="largest request body")
     max_image_bytes: int = Field(20 * MIB, ge=1024, description="largest input picture, encoded")

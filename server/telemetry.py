@@ -75,6 +75,18 @@ class Metrics:
         self.worker_restarts = Counter(
             "darkroom_worker_restarts", "Workers replaced after death or hang", registry=self.registry
         )
+        self.model_shared = Gauge(
+            "darkroom_model_shared",
+            "1 when the model's runs share denoiser steps, 0 when the check at load found that they may not",
+            ["model"],
+            registry=self.registry,
+        )
+        self.engine = Gauge(
+            "darkroom_engine",
+            "The engine's counters since its worker started: forwards and rows by module, cache hits, fallbacks",
+            ["counter"],
+            registry=self.registry,
+        )
         self.model_ready = Gauge(
             "darkroom_model_ready", "1 when the model can be served", ["model"], registry=self.registry
         )

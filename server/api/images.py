@@ -108,7 +108,7 @@ async def _draw(
         (mask,) = await read_sources(services, [fields.mask], param="mask")
     size, sources = await make_sources(services, fields, model, images, mask)
     spec = specs.make_spec(fields, model, size, sources)
-    draw = DrawJob(new_job_id(), model.plan, spec, specs.make_seeds(fields))
+    draw = DrawJob(new_job_id(), model.plan, spec, specs.make_seeds(fields), principal)
     if fields.response_format == "url":
         await require_room(services.store, draw)  # before any device work
     encoding = specs.make_encoding(fields, metadata=services.settings.picture_metadata)

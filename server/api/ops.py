@@ -60,6 +60,10 @@ def readiness(services: Services) -> dict[str, Any]:
         models[key] = {"state": str(status.state)}
         if status.reason:
             models[key]["reason"] = status.reason
+        if status.shared is not None:
+            models[key]["shared"] = status.shared
+        if status.unshared_reason:
+            models[key]["unshared_reason"] = status.unshared_reason
     servable = any(status.state is not ModelState.BROKEN for status in services.worker.models.values())
     ready = services.worker.settled and servable and not services.queue.draining
     return {

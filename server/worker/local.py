@@ -44,9 +44,12 @@ _START_TIMEOUT_S = 120.0  # for the child to import torch and say hello
 
 
 class ModelState(StrEnum):
+    """Where a model's weights are; the values of pipelines.residency.Place, which needs torch."""
+
     UNLOADED = "unloaded"
     LOADING = "loading"
     READY = "ready"
+    OFFLOADED = "offloaded"
     BROKEN = "broken"
 
 
@@ -56,6 +59,8 @@ class ModelStatus:
 
     state: ModelState = ModelState.UNLOADED
     reason: str = ""
+    shared: bool | None = None  # do its runs share steps? None until it has been checked
+    unshared_reason: str = ""
     since_s: float = field(default_factory=time.monotonic)  # monotonic
 
 
@@ -213,13 +218,16 @@ class LocalWorker:
                     self._set(plan.key, ModelState.LOADING)
                     await self._send(protocol.Load(plan))
                 self._up.set()
-            case protocol.Loading(key):
-                self._set(key, ModelState.LOADING)
-            case protocol.Loaded(key):
-                self._set(key, ModelState.READY)
-            case protocol.NotLoaded(key, reason):
-                log.error("model cannot be served", extra={"model": key, "reason": reason})
-                self._set(key, ModelState.BROKEN, reason)
+            case protocol.Moved(key, place, reason):
+                if place == ModelState.BROKEN:
+                    log.error("model cannot be served", extra={"model": key, "reason": reason})
+                self._set(key, ModelState(place), reason)
+            case protocol.Checked(key, shared, reason):
+                self.models[key].shared, self.models[key].unshared_reason = shared, reason
+                self._metrics.model_shared.labels(key).set(shared)
+            case protocol.Tally(counts):
+                for name, value in counts.items():
+                    self._metrics.engine.labels(name).set(value)
             case protocol.Started():
                 pass
             case protocol.Progress(job_id, done, of):
@@ -241,7 +249,8 @@ class LocalWorker:
             flight.result.set_result(result)
 
     def _set(self, key: str, state: ModelState, reason: str = "") -> None:
-        self.models[key] = ModelStatus(state, reason)
+        old = self.models[key]
+        self.models[key] = ModelStatus(state, reason, old.shared, old.unshared_reason)
         self._metrics.model_ready.labels(key).set(state is ModelState.READY)
 
     async def _watch(self) -> None:

@@ -47,22 +47,27 @@ class Hello(msgspec.Struct, frozen=True, tag=True):
     torch_version: str
 
 
-class Loading(msgspec.Struct, frozen=True, tag=True):
-    """The model is being loaded: a long silence is no hang."""
+class Moved(msgspec.Struct, frozen=True, tag=True):
+    """A model's weights have come or gone; ``reason``, for the operator, says why it is broken."""
 
     key: str
-
-
-class Loaded(msgspec.Struct, frozen=True, tag=True):
-    key: str
+    place: str  # a value of pipelines.residency.Place
+    reason: str
     seconds: float
 
 
-class NotLoaded(msgspec.Struct, frozen=True, tag=True):
-    """The model cannot be served; ``reason`` is for the operator."""
+class Checked(msgspec.Struct, frozen=True, tag=True):
+    """What the check at load found: do this model's runs share steps, and if not, why."""
 
     key: str
+    shared: bool
     reason: str
+
+
+class Tally(msgspec.Struct, frozen=True, tag=True):
+    """The engine's counters since the worker started: forwards, rows, cache hits, and every fallback."""
+
+    counts: dict[str, int]
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):
@@ -90,7 +95,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 ToWorker = Load | Draw | Cancel | Stop
-ToFront = Hello | Loading | Loaded | NotLoaded | Started | Progress | Finished | Failed
+ToFront = Hello | Moved | Checked | Tally | Started | Progress | Finished | Failed
 
 
 def pack(message: ToWorker | ToFront) -> bytes:

@@ -38,5 +38,7 @@ def faulty(tmp_path_factory: pytest.TempPathFactory, mini: Model) -> Iterator[Ru
     file: Path = folder / "models.yaml"
     file.write_text(yaml.safe_dump({"default": "good", "models": models}))
     data_dir = folder / "data"
-    with start(data_dir, keys=True, models=file, queue_size=4, step_timeout_s=STEP_TIMEOUT_S) as running:
+    with start(
+        data_dir, keys=True, models=file, queue_size=4, running_jobs=2, step_timeout_s=STEP_TIMEOUT_S
+    ) as running:
         yield running

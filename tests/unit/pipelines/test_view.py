@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import inspect
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,8 +13,52 @@ import torch
 from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
 
 from pipelines.errors import BadPicture, Cancelled
-from pipelines.images import to_uint8
+from pipelines.images import Array, to_frames
+from pipelines.target import Target, find_targets
 from pipelines.view import bind, stand_in
+
+
+class Desk:
+    """Does every call at once, as an engine with one run does."""
+
+    width = height = 64
+
+    def __init__(self) -> None:
+        self.told: list[tuple[int, int]] = []
+        self.stop = False
+
+    def share(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        if self.stop:
+            raise Cancelled("told to")
+        return target.function(*args, **kwargs)
+
+    def alone(self, work: Callable[[], Any]) -> Any:
+        return work()
+
+    def wants_preview(self, done: int, of: int) -> bool:
+        return False
+
+    def previewed(self, done: int, of: int, picture: torch.Tensor) -> None:
+        raise AssertionError("nobody asked")
+
+    def stepped(self, done: int, of: int) -> None:
+        self.told.append((done, of))
+
+
+class Parts(SimpleNamespace):
+    """As much of a pipeline as a view reads."""
+
+    @property
+    def components(self) -> dict[str, Any]:
+        return dict(vars(self))
+
+
+def view_of(pipeline: Parts, desk: Desk, scheduler: str | None = None) -> Any:
+    return bind(pipeline, desk, targets=find_targets(pipeline.components), scheduler=scheduler)
+
+
+def to_uint8(drawn: torch.Tensor) -> Array:
+    return to_frames(drawn).arrays()
 
 
 @pytest.fixture(scope="module")
@@ -50,16 +96,10 @@ def test_a_stand_in_passes_for_its_module(unet: UNet2DConditionModel) -> None:
 
 
 def test_a_view_leaves_the_pipeline_as_it_was_and_can_be_stopped(unet: UNet2DConditionModel) -> None:
-    pipeline = SimpleNamespace(unet=unet, scheduler=DDIMScheduler(), vae=None)
+    pipeline = Parts(unet=unet, scheduler=DDIMScheduler(), vae=None)
     before = dict(vars(pipeline))
-    told: list[tuple[int, int]] = []
-    stop = False
-
-    def check() -> None:
-        if stop:
-            raise Cancelled("told to")
-
-    view = bind(pipeline, scheduler=None, before_step=check, after_step=lambda done, of: told.append((done, of)))
+    desk = Desk()
+    view = view_of(pipeline, desk)
     assert vars(pipeline) == before
     assert view.scheduler is not pipeline.scheduler
     view.scheduler.set_timesteps(3)
@@ -68,8 +108,8 @@ def test_a_view_leaves_the_pipeline_as_it_was_and_can_be_stopped(unet: UNet2DCon
         for step in view.scheduler.timesteps:
             noise = view.unet(latents, step, torch.zeros(1, 3, 8)).sample
             latents = view.scheduler.step(noise, step, latents).prev_sample
-    assert told == [(1, 3), (2, 3), (3, 3)]
-    stop = True
+    assert desk.told == [(1, 3), (2, 3), (3, 3)]
+    desk.stop = True
     with pytest.raises(Cancelled):
         view.unet(latents, 1, torch.zeros(1, 3, 8))
     assert pipeline.scheduler.num_inference_steps is None
@@ -77,12 +117,7 @@ def test_a_view_leaves_the_pipeline_as_it_was_and_can_be_stopped(unet: UNet2DCon
 
 def test_a_named_scheduler_has_the_models_own_configuration(unet: UNet2DConditionModel) -> None:
     own = DDIMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
-    view = bind(
-        SimpleNamespace(unet=unet, scheduler=own, vae=None),
-        scheduler="euler",
-        before_step=lambda: None,
-        after_step=lambda done, of: None,
-    )
+    view = view_of(Parts(unet=unet, scheduler=own, vae=None), Desk(), "euler")
     assert type(view.scheduler).__name__ == "EulerDiscreteScheduler"
     assert view.scheduler.config.prediction_type == "v_prediction"
     assert view.scheduler.config.timestep_spacing == "trailing"
@@ -106,12 +141,7 @@ def test_nan_from_a_half_precision_vae_is_decoded_again_in_float32(return_dict: 
     latents = torch.full((1, 3, 4, 4), 1.5, dtype=torch.float16)
     raw = vae.decode(latents).sample
     assert not torch.isfinite(raw).all()
-    view = bind(
-        SimpleNamespace(vae=vae, scheduler=DDIMScheduler()),
-        scheduler=None,
-        before_step=lambda: None,
-        after_step=lambda done, of: None,
-    )
+    view = view_of(Parts(vae=vae, scheduler=DDIMScheduler()), Desk())
     decoded = view.vae.decode(latents, return_dict=return_dict)
     sample = decoded.sample if return_dict else decoded[0]
     assert sample.dtype == torch.float32
@@ -125,12 +155,7 @@ def test_nan_latents_are_a_bad_picture(value: float) -> None:
         encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1),
         num_decoder_blocks=(1, 1), upsampling_scaling_factor=2,
     )  # fmt: skip
-    view = bind(
-        SimpleNamespace(vae=vae, scheduler=DDIMScheduler()),
-        scheduler=None,
-        before_step=lambda: None,
-        after_step=lambda done, of: None,
-    )
+    view = view_of(Parts(vae=vae, scheduler=DDIMScheduler()), Desk())
     latents = torch.zeros(2, 4, 4, 4)
     with torch.no_grad():
         assert torch.isfinite(view.vae.decode(latents).sample).all()
@@ -150,7 +175,7 @@ def test_nan_and_black_pixels_are_a_bad_picture_and_dark_ones_are_not() -> None:
             to_uint8(bad)
     black = pictures.clone()
     black[1] = 0.001
-    with pytest.raises(BadPicture, match="black"):
+    with pytest.raises(BadPicture, match="black all over"):
         to_uint8(black)
     black[1, 0, 0, 0] = 0.01
     assert to_uint8(black)[1].max() == 3
@@ -162,3 +187,9 @@ def test_pixels_are_rounded_as_diffusers_rounds() -> None:
     ramp = torch.linspace(-0.1, 1.1, 3 * 64 * 64).reshape(1, 3, 64, 64)
     wanted = VaeImageProcessor.numpy_to_pil(VaeImageProcessor.pt_to_numpy(ramp.clamp(0, 1)))
     assert np.array_equal(to_uint8(ramp)[0], np.asarray(wanted[0]))
+
+
+def test_a_view_passes_its_schedulers_signature_on() -> None:
+    """Pipelines look there for ``generator``; without it their noise came from the global generator."""
+    view = view_of(Parts(scheduler=DDIMScheduler()), Desk())
+    assert "generator" in inspect.signature(view.scheduler.step).parameters

@@ -21,9 +21,9 @@ JOB = DrawJob("job_1", PLAN, SPEC, (1, 2**63 - 1))
 TO_WORKER = [protocol.Load(PLAN), protocol.Draw(JOB, Encoding("webp", 3, False)), protocol.Cancel("j"), protocol.Stop()]
 TO_FRONT = [
     protocol.Hello("cpu", "CPU", "2"),
-    protocol.Loading("m"),
-    protocol.Loaded("m", 1.5),
-    protocol.NotLoaded("m", "why"),
+    protocol.Moved("m", "broken", "why", 1.5),
+    protocol.Checked("m", False, "differs"),
+    protocol.Tally({"unet_forwards": 3}),
     protocol.Started("j"),
     protocol.Progress("j", 1, 9),
     protocol.Finished("j", (Picture(0, b"\x89PNG", "image/png", 8, 8, 5),), 0.25),

@@ -1,0 +1,210 @@
+"""What does the engine itself cost, per step that 16 runs share?
+
+    python -m bench.overhead            # 20 s on two quiet cores; writes bench/out/overhead.md
+
+The denoiser returns at once, so that nothing but bookkeeping is left: the pipelines' own (guidance, scheduler; the
+same 16 are also called plainly, one after another) and the engine's (keys, merging, handing the baton on). Text
+encoding and decoding drop out because each figure is the difference between long runs and short ones.
+"""
+
+from __future__ import annotations
+
+import argparse
+import functools
+import threading
+import time
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+from unittest import mock
+
+import torch
+from diffusers import UNet2DConditionModel
+
+from bench import tables, tiny
+from pipelines import collate, engine, policy, run, view
+from pipelines.call import call_arguments
+from pipelines.engine import Engine
+from pipelines.loader import LoadedModel
+from pipelines.plan import DrawJob
+from pipelines.policy import StepCost
+from pipelines.spec import ImageSpec
+
+LATENTS = 8
+SHORT, LONG = 10, 60  # steps
+
+
+class Instant(UNet2DConditionModel):
+    """A denoiser that finds nothing to do."""
+
+    @functools.wraps(UNet2DConditionModel.forward)
+    def forward(self, sample: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor]:
+        return (sample,)
+
+
+class Silent:
+    """A sink that keeps nothing."""
+
+    def started(self, job: DrawJob) -> None: ...
+    def progress(self, job: DrawJob, done: int, of: int) -> None: ...
+    def previewed(self, job: DrawJob, done: int, of: int, picture: torch.Tensor) -> None: ...
+
+    def drawn(self, job: DrawJob, drawn: torch.Tensor) -> None: ...
+    def failed(self, job: DrawJob, error: Exception) -> None:
+        print("failed:", error)
+
+
+def instant_model() -> LoadedModel:
+    unet = Instant(
+        sample_size=LATENTS, block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",)
+    )
+    model = tiny.model(LATENTS, unet)
+    for target in model.targets.values():
+        if target.is_denoiser:
+            target.cost = StepCost(1.0, 1e-9, area=1)  # rows cost nothing: all runs share every step
+    return model
+
+
+def jobs(model: LoadedModel, runs: int, steps: int) -> list[DrawJob]:
+    pixels = model.plan.native_width
+    size = {"width": pixels, "height": pixels, "draw_width": pixels, "draw_height": pixels}
+    return [
+        DrawJob(f"{i}", model.plan, ImageSpec("tiny", f"prompt {i}", **size, seed=i, steps=steps, guidance=5.0), (i,))
+        for i in range(runs)
+    ]
+
+
+def through_engine(model: LoadedModel, batch: list[DrawJob]) -> Engine:
+    made = Engine(Silent())  # type: ignore[arg-type]
+    ended = threading.Semaphore(0)
+    made.submit(model, *batch, done=ended.release)
+    for _ in batch:
+        ended.acquire()
+    made.close()
+    return made
+
+
+def plainly(model: LoadedModel, batch: list[DrawJob]) -> None:
+    """As the engine's runs, but on one thread: a view whose modules are called where they stand."""
+    with torch.no_grad():
+        for job in batch:
+            pipeline = view.bind(model.pipeline(job.spec.task), AtOnce(), targets=model.targets)
+            pipeline(**call_arguments(pipeline, model.family, job.spec, job.seeds))
+
+
+class AtOnce:
+    """A desk that makes every call there and then."""
+
+    def share(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return target.function(*args, **kwargs)
+
+    def alone(self, work: Callable[[], Any]) -> Any:
+        return work()
+
+    width = height = 0
+
+    def wants_preview(self, done: int, of: int) -> bool:
+        return False
+
+    def stepped(self, done: int, of: int) -> None: ...
+
+
+def per_step(draw: Callable[[list[DrawJob]], object], short: list[DrawJob], long: list[DrawJob]) -> tuple[float, float]:
+    """Milliseconds per step of all runs: on the clock, and of CPU."""
+    figures = []
+    for batch in (short, long):
+        wall, cpu = time.perf_counter(), time.process_time()
+        draw(batch)
+        figures.append((time.perf_counter() - wall, time.process_time() - cpu))
+    (wall_short, cpu_short), (wall_long, cpu_long) = figures
+    return (wall_long - wall_short) / (LONG - SHORT) * 1e3, (cpu_long - cpu_short) / (LONG - SHORT) * 1e3
+
+
+# The profile. Runs hand one baton around, so a profiler that keeps one call stack cannot follow; the parts of a
+# step are few enough to be timed each by itself.
+
+PARTS: tuple[tuple[object, str, str], ...] = (
+    (run, "Call", "looking at a call: all of it"),
+    (collate.Signature, "normalise", "— arguments into one order"),
+    (run, "count_rows", "— counting rows"),
+    (run, "group_key", "— the key that says who may share"),
+    (policy, "choose", "choosing who goes"),
+    (collate, "merge", "merging arguments"),
+    (collate, "split", "splitting the output"),
+    (engine.Engine, "_wake", "leaving results"),
+)
+
+
+@contextmanager
+def timed_parts(spent: dict[str, list[float]]) -> Iterator[None]:
+    with ExitStack() as stack:
+        for owner, name, title in PARTS:
+            stack.enter_context(mock.patch.object(owner, name, _timed(getattr(owner, name), spent[title])))
+        yield
+
+
+def _timed(function: Callable[..., Any], spent: list[float]) -> Callable[..., Any]:
+    @functools.wraps(function, updated=())
+    def timed(*args: Any, **kwargs: Any) -> Any:
+        started = time.perf_counter()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            spent.append(time.perf_counter() - started)
+
+    return timed
+
+
+def profile(model: LoadedModel, runs: int) -> str:
+    spent: dict[str, list[float]] = defaultdict(list)
+    with timed_parts(spent):
+        made = through_engine(model, jobs(model, runs, LONG))
+    steps = made.counts["unet_forwards"]
+    rows = [
+        (title, f"{len(c) / steps:.1f}", f"{tables.median(c) * 1e6:.1f}", f"{_trimmed(c) / steps * 1e3:.3f}")
+        for title, c in ((title, spent[title]) for _, _, title in PARTS)
+    ]
+    return tables.table(("part", "calls a step", "median µs a call", "ms a step"), rows)
+
+
+def _trimmed(calls: list[float]) -> float:
+    """Their sum, without what a busy machine put in between: no call counts for more than ten times the median."""
+    limit = 10 * tables.median(calls)
+    return sum(min(call, limit) for call in calls)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--runs", type=int, default=16, help="how many share each step (default: 16)")
+    parser.add_argument("--rounds", type=int, default=7, help="the median of so many is printed (default: 7)")
+    arguments = parser.parse_args()
+    model = instant_model()
+    short, long = (jobs(model, arguments.runs, steps) for steps in (SHORT, LONG))
+    ways = {"through the engine": through_engine, "plainly, one after another": plainly}
+    figures: dict[str, list[tuple[float, float]]] = defaultdict(list)
+    for number in range(arguments.rounds + 1):
+        print(f"round {number} of {arguments.rounds}", flush=True)
+        for name, way in ways.items():
+            figure = per_step(lambda batch, way=way: way(model, batch), short, long)  # type: ignore[misc]
+            if number:  # the first warms up
+                figures[name].append(figure)
+    rows = [(name, *(f"{tables.median(values):.3f}" for values in zip(*figures[name], strict=True))) for name in ways]
+    own = [
+        [mine - theirs for mine, theirs in zip(both[0], both[1], strict=True)]
+        for both in zip(*figures.values(), strict=True)
+    ]
+    rows.append(("the engine's own", *(f"{tables.median(values):.3f}" for values in zip(*own, strict=True))))
+    tables.publish(
+        "overhead",
+        f"## Engine cost per step with {arguments.runs} runs",
+        f"Milliseconds a step of all {arguments.runs} runs, the denoiser returning at once; median of "
+        f"{arguments.rounds}. The bar: the engine's own ≤ 0.5 ms with 16 runs.",
+        tables.table(("16 pipelines".replace("16", str(arguments.runs)), "clock", "CPU"), rows),
+        "Where it goes (the timers themselves cost about 0.5 µs a call; hand-overs of the baton are not in it):",
+        profile(model, arguments.runs),
+    )
+
+
+if __name__ == "__main__":
+    main()

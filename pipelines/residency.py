@@ -1,0 +1,180 @@
+"""Which models are on the device, in host memory, on disk; who may stay, who must go.
+
+Knows plans, bytes and pins; knows neither runs nor HTTP. A model in use is pinned and never evicted; the rest go
+least recently used first, when another needs the room: from a CUDA device to host memory, from there to disk.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+import torch
+
+from pipelines.errors import DrawError, LoadRefused, OutOfMemory
+from pipelines.loader import LoadedModel
+from pipelines.plan import ModelPlan
+
+log = logging.getLogger("darkroom.residency")
+
+_WORKING_SHARE = 0.25  # of the budget: kept for latents, activations and decoding
+_HOST_SHARE = 0.5  # of free host memory: for models that had to leave the device
+
+
+class Place(StrEnum):
+    """Where a model's weights are."""
+
+    DISK = "unloaded"
+    LOADING = "loading"
+    DEVICE = "ready"
+    HOST = "offloaded"
+    BROKEN = "broken"
+
+
+class Watcher(Protocol):
+    """Who is told that a model has moved. Must return at once."""
+
+    def __call__(self, key: str, place: Place, reason: str, seconds: float) -> None: ...
+
+
+@dataclass
+class _Resident:
+    model: LoadedModel
+    size: int  # bytes of its weights
+    pins: int = 0
+    place: Place = Place.DEVICE
+    used: float = field(default_factory=time.monotonic)
+
+
+class Residency:
+    """The models of one device, within ``budget`` bytes of weights. Safe to call from any thread.
+
+    ``load`` brings a model onto the device and may take minutes; ``size_of`` tells its bytes beforehand.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[ModelPlan], LoadedModel],
+        size_of: Callable[[ModelPlan], int],
+        watcher: Watcher,
+        *,
+        device: torch.device,
+        budget: int,
+        host_budget: int = 0,
+    ) -> None:
+        self._load = load
+        self._size_of = size_of
+        self._watcher = watcher
+        self._device = device
+        self._budget = budget
+        self._host_budget = host_budget if device.type == "cuda" else 0
+        self._residents: dict[ModelPlan, _Resident] = {}
+        self._changed = threading.Condition()
+        self._loading = threading.Lock()  # one load at a time: they share the disk, the bus and the budget
+
+    def pin_if_ready(self, plan: ModelPlan) -> LoadedModel | None:
+        """The model, pinned, if it is on the device now; None without waiting if it is not."""
+        with self._changed:
+            resident = self._residents.get(plan)
+            if resident is None or resident.place is not Place.DEVICE:
+                return None
+            resident.pins += 1
+            resident.used = time.monotonic()
+            return resident.model
+
+    def pin(self, plan: ModelPlan) -> LoadedModel:
+        """The model, pinned; brought to the device first if need be, once however many ask.
+
+        Raises LoadRefused, and OutOfMemory for a model that is larger than the budget.
+        """
+        with self._loading:
+            model = self.pin_if_ready(plan)
+            if model is not None:
+                return model
+            started = time.monotonic()
+            self._watcher(plan.key, Place.LOADING, "", 0.0)
+            try:
+                self._bring(plan)
+            except torch.OutOfMemoryError:
+                self._watcher(plan.key, Place.BROKEN, "the device has no room for it", time.monotonic() - started)
+                raise OutOfMemory("the device has no room for the model") from None
+            except Exception as error:  # whatever it was: nobody may wait for this model for ever
+                reason = str(error) if isinstance(error, DrawError) else f"{type(error).__name__}: {error}"
+                self._watcher(plan.key, Place.BROKEN, reason, time.monotonic() - started)
+                raise LoadRefused(reason) from error
+            self._watcher(plan.key, Place.DEVICE, "", time.monotonic() - started)
+            model = self.pin_if_ready(plan)
+        assert model is not None
+        return model
+
+    def unpin(self, plan: ModelPlan) -> None:
+        with self._changed:
+            self._residents[plan].pins -= 1
+            self._changed.notify_all()
+
+    def _bring(self, plan: ModelPlan) -> None:
+        resident = self._residents.get(plan)
+        size = resident.size if resident is not None else self._size_of(plan)
+        limit = int(self._budget * (1 - _WORKING_SHARE))
+        if size > limit:
+            raise LoadRefused(f"its weights take {size >> 20} MiB; the device has {limit >> 20} MiB for weights")
+        self._make_room(size, limit)
+        if resident is not None:
+            resident.model.move(self._device)
+            resident.place = Place.DEVICE
+            return
+        model = self._load(plan)
+        with self._changed:
+            self._residents[plan] = _Resident(model, model.weight_bytes())
+
+    def _make_room(self, size: int, limit: int) -> None:
+        """Evict until ``size`` more bytes fit; wait for pinned models where nothing else is left to evict."""
+        with self._changed:
+            while self._bytes(Place.DEVICE) + size > limit:
+                idle = [(r.used, p) for p, r in self._residents.items() if _may_go(p, r)]
+                if idle:
+                    self._evict(min(idle, key=lambda entry: entry[0])[1])
+                else:
+                    self._changed.wait()
+
+    def _evict(self, plan: ModelPlan) -> None:
+        resident = self._residents[plan]
+        if self._bytes(Place.HOST) + resident.size <= self._host_budget:
+            resident.model.move(torch.device("cpu"))
+            resident.place = Place.HOST
+        else:
+            del self._residents[plan]
+            resident.place = Place.DISK
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.info("model evicted", extra={"model": plan.key, "to": str(resident.place)})
+        self._watcher(plan.key, resident.place, "", 0.0)
+
+    def _bytes(self, place: Place) -> int:
+        return sum(resident.size for resident in self._residents.values() if resident.place is place)
+
+
+def _may_go(plan: ModelPlan, resident: _Resident) -> bool:
+    return resident.pins == 0 and resident.place is Place.DEVICE and not plan.keep
+
+
+def measure_budget(device: torch.device) -> tuple[int, int]:
+    """Bytes for models on ``device``, and of host memory for models that left it, from what is free now."""
+    host = _free_host_bytes()
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free), int(host * _HOST_SHARE)
+    return host, 0
+
+
+def _free_host_bytes() -> int:
+    with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123, a kernel file, not a path of ours
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 8 << 30

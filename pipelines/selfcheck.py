@@ -1,0 +1,189 @@
+"""Proof at load: do this model's runs give together what they give alone?
+
+Knows the engine from outside. Two short runs are drawn alone and together and compared; the same call at one and
+at two pictures tells which arguments are rows; steps of growing batches tell what a row costs. A model that does
+not pass is served all the same, one run at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Sequence
+
+import torch
+
+from pipelines import collate
+from pipelines.engine import Engine
+from pipelines.errors import DrawError
+from pipelines.loader import LoadedModel
+from pipelines.plan import DrawJob
+from pipelines.policy import fit_cost
+from pipelines.run import Call
+from pipelines.spec import ImageSpec, Pixels, Task
+from pipelines.target import Target
+
+log = logging.getLogger("darkroom.selfcheck")
+
+_STEPS_A, _STEPS_B = 2, 3  # different, so that the two are at different timesteps when they share a step
+# How far a picture may be from itself drawn alone, against how far the two pictures are from each other. Measured
+# on a dozen families: 1e-6 in float32; half precision rounds at every layer.
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+_COST_BUDGET_S = 2.0  # for measuring what a row costs
+_COST_COPIES = (1, 2, 4, 8)
+_COST_ROUNDS = 4
+
+
+class _Collector:
+    """A sink that keeps what was drawn."""
+
+    def __init__(self) -> None:
+        self.drawn_by_job: dict[str, torch.Tensor] = {}
+        self.error: DrawError | None = None
+
+    def started(self, job: DrawJob) -> None:
+        pass
+
+    def progress(self, job: DrawJob, done: int, of: int) -> None:
+        pass
+
+    def previewed(self, job: DrawJob, done: int, of: int, picture: torch.Tensor) -> None:
+        pass
+
+    def drawn(self, job: DrawJob, drawn: torch.Tensor) -> None:
+        self.drawn_by_job[job.job_id] = drawn.float().cpu()
+
+    def failed(self, job: DrawJob, error: DrawError) -> None:
+        self.error = error
+
+
+def check(model: LoadedModel) -> None:
+    """Decide whether ``model`` may share steps, and measure its step cost; the model keeps both. Raises DrawError
+    if it cannot draw at all."""
+    started = time.monotonic()
+    calls: list[Call] = []
+    job_a, job_b = _job(model, "a red apple", 1), _job(model, "two dogs on a beach", 2, steps=_STEPS_B)
+    alone_a = _draw(model, [job_a], calls)[0]
+    first = _first_calls(calls)
+    calls.clear()
+    _draw(model, [_job(model, "a red apple", 1, n=2)], calls)
+    for target, call in _first_calls(calls).items():
+        target.parts.update(collate.trace_parts(first[target].arguments, call.arguments))
+        target.output_parts.update(collate.trace_parts(first[target].output, call.output))
+    alone_b = _draw(model, [job_b], [])[0]
+    stateful = [target.name for target in model.targets.values() if target.keeps_state()]
+    if stateful:
+        _unshare(model, f"the {stateful[0]} has a step cache")
+    else:
+        try:
+            together_a, together_b = _draw(model, [job_a, job_b], [])
+            _compare(model, (alone_a, alone_b), (together_a, together_b))
+        except DrawError as error:
+            _unshare(model, f"together fails: {error}")
+    for target, call in first.items():
+        if target.is_denoiser and model.shared:
+            _measure(target, call)
+    log.info(
+        "model checked",
+        extra={
+            "model": model.plan.key,
+            "shared": model.shared,
+            "reason": model.reason,
+            "most_rows": {t.name: t.most_rows(c.area) for t, c in first.items() if t.is_denoiser},
+            "seconds": round(time.monotonic() - started, 2),
+        },
+    )
+
+
+def _job(model: LoadedModel, prompt: str, seed: int, *, n: int = 1, steps: int = _STEPS_A) -> DrawJob:
+    width, height = model.plan.native_width, model.plan.native_height
+    tasks = model.family.tasks
+    spec = ImageSpec(
+        model=model.plan.key,
+        prompt=prompt,
+        width=width,
+        height=height,
+        draw_width=width,
+        draw_height=height,
+        seed=seed,
+        steps=steps,
+        guidance=model.family.guidance,
+        sources=() if Task.TEXT_TO_IMAGE in tasks else (_grey(width, height, "RGB"),),
+        mask=_grey(width, height, "L") if tasks == {Task.INPAINTING} else None,
+    )
+    return DrawJob(f"check-{seed}", model.plan, spec, tuple(range(seed, seed + n)))
+
+
+def _grey(width: int, height: int, mode: str) -> Pixels:
+    return Pixels(width, height, mode, bytes([160]) * (width * height * len(mode)))
+
+
+def _draw(model: LoadedModel, jobs: Sequence[DrawJob], calls: list[Call]) -> list[torch.Tensor]:
+    sink = _Collector()
+    engine = Engine(sink, observe=calls.append)
+    left = threading.Semaphore(0)
+    engine.submit(model, *jobs, done=left.release)
+    for _ in jobs:
+        left.acquire()
+    engine.close()
+    if sink.error is not None:
+        raise sink.error
+    if engine.counts["retried_alone"]:
+        raise DrawError("a shared step had to be tried again alone")
+    return [sink.drawn_by_job[job.job_id] for job in jobs]
+
+
+def _first_calls(calls: Sequence[Call]) -> dict[Target, Call]:
+    first: dict[Target, Call] = {}
+    for call in calls:
+        first.setdefault(call.target, call)
+    return first
+
+
+def _compare(
+    model: LoadedModel, alone: tuple[torch.Tensor, torch.Tensor], together: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    apart = float((alone[0] - alone[1]).abs().mean())
+    off = max(float((a - b).abs().mean()) for a, b in zip(alone, together, strict=True))
+    dtype = next((p.dtype for t in model.targets.values() if t.is_denoiser for p in t.module.parameters()), None)
+    allowed = _TOLERANCE.get(dtype or torch.float32, 1e-3)
+    # Not a number, or two prompts that look alike, prove nothing: such a model runs unshared.
+    if not off <= allowed * apart:
+        _unshare(model, f"together differs from alone by {off:.2g}, of {apart:.2g} between two pictures")
+
+
+def _unshare(model: LoadedModel, reason: str) -> None:
+    model.shared, model.reason = False, reason
+
+
+def _measure(target: Target, call: Call) -> None:
+    """Time the call with its rows once, twice, four times …, in rounds, until the budget is spent.
+
+    The best of several rounds counts, and rounds go through all sizes: a busy machine then slows every size alike.
+    """
+    best: dict[int, float] = {}
+    started = time.monotonic()
+    for copies in _COST_COPIES * _COST_ROUNDS:
+        if time.monotonic() - started > _COST_BUDGET_S:
+            break
+        rows = [call.rows] * copies
+        seconds = _seconds(target, collate.merge([call.arguments] * copies, rows, target.parts))
+        best[sum(rows)] = min(seconds, best.get(sum(rows), seconds))
+    if len(best) == len(_COST_COPIES):
+        target.cost = fit_cost(list(best.items()), call.area)
+
+
+def _seconds(target: Target, arguments: dict[str, object]) -> float:
+    _synchronise(target)
+    started = time.perf_counter()
+    with torch.no_grad():
+        target.function(**arguments)
+    _synchronise(target)
+    return time.perf_counter() - started
+
+
+def _synchronise(target: Target) -> None:
+    parameter = next(target.module.parameters(), None)
+    if parameter is not None and parameter.is_cuda:
+        torch.cuda.synchronize(parameter.device)

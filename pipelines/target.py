@@ -1,0 +1,103 @@
+"""The modules of a loaded model that runs meet at, and what is known of each.
+
+Knows which component plays which part in a diffusers pipeline; knows neither runs nor threads.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pipelines.collate import Part, Path, Signature
+from pipelines.policy import StepCost
+from pipelines.ragged import RAGGED
+
+_DENOISERS = ("unet", "transformer", "transformer_2", "prior", "controlnet")
+_EARLY = ("controlnet",)  # its output is an argument of the denoiser's next call
+# Their decode takes a generator and never draws from it; any other decoder's keeps its runs apart.
+_PLAIN_DECODERS = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
+_UNMEASURED_ROWS = 8
+_DECODE_ROWS = 8  # decoding takes far more memory a row than a denoiser step
+
+
+class _Key:
+    """Equal to itself alone."""
+
+    __slots__ = ("__weakref__",)
+
+
+@dataclass(eq=False)
+class Target:
+    """One method of one module that several runs may call as one."""
+
+    name: str
+    module: torch.nn.Module
+    function: Callable[..., Any]
+    first: bool  # goes before denoiser steps
+    ignores_generator: bool = False
+    parts: dict[Path, Part] = field(default_factory=dict)  # of the arguments, from the trace at load
+    output_parts: dict[Path, Part] = field(default_factory=dict)
+    cost: StepCost | None = None  # measured at load
+    learned_rows: dict[int, int] = field(default_factory=dict)  # area → rows that fitted, after an out-of-memory
+
+    _keys: weakref.WeakValueDictionary[Hashable, _Key] = field(default_factory=weakref.WeakValueDictionary)
+
+    def __post_init__(self) -> None:
+        self.signature = Signature(self.module.forward if self.is_denoiser else self.function)
+        self.ragged = RAGGED.get(type(self.module).__name__) if self.is_denoiser else None
+
+    @property
+    def is_denoiser(self) -> bool:
+        return self.name in _DENOISERS
+
+    def keeps_state(self) -> bool:
+        """Does a layer remember its last call (diffusers' step caches do)? Then another run's call must not follow."""
+        registries = (getattr(module, "_diffusers_hook", None) for module in self.module.modules())
+        hooks = (hook for registry in registries if registry is not None for hook in registry.hooks.values())
+        return any(hook._is_stateful for hook in hooks)
+
+    def forget(self) -> None:
+        """Drop what a run that did not finish left in step caches."""
+        reset = getattr(self.module, "_reset_stateful_cache", None)
+        if reset is not None:
+            reset()
+
+    def intern(self, key: Hashable) -> Hashable:
+        """One object for all equal keys, kept while a run has it: keys are compared far more often than made."""
+        return self._keys.setdefault(key, _Key())
+
+    def most_rows(self, area: int) -> int:
+        """The most rows of ``area`` latent elements that one call should have."""
+        if not self.is_denoiser:
+            planned = _DECODE_ROWS
+        else:
+            planned = self.cost.most_rows(area) if self.cost is not None else _UNMEASURED_ROWS
+        return min(planned, self.learned_rows.get(area, planned))
+
+
+def find_targets(components: dict[str, Any]) -> dict[int, Target]:
+    """The targets among a pipeline's components, by the module's identity."""
+    targets: dict[int, Target] = {}
+    for name, component in components.items():
+        if not isinstance(component, torch.nn.Module):
+            continue
+        if name in _DENOISERS:
+            targets[id(component)] = Target(name, component, component, first=name in _EARLY)
+        elif name == "vae" and not casts_itself(component):
+            plain = type(component).__name__.startswith(_PLAIN_DECODERS)
+            targets[id(component)] = Target(name, component, component.decode, first=True, ignores_generator=plain)  # type: ignore[arg-type]
+    return targets
+
+
+def casts_itself(vae: torch.nn.Module) -> bool:
+    """Do pipelines cast this VAE to float32 around its calls (SDXL's, in float16)? Then no run may meet another."""
+    return bool(getattr(getattr(vae, "config", None), "force_upcast", False)) and _dtype(vae) is torch.float16
+
+
+def _dtype(module: torch.nn.Module) -> torch.dtype | None:
+    parameter = next(module.parameters(), None)
+    return None if parameter is None else parameter.dtype

@@ -1,0 +1,100 @@
+"""What makes a loaded model faster or smaller on a device, each through the libraries' own interfaces.
+
+Knows models.yaml's ``tuning`` words and what each does to a pipeline; knows neither runs nor HTTP. On the CPU
+only quantisation-free defaults apply. docs/gpu.md lists every word, its expected effect and where that is from.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL
+from diffusers.quantizers import PipelineQuantizationConfig
+
+from pipelines.errors import LoadRefused
+from pipelines.plan import ModelPlan
+
+log = logging.getLogger("darkroom.tuning")
+
+_DENOISERS = ("unet", "transformer", "transformer_2")
+_TILE_PIXELS = 1536  # a side: larger pictures are decoded in tiles, smaller ones whole (tiles leave seams)
+
+
+def quantisation(plan: ModelPlan) -> Any:
+    """The quantization_config that loading needs for the plan, or None. Raises LoadRefused without its library."""
+    if plan.quantise is None:
+        return None
+    try:
+        config = _float8() if plan.quantise == "float8" else _bitsandbytes(plan.quantise)
+        # Only the denoiser: it is the largest part, and text encoders suffer most from fewer bits.
+        return PipelineQuantizationConfig(quant_mapping=dict.fromkeys(_DENOISERS, config))
+    except (ImportError, ValueError) as error:
+        raise LoadRefused(f"quantise: {plan.quantise} cannot be used here: {error}") from error
+
+
+def _bitsandbytes(name: str) -> Any:
+    from diffusers import BitsAndBytesConfig
+
+    if name == "int8":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+
+
+def _float8() -> Any:
+    from diffusers import TorchAoConfig
+    from torchao.quantization import Float8WeightOnlyConfig
+
+    return TorchAoConfig(Float8WeightOnlyConfig())
+
+
+def place(pipeline: Any, plan: ModelPlan, device: torch.device) -> None:
+    """Bring a pipeline to its device, with what is faster there."""
+    if device.type == "cuda":
+        # Tensor cores for what stays in float32; convolutions pick their fastest kernel once per shape.
+        torch.set_float32_matmul_precision("high")
+        torch.backends.cudnn.benchmark = True
+    if plan.offload and device.type == "cuda":
+        # Groups of layers come to the device just before they run; the copy overlaps the compute on a stream.
+        pipeline.enable_group_offload(
+            onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level", use_stream=True
+        )
+    else:
+        pipeline.to(device)
+    if device.type == "cuda":
+        _speed_up(pipeline, plan)
+    _tile(pipeline)
+
+
+def _speed_up(pipeline: Any, plan: ModelPlan) -> None:
+    for name in _DENOISERS:
+        module: Any = getattr(pipeline, name, None)
+        if not isinstance(module, torch.nn.Module):
+            continue
+        if name == "unet":  # convolutions run faster with channels last; transformers have next to none
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        if plan.fuse_qkv and hasattr(module, "fuse_qkv_projections"):
+            model: Any = module
+            model.fuse_qkv_projections()
+        if plan.compile:
+            _compile(module)
+
+
+def _compile(model: Any) -> None:
+    """Compile the blocks that repeat, each once (regional compilation): minutes less than the whole module."""
+    if getattr(model, "_repeated_blocks", None):
+        model.compile_repeated_blocks(fullgraph=True, dynamic=True)
+    else:
+        model.compile(dynamic=True)
+
+
+def _tile(pipeline: Any) -> None:
+    """Decode pictures past a size in tiles, so that one decode cannot take the device's memory or its time."""
+    vae = getattr(pipeline, "vae", None)
+    if not isinstance(vae, AutoencoderKL):
+        return
+    scale = 2 ** (len(vae.config.block_out_channels) - 1)
+    vae.enable_tiling()
+    vae.tile_sample_min_size = _TILE_PIXELS
+    vae.tile_latent_min_size = _TILE_PIXELS // scale

@@ -1,0 +1,225 @@
+"""The engine: what is shared, who is spared, who goes first."""
+
+from __future__ import annotations
+
+import threading
+import time
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+
+from pipelines.engine import Engine
+from pipelines.errors import Cancelled, OutOfMemory
+from pipelines.plan import DrawJob
+from pipelines.target import Target
+from tests.engine.conftest import Bench, Seen
+
+# Measured: 1e-6 in float32; the bound leaves room for another machine's kernels.
+SAME = 5e-5
+
+
+def denoiser(bench: Bench) -> Target:
+    return next(target for target in bench.model.targets.values() if target.is_denoiser)
+
+
+def test_mixed_requests_share_steps_and_change_nothing(bench: Bench) -> None:
+    jobs = [
+        bench.job("a", steps=2, guidance=1.5),
+        bench.job("b", steps=5, guidance=4.0, prompt="two dogs", scheduler="euler_a"),
+        bench.job("c", steps=4, n=2, prompt="a city at night", seed=7, negative_prompt="a dog"),
+        bench.job("d", steps=3, scheduler="dpmpp_2m"),
+    ]
+    alone = {job.job_id: bench.alone(job) for job in jobs}
+    seen, engine = bench.draw(jobs)
+    for job in jobs:
+        assert (seen.drawn_by_job[job.job_id] - alone[job.job_id]).abs().max() < SAME
+    assert engine.counts[f"{denoiser(bench).name}_forwards"] < 2 + 5 + 4 + 3
+
+
+def test_n_pictures_are_the_pictures_of_their_seeds(bench: Bench) -> None:
+    together = bench.alone(bench.job("n", n=4, seed=10))
+    for index in range(4):
+        one = bench.alone(bench.job("one", seed=10 + index))
+        assert (together[index] - one[0]).abs().max() < SAME
+
+
+def test_a_newcomer_joins_at_the_next_step(bench: Bench) -> None:
+    seen, late = Seen(), threading.Event()
+    engine = Engine(seen)
+    ended = threading.Semaphore(0)
+
+    def join(job: DrawJob, done: int) -> None:
+        if job.job_id == "long" and done == 2 and not late.is_set():
+            late.set()
+            engine.submit(bench.model, bench.job("late", steps=2), done=ended.release)
+
+    seen.on_progress = join
+    engine.submit(bench.model, bench.job("long", steps=12), done=ended.release)
+    for _ in range(2):
+        assert ended.acquire(timeout=120)
+    engine.close()
+    order = [name for name, done, of in seen.steps if done == of]
+    assert order == ["late", "long"], "the short one left at once, it did not wait for the long one"
+    assert engine.counts[f"{denoiser(bench).name}_forwards"] < 12 + 2
+
+
+def test_cancelling_stops_at_the_next_step_and_spares_the_others(bench: Bench) -> None:
+    kept = bench.job("kept", steps=6, prompt="a city at night")
+    alone = bench.alone(kept)
+    seen = Seen()
+    engine = Engine(seen)
+    ended = threading.Semaphore(0)
+    seen.on_progress = lambda job, done: engine.cancel("gone") if job.job_id == "gone" and done == 2 else None
+    engine.submit(bench.model, bench.job("gone", steps=30), kept, done=ended.release)
+    for _ in range(2):
+        assert ended.acquire(timeout=120)
+    engine.close()
+    assert isinstance(seen.errors["gone"], Cancelled)
+    assert max(done for name, done, _ in seen.steps if name == "gone") <= 3
+    assert (seen.drawn_by_job["kept"] - alone).abs().max() < SAME
+
+
+def test_a_job_cancelled_before_it_starts_never_does(bench: Bench) -> None:
+    seen = Seen()
+    engine = Engine(seen)
+    ended = threading.Semaphore(0)
+    with engine._change:  # as if the loop were busy
+        engine.submit(bench.model, bench.job("early", steps=20), done=ended.release)
+        engine.cancel("early")
+    assert ended.acquire(timeout=60)
+    engine.close()
+    assert isinstance(seen.errors["early"], Cancelled)
+    assert not seen.steps
+
+
+def faulty(monkeypatch: pytest.MonkeyPatch, target: Target, raise_if: Any) -> None:
+    real = target.function
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        sample = kwargs["sample"] if "sample" in kwargs else args[0]
+        raise_if(sample)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(target, "function", function)
+
+
+def test_one_runs_exception_ends_that_run_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    good, bad = bench.job("good", steps=3), bench.job("bad", steps=3, seed=99)
+    alone = bench.alone(good)
+
+    def raise_if(sample: torch.Tensor) -> None:
+        if sample.shape[0] > 2 or not bool(torch.equal(sample[0], sample[-1])):
+            raise ValueError("a batch that holds the bad row")
+
+    # Both rows of a guided run are equal; a batch of two runs fails, and is tried again run by run.
+    faulty(monkeypatch, denoiser(bench), raise_if)
+    seen, engine = bench.draw([good, bad])
+    assert not seen.errors
+    assert engine.counts["retried_alone"] >= 1
+    assert (seen.drawn_by_job["good"] - alone).abs().max() < SAME
+
+
+def test_out_of_memory_halves_the_batch_and_is_remembered(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [bench.job(f"j{i}", seed=i, steps=2) for i in range(4)]
+    alone = {job.job_id: bench.alone(job) for job in jobs}
+    target = denoiser(bench)
+    monkeypatch.setattr(target, "learned_rows", {})
+    refused = []
+
+    def raise_if(sample: torch.Tensor) -> None:
+        if sample.shape[0] > 4:
+            refused.append(sample.shape[0])
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    faulty(monkeypatch, target, raise_if)
+    monkeypatch.setattr(target, "cost", None)
+    seen, engine = bench.draw(jobs)
+    assert not seen.errors
+    assert refused == [8], "the size that fitted is remembered, so it happens once"
+    assert engine.counts["out_of_memory"] == 1
+    for job in jobs:
+        assert (seen.drawn_by_job[job.job_id] - alone[job.job_id]).abs().max() < SAME
+
+
+def test_one_request_too_large_for_the_device_is_cut_by_rows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = bench.job("eight", n=4, steps=2)
+    alone = bench.alone(job)
+    target = denoiser(bench)
+    monkeypatch.setattr(target, "learned_rows", {})
+
+    def raise_if(sample: torch.Tensor) -> None:
+        if sample.shape[0] > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    faulty(monkeypatch, target, raise_if)
+    seen, _ = bench.draw([job])
+    assert (seen.drawn_by_job["eight"] - alone).abs().max() < SAME
+
+
+def test_no_room_even_for_one_row_is_refused_and_the_next_works(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = denoiser(bench)
+    monkeypatch.setattr(target, "learned_rows", {})
+    with monkeypatch.context() as patch:
+
+        def raise_if(sample: torch.Tensor) -> None:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+        faulty(patch, target, raise_if)
+        seen, _ = bench.draw([bench.job("big")])
+        assert isinstance(seen.errors["big"], OutOfMemory)
+    seen, _ = bench.draw([bench.job("next")])
+    assert "next" in seen.drawn_by_job
+
+
+def test_an_unshared_model_draws_one_run_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    jobs = [bench.job("a"), bench.job("b", seed=2), bench.job("c", seed=3)]
+    alone = {job.job_id: bench.alone(job) for job in jobs}
+    monkeypatch.setattr(bench.model, "shared", False)
+    seen, engine = bench.draw(jobs)
+    assert engine.counts[f"{denoiser(bench).name}_forwards"] == 9
+    names = [name for name, _, _ in seen.steps]
+    assert names == sorted(names), "a run's steps are not mixed with another's"
+    for job in jobs:
+        assert torch.equal(seen.drawn_by_job[job.job_id], alone[job.job_id])
+
+
+def test_every_step_is_reported(bench: Bench) -> None:
+    seen, _ = bench.draw([bench.job("a", steps=4), bench.job("b", steps=2, seed=2)])
+    assert [(done, of) for name, done, of in seen.steps if name == "a"] == [(i, 4) for i in range(1, 5)]
+    assert [(done, of) for name, done, of in seen.steps if name == "b"] == [(1, 2), (2, 2)]
+
+
+@pytest.mark.parametrize("scheduler", [None, "euler", "euler_a", "dpmpp_2m", "unipc"])
+def test_previews_come_nearer_to_the_picture(bench: Bench, scheduler: str | None) -> None:
+    job = msgspec.structs.replace(bench.job("a", steps=12, scheduler=scheduler), previews=3)
+    seen, _ = bench.draw([job, bench.job("b", steps=6, seed=2)])
+    assert [(name, done) for name, done, _ in seen.previews] == [("a", 3), ("a", 6), ("a", 9)]
+    final = seen.drawn_by_job["a"]
+    away = [float((picture - final).abs().mean()) for _, _, picture in seen.previews]
+    assert away[0] > away[1] > away[2]
+    plain = bench.alone(bench.job("a", steps=12, scheduler=scheduler))
+    assert (plain - final).abs().max() < SAME, "looking changes nothing"
+
+
+def test_nothing_is_left_behind(bench: Bench) -> None:
+    """The integrity of an idle engine: no run, no call, no thread outlives its job."""
+    before = threading.active_count()
+    seen = Seen()
+    engine = Engine(seen)
+    ended = threading.Semaphore(0)
+    for round_ in range(3):
+        engine.submit(bench.model, *(bench.job(f"{round_}-{i}", steps=2) for i in range(3)), done=ended.release)
+        for _ in range(3):
+            assert ended.acquire(timeout=120)
+    deadline = time.monotonic() + 5
+    while engine._active and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert not engine._active
+    assert not engine._parked
+    assert not engine._ready
+    assert not engine._newcomers
+    assert len(engine._threads) <= 3, "threads are used again"
+    engine.close()
+    assert threading.active_count() == before

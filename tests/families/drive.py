@@ -1,0 +1,101 @@
+"""Driving the engine from a test: requests in, pictures and forward counts out."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from unittest import mock
+
+import torch
+
+from pipelines import selfcheck
+from pipelines.engine import Engine
+from pipelines.errors import DrawError
+from pipelines.loader import LoadedModel
+from pipelines.plan import DrawJob
+from pipelines.policy import StepCost
+from pipelines.spec import ImageSpec, Pixels
+
+
+@dataclass
+class Sink:
+    """Keeps what was drawn."""
+
+    pictures: dict[str, torch.Tensor] = field(default_factory=dict)
+    errors: dict[str, DrawError] = field(default_factory=dict)
+
+    def started(self, job: DrawJob) -> None:
+        pass
+
+    def progress(self, job: DrawJob, done: int, of: int) -> None:
+        pass
+
+    def previewed(self, job: DrawJob, done: int, of: int, picture: torch.Tensor) -> None: ...
+
+    def drawn(self, job: DrawJob, drawn: torch.Tensor) -> None:
+        self.pictures[job.job_id] = drawn.float()
+
+    def failed(self, job: DrawJob, error: DrawError) -> None:
+        self.errors[job.job_id] = error
+
+
+@dataclass(frozen=True)
+class Drawn:
+    pictures: dict[str, torch.Tensor]  # by job
+    forwards: int  # of the denoiser, and of the ControlNet if there is one
+    fallbacks: int  # steps that failed together and were tried alone
+
+
+class _SixteenRows(StepCost):
+    def most_rows(self, area: int) -> int:
+        return 16
+
+
+def check(model: LoadedModel) -> None:
+    """The check at load, with room for 16 rows a step: measured, it would differ from run to run, and forwards too."""
+    with mock.patch.object(selfcheck, "_measure"):
+        selfcheck.check(model)
+    for target in model.targets.values():
+        target.cost = _SixteenRows(fixed_s=1.0, row_s=1.0, area=1)
+
+
+def draw(model: LoadedModel, jobs: Sequence[DrawJob]) -> Drawn:
+    """Draw the jobs, all at once."""
+    sink = Sink()
+    engine = Engine(sink)
+    ended = threading.Semaphore(0)
+    engine.submit(model, *jobs, done=ended.release)
+    for _ in jobs:
+        ended.acquire()
+    engine.close()
+    assert not sink.errors, sink.errors
+    denoisers = {target.name for target in model.targets.values() if target.is_denoiser}
+    forwards = sum(engine.counts[f"{name}_forwards"] for name in denoisers)
+    return Drawn(sink.pictures, forwards, engine.counts["retried_alone"])
+
+
+def job(
+    model: LoadedModel, number: int, prompt: str, *, n: int = 1, size: tuple[int, int] | None = None, **fields: Any
+) -> DrawJob:
+    """One request. ``size`` is width × height in pixels, the model's native size if not given."""
+    width, height = size or (model.plan.native_width, model.plan.native_height)
+    sizes = {"width": width, "height": height, "draw_width": width, "draw_height": height}
+    values = {"seed": number, "steps": 4, "guidance": model.family.guidance, **sizes, **fields}
+    spec = ImageSpec(model=model.plan.key, prompt=prompt, **values)
+    return DrawJob(f"{number}", model.plan, spec, tuple(range(number, number + n)))
+
+
+def picture(width: int, height: int, seed: int = 0) -> Pixels:
+    """A source: coarse random squares, so that scaling it keeps something."""
+    rng = random.Random(seed)
+    squares = [[bytes(rng.randrange(256) for _ in range(3)) for _ in range(8)] for _ in range(8)]
+    data = b"".join(squares[y * 8 // height][x * 8 // width] for y in range(height) for x in range(width))
+    return Pixels(width, height, "RGB", data)
+
+
+def half_mask(width: int, height: int) -> Pixels:
+    """The left half is repainted."""
+    return Pixels(width, height, "L", (b"\xff" * (width // 2) + b"\x00" * (width - width // 2)) * height)

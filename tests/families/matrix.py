@@ -1,0 +1,232 @@
+"""Mixed requests for each row of the family matrix, what they gave, and the table in docs/families.md.
+
+``python -m tests.families.matrix > docs/families.md`` writes the table.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import msgspec
+import torch
+
+from pipelines.loader import LoadedModel, quiet_libraries
+from pipelines.plan import DrawJob
+from tests.families import tiny
+from tests.families.drive import check, draw, half_mask, job, picture
+
+Requests = Callable[[LoadedModel], list[DrawJob]]
+
+SHORT = "a red apple"
+LONG = "two dogs on a wide beach, in the evening, seen from far above"
+OTHER = "an old map of the sea"
+
+
+@dataclass(frozen=True)
+class Row:
+    """``bound`` is the most forwards the requests may take together, as a share of what they take alone;
+    ``tolerance`` the largest difference between a pixel (0..1) alone and together."""
+
+    name: str
+    what: str
+    requests: Requests
+    bound: float = 0.5
+    tolerance: float = 5e-6
+
+
+@dataclass(frozen=True)
+class Result:
+    row: Row
+    shared: bool
+    reason: str
+    jobs: int
+    pictures: int
+    forwards_alone: int
+    forwards_together: int
+    difference: float  # the largest between a picture's pixels alone and together, 0..1
+    prompt_matters: float  # the same between the first request and one that only has another prompt
+    fallbacks: int
+
+
+def run(row: Row) -> Result:
+    """Check the model as a worker does when it loads it, then draw the row's requests alone and together."""
+    model = tiny.build(row.name)
+    check(model)
+    jobs = row.requests(model)
+    alone = [draw(model, [one]) for one in jobs]
+    together = draw(model, jobs)
+    drawn = [(one.pictures[j.job_id], together.pictures[j.job_id]) for j, one in zip(jobs, alone, strict=True)]
+    return Result(
+        row,
+        model.shared,
+        model.reason,
+        len(jobs),
+        sum(len(j.seeds) for j in jobs),
+        sum(one.forwards for one in alone),
+        together.forwards,
+        max(float((a - b).abs().max()) for a, b in drawn),
+        _prompt_matters(model, jobs[0], alone[0].pictures[jobs[0].job_id]),
+        together.fallbacks,
+    )
+
+
+def _prompt_matters(model: LoadedModel, first: DrawJob, before: torch.Tensor) -> float:
+    other = msgspec.structs.replace(first, spec=msgspec.structs.replace(first.spec, prompt=OTHER + " and land"))
+    return float((draw(model, [other]).pictures[first.job_id] - before).abs().max())
+
+
+# The requests
+
+
+def text_requests(guidances: Sequence[float] = (4.0, 2.5, 6.0), schedulers: Sequence[str | None] = (None,)) -> Requests:
+    """Different prompts, lengths, seeds, steps, guidance and schedulers, a negative prompt, and two pictures of one."""
+    low, middle, high = guidances
+
+    def requests(model: LoadedModel) -> list[DrawJob]:
+        names = [schedulers[i % len(schedulers)] for i in range(4)]
+        return [
+            job(model, 10, SHORT, steps=4, guidance=low, scheduler=names[0]),
+            job(model, 20, LONG, steps=6, guidance=middle, scheduler=names[1]),
+            job(model, 30, OTHER, steps=5, guidance=high, negative_prompt="blurry", scheduler=names[2]),
+            job(model, 40, SHORT + " and a pear", steps=3, guidance=low, n=2, scheduler=names[3]),
+        ]
+
+    return requests
+
+
+def with_source(text: Requests, *, inpaint: bool = True) -> Requests:
+    """The text requests, one drawn anew from a picture, and one repainted in half a picture."""
+
+    def requests(model: LoadedModel) -> list[DrawJob]:
+        side = model.plan.native_width
+        source = picture(side, side)
+        jobs = [*text(model)[:3], job(model, 50, OTHER, steps=6, strength=0.7, sources=(source,))]
+        if inpaint:
+            jobs.append(job(model, 60, SHORT, steps=4, strength=0.9, sources=(source,), mask=half_mask(side, side)))
+        return [*jobs, text(model)[3]]
+
+    return requests
+
+
+def inpaint_requests(model: LoadedModel) -> list[DrawJob]:
+    side = model.plan.native_width
+    masked = {"mask": half_mask(side, side)}
+    return [
+        job(model, 10, SHORT, steps=4, strength=1.0, sources=(picture(side, side),), **masked),
+        job(model, 20, LONG, steps=6, strength=0.8, guidance=3.0, sources=(picture(side, side, 1),), **masked),
+        job(
+            model, 30, OTHER, steps=5, strength=1.0, sources=(picture(side, side, 2),), negative_prompt="dim", **masked
+        ),
+        job(model, 40, SHORT, steps=4, strength=1.0, n=2, scheduler="euler", sources=(picture(side, side),), **masked),
+    ]
+
+
+def edit_requests(*, text: bool, references: int = 1) -> Requests:
+    """Edits of pictures of one size, one of another size, and with ``text`` two drawn from nothing."""
+
+    def requests(model: LoadedModel) -> list[DrawJob]:
+        side = model.plan.native_width
+        guidance = model.family.guidance
+        jobs = [
+            job(model, 10, SHORT, steps=4, sources=(picture(side, side),)),
+            job(model, 20, LONG, steps=6, guidance=guidance + 1, sources=(picture(side, side, 1),)),
+            job(model, 30, OTHER, steps=5, n=2, sources=(picture(side, side, 2),)),
+            job(model, 40, SHORT, steps=3, sources=(picture(side * 2, side, 3),)),
+        ]
+        if references > 1:
+            two = (picture(side, side, 4), picture(side, side, 5))
+            jobs += [job(model, 50, OTHER, steps=3, sources=two), job(model, 60, LONG, steps=4, sources=two)]
+        if text:
+            jobs += [job(model, 70, OTHER, steps=4), job(model, 80, LONG, steps=5)]
+        return jobs
+
+    return requests
+
+
+# These random UNets make pixels far beyond 0..1, which are cut; and with them the rounding.
+_ROUGH = 1e-5
+_FOUR = ("ddim", "euler", "dpmpp_2m", "unipc")
+MATRIX: tuple[Row, ...] = (
+    Row("SD 1.x", "t2i, i2i, inpaint; 4 schedulers", with_source(text_requests(schedulers=_FOUR)), tolerance=_ROUGH),
+    Row(
+        "SD 2.x",
+        "t2i, i2i, inpaint; v-prediction, 2 schedulers",
+        with_source(text_requests(schedulers=(None, "euler_a"))),
+        tolerance=_ROUGH,
+    ),
+    Row("SD inpainting", "inpaint, 9 channels", inpaint_requests, tolerance=_ROUGH),
+    Row("SDXL", "t2i, i2i, inpaint; 2 schedulers", with_source(text_requests(schedulers=(None, "dpmpp_2m")))),
+    Row("LCM", "t2i, i2i", with_source(text_requests((8.5, 4.0, 1.5)), inpaint=False)),
+    Row("SD turbo", "t2i, i2i, inpaint; no guidance", with_source(text_requests((0.0, 0.0, 0.0))), tolerance=_ROUGH),
+    Row("SD ControlNet", "t2i, another control each", text_requests(schedulers=(None, "euler"))),
+    Row("SD3", "t2i, i2i, inpaint", with_source(text_requests())),
+    Row("FLUX.1", "t2i, i2i, inpaint", with_source(text_requests((3.5, 1.0, 7.0)))),
+    Row("FLUX.1 Kontext", "t2i, edits of 2 sizes", edit_requests(text=True), 0.7),
+    Row("FLUX.2 Klein", "t2i, edits with 1 and 2 references", edit_requests(text=True, references=2), 0.7),
+    Row("Qwen-Image", "t2i, i2i, inpaint; ragged prompts", with_source(text_requests())),
+    Row("Qwen-Image-Edit", "edits of 2 sizes; ragged prompts", edit_requests(text=False), 0.7),
+    Row("Qwen-Image-Edit-Plus", "edits with 1 and 2 references", edit_requests(text=False, references=2), 0.7),
+    Row("Z-Image", "t2i, i2i, inpaint; ragged prompts", with_source(text_requests((0.0, 3.0, 5.0)))),
+    Row("Sana", "t2i", text_requests()),
+    Row("PixArt-Sigma", "t2i; 2 schedulers", text_requests(schedulers=(None, "euler"))),
+    Row("Lumina 2", "t2i", text_requests()),
+    Row("AuraFlow", "t2i", text_requests()),
+    Row("Chroma", "t2i", text_requests()),
+)
+
+
+# The document
+
+_HEAD = """# The family matrix
+
+Written by `python -m tests.families.matrix > docs/families.md`; tests/families/test_matrix.py fails when it is out
+of date.
+
+Each row is a tiny random-weight pipeline of one family (tests/families/tiny.py), run unmodified in the engine. Its
+requests differ in prompt, prompt length, seed, steps, guidance and negative prompt, one asks for two pictures, and
+where the family allows it they differ in task and scheduler too. They are drawn one at a time, then all at once, with
+room for 16 rows a step. A forward is one call of the denoiser (of ControlNet as well, in its row); the difference is
+the largest between the pixels (0 to 1) of a picture drawn alone and the same picture drawn together, in float32,
+rounded up to a power of ten because its digits differ from one machine to another. All of them pass the check at load.
+
+| family | requests | n | forwards alone → together | difference |
+|---|---|---|---|---|"""
+
+
+def line(result: Result) -> str:
+    """The row of the table, without the measured difference."""
+    forwards = f"{result.forwards_alone} → {result.forwards_together}"
+    return f"| {result.row.name} | {result.row.what} | {result.jobs} | {forwards} |"
+
+
+def without_difference(text: str) -> str:
+    return text.rstrip("|").rpartition("|")[0] + "|"
+
+
+def _document() -> Iterator[str]:
+    yield _HEAD
+    for row in MATRIX:
+        result = run(row)
+        assert result.shared, (row.name, result.reason)
+        off = f"≤ 1e{math.ceil(math.log10(result.difference))}" if result.difference else "0"
+        yield f"{line(result)} {off} |"
+    yield ""
+    yield NOTES
+
+
+NOTES = """Not in the table, because not shared:
+
+- references of different sizes (FLUX.1 Kontext, FLUX.2, Qwen-Image-Edit): their rows have different lengths, and those
+  models take no mask for the picture's part; such edits run beside each other, each size in its own step
+- prompts of different lengths, for a model that takes them unpadded with no mask and is not in pipelines/ragged.py
+- a model with a step cache (FirstBlockCache and the like), perturbed-attention guidance, or any layer that mixes rows:
+  the check at load finds it, and it draws one run at a time (tests/families/test_faults.py)"""
+
+
+if __name__ == "__main__":
+    torch.set_num_threads(1)
+    quiet_libraries()
+    for text in _document():
+        print(text, flush=True)

@@ -1,0 +1,100 @@
+"""Faults that the matrix found, each by name, so that it does not come back."""
+
+from __future__ import annotations
+
+import threading
+
+import diffusers
+import pytest
+import torch
+
+from pipelines.engine import Engine
+from pipelines.plan import DrawJob
+from pipelines.ragged import Ragged
+from tests.families import tiny
+from tests.families.drive import Sink, check, draw, half_mask, job, picture
+
+
+def test_qwen_image_of_one_area_and_two_aspects_keeps_its_shapes() -> None:
+    # Rows of one length; only the first of a batch's img_shapes is read, so joining them drew the second askew.
+    model = tiny.build("Qwen-Image")
+    check(model)
+    jobs = [job(model, 1, "a cat", size=(64, 32)), job(model, 2, "a cat", size=(32, 64))]
+    alone = [draw(model, [one]).pictures[one.job_id] for one in jobs]
+    together = draw(model, jobs).pictures
+    for one, drawn in zip(jobs, alone, strict=True):
+        assert float((together[one.job_id] - drawn).abs().max()) <= 5e-6
+
+
+def test_z_image_with_as_many_rows_as_channels() -> None:
+    # 16 tensors of 16 channels: a list of rows, or 16 tensors with rows inside? Only the trace can tell.
+    model = tiny.build("Z-Image")
+    check(model)
+    jobs = [job(model, number, "a cat", steps=2, n=4) for number in (10, 20, 30, 40)]
+    alone = [draw(model, [one]).pictures[one.job_id] for one in jobs]
+    together = draw(model, jobs)
+    assert together.forwards == 2
+    for one, drawn in zip(jobs, alone, strict=True):
+        assert float((together.pictures[one.job_id] - drawn).abs().max()) <= 5e-6
+
+
+def test_schedulers_that_count_in_integers_and_in_floats_share_steps() -> None:
+    model = tiny.build("SD 1.x")
+    check(model)
+    jobs = [job(model, 1, "a cat", scheduler="ddim"), job(model, 2, "a cat", scheduler="euler")]
+    assert draw(model, jobs).forwards == 4
+
+
+@pytest.mark.parametrize("name", ["FLUX.1 Kontext", "FLUX.2 Klein", "PixArt-Sigma", "Sana", "Qwen-Image-Edit"])
+def test_the_picture_has_the_size_asked_for(name: str) -> None:
+    # Kontext drew every picture at a megapixel; PixArt and Sana at a size that they were trained on.
+    model = tiny.build(name)
+    source = () if name in ("PixArt-Sigma", "Sana") else (picture(80, 48),)
+    drawn = draw(model, [job(model, 1, "a cat", steps=1, size=(96, 64), sources=source)]).pictures["1"]
+    assert drawn.shape == (1, 3, 64, 96)
+
+
+def test_qwen_edit_repaints_within_a_mask() -> None:
+    model = tiny.build("Qwen-Image-Edit")
+    drawn = draw(model, [job(model, 1, "a cat", sources=(picture(64, 64),), mask=half_mask(64, 64))])
+    assert drawn.pictures["1"].shape == (1, 3, 64, 64)
+
+
+class _Leaves(Sink):
+    """A client that leaves after the second step."""
+
+    def progress(self, job: DrawJob, done: int, of: int) -> None:
+        if done == 2:
+            raise RuntimeError("gone")
+
+
+def test_a_step_cache_forgets_a_run_that_did_not_finish() -> None:
+    def cached() -> tuple[object, DrawJob]:
+        model = tiny.build("FLUX.1")
+        next(t.module for t in model.targets.values() if t.is_denoiser).enable_cache(  # type: ignore[operator]
+            diffusers.FirstBlockCacheConfig(threshold=10.0)
+        )
+        check(model)
+        return model, job(model, 2, "an old map", steps=4)
+
+    model, other = cached()
+    before = draw(model, [other]).pictures["2"]
+    ended = threading.Semaphore(0)
+    engine = Engine(_Leaves())
+    engine.submit(model, job(model, 1, "a cat", steps=4), done=ended.release)
+    ended.acquire()
+    engine.close()
+    assert torch.equal(draw(model, [other]).pictures["2"], before)
+
+
+def test_ragged_prompts_are_padded_and_masked() -> None:
+    ragged = Ragged("tokens", "mask")
+    short = {"tokens": torch.ones(1, 2, 3), "mask": None, "steps": 4}
+    long = {"tokens": torch.ones(2, 5, 3), "mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]), "steps": 4}
+    assert ragged.folded(short)["tokens"].shape == (1, 0, 3)
+    assert ragged.folded(long)["mask"] is None
+    first, second = ragged.levelled([short, long])
+    assert first["tokens"].shape == (1, 5, 3)
+    assert first["mask"].tolist() == [[1, 1, 0, 0, 0]]
+    assert torch.equal(second["mask"], long["mask"])
+    assert ragged.levelled([short, short]) == [short, short]

@@ -1,0 +1,37 @@
+"""The cache of prompt embeddings: hits, bounds, and what it must not keep."""
+
+from __future__ import annotations
+
+import torch
+
+from pipelines.embeddings import EmbeddingCache
+
+
+def test_the_same_tokens_hit_and_others_do_not() -> None:
+    cache = EmbeddingCache()
+    key = cache.key(1, {"input_ids": torch.tensor([[1, 2]]), "attention_mask": None})
+    assert cache.get(key) is None
+    cache.put(key, (torch.ones(1, 2, 4),))
+    same = cache.key(1, {"input_ids": torch.tensor([[1, 2]]), "attention_mask": None})
+    assert cache.get(same) is not None
+    for other in (
+        cache.key(2, {"input_ids": torch.tensor([[1, 2]]), "attention_mask": None}),
+        cache.key(1, {"input_ids": torch.tensor([[1, 3]]), "attention_mask": None}),
+        cache.key(1, {"input_ids": torch.tensor([[1, 2]]), "attention_mask": torch.ones(1, 2, dtype=torch.long)}),
+        cache.key(1, {"input_ids": torch.tensor([[1], [2]]), "attention_mask": None}),
+    ):
+        assert cache.get(other) is None
+    assert (cache.hits, cache.misses) == (1, 5)
+
+
+def test_pictures_are_not_kept() -> None:
+    assert EmbeddingCache().key(1, {"pixel_values": torch.zeros(1, 3, 8, 8)}) is None
+
+
+def test_it_stays_within_its_bytes() -> None:
+    cache = EmbeddingCache(max_bytes=4 * 1000)
+    for number in range(20):
+        cache.put(number, torch.zeros(200))  # 800 bytes each
+    assert cache._bytes <= 4000
+    assert cache.get(19) is not None
+    assert cache.get(0) is None
