@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test serve check clean
+.PHONY: demo test serve check train evaluate clean
 
 demo: .venv/.installed
 	$(BIN)/darkroom demo
@@ -19,6 +19,18 @@ check: .venv/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/unit/test_docs.py
+
+# Hours; it goes on where it stopped. training/README.md says what it needs and what it makes.
+train: .venv/.installed .art/node_modules
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement training/requirements.txt
+	HF_HUB_OFFLINE=1 $(BIN)/python -m training.train
+
+evaluate: .venv/.installed .art/node_modules
+	HF_HUB_OFFLINE=1 $(BIN)/python -m training.evaluate
+
+.art/node_modules: training/package.json
+	mkdir -p .art && cp training/package.json .art/
+	npm install --prefix .art --no-fund --no-audit
 
 .venv/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv

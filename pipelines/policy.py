@@ -20,7 +20,9 @@ from typing import Protocol, TypeVar
 _AGEING_STEPS = 16  # steps without a run that halve the work it appears to have left; bench/order.py shows it
 _KNEE = 0.9  # of the device's best rows per second
 _MAX_SCATTER = 0.1  # of the mean step time, root mean square
-_MIN_ROWS, _MAX_ROWS = 4, 64  # the least lets two guided runs (two rows each) always share
+# The least: figures taken on a busy machine once bounded batches at 4 rows, at a third of the pictures a second; and on
+# a device that 2 rows fill, 8 still keep short requests ahead (bench/order.py).
+_MIN_ROWS, _MAX_ROWS = 8, 64
 
 
 class Waiting(Protocol):

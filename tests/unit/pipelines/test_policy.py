@@ -80,5 +80,5 @@ def test_a_noisy_measurement_is_not_believed() -> None:
 def test_the_fuller_the_device_the_fewer_rows() -> None:
     full = StepCost(0.002, 0.012, 4096).most_rows(4096)
     idle = StepCost(0.024, 0.001, 4096).most_rows(4096)
-    assert full < 8 < idle
+    assert full < idle
     assert StepCost(0.024, 0.001, 4096).most_rows(16 * 4096) < idle

@@ -1,0 +1,106 @@
+"""The autoencoder: 128x128 pixels to 16x16 latents of 4 channels and back.
+
+Knows pictures and latents; knows neither words nor noise schedules. The first stretch trains both
+halves; later ones (`--decoder-only`) leave the latents as they are, so that the UNet stays valid.
+"""
+
+import argparse
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderTiny
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from . import concepts, runtime
+from .scenes import Studio
+
+CHECKPOINT = runtime.CHECKPOINTS / "autoencoder.pt"
+SAMPLES = 16_000
+LATENTS, WIDTH = 4, 64
+SHARES = (0.53, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.02)
+
+
+def build() -> AutoencoderTiny:
+    return AutoencoderTiny(
+        encoder_block_out_channels=(WIDTH,) * 4,
+        decoder_block_out_channels=(WIDTH,) * 4,
+        num_encoder_blocks=(0, 0, 2, 3),
+        num_decoder_blocks=(4, 4, 1, 0),
+        latent_channels=LATENTS,
+    )
+
+
+def load(path: Path = CHECKPOINT) -> AutoencoderTiny:
+    """The trained autoencoder, in float32."""
+    state = runtime.restore(path)
+    if state is None:
+        raise FileNotFoundError(f"{path}: train the autoencoder first")
+    net = build()
+    net.load_state_dict({k: v.float() for k, v in state["average"].items()})
+    return net.eval().to(memory_format=torch.channels_last)
+
+
+def loss_of(made: Tensor, real: Tensor, latents: Tensor) -> tuple[Tensor, Tensor]:
+    """Pixels, edges and the shape of the latents' distribution; and the plain squared error."""
+    squared = F.mse_loss(made, real)
+    edges = sum(F.l1_loss(made.diff(dim=d), real.diff(dim=d)) for d in (2, 3))
+    mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
+    shape = mean.square().mean() + (std - 1).square().mean()
+    return F.l1_loss(made, real) + 2 * squared + edges + 0.05 * shape, squared
+
+
+def train(target: int, batch: int, peak: float, decoder_only: bool) -> None:
+    runtime.quiet_start(11)
+    studio = Studio(runtime.ART, concepts.load(runtime.ART))
+    net, course, log = build(), runtime.Course(target, runtime.samples_of(CHECKPOINT), 0.4), 0.0
+    if (state := runtime.restore(CHECKPOINT)) is not None:
+        net.load_state_dict({k: v.float() for k, v in state["average"].items()})
+    net = net.to(memory_format=torch.channels_last)
+    net.encoder.requires_grad_(not decoder_only)
+    weights = [w for w in net.parameters() if w.requires_grad]
+    optimizer = torch.optim.AdamW(weights, lr=peak, betas=(0.9, 0.99), weight_decay=1e-4, foreach=True)
+    average = runtime.Average(net, 0.995)
+    rng = np.random.default_rng(1000 + course.seen)
+    saved = time.monotonic()
+    while course.seen < course.target:
+        rows = [studio.render(studio.draw(rng, SHARES), rng) for _ in range(batch)]
+        real = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+        real = real.contiguous(memory_format=torch.channels_last)
+        with torch.autocast("cpu", torch.bfloat16):
+            latents = net.encoder(real)
+            noisy = latents + (0.05 + 0.1 * torch.rand(batch, 1, 1, 1)) * torch.randn(latents.shape)
+            made = net.decoder(noisy.clamp(-6, 6))
+        loss, squared = loss_of(made.float(), real, latents.float())
+        for group in optimizer.param_groups:
+            group["lr"] = course.rate(peak)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(weights, 1.0, foreach=True)
+        optimizer.step()
+        average.update(net)
+        course.seen += batch
+        log = 0.98 * log + 0.02 * float(squared) if log else float(squared)
+        if course.seen // batch % 50 == 0:
+            shown = f"{-10 * np.log10(log / 4):.2f} dB, loss {float(loss):.4f}"
+            print(f"{course.seen} samples, {course.done:.0%}, {course.pace:.1f}/s, {shown}", flush=True)
+        if time.monotonic() - saved > 120:
+            saved = time.monotonic()
+            runtime.save(CHECKPOINT, {"average": average.weights, "samples": course.seen})
+    runtime.save(CHECKPOINT, {"average": runtime.half(average.weights), "samples": course.seen})
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="in all, earlier stretches included")
+    parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--decoder-only", action="store_true")
+    options = parser.parse_args()
+    train(options.samples, options.batch, options.rate, options.decoder_only)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,301 @@
+"""What a person might write who wants a scene: captions by the thousand, no two alike.
+
+Knows the grammar of prompts in English and both Chinese scripts, and the lexicon; knows neither pictures
+nor tokens. The held-out templates of the evaluation live in `heldout.py` and share no sentence with this
+file.
+"""
+
+import re
+
+import numpy as np
+
+from . import grounds
+from .concepts import DATA
+from .scenes import LAYOUTS, Scene
+from .words import Lexicon
+
+
+def _split(text: str) -> list[str]:
+    return text.split("|")
+
+
+STYLES = _split(
+    "a photo of|a picture of|an image of|a drawing of|a painting of|an oil painting of|"
+    "an illustration of|a sketch of|a render of|a 3d render of|a watercolor of|a cartoon of|an icon of|"
+    "an emoji of|a photorealistic image of|a close-up of|a portrait of|a poster of|a pixel art of|"
+    "digital art of|concept art of|clipart of|a sticker of"
+)
+ASKS = _split(
+    "draw|paint|show|show me|draw me|make|make me|create|generate|give me|i want|i want to see|"
+    "please draw|can you draw|please make|i need|imagine|let me see|render|could you paint|design|"
+    "sketch"
+)
+TAGS = _split(
+    "highly detailed|4k|8k|hd|high quality|cute|trending on artstation|masterpiece|sharp focus|"
+    "studio lighting|cinematic|vibrant colors|minimalist|cartoon style|photorealistic|digital art|"
+    "3d render|soft light|beautiful|oil painting|isometric|anime style|ultra realistic|best quality|"
+    "award winning|dramatic lighting|bokeh"
+)
+ADJECTIVES = _split(
+    "cute|beautiful|small|big|tiny|huge|little|large|old|new|nice|lovely|pretty|funny|shiny|happy|sad|"
+    "angry|cool|fancy|colorful|fluffy|magical|strange|simple|modern|vintage|giant|single|delicious|"
+    "fresh|fantastic|realistic|red|blue|green|yellow|brown|white|black|orange|pink|purple|golden|"
+    "silver|good|great|perfect|wonderful|really nice"
+)
+SCENE_WORDS = {
+    "night sky": "at night|in the night sky|under the stars|under a starry sky|at midnight|in the moonlight",
+    "sunset": "at sunset|at dusk|in the sunset|during sunset|at dawn|in the evening glow",
+    "beach": "on the beach|at the beach|by the sea|on a sandy shore|at the seaside",
+    "meadow": "in a meadow|on the grass|in a field|in the park|on a green lawn|in the countryside",
+    "snow": "in the snow|in winter|on snow|in a snowy landscape|covered in snow",
+    "space": "in space|in outer space|among the stars|in the galaxy|floating in space",
+    "underwater": "underwater|under the sea|in the ocean|under water|at the bottom of the sea",
+    "desert": "in the desert|in a desert|on a sand dune|among the dunes",
+}
+BARE_SCENES = {
+    "night sky": "a night sky|starry night|night",
+    "sunset": "a sunset|sunset|dusk",
+    "beach": "a beach|the seaside",
+    "meadow": "a meadow|a field of grass",
+    "snow": "a snowy landscape|snow|winter",
+    "space": "outer space|the galaxy",
+    "underwater": "under the sea|underwater|the ocean floor",
+    "desert": "a desert|sand dunes",
+}
+COLOUR_WORDS = _split(
+    "on a {c} background|on {c}|against a {c} background|with a {c} background|{c} background|"
+    "in front of a {c} wall|on a plain {c} background|over a {c} backdrop|on a {c} backdrop|"
+    "set against {c}"
+)
+BESIDE = _split(
+    "{a} and {b}|{a} next to {b}|{a} beside {b}|{a} on the left and {b} on the right|"
+    "{a} to the left of {b}|{b} to the right of {a}|{b} on the right and {a} on the left|"
+    "{a} left, {b} right|{a}, {b}|both {a} and {b}|on the left {a}, on the right {b}|"
+    "{a} by the side of {b}|left: {a}, right: {b}|{a} near {b}"
+)
+ABOVE = _split(
+    "{a} above {b}|{a} over {b}|{b} below {a}|{a} on top of {b}|{b} under {a}|{b} underneath {a}|"
+    "{a} flying over {b}|{a} at the top and {b} at the bottom|{a} up and {b} down|{a} top, {b} bottom"
+)
+WITH = _split(
+    "{a} with {b}|{a} holding {b}|{a} using {b}|{a} working on {b}|{a} playing {b}|{a} riding {b}|"
+    "{a} carrying {b}|{a} programming on {b}|{a} eating {b}|{a} typing on {b}|{a} wearing {b}|"
+    "{a} reading {b}|{a} behind {b}|{a} looking at {b}|{a} sitting at {b}|{b} in front of {a}|"
+    "{a} that has {b}|{a} coding on {b}"
+)
+COUNTS = {
+    "two": "two|2|a pair of|a couple of|two identical|twin", "three": "three|3|a trio of|three identical",
+    "four": "four|4|four identical|a group of four",
+}  # fmt: skip
+ZH_ASKS = ("", "", "", "畫", "請畫", "給我", "我想要", "生成", "畫一張", "請給我看", "幫我畫"), (
+    "", "", "", "画", "请画", "给我", "我想要", "生成", "画一张", "请给我看", "帮我画"
+)  # fmt: skip
+ZH_STYLES = ("的照片", "的圖片", "的插圖", "的油畫"), ("的照片", "的图片", "的插图", "的油画")
+ZH_ADJECTIVES = ("可愛的", "漂亮的", "小小的", "大大的", "美麗的", "開心的"), (
+    "可爱的", "漂亮的", "小小的", "大大的", "美丽的", "开心的"
+)  # fmt: skip
+ZH_ONE = (
+    ("一隻", "一個", "一輛", "一座", "一朵", "一張", "一"),
+    ("一只", "一个", "一辆", "一座", "一朵", "一张", "一"),
+)
+ZH_COUNTS = {"two": ("兩", "两"), "three": ("三", "三"), "four": ("四", "四")}
+ZH_MEASURES = ("隻", "個", "輛", "顆"), ("只", "个", "辆", "颗")
+ZH_BESIDE = ("{a}和{b}", "左邊是{a},右邊是{b}", "{a}在{b}的左邊", "{a}旁邊有{b}", "{a}與{b}"), (
+    "{a}和{b}", "左边是{a},右边是{b}", "{a}在{b}的左边", "{a}旁边有{b}", "{a}与{b}"
+)  # fmt: skip
+ZH_ABOVE = (
+    ("{a}在{b}上面", "上面是{a},下面是{b}", "{a}在{b}上方"),
+    ("{a}在{b}上面", "上面是{a},下面是{b}", "{a}在{b}上方"),
+)
+ZH_WITH = (
+    ("{a}拿著{b}", "{a}帶著{b}", "{a}在用{b}", "{a}後面,{b}前面"),
+    ("{a}拿着{b}", "{a}带着{b}", "{a}在用{b}", "{a}后面,{b}前面"),
+)
+
+
+class Captioner:
+    """Writes captions of scenes; every draw comes from the generator it is given."""
+
+    def __init__(self, lexicon: Lexicon) -> None:
+        self.lexicon = lexicon
+        lines = (DATA / "zh_grounds.tsv").read_text(encoding="utf-8").splitlines()
+        rows = [line.split("\t") for line in lines if line]
+        fillers = (DATA / "zh_fillers.tsv").read_text(encoding="utf-8").splitlines()
+        self.zh_fillers = list(zip(*(line.split("\t") for line in fillers if line), strict=True))
+        self.zh_grounds = {name: (hant.split("|"), hans.split("|")) for name, hant, hans in rows}
+
+    def write(self, scene: Scene, rng: np.random.Generator) -> str:
+        if rng.random() < 0.28 and scene.first >= 0:
+            return self._chinese(scene, rng, int(rng.random() < 0.5))
+        return self._english(scene, rng)
+
+    def noise(self, rng: np.random.Generator) -> str:
+        """Words that ask for nothing."""
+        if rng.random() < 0.2:
+            return self._zh_rambling(rng, int(rng.random() < 0.5))
+        words = self._fillers(rng, int(rng.integers(0, 9)))
+        tags = [str(rng.choice(TAGS)) for _ in range(int(rng.integers(0, 3)))]
+        return ", ".join([" ".join(words), *tags]).strip(", ")
+
+    # English
+
+    def _english(self, scene: Scene, rng: np.random.Generator) -> str:
+        body = self._body(scene, rng)
+        ground = self._ground(scene, rng)
+        tags = [str(t) for t in rng.choice(TAGS, int(rng.integers(1, 4)), replace=False)] if rng.random() < 0.25 else []
+        roll = rng.random()
+        if roll < 0.35:
+            text = f"{body} {ground}"
+        elif roll < 0.55:
+            text = f"{rng.choice(STYLES)} {body} {ground}"
+        elif roll < 0.70:
+            text = f"{rng.choice(ASKS)} {body} {ground}"
+        elif roll < 0.76 and ground:
+            text = f"{ground}, {body}"
+        else:
+            text = self._rambling(body, ground, rng)
+        return ", ".join([text.strip(), *tags])
+
+    def _rambling(self, body: str, ground: str, rng: np.random.Generator) -> str:
+        """The scene inside a sentence of words that mean nothing to it."""
+        many = int(rng.integers(14, 30)) if rng.random() < 0.06 else int(rng.integers(1, 9))
+        before, after = int(rng.integers(0, many + 1)), 0
+        after = many - before
+        head, tail = self._fillers(rng, before), self._fillers(rng, after)
+        if rng.random() < 0.5 and head:
+            head.append(str(rng.choice(("a", "the", "my", "some", "of a", "one", "really nice", "with a"))))
+        if rng.random() < 0.3 and tail:
+            tail.insert(
+                0,
+                str(rng.choice(("for my", "for the", "so that", "because", "please", "and make it", "for", "as"))),
+            )
+        middle = [body, ground] if rng.random() < 0.7 else [body]
+        if len(middle) == 1 and ground:
+            tail.append(ground)
+        return " ".join([*head, *middle, *tail])
+
+    def _fillers(self, rng: np.random.Generator, count: int) -> list[str]:
+        fillers = self.lexicon.fillers
+        places = (len(fillers) * rng.random(count) ** 2.5).astype(int)  # the common ones more often
+        return [fillers[i] for i in places]
+
+    def _body(self, scene: Scene, rng: np.random.Generator) -> str:
+        layout = LAYOUTS[scene.layout]
+        if layout == "single":
+            return self._noun(scene.first, rng)
+        if layout == "empty":
+            return ""
+        if layout in COUNTS:
+            name = plural(self._name(scene.first, rng))
+            adjective = f"{rng.choice(ADJECTIVES)} " if rng.random() < 0.25 else ""
+            return f"{rng.choice(COUNTS[layout].split('|'))} {adjective}{name}"
+        forms = {"beside": BESIDE, "above": ABOVE, "with": WITH}[layout]
+        form = forms[0] if rng.random() < 0.3 else str(rng.choice(forms))
+        return form.format(a=self._noun(scene.first, rng), b=self._noun(scene.second, rng))
+
+    def _noun(self, concept: int, rng: np.random.Generator) -> str:
+        name = self._name(concept, rng)
+        words = [str(w) for w in rng.choice(ADJECTIVES, int(rng.integers(1, 3)))] if rng.random() < 0.3 else []
+        words.append(name)
+        roll = rng.random()
+        if roll < 0.6:
+            words.insert(0, "an" if words[0][0] in "aeiou" else "a")
+        elif roll < 0.72:
+            words.insert(0, "the")
+        elif roll < 0.77:
+            words.insert(0, "one")
+        return " ".join(words)
+
+    def _name(self, concept: int, rng: np.random.Generator) -> str:
+        names = self.lexicon.names[concept]
+        return names[0] if rng.random() < 0.45 else names[int(rng.integers(len(names)))]
+
+    def _ground(self, scene: Scene, rng: np.random.Generator) -> str:
+        name = grounds.NAMES[scene.ground]
+        if not name:
+            return ""
+        if name in grounds.COLOURS:
+            word = "grey" if name == "gray" and rng.random() < 0.4 else name
+            if LAYOUTS[scene.layout] == "empty":
+                return str(rng.choice((f"a {word} background", f"plain {word}", f"{word} wall", f"a {word} backdrop")))
+            form = COLOUR_WORDS[0] if rng.random() < 0.4 else str(rng.choice(COLOUR_WORDS))
+            return form.format(c=word)
+        table = BARE_SCENES if LAYOUTS[scene.layout] == "empty" else SCENE_WORDS
+        return str(rng.choice(table[name].split("|")))
+
+    # Chinese; `script` 0 is traditional, 1 simplified
+
+    def _chinese(self, scene: Scene, rng: np.random.Generator, script: int) -> str:
+        layout = LAYOUTS[scene.layout]
+        ground = self._zh_ground(scene, rng, script)
+        ask = str(rng.choice(ZH_ASKS[script]))
+        if layout in COUNTS:
+            measure = str(rng.choice(ZH_MEASURES[script])) if rng.random() < 0.8 else ""
+            body = ZH_COUNTS[layout][script] + measure + self._zh_name(scene.first, rng, script)
+        elif layout == "single":
+            body = self._zh_noun(scene.first, rng, script)
+        else:
+            forms = {"beside": ZH_BESIDE, "above": ZH_ABOVE, "with": ZH_WITH}[layout][script]
+            first, second = (self._zh_noun(c, rng, script) for c in (scene.first, scene.second))
+            body = str(rng.choice(forms)).format(a=first, b=second)
+        style = str(rng.choice(ZH_STYLES[script])) if rng.random() < 0.15 else ""
+        if rng.random() < 0.4:
+            ask, style = self._zh_rambling(rng, script), style + self._zh_rambling(rng, script)
+        return f"{ask}{ground}{body}{style}"
+
+    def _zh_rambling(self, rng: np.random.Generator, script: int) -> str:
+        """Words, and characters at random, that mean nothing to a picture."""
+        words = [str(w) for w in rng.choice(self.zh_fillers[script], int(rng.integers(0, 4)))]
+        if rng.random() < 0.3:
+            words += [chr(int(c)) for c in rng.integers(0x4E00, 0x9FA5, int(rng.integers(1, 4)))]
+        rng.shuffle(words)
+        return "".join(words)
+
+    def _zh_noun(self, concept: int, rng: np.random.Generator, script: int) -> str:
+        one = str(rng.choice(ZH_ONE[script])) if rng.random() < 0.5 else ""
+        adjective = str(rng.choice(ZH_ADJECTIVES[script])) if rng.random() < 0.15 else ""
+        return one + adjective + self._zh_name(concept, rng, script)
+
+    def _zh_name(self, concept: int, rng: np.random.Generator, script: int) -> str:
+        names = (self.lexicon.traditional, self.lexicon.simplified)[script][concept]
+        return names[int(rng.integers(len(names)))]
+
+    def _zh_ground(self, scene: Scene, rng: np.random.Generator, script: int) -> str:
+        name = grounds.NAMES[scene.ground]
+        if not name:
+            return ""
+        words = self.zh_grounds[name][script]
+        word = words[int(rng.integers(len(words)))]
+        if name not in grounds.COLOURS:
+            return word
+        return word + str(rng.choice(("背景上的", "背景的", "背景前的")))
+
+
+IRREGULAR = {
+    "mouse": "mice",
+    "sheep": "sheep",
+    "knife": "knives",
+    "leaf": "leaves",
+    "wolf": "wolves",
+    "tooth": "teeth",
+}
+ALREADY = ("socks", "jeans", "glasses", "gloves", "shorts", "skis", "scissors", "fries", "cherries", "grapes")
+
+
+def plural(name: str) -> str:
+    """More than one of a name: cats, glasses of milk, mice."""
+    head, of, rest = name.partition(" of ")
+    if of:
+        return plural(head) + of + rest
+    *words, last = name.split(" ")
+    if last in IRREGULAR:
+        last = IRREGULAR[last]
+    elif last in ALREADY or (re.search(r"[^aiou]s$", last) and not last.endswith("ss")):
+        pass
+    elif re.search(r"(s|x|ch|sh)$", last):
+        last += "es"
+    elif re.search(r"[^aeiou]y$", last):
+        last = last[:-1] + "ies"
+    else:
+        last += "s"
+    return " ".join([*words, last])

@@ -1,0 +1,117 @@
+"""What the shipped model can do: figures by class of prompt, and a contact sheet. Fixed seeds.
+
+Knows the exported folder, the questions and the matcher; knows nothing of training. Writes
+`evaluation.json` and PNG sheets into the folder given.
+"""
+
+import argparse
+import json
+import os
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import torch
+from diffusers import StableDiffusionPipeline
+from PIL import Image
+
+from . import concepts, export, measures, runtime, sheet, words
+from .matching import Matcher
+from .questions import CLASSES, Question, ask
+
+STEPS, GUIDANCE, BATCH = 8, 2.0, 16
+
+
+def generate(
+    pipeline: StableDiffusionPipeline,
+    prompts: list[str],
+    seed: int,
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+) -> list[Image.Image]:
+    """One picture a prompt; the n-th has the seed `seed + n`."""
+    made: list[Image.Image] = []
+    for i in range(0, len(prompts), BATCH):
+        rows = prompts[i : i + BATCH]
+        seeds = [torch.Generator().manual_seed(seed + i + n) for n in range(len(rows))]
+        with torch.inference_mode():
+            made += pipeline(rows, num_inference_steps=steps, guidance_scale=guidance, generator=seeds).images
+    return made
+
+
+class Judge:
+    """Says whether a picture answers its question."""
+
+    def __init__(self) -> None:
+        self.known = concepts.load(runtime.ART)
+        self.large = Matcher(runtime.ART, self.known, (0.54, 0.62, 0.69, 0.77, 0.85, 0.93))
+        self.small = Matcher(runtime.ART, self.known, (0.38, 0.43, 0.48, 0.55, 0.62, 0.68))
+        self.grounds = measures.GroundReferences()
+
+    def __call__(self, question: Question, picture: Image.Image) -> dict[str, float]:
+        """Figures between 0 and 1; the first is the one that the bar is about."""
+        kind = question.kind
+        if kind == "counts":
+            return measures.counted(self.small, picture, question)
+        if kind.startswith("pairs"):
+            return measures.both(self.small, picture, question)
+        if kind == "grounds":
+            return {"top-1": float(self.grounds.nearest(picture) == question.ground)}
+        ranks = self.large.errors(picture, slack=0.28).argsort().tolist()
+        return {
+            "top-1": float(ranks[0] == question.objects[0]),
+            "top-5": float(question.objects[0] in ranks[:5]),
+        }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--weights", type=Path, default=export.WEIGHTS)
+    parser.add_argument("--out", type=Path, default=runtime.BUILD / "evaluation")
+    parser.add_argument("--share", type=float, default=1.0, help="ask this share of every class only")
+    parser.add_argument("--guidance", type=float, default=GUIDANCE)
+    parser.add_argument("--only", nargs="*", default=CLASSES, help="classes to ask")
+    parser.add_argument("--sheet-only", action="store_true")
+    options = parser.parse_args()
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    torch.set_flush_denormal(True)
+    options.out.mkdir(parents=True, exist_ok=True)
+    pipeline = export.load(options.weights)
+    watched = sheet.PROMPTS
+    shown = generate(pipeline, [p for p in watched for _ in range(2)], 1, guidance=options.guidance)
+    sheet.lay(shown, [p for p in watched for _ in range(2)], 12).save(options.out / "sheet.png")
+    if options.sheet_only:
+        return
+    began = time.monotonic()
+    judge, lexicon = Judge(), words.load(concepts.load(runtime.ART))
+    figures: dict[str, dict[str, float]] = {}
+    for kind in options.only:
+        asked = [question for question in ask(lexicon, options.share) if question.kind == kind]
+        made = generate(pipeline, [question.prompt for question in asked], 10_000, guidance=options.guidance)
+        totals: defaultdict[str, float] = defaultdict(float)
+        verdicts = [judge(question, picture) for question, picture in zip(asked, made, strict=True)]
+        for verdict in verdicts:
+            for key, value in verdict.items():
+                totals[key] += value
+        figures[kind] = {
+            "asked": len(asked),
+            **{key: round(value / len(asked), 3) for key, value in totals.items()},
+        }
+        print(kind, figures[kind], flush=True)
+        order = sorted(range(len(asked)), key=lambda n: next(iter(verdicts[n].values())))[:48]
+        sheet.lay([made[n] for n in order], [asked[n].prompt for n in order], 12).save(
+            options.out / f"worst-{kind.replace(' ', '-')}.png"
+        )
+    for name, measure in measures.SHOWN.items():
+        figures[name] = measure(pipeline, options.out)
+        print(name, figures[name], flush=True)
+    figures["evaluation"] = {
+        "seconds": round(time.monotonic() - began),
+        "steps": STEPS,
+        "guidance": options.guidance,
+    }
+    (options.out / "evaluation.json").write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,218 @@
+"""How pictures are measured: counts, pairs, grounds, seeds, steps, speed, image-to-image and inpainting.
+
+Knows pixels and pipelines; knows nothing of training. Accuracies are 0 or 1 a picture; `SHOWN` holds the
+measures that need several pictures of one prompt.
+"""
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoPipelineForImage2Image, AutoPipelineForInpainting, StableDiffusionPipeline
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+from . import grounds, matching, sheet
+from .matching import Matcher
+from .questions import Question
+
+SPOTS = {
+    2: ((0.26, 0.5), (0.74, 0.5)),
+    3: ((0.5, 0.27), (0.26, 0.73), (0.74, 0.73)),
+    4: ((0.26, 0.26), (0.74, 0.26), (0.26, 0.74), (0.74, 0.74)),
+}
+PAIR_SPOTS = {
+    "pairs beside": ((0.26, 0.5), (0.74, 0.5)),
+    "pairs above": ((0.5, 0.26), (0.5, 0.74)),
+    "pairs with": ((0.39, 0.39), (0.72, 0.72)),
+}
+VARIED = (
+    "a cat",
+    "a rocket",
+    "a red apple",
+    "a castle",
+    "a guitar",
+    "a dog on a blue background",
+    "a ship at sunset",
+    "一隻貓",
+)
+EDITED = (
+    ("a cat", "a dog"),
+    ("an apple on a blue background", "a pumpkin on a blue background"),
+    ("a car", "a bus"),
+)
+
+
+class GroundReferences:
+    """Borders of many paintings of every ground."""
+
+    def __init__(self, each: int = 12) -> None:
+        rng = np.random.default_rng(77)
+        paintings = [(g, grounds.paint(g, rng)) for g in range(len(grounds.NAMES)) for _ in range(each)]
+        self.labels = [g for g, _ in paintings]
+        self.borders = torch.stack([_border(Image.fromarray((p * 255).astype(np.uint8))) for _, p in paintings])
+
+    def nearest(self, picture: Image.Image) -> int:
+        return self.labels[int((self.borders - _border(picture)).abs().mean(1).argmin())]
+
+
+def _border(picture: Image.Image) -> Tensor:
+    pixels = torch.from_numpy(np.array(picture.convert("RGB").resize((32, 32), Image.Resampling.BOX), np.float32) / 255)
+    return torch.cat(
+        (pixels[:3].flatten(), pixels[-3:].flatten(), pixels[3:-3, :3].flatten(), pixels[3:-3, -3:].flatten())
+    )
+
+
+def counted(matcher: Matcher, picture: Image.Image, question: Question) -> dict[str, float]:
+    """Whether every spot of the layout shows the object, and how many things there are."""
+    wanted = question.objects[0]
+    spots = SPOTS[question.count]
+    nearest = [int(matcher.errors(picture, spot, 0.09).argmin()) == wanted for spot in spots]
+    number = float(blobs(picture) == question.count)
+    return {
+        "every one right": float(all(nearest)),
+        "some right": sum(nearest) / len(nearest),
+        "as many blobs": number,
+    }
+
+
+def both(matcher: Matcher, picture: Image.Image, question: Question) -> dict[str, float]:
+    spots = PAIR_SPOTS[question.kind]
+    right = [
+        int(matcher.errors(picture, spot, 0.1).argmin()) == concept
+        for spot, concept in zip(spots, question.objects, strict=True)
+    ]
+    return {"both right": float(all(right)), "first right": float(right[0]), "second right": float(right[1])}
+
+
+def blobs(picture: Image.Image) -> int:
+    """How many separate things stand out from the ground."""
+    pixels = matching._pixels(picture)
+    off = (pixels - matching._ground(pixels)).norm(dim=0) > 0.16
+    labels = torch.where(off, torch.arange(1.0, off.numel() + 1).view_as(off), torch.zeros(off.shape))
+    for _ in range(matching.SIDE * 3):
+        spread = torch.nn.functional.max_pool2d(labels[None, None], 3, 1, 1)[0, 0]
+        labels = torch.where(off, spread, labels)
+    sizes = torch.bincount(labels[off].long())
+    return int((sizes > 0.012 * off.numel()).sum())
+
+
+def array(picture: Image.Image) -> NDArray[np.float32]:
+    pixels: NDArray[np.float32] = np.array(picture.convert("RGB"), np.float32) / np.float32(255)
+    return pixels
+
+
+def decibels(one: Image.Image, other: Image.Image) -> float:
+    return float(-10 * np.log10(np.mean((array(one) - array(other)) ** 2) + 1e-9))
+
+
+def _run(pipeline: StableDiffusionPipeline, prompts: list[str], seed: int, steps: int = 8) -> list[Image.Image]:
+    from .evaluate import generate
+
+    return generate(pipeline, prompts, seed, steps)
+
+
+def seeds(pipeline: StableDiffusionPipeline, out: Path) -> dict[str, float]:
+    """How much eight pictures of one prompt differ: in pixels, place, size and shade of the ground."""
+    rows: list[list[float]] = []
+    shown: list[Image.Image] = []
+    for prompt in VARIED:
+        made = _run(pipeline, [prompt] * 8, 500)
+        shown += made
+        stack = np.stack([array(picture) for picture in made])
+        apart = [float(np.abs(a - b).mean()) for n, a in enumerate(stack) for b in stack[:n]]
+        boxes = np.array([_box(picture) for picture in made])
+        rows.append([float(np.mean(apart)), *boxes[:, :3].std(0).tolist(), float(boxes[:, 3:].std(0).mean())])
+    sheet.lay(shown, [p for p in VARIED for _ in range(8)], 8).save(out / "seeds.png")
+    names = ("mean pixel difference", "spread of x", "spread of y", "spread of size", "spread of shade")
+    return {name: round(float(value), 4) for name, value in zip(names, np.mean(rows, 0), strict=True)}
+
+
+def _box(picture: Image.Image) -> list[float]:
+    """Middle x and y and size of what stands out, in frames; and the ground's colour."""
+    pixels = matching._pixels(picture)
+    ground = matching._ground(pixels)
+    off = ((pixels - ground).norm(dim=0) > 0.16).float()
+    at = torch.linspace(0, 1, matching.SIDE)
+    total = off.sum().clamp(min=1)
+    x, y = float((off.sum(0) * at).sum() / total), float((off.sum(1) * at).sum() / total)
+    return [x, y, float(total.sqrt() / matching.SIDE), *ground.mean((1, 2)).tolist()]
+
+
+def steps(pipeline: StableDiffusionPipeline, out: Path) -> dict[str, float]:
+    """How near pictures of few steps come to those of 50, of the same seeds."""
+    prompts = [p for p in sheet.PROMPTS if "|" not in p][:16]
+    best = _run(pipeline, prompts, 900, 50)
+    shown, figures = [], {}
+    for count in (4, 8, 20):
+        made = _run(pipeline, prompts, 900, count)
+        shown += made
+        figures[f"dB of {count} steps"] = round(
+            float(np.mean([decibels(a, b) for a, b in zip(made, best, strict=True)])), 2
+        )
+    sheet.lay([*shown, *best], [f"{n}: {p}" for n in (4, 8, 20, 50) for p in prompts], 16).save(out / "steps.png")
+    return figures
+
+
+def speed(pipeline: StableDiffusionPipeline, out: Path) -> dict[str, float]:
+    """Seconds a picture at 8 steps: the best of several runs, for the machine is shared."""
+    figures = {}
+    for batch in (1, 4, 8):
+        taken = []
+        for n in range(6):
+            began = time.perf_counter()
+            _run(pipeline, ["a cat"] * batch, n)
+            taken.append((time.perf_counter() - began) / batch)
+        figures[f"batch {batch}, best"] = round(min(taken), 3)
+        figures[f"batch {batch}, median"] = round(float(np.median(taken)), 3)
+    figures["threads"] = torch.get_num_threads()
+    return figures
+
+
+def editing(pipeline: StableDiffusionPipeline, out: Path) -> dict[str, float]:
+    """Image-to-image at strengths 0.3 and 0.9, and inpainting of the right half."""
+    to_image = AutoPipelineForImage2Image.from_pipe(pipeline)
+    inpaint = AutoPipelineForInpainting.from_pipe(pipeline)
+    for pipe in (to_image, inpaint):
+        pipe.set_progress_bar_config(disable=True)
+    shown: list[Image.Image] = []
+    rows: list[list[float]] = []
+    for old, new in EDITED:
+        source = _run(pipeline, [old], 42)[0]
+        shared = {"num_inference_steps": 20, "guidance_scale": 2.0}
+        kept = to_image(new, image=source, strength=0.3, generator=_generator(), **shared).images[0]
+        changed = to_image(new, image=source, strength=0.9, generator=_generator(), **shared).images[0]
+        mask = Image.new("L", source.size, 0)
+        ImageDraw.Draw(mask).rectangle((source.width // 2, 0, source.width, source.height), fill=255)
+        size = {"width": source.width, "height": source.height}
+        filled = inpaint(
+            new, image=source, mask_image=mask, strength=1.0, generator=_generator(), **size, **shared
+        ).images[0]
+        shown += [source, kept, changed, filled]
+        outside = np.abs(array(filled) - array(source))[:, : source.width // 2 - 8].mean()
+        inside = np.abs(array(filled) - array(source))[:, source.width // 2 :].mean()
+        rows.append([decibels(kept, source), decibels(changed, source), float(outside), float(inside)])
+    captions = [c for old, new in EDITED for c in (old, f"0.3 {new}", f"0.9 {new}", f"fill {new}")]
+    sheet.lay(shown, captions, 4).save(out / "editing.png")
+    names = (
+        "dB to source at 0.3",
+        "dB to source at 0.9",
+        "inpainting: change outside",
+        "inpainting: change inside",
+    )
+    return {name: round(float(value), 4) for name, value in zip(names, np.mean(rows, 0), strict=True)}
+
+
+def _generator() -> torch.Generator:
+    return torch.Generator().manual_seed(7)
+
+
+SHOWN: dict[str, Callable[[StableDiffusionPipeline, Path], dict[str, float]]] = {
+    "seeds": seeds,
+    "steps": steps,
+    "speed": speed,
+    "editing": editing,
+}

@@ -1,0 +1,82 @@
+"""What the evaluation asks of the model: prompts with their right answers, class by class.
+
+Knows the lexicon and the held-out phrasings; knows neither pictures nor metrics. Every choice is seeded.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from . import grounds, heldout
+from .captions import SCENE_WORDS, plural
+from .words import Lexicon
+from .words import heldout as heldout_synonyms
+
+CLASSES = (
+    "names", "chinese traditional", "chinese simplified", "held-out phrasings", "held-out chinese phrasings",
+    "synonyms", "held-out synonyms", "grounds", "counts", "pairs beside", "pairs above", "pairs with",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Question:
+    kind: str
+    prompt: str
+    objects: tuple[int, ...]  # the concepts that must be there
+    ground: int = 0
+    count: int = 1
+
+
+def ask(lexicon: Lexicon, share: float) -> list[Question]:
+    """All questions, or a share of every class."""
+    rng = np.random.default_rng(2026)
+    proper = [own[0] for own in lexicon.names]
+    every = range(len(proper))
+
+    def some(count: int) -> list[int]:
+        return [int(i) for i in rng.choice(len(proper), max(1, min(len(proper), round(count * share))), replace=False)]
+
+    asked = [Question("names", with_article(proper[i]), (i,)) for i in (every if share >= 1 else some(len(proper)))]
+    asked += [Question("chinese traditional", f"一個{lexicon.traditional[i][0]}", (i,)) for i in some(200)]
+    asked += [Question("chinese simplified", f"一个{lexicon.simplified[i][0]}", (i,)) for i in some(200)]
+    for n, i in enumerate(some(5 * len(heldout.ENGLISH))):
+        asked.append(
+            Question("held-out phrasings", heldout.fill(heldout.ENGLISH[n % len(heldout.ENGLISH)], proper[i]), (i,))
+        )
+    for n, i in enumerate(some(60)):
+        script, table = n % 2, (lexicon.traditional, lexicon.simplified)[n % 2]
+        form = heldout.CHINESE[n // 2 % len(heldout.CHINESE)][script]
+        asked.append(Question("held-out chinese phrasings", form.format(n=table[i][0]), (i,)))
+    named = [i for i in every if len(lexicon.names[i]) > 1]
+    for i in rng.choice(named, max(1, round(160 * share)), replace=False):
+        own = lexicon.names[int(i)]
+        asked.append(Question("synonyms", with_article(own[int(rng.integers(1, len(own)))]), (int(i),)))
+    pairs = heldout_synonyms()
+    for n in rng.choice(len(pairs), max(1, round(len(pairs) * share)), replace=False):
+        synonym, name = pairs[int(n)]
+        asked.append(Question("held-out synonyms", with_article(synonym), (proper.index(name),)))
+    for n, i in enumerate(some(120)):
+        ground = 1 + n % (len(grounds.NAMES) - 1)
+        asked.append(Question("grounds", f"{with_article(proper[i])} {_where(ground)}", (i,), ground))
+    for n, i in enumerate(some(120)):
+        count = 2 + n % 3
+        asked.append(Question("counts", f"{('two', 'three', 'four')[count - 2]} {plural(proper[i])}", (i,), 0, count))
+    for kind, form, count in (
+        ("pairs beside", "{} on the left and {} on the right", 64),
+        ("pairs above", "{} above {}", 32),
+        ("pairs with", "{} with {}", 32),
+    ):
+        first, second = some(count), some(count)
+        for i, j in zip(first, second, strict=True):
+            if i != j:
+                asked.append(Question(kind, form.format(with_article(proper[i]), with_article(proper[j])), (i, j)))
+    return asked
+
+
+def with_article(noun: str) -> str:
+    return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
+
+
+def _where(ground: int) -> str:
+    name = grounds.NAMES[ground]
+    return f"on a {name} background" if name in grounds.COLOURS else SCENE_WORDS[name].split("|")[0]

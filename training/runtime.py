@@ -1,0 +1,90 @@
+"""How the long runs behave: threads, seeds, checkpoints, progress.
+
+Knows torch and files; knows nothing of pictures or words.
+"""
+
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+ROOT = Path(__file__).resolve().parent.parent
+BUILD = Path(os.environ.get("DARKROOM_BUILD", ROOT / "build"))  # everything that can be made again
+ART = Path(os.environ.get("DARKROOM_ART", ROOT / ".art"))  # where `npm install` put the art
+CHECKPOINTS = ROOT / "checkpoints"
+
+
+def quiet_start(seed: int) -> None:
+    """One thread unless asked otherwise, no denormals, a fixed seed."""
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
+    torch.set_flush_denormal(True)
+    torch.manual_seed(seed)
+    BUILD.mkdir(exist_ok=True)
+    CHECKPOINTS.mkdir(exist_ok=True)
+
+
+def save(path: Path, state: Mapping[str, Any]) -> None:
+    """Write a checkpoint so that a crash leaves the old one or the new one, never half of one."""
+    part = path.with_suffix(".part")
+    torch.save(dict(state), part)
+    part.replace(path)
+
+
+def restore(path: Path) -> dict[str, Any] | None:
+    if not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+    return state
+
+
+def samples_of(path: Path) -> int:
+    """How many samples the network of a checkpoint has seen."""
+    state = restore(path)
+    return int(state["samples"]) if state else 0
+
+
+def half(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Weights at half their size, for the disk."""
+    return {key: t.half() if t.is_floating_point() else t for key, t in state.items()}
+
+
+class Average:
+    """Exponential moving average of a network's weights."""
+
+    def __init__(self, net: nn.Module, decay: float) -> None:
+        self.decay, self.seen = decay, 0
+        self.weights = {k: v.detach().float().clone() for k, v in net.state_dict().items()}
+
+    @torch.no_grad()
+    def update(self, net: nn.Module) -> None:
+        self.seen += 1
+        keep = min(self.decay, (1 + self.seen) / (10 + self.seen))
+        mine, new = list(self.weights.values()), list(net.state_dict().values())
+        torch._foreach_lerp_(mine, new, 1 - keep)
+
+
+class Course:
+    """How far a training has come, in samples, and the learning rate there: a clock would count pauses."""
+
+    def __init__(self, target: int, seen: int, decay_from: float = 0.6) -> None:
+        self.target, self.seen, self.decay_from = target, seen, decay_from
+        self.began, self.first = time.monotonic(), seen
+
+    @property
+    def done(self) -> float:
+        """0 at the start, 1 at the target."""
+        return self.seen / self.target
+
+    @property
+    def pace(self) -> float:
+        """Samples a second since this stretch began."""
+        return (self.seen - self.first) / (time.monotonic() - self.began)
+
+    def rate(self, peak: float) -> float:
+        """Learning rate: a short rise after every start, a plateau, a straight way down to zero."""
+        rise = min(1.0, 0.02 + (self.seen - self.first) / (0.01 * self.target))
+        return peak * rise * min(1.0, max(0.0, (1 - self.done) / (1 - self.decay_from)))
