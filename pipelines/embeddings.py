@@ -7,6 +7,7 @@ comes again costs no encoder call.
 from __future__ import annotations
 
 import threading
+import weakref
 from collections import OrderedDict
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -25,12 +26,13 @@ class EmbeddingCache:
         self.hits = 0
         self.misses = 0
 
-    def key(self, owner: int, arguments: Mapping[str, Any]) -> Hashable | None:
-        """A key for a call whose only tensors are token ids and masks; None for any other call.
+    def key(self, owner: object, arguments: Mapping[str, Any]) -> Hashable | None:
+        """A key for a call of ``owner`` whose only tensors are token ids and masks; None for any other call.
 
-        ``owner`` identifies the module's weights.
+        Holds its owner weakly: an id() is given out again once a module is gone, and another model's module must
+        not find what that one made.
         """
-        parts: list[Hashable] = [owner]
+        parts: list[Hashable] = [weakref.ref(owner)]
         for name, value in arguments.items():
             if isinstance(value, torch.Tensor):
                 if value.is_floating_point() or value.numel() > 65_536:
@@ -59,16 +61,16 @@ class EmbeddingCache:
         with self._lock:
             if key in self._kept:
                 return
+            self._drop_dead()
             self._kept[key] = (output, size)
             self._bytes += size
             while self._bytes > self._max_bytes:
                 self._bytes -= self._kept.popitem(last=False)[1][1]
 
-    def forget(self, owner: int) -> None:
-        """Drop what a module made: its weights leave the device."""
-        with self._lock:
-            for key in [key for key in self._kept if isinstance(key, tuple) and key[0] == owner]:
-                self._bytes -= self._kept.pop(key)[1]
+    def _drop_dead(self) -> None:
+        """Drop what modules made that are gone: their weights have left the device."""
+        for key in [key for key in self._kept if isinstance(key, tuple) and key[0]() is None]:
+            self._bytes -= self._kept.pop(key)[1]
 
 
 def _size(output: Any) -> int:

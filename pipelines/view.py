@@ -106,7 +106,7 @@ def _encoder(module: torch.nn.Module, desk: Desk, embeddings: EmbeddingCache | N
     signature = Signature(module.forward)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        key = None if embeddings is None else embeddings.key(id(module), signature.normalise(args, kwargs))
+        key = None if embeddings is None else embeddings.key(module, signature.normalise(args, kwargs))
         if key is None or embeddings is None:
             return desk.alone(lambda: module(*args, **kwargs))
         kept = embeddings.get(key)

@@ -9,7 +9,6 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from pipelines.presets import overlay
 from pipelines.spec import Encoding, ImageSpec, Pixels, Task
 from server.api.wire import ImageRequest
 from server.catalog import Model
@@ -77,7 +76,7 @@ def target_size(request: ImageRequest, model: Model, first: Pixels | None) -> tu
 
 def make_spec(request: ImageRequest, model: Model, size: tuple[int, int], sources: Sources) -> ImageSpec:
     """The spec of every picture of this request, but for the seed. Raises BadRequest."""
-    preset = overlay(model.preset(request.quality, request.style))
+    preset = model.preset(request.quality, request.style)
     draw_width, draw_height = model.area.size_for(*size)
     default_strength = _DEFAULT_STRENGTH if sources.mask is None else _INPAINT_STRENGTH
     strength = _first(request.strength, None, default_strength)

@@ -213,7 +213,7 @@ class LocalWorker:
         match message:
             case protocol.Hello(device, device_name, torch_version):
                 self.device = device
-                log.info("worker up", extra={"device": device, "name_": device_name, "torch": torch_version})
+                log.info("worker up", extra={"device": device, "device_name": device_name, "torch": torch_version})
                 for plan in self._preload:
                     self._set(plan.key, ModelState.LOADING)
                     await self._send(protocol.Load(plan))
