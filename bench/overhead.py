@@ -2,9 +2,11 @@
 
     python -m bench.overhead            # 20 s on two quiet cores; writes bench/out/overhead.md
 
-The denoiser returns at once, so that nothing but bookkeeping is left: the pipelines' own (guidance, scheduler; the
-same 16 are also called plainly, one after another) and the engine's (keys, merging, handing the baton on). Text
-encoding and decoding drop out because each figure is the difference between long runs and short ones.
+The denoiser returns at once, so that nothing but bookkeeping is left. First with a pipeline that does nothing else
+than call it: all that is left is the engine's own (keys, choosing, merging, taking turns). Then with real ones, through
+the engine and plainly, one after another: what guidance and schedulers cost, and what they lose by taking turns, when
+each finds the processor's caches full of the others' things. Text encoding and decoding drop out because each figure
+is the difference between long runs and short ones.
 """
 
 from __future__ import annotations
@@ -16,14 +18,15 @@ import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest import mock
 
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from bench import tables, tiny
-from pipelines import collate, engine, policy, run, view
+from pipelines import collate, engine, last_call, policy, run, thread_state, view
 from pipelines.call import call_arguments
 from pipelines.engine import Engine
 from pipelines.loader import LoadedModel
@@ -33,6 +36,7 @@ from pipelines.spec import ImageSpec
 
 LATENTS = 8
 SHORT, LONG = 10, 60  # steps
+BARE = "the engine's own: callers of the denoiser"
 
 
 class Instant(UNet2DConditionModel):
@@ -41,6 +45,18 @@ class Instant(UNet2DConditionModel):
     @functools.wraps(UNet2DConditionModel.forward)
     def forward(self, sample: torch.Tensor, *args: Any, **kwargs: Any) -> tuple[torch.Tensor]:
         return (sample,)
+
+
+class Caller(StableDiffusionPipeline):
+    """A pipeline that does nothing but call its denoiser."""
+
+    def __call__(self, num_inference_steps: int, **_: Any) -> Any:
+        latents = torch.zeros(2, 4, LATENTS, LATENTS), torch.ones(2, 4, LATENTS, LATENTS)
+        prompt = torch.zeros(2, 32, 64)
+        times = torch.arange(num_inference_steps).flip(0).unbind()
+        for step, time_ in enumerate(times):  # tensors that are new to the engine at every step
+            self.unet(latents[step % 2], time_, encoder_hidden_states=prompt, added_cond_kwargs=None, return_dict=False)
+        return SimpleNamespace(images=latents[0])
 
 
 class Silent:
@@ -55,11 +71,14 @@ class Silent:
         print("failed:", error)
 
 
-def instant_model() -> LoadedModel:
+def instant_model(kind: type[StableDiffusionPipeline] = StableDiffusionPipeline) -> LoadedModel:
     unet = Instant(
         sample_size=LATENTS, block_out_channels=(32,), down_block_types=("DownBlock2D",), up_block_types=("UpBlock2D",)
     )
     model = tiny.model(LATENTS, unet)
+    if kind is not StableDiffusionPipeline:
+        made = kind(**tiny.pipeline(unet).components, requires_safety_checker=False)
+        model = LoadedModel(model.plan, made, model.family, model.device)
     for target in model.targets.values():
         if target.is_denoiser:
             target.cost = StepCost(1.0, 1e-9, area=1)  # rows cost nothing: all runs share every step
@@ -121,16 +140,16 @@ def per_step(draw: Callable[[list[DrawJob]], object], short: list[DrawJob], long
     return (wall_long - wall_short) / (LONG - SHORT) * 1e3, (cpu_long - cpu_short) / (LONG - SHORT) * 1e3
 
 
-# The profile. Runs hand one baton around, so a profiler that keeps one call stack cannot follow; the parts of a
-# step are few enough to be timed each by itself.
+# The profile. Runs take turns in the midst of their calls, so a profiler that keeps one call stack cannot follow; the
+# parts of a step are few enough to be timed each by itself.
 
 PARTS: tuple[tuple[object, str, str], ...] = (
     (run, "Call", "looking at a call: all of it"),
-    (collate.Signature, "normalise", "— arguments into one order"),
-    (run, "count_rows", "— counting rows"),
-    (run, "group_key", "— the key that says who may share"),
+    (last_call.LastCall, "alike", "— is it like the run's last?"),
+    (run, "group_key", "— if not: the key that says who may share"),
+    (thread_state, "current", "what torch remembers per thread"),
     (policy, "choose", "choosing who goes"),
-    (collate, "merge", "merging arguments"),
+    (collate.Merger, "merge", "merging arguments"),
     (collate, "split", "splitting the output"),
     (engine.Engine, "_wake", "leaving results"),
 )
@@ -179,30 +198,29 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=16, help="how many share each step (default: 16)")
     parser.add_argument("--rounds", type=int, default=7, help="the median of so many is printed (default: 7)")
     arguments = parser.parse_args()
-    model = instant_model()
+    bare, model = instant_model(Caller), instant_model()
+    ways: dict[str, Callable[[list[DrawJob]], object]] = {
+        BARE: lambda batch: through_engine(bare, batch),
+        "real pipelines through the engine": lambda batch: through_engine(model, batch),
+        "the same plainly, one after another": lambda batch: plainly(model, batch),
+    }
     short, long = (jobs(model, arguments.runs, steps) for steps in (SHORT, LONG))
-    ways = {"through the engine": through_engine, "plainly, one after another": plainly}
     figures: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for number in range(arguments.rounds + 1):
         print(f"round {number} of {arguments.rounds}", flush=True)
-        for name, way in ways.items():
-            figure = per_step(lambda batch, way=way: way(model, batch), short, long)  # type: ignore[misc]
+        for name, draw in ways.items():
+            figure = per_step(draw, short, long)
             if number:  # the first warms up
                 figures[name].append(figure)
     rows = [(name, *(f"{tables.median(values):.3f}" for values in zip(*figures[name], strict=True))) for name in ways]
-    own = [
-        [mine - theirs for mine, theirs in zip(both[0], both[1], strict=True)]
-        for both in zip(*figures.values(), strict=True)
-    ]
-    rows.append(("the engine's own", *(f"{tables.median(values):.3f}" for values in zip(*own, strict=True))))
     tables.publish(
         "overhead",
         f"## Engine cost per step with {arguments.runs} runs",
         f"Milliseconds a step of all {arguments.runs} runs, the denoiser returning at once; median of "
         f"{arguments.rounds}. The bar: the engine's own ≤ 0.5 ms with 16 runs.",
-        tables.table(("16 pipelines".replace("16", str(arguments.runs)), "clock", "CPU"), rows),
-        "Where it goes (the timers themselves cost about 0.5 µs a call; hand-overs of the baton are not in it):",
-        profile(model, arguments.runs),
+        tables.table(("", "clock", "CPU"), rows),
+        "Where the engine's own goes (the timers cost about 0.5 µs a call; switches between runs are not in it):",
+        profile(bare, arguments.runs),
     )
 
 

@@ -19,9 +19,11 @@ from __future__ import annotations
 import hashlib
 import inspect
 import itertools
+import math
+import operator
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from enum import StrEnum
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -48,17 +50,24 @@ class Signature:
 
     def __init__(self, function: Callable[..., Any]) -> None:
         self._signature = inspect.signature(function)
-        self._forms: dict[tuple[int, tuple[str, ...]], tuple[list[str], dict[str, Any]]] = {}
+        self._forms: dict[tuple[int, tuple[str, ...]], tuple[tuple[str, ...], dict[str, Any]]] = {}
 
     def normalise(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> dict[str, Any]:
         """Arguments by name. ``**kwargs`` of the callable are lifted to the top level."""
+        names, defaults = self._form(args, kwargs)
+        return {**defaults, **dict(zip(names, args, strict=True)), **kwargs}
+
+    def names(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
+        """The names of the positional arguments."""
+        return self._form(args, kwargs)[0]
+
+    def _form(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
         form = (len(args), tuple(kwargs))
         if form not in self._forms:  # a pipeline makes all its calls in one form or two
             self._forms[form] = self._learn(args, kwargs)
-        names, defaults = self._forms[form]
-        return {**defaults, **dict(zip(names, args, strict=True)), **kwargs}
+        return self._forms[form]
 
-    def _learn(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    def _learn(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[tuple[str, ...], dict[str, Any]]:
         """The names of the positional arguments, and all names in order with their defaults, None where given."""
         parameters = self._signature.parameters.values()
         bound = self._signature.bind(*args, **kwargs)
@@ -68,7 +77,7 @@ class Signature:
         defaults = {n: None if n in given else value for n, value in bound.arguments.items() if n in named}
         positional = [p.name for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
         # What goes to *args gets names that no call can be made with: it is compared, and runs alone.
-        return [*positional, *(f"*{i}" for i in range(len(args)))][: len(args)], defaults
+        return tuple([*positional, *(f"*{i}" for i in range(len(args)))][: len(args)]), defaults
 
 
 def count_rows(arguments: Mapping[str, Any], parts: Parts) -> int:
@@ -92,20 +101,25 @@ class Fingerprints:
     """Tells equal tensors without comparing them at every step: each is hashed once, by identity and version."""
 
     def __init__(self) -> None:
-        self._known: dict[int, tuple[torch.Tensor, int, bytes]] = {}
+        self._known: dict[int, tuple[torch.Tensor, float, bytes]] = {}
 
     def knows(self, tensor: torch.Tensor) -> bool:
         """Was this tensor hashed as it is now?"""
         known = self._known.get(id(tensor))
-        return known is not None and known[0] is tensor and known[1] == tensor._version
+        return known is not None and known[0] is tensor and known[1] == version(tensor)
 
     def of(self, tensor: torch.Tensor) -> bytes:
         if self.knows(tensor):
             return self._known[id(tensor)][2]
         data = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().data
         digest = hashlib.sha256(data).digest()
-        self._known[id(tensor)] = (tensor, tensor._version, digest)
+        self._known[id(tensor)] = (tensor, version(tensor), digest)
         return digest
+
+
+def version(tensor: torch.Tensor) -> float:
+    """Equal as long as nobody writes to the tensor. Inference tensors do not count writes: theirs is never equal."""
+    return math.nan if tensor.is_inference() else tensor._version
 
 
 def group_key(arguments: Mapping[str, Any], rows: int, parts: Parts, prints: Fingerprints) -> Hashable:
@@ -169,6 +183,54 @@ def merge(calls: Sequence[Mapping[str, Any]], rows: Sequence[int], parts: Parts)
     return {name: _merge([call[name] for call in calls], (name,), rows, parts) for name in calls[0]}
 
 
+class Merger:
+    """Merges, and remembers the last merge: as long as the same runs share steps, their prompts need joining once."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, _Joined] = {}
+
+    def merge(self, calls: Sequence[Mapping[str, Any]], rows: Sequence[int], parts: Parts) -> dict[str, Any]:
+        """As the function does."""
+        merged: dict[str, Any] = {}
+        for name, first in calls[0].items():
+            if first is None or type(first) in _PLAIN:
+                merged[name] = first
+                continue
+            values = [call[name] for call in calls]
+            if isinstance(first, torch.Tensor):
+                merged[name] = self._tensor(name, values, rows, parts)
+            else:
+                merged[name] = _merge(values, (name,), rows, parts)
+        return merged
+
+    def _tensor(self, name: str, values: list[torch.Tensor], rows: Sequence[int], parts: Parts) -> Any:
+        last = self._last.get(name)
+        if last is not None and last.still(values, rows):
+            return last.merged
+        merged = _merge(values, (name,), rows, parts)
+        if values[0].dim() > 0:  # timesteps are new at every step
+            self._last[name] = _Joined(values, list(rows), _versions(values), merged, version(merged))
+        return merged
+
+
+class _Joined(NamedTuple):
+    values: list[torch.Tensor]
+    rows: list[int]
+    versions: list[float]
+    merged: torch.Tensor
+    written: float
+
+    def still(self, values: list[torch.Tensor], rows: Sequence[int]) -> bool:
+        """Are these the tensors that were joined, and has nobody written to them or to what came of it?"""
+        same = len(values) == len(self.values) and all(map(operator.is_, values, self.values))
+        same = same and self.rows == list(rows) and self.written == version(self.merged)
+        return same and self.versions == _versions(values)
+
+
+def _versions(tensors: Sequence[torch.Tensor]) -> list[float]:
+    return [version(tensor) for tensor in tensors]
+
+
 def _merge(values: Sequence[Any], path: Path, rows: Sequence[int], parts: Parts) -> Any:
     first = values[0]
     if isinstance(first, torch.Tensor):
@@ -188,7 +250,10 @@ def _merge(values: Sequence[Any], path: Path, rows: Sequence[int], parts: Parts)
 def _join(tensors: Sequence[torch.Tensor], rows: Sequence[int]) -> torch.Tensor:
     """Tensors with their rows, or with one element for all of a call's rows, one after another."""
     if all(tensor.dim() == 0 for tensor in tensors):
-        return torch.stack([tensor for tensor, count in zip(tensors, rows, strict=True) for _ in range(count)])
+        stacked = torch.stack(list(tensors))
+        if min(rows) == max(rows):
+            return stacked.repeat_interleave(rows[0])
+        return torch.cat([stacked[i].expand(count) for i, count in enumerate(rows)])
     return torch.cat([_with_rows(tensor, count) for tensor, count in zip(tensors, rows, strict=True)])
 
 
@@ -266,6 +331,11 @@ def _compare(one: Any, two: Any, path: Path) -> Iterator[tuple[Path, Part]]:
         elif len(one) == len(two):
             for index, (left, right) in enumerate(zip(one, two, strict=True)):
                 yield from _compare(left, right, (*path, index))
+
+
+def is_row(tensor: torch.Tensor, path: Path, rows: int, parts: Parts) -> bool:
+    """Does this tensor have one item a row?"""
+    return _part_of_tensor(tensor, path, rows, parts) is Part.ROW
 
 
 def _part_of_tensor(tensor: torch.Tensor, path: Path, rows: int, parts: Parts) -> Part:

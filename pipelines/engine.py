@@ -2,7 +2,8 @@
 
 Knows runs, calls and steps on one device; knows neither HTTP, nor pipes, nor any pipeline class by name.
 docs/engine.md tells how it works, with a drawing. In short: every run parks at its denoiser; when all have
-parked, the calls that the policy chooses are merged, the real module runs once, and its rows go back.
+parked, the calls that the policy chooses are merged, the real module runs once, and its rows go back. All of it, the
+runs' own code too, happens on one thread, whose turns the runs take as greenlets.
 """
 
 from __future__ import annotations
@@ -15,24 +16,26 @@ from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
 import torch
+from greenlet import getcurrent
 
-from pipelines import collate, policy
+from pipelines import collate, policy, thread_state
 from pipelines.call import call_arguments
 from pipelines.embeddings import EmbeddingCache
 from pipelines.errors import Cancelled, DrawError, OutOfMemory
 from pipelines.loader import LoadedModel
 from pipelines.plan import DrawJob
 from pipelines.run import Call, Run
+from pipelines.target import Target
 from pipelines.view import bind
 
 log = logging.getLogger("darkroom.engine")
 
-_MAX_ACTIVE = 256  # runs at once: each is a thread and its latents; the front sends no more than its running_jobs
+_MAX_ACTIVE = 256  # runs at once: each keeps its latents; the front sends no more than its running_jobs
 _SETUPS_PER_STEP = 4  # encoding prompts and sources holds up everybody's next step
 
 
 class Sink(Protocol):
-    """Who is told. Called with the baton held: must return at once."""
+    """Who is told. Called while every run waits: must return at once."""
 
     def started(self, job: DrawJob) -> None: ...
     def progress(self, job: DrawJob, done: int, of: int) -> None: ...
@@ -61,12 +64,9 @@ class Engine:
         self.counts: Counter[str] = Counter()  # forwards, rows, and every fallback
         self._newcomers: deque[Run] = deque()
         self._active: dict[str, Run] = {}
-        self._ready: deque[Run] = deque()  # may go on as soon as they get the baton
+        self._ready: deque[Run] = deque()  # may go on as soon as it is their turn
         self._parked: list[Call] = []
-        self._lent: tuple[Run, Callable[[], Any]] | None = None
-        self._threads: list[_RunThread] = []  # idle ones, kept: device libraries keep handles per thread
-        self._baton = threading.Lock()  # held while some run has the baton
-        self._baton.acquire()
+        self._mergers: dict[Target, collate.Merger] = {}  # while runs are active
         self._change = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="engine")
@@ -87,26 +87,28 @@ class Engine:
             self._change.notify()
 
     def close(self) -> None:
-        """Finish what was submitted, then end every thread."""
+        """Finish what was submitted, then end the thread."""
         with self._change:
             self._closing = True
             self._change.notify()
         self._thread.join()
 
-    # The loop, on the engine's thread: everything heavy happens here.
+    # The loop.
 
     def _work(self) -> None:
         with torch.no_grad():  # grad mode is each thread's own
+            self.thread_state = thread_state.current()
+            self.take_turn = getcurrent().switch  # from the run that calls it
             while self._wait_for_work():
                 self._admit()
                 self._let_runs_go()
                 self._dismiss_cancelled()
                 if self._parked:
                     self._step()
-        for thread in self._threads:
-            thread.end()
 
     def _wait_for_work(self) -> bool:
+        if not self._active:
+            self._mergers.clear()
         with self._change:
             self._change.wait_for(lambda: self._active or self._newcomers or self._closing)
             return bool(self._active or self._newcomers)
@@ -122,28 +124,13 @@ class Engine:
                     continue
                 admitted += 1
                 self._active[run.job.job_id] = run
-                thread = self._threads.pop() if self._threads else _RunThread(self)
-                thread.take(run)
                 self._ready.append(run)
             self._newcomers = deque(kept)
 
     def _let_runs_go(self) -> None:
-        """Give the baton to the ready runs, one after another, until every run has parked or ended."""
+        """Let the ready runs go, one after another, each until it parks or ends."""
         while self._ready:
-            self._ready.popleft().wake.release()
-            self._baton.acquire()  # until a run found nobody ready to pass it to
-            while self._lent is not None:
-                run, work = self._lent
-                self._lent = None
-                self._do_alone(run, work)
-                run.wake.release()
-                self._baton.acquire()
-
-    def _do_alone(self, run: Run, work: Callable[[], Any]) -> None:
-        try:
-            run.resume(work())
-        except Exception as error:
-            run.resume(error=_plain(error))
+            self._ready.popleft().go()
 
     def _dismiss_cancelled(self) -> None:
         for call in [call for call in self._parked if call.run.cancelled]:
@@ -187,7 +174,7 @@ class Engine:
             arguments = [call.arguments for call in calls]
             if target.ragged is not None:
                 arguments = target.ragged.levelled(arguments)
-            merged = collate.merge(arguments, rows, target.parts)
+            merged = self._mergers.setdefault(target, collate.Merger()).merge(arguments, rows, target.parts)
             return collate.split(target.function(**merged), rows, target.output_parts)
 
     def _run_smaller(self, calls: Sequence[Call], rows: int) -> None:
@@ -235,25 +222,19 @@ class Engine:
         call.run.resume(result, error)
         self._ready.append(call.run)
 
-    # What runs do, on their own threads, with the baton in hand.
+    # What runs do, in their own turn.
 
     def park(self, call: Call) -> None:
-        """Leave a call to be shared, and pass the baton on."""
+        """Leave a call to be shared."""
         self._observe(call)
         self._parked.append(call)
-        self._pass_baton()
 
-    def lend(self, run: Run, work: Callable[[], Any]) -> None:
-        """Have the engine's thread do ``work`` and come straight back to this run."""
-        self._lent = (run, work)
-        self._baton.release()
-
-    def ended(self, run: Run, thread: _RunThread) -> None:
+    def draw_and_leave(self, run: Run) -> None:
+        """All that a run does, from its first turn to its last."""
+        self.draw(run)
         with self._change:
             del self._active[run.job.job_id]
         run.done()
-        self._threads.append(thread)
-        self._pass_baton()
 
     def draw(self, run: Run) -> None:
         """The whole of a run: one ordinary pipeline call."""
@@ -276,44 +257,6 @@ class Engine:
         except Exception as error:
             log.exception("run failed", extra={"job": job.job_id, "model": job.plan.key})
             self.sink.failed(job, DrawError(f"{type(error).__name__}: {error}"))
-
-    def _pass_baton(self) -> None:
-        """Straight to the next ready run, if there is one: half the switches of going through the engine."""
-        if self._ready:
-            self._ready.popleft().wake.release()
-        else:
-            self._baton.release()
-
-
-class _RunThread:
-    """A thread that runs one run after another, and sleeps between them."""
-
-    def __init__(self, engine: Engine) -> None:
-        self._engine = engine
-        self._run: Run | None = None
-        self._assigned = threading.Semaphore(0)
-        self._thread = threading.Thread(target=self._work, name="run", daemon=True)
-        self._thread.start()
-
-    def take(self, run: Run) -> None:
-        self._run = run
-        self._assigned.release()
-
-    def end(self) -> None:
-        self._run = None
-        self._assigned.release()
-        self._thread.join()
-
-    def _work(self) -> None:
-        with torch.no_grad():
-            while True:
-                self._assigned.acquire()
-                run = self._run
-                if run is None:
-                    return
-                run.wake.acquire()
-                self._engine.draw(run)
-                self._engine.ended(run, self)
 
 
 def _autocast(dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:

@@ -1,20 +1,22 @@
-"""A run: one unmodified pipeline call on a thread of its own, and the places where it waits.
+"""A run: one unmodified pipeline call as a greenlet, and the places where it waits.
 
-Knows one job, its view and its baton; knows nothing of other runs. A run executes only while it holds the
-engine's baton: it gets it from whoever wakes it, and passes it on when it parks or ends. So tokenizers and
-schedulers are never entered by two threads at once, while thread-local torch state stays each run's own.
+Knows one job, its view and its turns; knows nothing of other runs. A run goes on only when the engine lets it, and
+gives the turn back where it parks or ends. So tokenizers and schedulers are never entered twice at once, and handing
+over costs a microsecond, where threads cost fifty. What torch remembers per thread goes with each run.
 """
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
+from greenlet import greenlet
 
-from pipelines.collate import Fingerprints, Uncollatable, count_rows, group_key, keeps_key
+from pipelines import thread_state
+from pipelines.collate import Fingerprints, Uncollatable, count_rows, group_key
 from pipelines.errors import Cancelled
+from pipelines.last_call import LastCall
 from pipelines.plan import DrawJob
 from pipelines.target import Target
 
@@ -28,7 +30,9 @@ class Call:
 
     first: bool
 
-    def __init__(self, run: Run, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+    def __init__(
+        self, run: Run, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any], autocast: torch.dtype | None
+    ) -> None:
         self.run = run
         self.target = target
         self.args = args
@@ -36,12 +40,16 @@ class Call:
         self.first = target.first
         self.principal = run.job.principal
         self.output: Any = None  # once it was run: for the trace at load
-        self.arguments = target.signature.normalise(args, kwargs)
+        self.autocast = autocast
+        last = run.last.get(target)
+        alike = None if last is None else last.alike(args, kwargs, autocast, run.prints)
+        if last is not None and alike is not None:
+            self.arguments = alike
+        else:
+            last = run.last[target] = self._look()
         if target.ignores_generator and "generator" in self.arguments:
             self.arguments["generator"] = None
-        self.autocast = _autocast()
-        self.rows, self.area, self.key = self._measure()
-        run.last[target] = Measured(self.arguments, self.autocast, self.rows, self.area, self.key)
+        self.rows, self.area, self.key = last.rows, last.area, last.key
 
     @property
     def passed_over(self) -> int:
@@ -51,12 +59,25 @@ class Call:
     def steps_left(self) -> int:
         return max(1, self.run.steps_of - self.run.steps_done)
 
+    def _look(self) -> LastCall:
+        """Find this call's rows, its latent elements a row, and the key under which it may be merged."""
+        target = self.target
+        self.arguments = target.signature.normalise(self.args, self.kwargs)
+        rows, area, key = self._measure()
+        return LastCall(
+            self.args,
+            self.kwargs,
+            self.arguments,
+            names=target.signature.names(self.args, self.kwargs),
+            autocast=self.autocast,
+            rows=rows,
+            area=area,
+            key=key,
+            parts=target.parts,
+        )
+
     def _measure(self) -> tuple[int, int, Hashable]:
-        """Rows, latent elements a row, and the key under which this call may be merged."""
         run, target = self.run, self.target
-        last = run.last.get(target)
-        if last is not None and last.autocast is self.autocast and last.fits(self.arguments, target, run.prints):
-            return last.rows, last.area, last.key
         try:
             rows = count_rows(self.arguments, target.parts)
         except Uncollatable:
@@ -65,21 +86,10 @@ class Call:
         if not run.model.shared:
             return rows, area, (id(target), id(run))
         arguments = self.arguments if target.ragged is None else target.ragged.folded(self.arguments)
+        if target.ignores_generator and "generator" in arguments:
+            arguments = {**arguments, "generator": None}
         key = group_key(arguments, rows, target.parts, run.prints)
         return rows, area, target.intern((area, self.autocast, key))
-
-
-class Measured(NamedTuple):
-    """What was found of a run's last call. Step after step the calls differ in nothing that the key is made of."""
-
-    arguments: dict[str, Any]
-    autocast: torch.dtype | None
-    rows: int
-    area: int
-    key: Hashable
-
-    def fits(self, arguments: dict[str, Any], target: Target, prints: Fingerprints) -> bool:
-        return keeps_key(arguments, self.arguments, (), self.rows, target.parts, prints)
 
 
 class Run:
@@ -90,10 +100,9 @@ class Run:
         self.job = job
         self.model = model
         self.done = done
-        self.wake = threading.Lock()  # held while the run waits; releasing it hands over the baton
-        self.wake.acquire()
+        self._greenlet: greenlet | None = None  # made on the engine's thread, to which it belongs
         self.prints = Fingerprints()
-        self.last: dict[Target, Measured] = {}
+        self.last: dict[Target, LastCall] = {}
         self.passed_over = 0  # steps that went without it, while it waited for one
         self.steps_done = 0
         self.steps_of = job.spec.steps
@@ -102,13 +111,26 @@ class Run:
         self.result: Any = None
         self.error: BaseException | None = None
 
+    def go(self) -> None:
+        """Go on until the next call that may be shared, or to the end. Called by the engine's loop alone."""
+        if self._greenlet is None:
+            self._greenlet = greenlet(self._live)
+        self._greenlet.switch()
+
     def share(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._check()
-        return self._wait(lambda: self.engine.park(Call(self, target, args, kwargs)))
+        mine = thread_state.current()
+        self.engine.park(Call(self, target, args, kwargs, mine.autocast))
+        mine.changed_to(self.engine.thread_state, self.engine.take_turn)
+        result, error = self.result, self.error
+        self.result = self.error = None
+        if error is not None:
+            raise error
+        return result
 
     def alone(self, work: Callable[[], Any]) -> Any:
         self._check()
-        return self._wait(lambda: self.engine.lend(self, work))
+        return work()
 
     def stepped(self, done: int, of: int) -> None:
         self.steps_done, self.steps_of = done, of
@@ -126,14 +148,8 @@ class Run:
         """Leave a result, or an error to raise, for when the run is woken."""
         self.result, self.error = result, error
 
-    def _wait(self, hand_over: Callable[[], None]) -> Any:
-        hand_over()
-        self.wake.acquire()
-        result, error = self.result, self.error
-        self.result = self.error = None
-        if error is not None:
-            raise error
-        return result
+    def _live(self) -> None:
+        self.engine.draw_and_leave(self)
 
     def _check(self) -> None:
         if self.cancelled:
@@ -147,11 +163,3 @@ def _area(arguments: dict[str, Any], rows: int) -> int:
         if isinstance(value, list) and len(value) == rows and value and isinstance(value[0], torch.Tensor):
             return sum(int(item.numel()) for item in value) // rows
     return 1
-
-
-def _autocast() -> torch.dtype | None:
-    """The dtype of this thread's autocast, which the engine's thread must use for this call; None when off."""
-    for kind in ("cuda", "cpu"):
-        if torch.is_autocast_enabled(kind):
-            return torch.get_autocast_dtype(kind)
-    return None
