@@ -118,8 +118,11 @@ class AtOnce:
     def share(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return target.function(*args, **kwargs)
 
-    def alone(self, work: Callable[[], Any]) -> Any:
+    def alone(self, work: Callable[[], Any], module: torch.nn.Module | None = None) -> Any:
         return work()
+
+    def adapters(self, module: torch.nn.Module) -> tuple[()]:
+        return ()
 
     width = height = 0
 

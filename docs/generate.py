@@ -31,11 +31,12 @@ sys.path.insert(0, str(ROOT))
 
 from pipelines.families import FAMILIES, Family  # noqa: E402
 from pipelines.spec import Task  # noqa: E402
-from server.api.wire import ImageRequest  # noqa: E402
+from server.api.wire import ImageRequest, LoraRequest  # noqa: E402
 from server.app import create_app  # noqa: E402
 from server.catalog import ModelEntry, ModelsFile, PresetEntry  # noqa: E402
 from server.cli import build_parser  # noqa: E402
 from server.errors import ANSWERS  # noqa: E402
+from server.loras import LoraEntry  # noqa: E402
 from server.settings import ENV_PREFIX, Settings, read_settings  # noqa: E402
 
 _PART = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -113,6 +114,10 @@ def model_keys() -> str:
 
 def preset_keys() -> str:
     return _fields(PresetEntry)
+
+
+def lora_keys() -> str:
+    return _fields(LoraEntry)
 
 
 def file_keys() -> str:
@@ -217,7 +222,7 @@ def _default(field: FieldInfo) -> str:
 
 
 def _value(value: object) -> str:
-    if value is None or value == [] or value == {}:
+    if value in (None, [], {}, (), ""):
         return ""
     if isinstance(value, bool):
         return "`true`" if value else "`false`"
@@ -238,7 +243,8 @@ def _bounds(field: FieldInfo) -> str:
         words += [f"{found['ge']} or more"] if "ge" in found else []
         words += [f"more than {found['gt']}"] if "gt" in found else []
         words += [f"at most {_number(found['le'])}"] if "le" in found else []
-    words += [f"at most {found['max_length']} characters"] if "max_length" in found else []
+    counted = "items" if get_origin(field.annotation) is tuple else "characters"
+    words += [f"at most {found['max_length']} {counted}"] if "max_length" in found else []
     return ", ".join(words)
 
 
@@ -259,6 +265,8 @@ def _type(annotation: Any) -> str:
     origin, arguments = get_origin(annotation), get_args(annotation)
     if origin is Literal:
         return ", ".join(f"`{value}`" for value in arguments)
+    if origin is tuple:
+        return f"list of {_type(arguments[0])}s"
     if origin is list:
         return f"list of {_type(arguments[0])}s"
     if origin is dict:
@@ -267,8 +275,10 @@ def _type(annotation: Any) -> str:
         return _type(arguments[0])
     if arguments:  # a union
         return " or ".join(_type(part) for part in arguments if part is not type(None))
-    names = {str: "text", int: "integer", float: "number", bool: "true or false", ModelEntry: "a model (below)"}
-    return names.get(annotation, "a preset (below)" if annotation is PresetEntry else str(annotation))
+    names: dict[Any, str] = {str: "text", int: "integer", float: "number", bool: "true or false"}
+    names |= {ModelEntry: "a model (below)", PresetEntry: "a preset (below)", LoraEntry: "an adapter (below)"}
+    names |= {LoraRequest: "object"}
+    return names.get(annotation, str(annotation))
 
 
 PARTS: dict[str, Callable[[], str]] = {
@@ -277,6 +287,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "file-keys": file_keys,
     "model-keys": model_keys,
     "preset-keys": preset_keys,
+    "lora-keys": lora_keys,
     "families": families,
     "errors": errors,
     "command-line": command_line,

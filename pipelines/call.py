@@ -16,8 +16,10 @@ from PIL import Image
 
 from pipelines.families import Family
 from pipelines.fitting import to_pil
+from pipelines.repaint import whole_cells
 from pipelines.spec import ImageSpec, Pixels, Task
 
+_CELL = 8  # pixels a latent, where a pipeline does not say
 _LEAST_SIDE = 64  # pixels of a reference: FLUX.2 refuses a smaller one
 # What pipelines would do with sizes by themselves: draw in one of the sizes they were trained on and resample, or
 # scale the sources up to them. The size to draw is already chosen when a spec is made.
@@ -48,11 +50,11 @@ def call_arguments(pipeline: Any, family: Family, spec: ImageSpec, seeds: Sequen
     elif family.guidance_argument == "true_cfg_scale" and spec.guidance > 1:
         wanted["negative_prompt"] = " "  # Qwen-Image ignores its guidance without one
     if spec.sources:
-        wanted |= _source_arguments(family, spec)
+        wanted |= _source_arguments(family, spec, getattr(pipeline, "vae_scale_factor", _CELL))
     return {name: value for name, value in wanted.items() if name in takes}
 
 
-def _source_arguments(family: Family, spec: ImageSpec) -> dict[str, Any]:
+def _source_arguments(family: Family, spec: ImageSpec, cell: int) -> dict[str, Any]:
     arguments: dict[str, Any] = {"strength": spec.strength}
     if family.by_instruction:
         sources = [_within_draw_area(source, spec, family.multiple) for source in spec.sources]
@@ -60,10 +62,8 @@ def _source_arguments(family: Family, spec: ImageSpec) -> dict[str, Any]:
     else:
         arguments["image"] = _at_draw_size(spec.sources[0], spec)
     if spec.task is Task.INPAINTING and spec.mask is not None:
-        # Pixel by pixel on its picture, whatever size that was brought to.
-        size = arguments["image"].size
-        mask = to_pil(spec.mask)
-        arguments["mask_image"] = mask if mask.size == size else mask.resize(size, Image.Resampling.LANCZOS)
+        width, height = arguments["image"].size
+        arguments["mask_image"] = whole_cells(to_pil(spec.mask), width, height, cell)
     return arguments
 
 

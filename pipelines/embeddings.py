@@ -26,13 +26,14 @@ class EmbeddingCache:
         self.hits = 0
         self.misses = 0
 
-    def key(self, owner: object, arguments: Mapping[str, Any]) -> Hashable | None:
-        """A key for a call of ``owner`` whose only tensors are token ids and masks; None for any other call.
+    def key(self, owner: object, arguments: Mapping[str, Any], adapters: Hashable = ()) -> Hashable | None:
+        """A key for a call of ``owner``, with these adapters on it, whose only tensors are token ids and masks; None
+        for any other call.
 
         Holds its owner weakly: an id() is given out again once a module is gone, and another model's module must
         not find what that one made.
         """
-        parts: list[Hashable] = [weakref.ref(owner)]
+        parts: list[Hashable] = [weakref.ref(owner), adapters]
         for name, value in arguments.items():
             if isinstance(value, torch.Tensor):
                 if value.is_floating_point() or value.numel() > 65_536:

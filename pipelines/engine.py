@@ -19,6 +19,7 @@ import torch
 from greenlet import getcurrent
 
 from pipelines import collate, policy, thread_state
+from pipelines.adapters import Share
 from pipelines.call import call_arguments
 from pipelines.embeddings import EmbeddingCache
 from pipelines.errors import Cancelled, DrawError, OutOfMemory
@@ -132,6 +133,13 @@ class Engine:
         while self._ready:
             self._ready.popleft().go()
 
+    def set_adapters(self, module: torch.nn.Module, runs: Sequence[Run], rows: Sequence[int]) -> None:
+        """Switch on, for the next forward of ``module``, what each of ``runs`` asked for on its rows."""
+        adapters = runs[0].model.adapters
+        if adapters:
+            shares = [Share(count, run.job.spec.adapters) for count, run in zip(rows, runs, strict=True)]
+            self.counts["adapter_switches"] += adapters.use(module, shares)
+
     def _dismiss_cancelled(self) -> None:
         for call in [call for call in self._parked if call.run.cancelled]:
             self._wake(call, error=Cancelled("the client left"))
@@ -140,6 +148,8 @@ class Engine:
         one_of_each = {call.key: call for call in self._parked}
         limits = {key: call.target.most_rows(call.area) for key, call in one_of_each.items()}
         chosen = policy.choose(self._parked, limits)
+        if chosen[0].run.model.adapters:  # equal ones side by side
+            chosen.sort(key=lambda call: call.run.job.spec.adapters)
         going = set(chosen)
         for call in self._parked:
             call.run.passed_over += call not in going
@@ -166,6 +176,7 @@ class Engine:
 
     def _forward(self, calls: Sequence[Call], rows: Sequence[int]) -> list[Any]:
         target = calls[0].target
+        self.set_adapters(target.module, [call.run for call in calls], rows)
         self.counts[f"{target.name}_forwards"] += 1
         self.counts[f"{target.name}_rows"] += sum(rows)
         with _autocast(calls[0].autocast):
@@ -243,6 +254,7 @@ class Engine:
             if run.cancelled:
                 raise Cancelled("the client left")
             self.sink.started(job)
+            model.adapters.require(job.spec.adapters)
             pipeline = model.pipeline(job.spec.task)
             if not model.shared:
                 for target in model.targets.values():

@@ -4,6 +4,7 @@ Knows kinds; the worker sends the kind's name to the front, which owns the wordi
 
     DrawError
     ├── LoadRefused     the model folder is missing, broken or not safe to load
+    ├── AdapterRefused  a LoRA that was asked for is missing, broken or made for another model
     ├── OutOfMemory     the device has no room for even the smallest batch
     ├── BadPicture      the denoiser or the VAE made NaN or nothing but black
     ├── Unsupported     the pipeline cannot do what the spec asks
@@ -18,6 +19,10 @@ class DrawError(Exception):
 
 
 class LoadRefused(DrawError):
+    pass
+
+
+class AdapterRefused(DrawError):
     pass
 
 

@@ -13,7 +13,7 @@ def to_pil(pixels: Pixels) -> Image.Image:
 
 
 def to_pixels(image: Image.Image) -> Pixels:
-    """The bytes of a Pillow image of mode RGB or L."""
+    """The bytes of a Pillow image of mode RGB, RGBA or L."""
     return Pixels(image.width, image.height, image.mode, image.tobytes())
 
 
@@ -21,8 +21,12 @@ def cover(image: Image.Image, width: int, height: int) -> Image.Image:
     """Resample ``image`` (Lanczos) to fill ``width × height`` pixels; what sticks out is cut evenly on both sides."""
     if image.size == (width, height):
         return image
-    scale = max(width / image.width, height / image.height)
+    return image.resize((width, height), Image.Resampling.LANCZOS, box=cover_box(image.size, width, height))
+
+
+def cover_box(size: tuple[int, int], width: int, height: int) -> tuple[float, float, float, float]:
+    """The part of a picture of ``size`` that fills ``width × height``: left, top, right, bottom."""
+    scale = max(width / size[0], height / size[1])
     kept_width, kept_height = width / scale, height / scale
-    left, top = (image.width - kept_width) / 2, (image.height - kept_height) / 2
-    box = (left, top, left + kept_width, top + kept_height)
-    return image.resize((width, height), Image.Resampling.LANCZOS, box=box)
+    left, top = (size[0] - kept_width) / 2, (size[1] - kept_height) / 2
+    return left, top, left + kept_width, top + kept_height

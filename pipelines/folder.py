@@ -57,14 +57,41 @@ def _inspect_component(folder: Path, name: str) -> int:
     weights = sorted(part.glob("*.safetensors"))
     if is_model and not weights:
         raise LoadRefused(f"{name}/ has no .safetensors weights; .bin and .ckpt files are not loaded")
+    if (part / "adapter_config.json").exists():
+        # With peft installed, transformers would load the base model that this file names, from wherever that is.
+        raise LoadRefused(f"{name}/ is an adapter of another model; list its .safetensors under loras in models.yaml")
     return sum(_inspect_weights(path, folder) for path in weights)
 
 
+def inspect_adapter(path: Path) -> int:
+    """Check the file of a LoRA and return its bytes. Raises LoadRefused."""
+    if path.suffix != ".safetensors":
+        raise LoadRefused(f"{path.name} is not a .safetensors file; .bin, .pt and .ckpt files are not loaded")
+    if not path.is_file():
+        raise LoadRefused(f"{path.name} does not exist")
+    return _inspect_safetensors(path)
+
+
+def adapter_problem(path: Path) -> str | None:
+    """Why a file cannot be a LoRA; None if it looks whole."""
+    try:
+        inspect_adapter(path)
+    except LoadRefused as refusal:
+        return str(refusal)
+    except OSError as error:
+        return f"{path.name} cannot be read: {error.strerror}"
+    return None
+
+
 def _inspect_weights(path: Path, folder: Path) -> int:
+    if not _stays_inside(path, folder):
+        raise LoadRefused(f"{path.parent.name}/{path.name} points outside the model folder")
+    return _inspect_safetensors(path)
+
+
+def _inspect_safetensors(path: Path) -> int:
     """Compare a safetensors header with the file. Returns the file's size in bytes."""
     where = f"{path.parent.name}/{path.name}"
-    if not _stays_inside(path, folder):
-        raise LoadRefused(f"{where} points outside the model folder")
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)

@@ -14,7 +14,9 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from pipelines.errors import BadPicture
-from pipelines.fitting import cover
+from pipelines.fitting import cover, to_pil
+from pipelines.matting import FLAT_GROUND, cut_out
+from pipelines.repaint import put_back
 from pipelines.spec import Encoding, ImageSpec, Picture
 
 # Measured at 1024×1024 (bench/encode.py, docs/bench.md): against Pillow's default of 6, level 1 takes a third to
@@ -67,10 +69,16 @@ def to_frames(drawn: torch.Tensor) -> Frames:
 def finish(array: Array, spec: ImageSpec) -> Image.Image:
     """Bring drawn pixels (H, W, 3) to exactly the size that the client asked for.
 
-    Lanczos; what the drawn aspect has too much of is cut off evenly on both sides.
+    Lanczos; what the drawn aspect has too much of is cut off evenly on both sides. Where the client wants no ground
+    there is none, and what the mask does not cover is the source's own pixels.
     """
     image = Image.fromarray(array)
-    return cover(image, spec.width, spec.height)
+    if spec.matting == FLAT_GROUND:
+        image = cut_out(image)
+    image = cover(image, spec.width, spec.height)
+    if spec.mask is not None:
+        image = put_back(image, to_pil(spec.kept or spec.sources[0]), to_pil(spec.mask))
+    return image
 
 
 def encode(image: Image.Image, spec: ImageSpec, encoding: Encoding, index: int) -> Picture:
@@ -109,4 +117,6 @@ def _parameters(spec: ImageSpec) -> str:
         values["scheduler"] = spec.scheduler
     if spec.sources:
         values["strength"] = spec.strength
+    if spec.adapters:
+        values["loras"] = [{"name": adapter.name, "weight": adapter.weight} for adapter in spec.adapters]
     return json.dumps(values, ensure_ascii=False)

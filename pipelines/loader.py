@@ -25,13 +25,15 @@ from diffusers import (
     DiffusionPipeline,
 )
 
+from pipelines import adapters, tuning
 from pipelines import folder as model_folder
-from pipelines import tuning
+from pipelines.adapters import Adapters
 from pipelines.errors import LoadRefused, Unsupported
 from pipelines.families import Family, FamilyTable
 from pipelines.plan import ModelPlan
 from pipelines.spec import Task
 from pipelines.target import find_targets
+from pipelines.tokens import TokenCounter
 
 log = logging.getLogger("darkroom.loader")
 
@@ -61,11 +63,15 @@ def choose_dtype(setting: str, device: torch.device) -> torch.dtype:
 class LoadedModel:
     """A model on its device: one set of weights, and a pipeline for each task made when first wanted."""
 
-    def __init__(self, plan: ModelPlan, pipeline: Any, family: Family, device: torch.device) -> None:
+    def __init__(
+        self, plan: ModelPlan, pipeline: Any, family: Family, device: torch.device, adapters: Adapters | None = None
+    ) -> None:
         self.plan = plan
         self.family = family
         self.device = device
         self.targets = find_targets(pipeline.components)
+        self.tokens = TokenCounter(pipeline)
+        self.adapters = adapters or Adapters()
         self.shared = True  # may its runs share steps? The check at load decides
         self.reason = ""  # why not
         self._base = pipeline
@@ -126,6 +132,7 @@ def load(plan: ModelPlan, device: torch.device) -> LoadedModel:
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError, ImportError) as error:
         raise LoadRefused(f"diffusers could not load it: {type(error).__name__}: {error}") from error
     pipeline.set_progress_bar_config(disable=True)
+    loaded = adapters.load(pipeline, plan.adapters)  # before placing: they go to the device with their modules
     tuning.place(pipeline, plan, device)
     families = FamilyTable()
     family = families.by_name.get(plan.family) or families.detect(path)
@@ -139,13 +146,15 @@ def load(plan: ModelPlan, device: torch.device) -> LoadedModel:
             "seconds": round(time.monotonic() - started, 2),
         },
     )
-    return LoadedModel(plan, pipeline, family, device)
+    return LoadedModel(plan, pipeline, family, device, loaded)
 
 
 def weight_bytes(plan: ModelPlan, device: torch.device) -> int:
-    """Bytes that a folder's weights will take in the plan's dtype, told from the safetensors headers."""
+    """Bytes that a plan's weights will take in its dtype, told from the safetensors headers."""
     elements = 0
-    for path in Path(plan.folder).rglob("*.safetensors"):
+    loras = [Path(file.path) for file in plan.adapters]
+    whole = [path for path in loras if model_folder.adapter_problem(path) is None]
+    for path in (*Path(plan.folder).rglob("*.safetensors"), *whole):
         with safetensors.safe_open(str(path), framework="pt") as file:
             elements += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118, no mapping
     return elements * choose_dtype(plan.dtype, device).itemsize

@@ -10,6 +10,13 @@ import msgspec
 from pipelines.spec import ImageSpec
 
 
+class AdapterFile(msgspec.Struct, frozen=True):
+    """A LoRA that requests may name."""
+
+    name: str
+    path: str  # absolute, one safetensors file
+
+
 class ModelPlan(msgspec.Struct, frozen=True):
     """One set of weights on one device. Several IDs of models.yaml may share a plan, and so the weights."""
 
@@ -24,6 +31,7 @@ class ModelPlan(msgspec.Struct, frozen=True):
     offload: bool = False  # weights in host memory, brought over layer by layer
     compile: bool = False  # the denoiser, by torch.compile
     fuse_qkv: bool = False  # one projection for query, key and value
+    adapters: tuple[AdapterFile, ...] = ()
 
 
 class DrawJob(msgspec.Struct, frozen=True):

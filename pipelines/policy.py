@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 _AGEING_STEPS = 16  # steps without a run that halve the work it appears to have left; bench/order.py shows it
-_KNEE = 0.9  # of the device's best rows per second
+_KNEE = 0.95  # of the device's best rows per second
 _MAX_SCATTER = 0.1  # of the mean step time, root mean square
 # The least: figures taken on a busy machine once bounded batches at 4 rows, at a third of the pictures a second; and on
 # a device that 2 rows fill, 8 still keep short requests ahead (bench/order.py).
@@ -56,7 +56,7 @@ class StepCost:
     area: int
 
     def most_rows(self, area: int) -> int:
-        """How many rows of ``area`` make a step worth its time: 9/10 of what the device can do at best.
+        """How many rows of ``area`` make a step worth its time: 0.95 of what the device can do at best.
 
         rows / (fixed + row × rows) reaches the fraction k of its limit 1 / row at rows = fixed / row × k / (1 - k).
         """

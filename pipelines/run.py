@@ -88,8 +88,9 @@ class Call:
         arguments = self.arguments if target.ragged is None else target.ragged.folded(self.arguments)
         if target.ignores_generator and "generator" in arguments:
             arguments = {**arguments, "generator": None}
+        apart = run.model.adapters.apart(target.module, run.job.spec.adapters)
         key = group_key(arguments, rows, target.parts, run.prints)
-        return rows, area, target.intern((area, self.autocast, key))
+        return rows, area, target.intern((area, self.autocast, apart, key))
 
 
 class Run:
@@ -128,9 +129,14 @@ class Run:
             raise error
         return result
 
-    def alone(self, work: Callable[[], Any]) -> Any:
+    def alone(self, work: Callable[[], Any], module: torch.nn.Module | None = None) -> Any:
         self._check()
+        if module is not None:
+            self.engine.set_adapters(module, [self], [1])
         return work()
+
+    def adapters(self, module: torch.nn.Module) -> Hashable:
+        return self.model.adapters.of(module, self.job.spec.adapters)
 
     def stepped(self, done: int, of: int) -> None:
         self.steps_done, self.steps_of = done, of

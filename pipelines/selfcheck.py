@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Sequence
 
+import msgspec
 import torch
 
 from pipelines import collate
@@ -21,7 +22,7 @@ from pipelines.loader import LoadedModel
 from pipelines.plan import DrawJob
 from pipelines.policy import fit_cost
 from pipelines.run import Call
-from pipelines.spec import ImageSpec, Pixels, Task
+from pipelines.spec import Adapter, ImageSpec, Pixels, Task
 from pipelines.target import Target
 
 log = logging.getLogger("darkroom.selfcheck")
@@ -81,6 +82,8 @@ def check(model: LoadedModel) -> None:
             _compare(model, (alone_a, alone_b), (together_a, together_b))
         except DrawError as error:
             _unshare(model, f"together fails: {error}")
+    if model.shared and model.adapters:
+        _check_adapters(model, job_a, alone_a, alone_b)
     for target, call in first.items():
         if target.is_denoiser and model.shared:
             _measure(target, call)
@@ -94,6 +97,27 @@ def check(model: LoadedModel) -> None:
             "seconds": round(time.monotonic() - started, 2),
         },
     )
+
+
+def _check_adapters(model: LoadedModel, job: DrawJob, base: torch.Tensor, other: torch.Tensor) -> None:
+    """May runs with different adapters share steps? They must give together what they give alone, up to the rounding
+    that any batch has, and nearer to that than to the picture without the adapter."""
+    name = model.adapters.names[0]
+    spec = msgspec.structs.replace(job.spec, adapters=(Adapter(name, 1.0),))
+    adapted = msgspec.structs.replace(job, job_id="check-adapter", spec=spec)
+    try:
+        alone = _draw(model, [adapted], [])[0]
+        together = _draw(model, [job, adapted], [])
+        off = max(float((a - b).abs().mean()) for a, b in zip((base, alone), together, strict=True))
+        allowed = _allowed(model) * float((base - other).abs().mean())
+        effect = float((base - alone).abs().mean())
+        model.adapters.mixed = off <= allowed and off <= effect / 2
+        reason = f"together differs from alone by {off:.2g}, of {effect:.2g} that {name} changes"
+    except DrawError as error:
+        model.adapters.mixed, reason = False, str(error)
+    model.adapters.rest()
+    if not model.adapters.mixed:
+        log.warning("adapters do not share steps", extra={"model": model.plan.key, "reason": reason})
 
 
 def _job(model: LoadedModel, prompt: str, seed: int, *, n: int = 1, steps: int = _STEPS_A) -> DrawJob:
@@ -146,11 +170,15 @@ def _compare(
 ) -> None:
     apart = float((alone[0] - alone[1]).abs().mean())
     off = max(float((a - b).abs().mean()) for a, b in zip(alone, together, strict=True))
-    dtype = next((p.dtype for t in model.targets.values() if t.is_denoiser for p in t.module.parameters()), None)
-    allowed = _TOLERANCE.get(dtype or torch.float32, 1e-3)
+    allowed = _allowed(model)
     # Not a number, or two prompts that look alike, prove nothing: such a model runs unshared.
     if not off <= allowed * apart:
         _unshare(model, f"together differs from alone by {off:.2g}, of {apart:.2g} between two pictures")
+
+
+def _allowed(model: LoadedModel) -> float:
+    dtype = next((p.dtype for t in model.targets.values() if t.is_denoiser for p in t.module.parameters()), None)
+    return _TOLERANCE.get(dtype or torch.float32, 1e-3)
 
 
 def _unshare(model: LoadedModel, reason: str) -> None:

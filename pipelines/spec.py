@@ -21,7 +21,7 @@ class Task(StrEnum):
 class Pixels(msgspec.Struct, frozen=True):
     """A decoded picture: rows from the top, 8 bits a channel, not padded.
 
-    ``data`` holds width × height × channels bytes; ``mode`` is "RGB" (3 channels) or "L" (1, a mask: 255 = repaint).
+    ``data`` holds width × height × channels bytes; ``mode`` is "RGB", "RGBA" or "L" (a mask: 255 = repaint, 0 = keep).
     """
 
     width: int  # pixels
@@ -36,6 +36,13 @@ class Encoding(msgspec.Struct, frozen=True):
     format: str = "png"  # png, jpeg or webp
     quality: int = 90  # 0..100, jpeg and webp only
     metadata: bool = True  # write the parameters into the picture
+
+
+class Adapter(msgspec.Struct, frozen=True, order=True):
+    """A LoRA, by its name in models.yaml, and how much of it: 1 is what it was trained to be."""
+
+    name: str
+    weight: float
 
 
 class ImageSpec(msgspec.Struct, frozen=True):
@@ -55,6 +62,9 @@ class ImageSpec(msgspec.Struct, frozen=True):
     strength: float = 0.8  # 0..1, image-to-image and inpainting: how much of the source is drawn anew
     sources: tuple[Pixels, ...] = ()
     mask: Pixels | None = None
+    adapters: tuple[Adapter, ...] = ()  # by name, none twice, none of weight 0
+    kept: Pixels | None = None  # width × height, shown untouched where the mask is 0; None: the first source
+    matting: str | None = None  # what cuts the object from its ground (pipelines.matting); None: nothing does
 
     @property
     def task(self) -> Task:

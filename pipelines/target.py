@@ -20,7 +20,7 @@ _DENOISERS = ("unet", "transformer", "transformer_2", "prior", "controlnet")
 _EARLY = ("controlnet",)  # its output is an argument of the denoiser's next call
 # Their decode takes a generator and never draws from it; any other decoder's keeps its runs apart.
 _PLAIN_DECODERS = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
-_UNMEASURED_ROWS = 8
+_UNMEASURED_ROWS = 16
 _DECODE_ROWS = 8  # decoding takes far more memory a row than a denoiser step
 
 

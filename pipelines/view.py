@@ -10,7 +10,7 @@ import contextlib
 import copy
 import functools
 from collections import OrderedDict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import Any, Protocol
 
 import diffusers
@@ -34,8 +34,11 @@ class Desk(Protocol):
     def share(self, target: Target, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Make this call together with other runs' calls. May raise to stop the run."""
 
-    def alone(self, work: Callable[[], Any]) -> Any:
-        """Do this work on the engine's thread, with no other run in between."""
+    def alone(self, work: Callable[[], Any], module: torch.nn.Module | None = None) -> Any:
+        """Do this work on the engine's thread, with no other run in between, and this run's adapters on ``module``."""
+
+    def adapters(self, module: torch.nn.Module) -> Hashable:
+        """What this run's adapters make of ``module``: equal for runs that may take each other's outputs."""
 
     def stepped(self, done: int, of: int) -> None:
         """The run's scheduler has done a step."""
@@ -106,12 +109,14 @@ def _encoder(module: torch.nn.Module, desk: Desk, embeddings: EmbeddingCache | N
     signature = Signature(module.forward)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        key = None if embeddings is None else embeddings.key(module, signature.normalise(args, kwargs))
+        key = None
+        if embeddings is not None:
+            key = embeddings.key(module, signature.normalise(args, kwargs), desk.adapters(module))
         if key is None or embeddings is None:
-            return desk.alone(lambda: module(*args, **kwargs))
+            return desk.alone(lambda: module(*args, **kwargs), module)
         kept = embeddings.get(key)
         if kept is None:
-            kept = desk.alone(lambda: module(*args, **kwargs))
+            kept = desk.alone(lambda: module(*args, **kwargs), module)
             embeddings.put(key, kept)
         return kept
 

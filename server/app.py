@@ -13,7 +13,7 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI
 
 from server import __version__
-from server.api import described, docs, files, images, models, ops
+from server.api import described, docs, files, hub, images, jobs, models, ops, page
 from server.api.services import Services
 from server.catalog import Catalog, find_models_file, load_catalog
 from server.edge import layers
@@ -22,6 +22,8 @@ from server.errors import ConfigError, DarkroomError, LinkRefused
 from server.inputs.decode import ImageLimits
 from server.inputs.fetch import Fetcher, Own
 from server.jobs.queue import JobQueue
+from server.jobs.registry import JobRegistry
+from server.jobs.repeats import Repeats
 from server.jobs.studio import Studio
 from server.settings import Settings
 from server.storage.signing import Signer, load_or_create_secret
@@ -67,9 +69,10 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.services = services
     app.state.keyring = keyring
-    for router in (images.router, files.router, models.router, ops.router):
+    for router in (images.router, hub.router, jobs.router, files.router, models.router, ops.router):
         app.include_router(router(services))
     app.include_router(docs.router())
+    app.include_router(page.router())
     layers.install(app, settings, keyring, count=_counter(services.metrics))
     return app
 
@@ -101,6 +104,8 @@ def _build(settings: Settings, catalog: Catalog) -> Services:
         catalog=catalog,
         queue=queue,
         studio=Studio(queue, worker, metrics, log_prompts=settings.log_prompts),
+        jobs=JobRegistry(queue),
+        repeats=Repeats(lambda outcome: outcome.size_bytes),
         worker=worker,
         store=store,
         signer=signer,
@@ -118,6 +123,8 @@ def _mark_broken(catalog: Catalog, worker: LocalWorker) -> None:
         if problem is not None:
             log.error("model cannot be served", extra={"model": key, "reason": problem})
             worker.models[key] = ModelStatus(ModelState.BROKEN, problem)
+        for name, reason in next(model for model in catalog if model.plan == plan).lora_problems().items():
+            log.error("adapter cannot be used", extra={"model": key, "adapter": name, "reason": reason})
 
 
 def _own_pictures(signer: Signer, store: Store) -> Own:

@@ -82,7 +82,7 @@ class Outcome:
 
     @property
     def wait_s(self) -> float:
-        """Until the answer's first byte; the API shows a client no sign of a job's first step."""
+        """Until the answer's first byte; these requests do not stream, so it comes when all is drawn."""
         return self.headers_s - self.sent_s
 
 

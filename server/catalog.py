@@ -9,11 +9,13 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+import msgspec
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -23,7 +25,9 @@ from pipelines.errors import LoadRefused
 from pipelines.families import Family, FamilyTable
 from pipelines.plan import ModelPlan
 from pipelines.presets import DrawingArea, Preset, overlay
+from server import loras, models_yaml
 from server.errors import BadRequest, ConfigError, ModelNotFound
+from server.loras import LoraEntry, LoraName
 
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}", re.ASCII)
@@ -99,6 +103,9 @@ class ModelEntry(_Entry):
     sizes: list[Size] | Literal["any"] = Field("any", description="sizes that a client may ask for")
     max_side: int = Field(2048, ge=16, le=8192, description="where sizes is any: longest side, pixels")
     default_size: Size = Field("1024x1024", description="when a client names none, or auto")
+    default_response: Literal["url", "b64_json", "both"] = Field(
+        "url", description="what answers carry where the request has no response_format"
+    )
     max_prompt: int = Field(4000, ge=1, le=100_000, description="longest prompt, characters")
     max_steps: int = Field(150, ge=1, le=500, description="most steps a client may ask for")
     quality: dict[Literal["standard", "hd", "low", "medium", "high", "auto"], PresetEntry] = Field(
@@ -107,6 +114,16 @@ class ModelEntry(_Entry):
     style: dict[Literal["vivid", "natural"], PresetEntry] = Field(
         default_factory=dict, description="what each style adds"
     )
+    loras: dict[LoraName, LoraEntry] = Field(
+        default_factory=dict, description="adapters that a request may name, beside its prompt"
+    )
+    alpha_mask: bool = Field(
+        False, description="repaint what is transparent in a single source that comes without a mask, as dall-e-2 does"
+    )
+    matting: Literal["flat-ground"] | None = Field(
+        None, description="what cuts the object out where background is transparent"
+    )
+    matting_prompt: str = Field("", description="added to the prompt then: a ground that can be told from objects")
 
     @model_validator(mode="after")
     def _has_weights(self) -> ModelEntry:
@@ -170,8 +187,21 @@ class Model:
         )
 
     @property
+    def backgrounds(self) -> tuple[str, ...]:
+        """What ``background`` may be."""
+        return ("auto", "opaque") if self.entry.matting is None else ("auto", "opaque", "transparent")
+
+    @property
     def scheduler_names(self) -> tuple[str, ...]:
         return schedulers.names(flow=self.family.flow)
+
+    @cached_property
+    def weight_bytes(self) -> int | None:
+        """Bytes of the weights on disk; None for a folder that cannot be served."""
+        try:
+            return model_folder.inspect(Path(self.plan.folder))
+        except (LoadRefused, OSError):
+            return None
 
     def problem(self) -> str | None:
         """Why the weights cannot be served, told from the folder alone; None if they look whole."""
@@ -182,6 +212,11 @@ class Model:
         except OSError as error:
             return f"the folder cannot be read: {error.strerror}"
         return None
+
+    def lora_problems(self) -> dict[str, str]:
+        """Which adapters cannot be used, told from their files alone, and why. The model serves without them."""
+        found = {file.name: model_folder.adapter_problem(Path(file.path)) for file in self.plan.adapters}
+        return {name: problem for name, problem in found.items() if problem is not None}
 
 
 def _preset(entry: PresetEntry | None) -> Preset:
@@ -240,7 +275,7 @@ def load_catalog(path: Path) -> Catalog:
         root = yaml.compose(text, Loader=yaml.SafeLoader)
         if root is None:
             raise ConfigError(f"{path}: the file is empty")
-        _refuse_duplicates(path, root)
+        models_yaml.refuse_duplicates(path, root)
         data = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read: {error}") from None
@@ -275,10 +310,27 @@ def _build(path: Path, root: yaml.Node, file: ModelsFile) -> Catalog:
             if name in names:
                 raise refuse(where, f"this name already stands for {names[name]}", name)
             names[name] = model_id
-        models[model_id] = _decide(path, model_id, key, entry)
+        try:
+            models[model_id] = _decide(path, model_id, key, entry)
+        except ValueError as error:
+            raise refuse((*where, "loras"), str(error), None) from None
+    _share_adapters(models, refuse)
     if file.default not in names:
         raise refuse(("default",), f"must be one of {', '.join(models)}", file.default)
-    return Catalog(path, models, names[file.default], frozenset(file.providers), names)
+    # Hub clients write OWNER/ID for whatever a list of models shows them.
+    prefixes = frozenset(file.providers) | {model.entry.owned_by for model in models.values()}
+    return Catalog(path, models, names[file.default], prefixes, names)
+
+
+def _share_adapters(models: dict[str, Model], refuse: Callable[..., ConfigError]) -> None:
+    """IDs that share weights have one plan: its adapters are all of theirs."""
+    for model_id, model in models.items():
+        sets = [other.plan.adapters for other in models.values() if other.plan.key == model.plan.key]
+        try:
+            plan = msgspec.structs.replace(model.plan, adapters=loras.together(sets))
+        except ValueError as error:
+            raise refuse(("models", model_id, "loras"), str(error), None) from None
+        models[model_id] = replace(model, plan=plan)
 
 
 def _inherit(base: ModelEntry, written: ModelEntry) -> ModelEntry:
@@ -289,6 +341,10 @@ def _inherit(base: ModelEntry, written: ModelEntry) -> ModelEntry:
 
 
 def _decide(path: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
+    """Raises ValueError for adapters where there cannot be any."""
+    clash = loras.clash(compile=entry.compile, fuse_qkv=entry.fuse_qkv, quantise=entry.quantise)
+    if entry.loras and clash is not None:
+        raise ValueError(clash)
     weights = (path.parent / (entry.path or "")).resolve()
     families = FamilyTable()
     family = families.detect(weights) if entry.family == "auto" else families.by_name[entry.family]
@@ -308,49 +364,21 @@ def _decide(path: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
         offload=entry.offload,
         compile=entry.compile,
         fuse_qkv=entry.fuse_qkv,
+        adapters=loras.files(entry.loras, path.parent),
     )
     return Model(model_id, entry, plan, family, area)
 
 
 def _explain(path: Path, root: yaml.Node, loc: tuple[str | int, ...], message: str, value: Any) -> str:
-    node, key = _find(root, loc)
+    node, key = models_yaml.find(root, loc)
     shown = f" = {value!r}" if isinstance(value, str | int | float | bool) else ""
     where = ".".join(str(part) for part in loc[: len(key)]) or "the file"
     allowed = ""
     if message == "Field required":
         where, shown, message = ".".join(map(str, loc)), "", "this key is required"
     if message.startswith("Extra inputs"):
-        shape = PresetEntry if "quality" in loc or "style" in loc else ModelEntry if len(loc) > 2 else ModelsFile
+        shape: type[BaseModel] = ModelEntry if len(loc) > 2 else ModelsFile
+        shape = PresetEntry if "quality" in loc or "style" in loc else LoraEntry if "loras" in loc else shape
         message = "no such key"
         allowed = f"; allowed: {', '.join(shape.model_fields)}"
     return f"{path}, line {node.start_mark.line + 1}: {where}{shown}: {message}{allowed}"
-
-
-def _find(root: yaml.Node, loc: tuple[str | int, ...]) -> tuple[yaml.Node, tuple[str | int, ...]]:
-    """The deepest node that ``loc`` reaches, and the part of ``loc`` that reached it."""
-    node, at = root, root
-    for depth, part in enumerate(loc):
-        if isinstance(node, yaml.MappingNode):
-            pair = next(((k, v) for k, v in node.value if k.value == str(part)), None)
-            if pair is None:
-                return at, loc[:depth]
-            at, node = pair
-        elif isinstance(node, yaml.SequenceNode) and isinstance(part, int) and part < len(node.value):
-            at = node = node.value[part]
-        else:
-            return at, loc[:depth]
-    return at, loc
-
-
-def _refuse_duplicates(path: Path, node: yaml.Node) -> None:
-    """YAML readers keep the last of two equal keys without a word; a typing error would go unseen."""
-    if isinstance(node, yaml.MappingNode):
-        seen: set[str] = set()
-        for key, value in node.value:
-            if key.value in seen and key.value != "<<":
-                raise ConfigError(f"{path}, line {key.start_mark.line + 1}: {key.value}: the key is given twice")
-            seen.add(key.value)
-            _refuse_duplicates(path, value)
-    elif isinstance(node, yaml.SequenceNode):
-        for value in node.value:
-            _refuse_duplicates(path, value)

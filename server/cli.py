@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from server import __version__
+from server.commands import parsers
 from server.errors import ConfigError, DarkroomError
 
 
@@ -47,6 +48,8 @@ def build_parser() -> argparse.ArgumentParser:
     demo.add_argument("--out", type=Path, default=Path("out"), help="where to put the pictures (default: out)")
     demo.add_argument("-n", type=int, default=2, choices=range(1, 11), metavar="N", help="pictures, 1..10 (default: 2)")
 
+    parsers.add_generate(commands)
+    parsers.add_edit(commands)
     _add_bench(commands)
 
     keys = commands.add_parser("keys", help="make, list and revoke API keys")
@@ -55,11 +58,7 @@ def build_parser() -> argparse.ArgumentParser:
         actions.add_parser(action, help=text).add_argument("name", metavar="NAME")
     actions.add_parser("list", help="names of the keys; the keys themselves are not kept")
 
-    models = commands.add_parser("models", help="list the models, or fetch one on a connected machine")
-    models.add_argument("--models", type=Path, help="models.yaml to read")
-    model_actions = models.add_subparsers(dest="action", metavar="ACTION")
-    pull = model_actions.add_parser("pull", help="fetch a model's folder from the hub (the one command that may)")
-    pull.add_argument("id", metavar="ID")
+    parsers.add_models(commands)
     return parser
 
 
@@ -122,15 +121,23 @@ def _run(arguments: argparse.Namespace, rest: list[str]) -> int:
             from server.demo import demo
 
             return demo(arguments.out, arguments.n)
+        case "generate" | "edit":
+            from server.commands.making import make
+
+            return make(arguments)
         case "bench":
             return _bench(arguments)
         case "keys":
             return _keys(arguments, read_settings().data_dir)
         case "models":
-            from server.inspection import list_models, pull
-
             settings = read_settings(**_given(models=arguments.models))
-            return pull(settings, arguments.id) if arguments.action == "pull" else list_models(settings)
+            if arguments.action == "pull":
+                from server.inspection import pull
+
+                return pull(settings, arguments.id)
+            from server.commands.listing import list_models
+
+            return list_models(arguments, settings)
     raise AssertionError(arguments.command)
 
 

@@ -12,6 +12,8 @@ something wrong raises one of these; only ``server.edge.answers`` turns one into
     │   └── ModelNotFound      404  no such model; names those that exist
     ├── MethodNotAllowed       405  the route exists, the method does not
     ├── SlowClient             408  the request did not arrive in time
+    ├── JobCancelled           409  the job was cancelled by DELETE
+    ├── IdempotencyMismatch    409  this Idempotency-Key came with another body before
     ├── TooLarge               413  body or input picture over a limit
     ├── RangeRefused           416  a Range that cannot be served
     ├── Busy                   429  come back after ``retry_after_s``
@@ -94,6 +96,14 @@ class SlowClient(DarkroomError):
     pass
 
 
+class JobCancelled(DarkroomError):
+    pass
+
+
+class IdempotencyMismatch(DarkroomError):
+    pass
+
+
 class TooLarge(DarkroomError):
     pass
 
@@ -173,6 +183,8 @@ ANSWERS: dict[type[DarkroomError], Answer] = {
     ModelNotFound: Answer(404, "invalid_request_error", "model_not_found", retry=False),
     MethodNotAllowed: Answer(405, "invalid_request_error", "method_not_allowed", retry=False),
     SlowClient: Answer(408, "invalid_request_error", "request_timeout", retry=True),
+    JobCancelled: Answer(409, "invalid_request_error", "job_cancelled", retry=False),
+    IdempotencyMismatch: Answer(409, "invalid_request_error", "idempotency_mismatch", retry=False),
     TooLarge: Answer(413, "invalid_request_error", "too_large", retry=False),
     RangeRefused: Answer(416, "invalid_request_error", "range_not_satisfiable", retry=False),
     Busy: Answer(429, "rate_limit_error", "busy", retry=True),

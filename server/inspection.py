@@ -1,4 +1,4 @@
-"""Looking at the configuration without serving: ``darkroom check``, ``models`` and ``models pull``.
+"""Looking at the configuration without serving: ``darkroom check`` and ``models pull``.
 
 Knows models.yaml and folders; runs the same code that start-up runs.
 """
@@ -8,9 +8,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
 from server.catalog import Catalog, find_models_file, load_catalog
 from server.errors import ConfigError
@@ -26,25 +24,13 @@ def check(settings: Settings) -> int:
     problems = _problems(catalog)
     for key, problem in problems.items():
         print(f"{catalog.path}: models.{key}: {catalog.plans[key].folder}: {problem}", file=sys.stderr)
+    adapters = _adapter_problems(catalog)
+    for where, problem in adapters.items():
+        print(f"{catalog.path}: {where}: {problem}", file=sys.stderr)
     print(
         f"{catalog.path}: {len(catalog.models)} models, {len(problems)} of {len(catalog.plans)} folders with problems"
     )
-    return 1 if problems else 0
-
-
-def list_models(settings: Settings) -> int:
-    """Print the models as a table."""
-    catalog = _load(settings)
-    problems = _problems(catalog)
-    table = Table(box=None, header_style="bold")
-    for column in ("ID", "weights", "family", "sizes", "aliases", "state"):
-        table.add_column(column, overflow="fold")
-    for model in catalog:
-        state = "missing or broken" if model.plan.key in problems else "on disk"
-        aliases = " ".join(model.entry.aliases)
-        table.add_row(model.id, model.plan.key, model.family.name, model.sizes, aliases, state)
-    Console().print(table)
-    return 0
+    return 1 if problems or adapters else 0
 
 
 def pull(settings: Settings, name: str) -> int:
@@ -78,3 +64,12 @@ def _problems(catalog: Catalog) -> dict[str, str]:
     owners = {key: catalog.models[key] for key in catalog.plans}
     found = {key: model.problem() for key, model in owners.items()}
     return {key: problem for key, problem in found.items() if problem is not None}
+
+
+def _adapter_problems(catalog: Catalog) -> dict[str, str]:
+    owners = {key: catalog.models[key] for key in catalog.plans}
+    return {
+        f"models.{key}.loras.{name}": problem
+        for key, model in owners.items()
+        for name, problem in model.lora_problems().items()
+    }

@@ -18,6 +18,8 @@ from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 from server.errors import ConfigError
 
 ENV_PREFIX = "DARKROOM_"
+URL_VARIABLE = "DARKROOM_URL"  # of commands that ask a server, not settings of one
+API_KEY_VARIABLE = "DARKROOM_API_KEY"
 MIB = 1024 * 1024
 
 
@@ -84,10 +86,17 @@ class Settings(BaseSettings):
     # How long it waits
     header_timeout_s: float = Field(10.0, gt=0, description="for the request line and headers to arrive")
     body_timeout_s: float = Field(60.0, gt=0, description="for the whole body to arrive")
+    write_timeout_s: float = Field(60.0, gt=0, description="for a client to take more of an answer that waits for it")
     fetch_timeout_s: float = Field(10.0, gt=0, description="for an image URL to be fetched")
     job_timeout_s: float = Field(600.0, gt=0, description="from admission to the last picture")
     step_timeout_s: float = Field(300.0, gt=0, description="without a sign of life from a busy worker, it is replaced")
     load_timeout_s: float = Field(900.0, gt=0, description="for a model to load")
+    hub_headers_s: float = Field(
+        30.0,
+        ge=0,
+        le=55,
+        description="until an unfinished /api/v2/image sends headers; its clients repeat after 60",
+    )
     drain_timeout_s: float = Field(30.0, ge=0, description="for running jobs to finish after SIGTERM")
 
     # What it says
@@ -140,7 +149,7 @@ def read_settings(argv: list[str] | None = None, **overrides: Any) -> Settings:
 
     Raises ConfigError naming the setting, its value and its bound. ``argv=None`` reads no flags.
     """
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {URL_VARIABLE, API_KEY_VARIABLE}
     strangers = sorted(name for name in os.environ if name.startswith(ENV_PREFIX) and name.upper() not in known)
     if strangers:
         raise ConfigError(f"{strangers[0]}: no such setting; `darkroom serve --help` lists them")

@@ -45,6 +45,7 @@ class PaperWorker:
         self.encodings: list[Encoding] = []
         self.cancelled: list[str] = []
         self.failure: DarkroomError | None = None
+        self.ballast = 0  # bytes added to every picture
         self.gate.set()
 
     def start(self) -> None: ...
@@ -53,9 +54,19 @@ class PaperWorker:
 
     def require(self, key: str, model: str) -> None: ...
 
-    async def draw(self, job: DrawJob, encoding: Encoding, progress: Callable[[int, int], None]) -> protocol.Finished:
+    async def draw(
+        self,
+        job: DrawJob,
+        encoding: Encoding,
+        progress: Callable[[int, int], None],
+        previewed: Callable[[int, Picture], None] = lambda number, picture: None,
+    ) -> protocol.Finished:
         self.jobs.append(job)
         self.encodings.append(encoding)
+        progress(1, 2)
+        for number in range(job.previews):
+            for index in range(len(job.seeds)):
+                previewed(number, self._paper(encoding, job, index))
         try:
             while not self.gate.is_set():  # noqa: ASYNC110, set from the test's thread
                 await asyncio.sleep(0.005)
@@ -64,15 +75,15 @@ class PaperWorker:
             raise
         if self.failure is not None:
             raise self.failure
-        progress(1, 1)
-        pictures = tuple(_paper(encoding, job, index) for index in range(len(job.seeds)))
-        return protocol.Finished(job.job_id, pictures, 0.001)
+        progress(2, 2)
+        pictures = tuple(self._paper(encoding, job, index) for index in range(len(job.seeds)))
+        return protocol.Finished(job.job_id, pictures, 0.001, text_tokens=3)
 
-
-def _paper(encoding: Encoding, job: DrawJob, index: int) -> Picture:
-    out = io.BytesIO()
-    Image.new("RGB", (2, 2), "white").save(out, encoding.format)
-    return Picture(index, out.getvalue(), f"image/{encoding.format}", 2, 2, job.seeds[index])
+    def _paper(self, encoding: Encoding, job: DrawJob, index: int) -> Picture:
+        out = io.BytesIO()
+        Image.new("RGB", (2, 2), "white").save(out, encoding.format)
+        data = out.getvalue() + bytes(self.ballast)
+        return Picture(index, data, f"image/{encoding.format}", 2, 2, job.seeds[index])
 
 
 @dataclass

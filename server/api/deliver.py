@@ -1,4 +1,4 @@
-"""Finished pictures → the answer: stored behind signed URLs, or inline as base64.
+"""Finished pictures → the answer: stored behind signed URLs, inline as base64, or both.
 
 Knows the answer's shape and where URLs come from; a URL is never made from the Host header.
 """
@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import anyio.to_thread
 import msgspec
@@ -16,56 +16,116 @@ from fastapi import Request, Response
 from pipelines.plan import DrawJob
 from pipelines.spec import Picture
 from server.api.services import Services
+from server.api.usage import usage
 from server.api.wire import ImageRequest
 from server.catalog import Model
 from server.errors import StoreFull
 from server.jobs.job import Job
 from server.storage.store import Store, new_name
+from server.worker.protocol import Finished
+
+
+class Wanted(NamedTuple):
+    """In which forms a picture is answered."""
+
+    url: bool
+    inline: bool
 
 
 @dataclass(frozen=True)
-class Delivery:
-    """What is known when the last picture is finished."""
+class Item:
+    """One picture of an answer."""
 
-    fields: ImageRequest
-    model: Model
-    job: Job
-    pictures: tuple[Picture, ...]
-    started: int  # unix seconds
+    seed: int
+    data: bytes | None  # where it is wanted inline
+    url: str | None  # where that is wanted
 
 
-async def deliver(services: Services, request: Request, delivery: Delivery) -> Response:
-    """The 200 answer. Raises StoreFull when a picture cannot be kept."""
-    data = [await _item(services, request, delivery.fields, picture) for picture in delivery.pictures]
-    spec = delivery.job.draw.spec
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that answers say, whatever their shape."""
+
+    created: int  # unix seconds
+    model: str
+    size: str
+    quality: str
+    background: str
+    output_format: str
+    items: tuple[Item, ...]
+    usage: dict[str, Any]
+    usage_of_one: dict[str, Any]  # of each picture, where each has an event of its own
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(len(item.data or b"") for item in self.items)
+
+
+def wanted(fields: ImageRequest, model: Model) -> Wanted:
+    """A stream always carries its pictures; beside them, URLs only where they were asked for by name."""
+    if fields.stream:
+        return Wanted(url=fields.response_format == "url", inline=True)
+    form = fields.response_format or model.entry.default_response
+    return Wanted(url=form in ("url", "both"), inline=form in ("b64_json", "both"))
+
+
+async def deliver(
+    services: Services, fields: ImageRequest, model: Model, job: Job, draw: DrawJob, finished: Finished, base: str
+) -> Outcome:
+    """Keep the pictures, as far as they are to be kept. Raises StoreFull when one cannot be."""
+    form = wanted(fields, model)
+    items = []
+    for picture in finished.pictures:
+        url = base + await _stored(services, picture) if form.url else None
+        items.append(Item(picture.seed, picture.data if form.inline else None, url))
+    return Outcome(
+        created=job.created,
+        model=model.id,
+        size=f"{draw.spec.width}x{draw.spec.height}",
+        quality=fields.quality,
+        background="transparent" if fields.background == "transparent" else "opaque",
+        output_format=fields.output_format,
+        items=tuple(items),
+        usage=usage(draw, finished.text_tokens, len(items)),
+        usage_of_one=usage(draw, finished.text_tokens, 1),
+    )
+
+
+async def answer(outcome: Outcome) -> Response:
+    """The 200 answer in OpenAI's shape."""
     body = {
-        "created": delivery.started,
-        "data": data,
-        "model": delivery.model.id,
-        "size": f"{spec.width}x{spec.height}",
-        "quality": delivery.fields.quality,
-        "output_format": delivery.fields.output_format,
+        "created": outcome.created,
+        "data": [item_fields(item) for item in outcome.items],
+        "model": outcome.model,
+        "size": outcome.size,
+        "quality": outcome.quality,
+        "background": outcome.background,
+        "output_format": outcome.output_format,
+        "usage": outcome.usage,
     }
     # Tens of megabytes of base64 are made on a thread; msgspec turns bytes into base64 as it writes.
     encoded = await anyio.to_thread.run_sync(msgspec.json.encode, body)
-    return Response(encoded, media_type="application/json", headers={"x-job-id": delivery.job.id})
+    return Response(encoded, media_type="application/json")
 
 
-async def _item(services: Services, request: Request, fields: ImageRequest, picture: Picture) -> dict[str, Any]:
-    if fields.response_format == "b64_json":
-        return {"b64_json": picture.data, "seed": picture.seed}
+def item_fields(item: Item) -> dict[str, Any]:
+    fields: dict[str, Any] = {"seed": item.seed}
+    if item.data is not None:
+        fields["b64_json"] = item.data
+    if item.url is not None:
+        fields["url"] = item.url
+    return fields
+
+
+async def _stored(services: Services, picture: Picture) -> str:
+    """Store a picture; the signed path at which it is found."""
     name = new_name(picture.mime)
     await services.store.put(name, picture.data, picture.mime)
-    expires = int(time.time()) + services.settings.url_lifetime_s
-    return {
-        "url": base_url(services, request) + services.signer.url_path(name, expires),
-        "seed": picture.seed,
-    }
+    return services.signer.url_path(name, int(time.time()) + services.settings.url_lifetime_s)
 
 
 async def require_room(store: Store, draw: DrawJob) -> None:
     """Raise StoreFull if the store could not hold the job's pictures, reckoned without compression."""
-    if not await store.has_room(draw.spec.width * draw.spec.height * 3 * len(draw.seeds)):
+    if not await store.has_room(draw.spec.width * draw.spec.height * 4 * len(draw.seeds)):
         raise StoreFull("The server has no room to keep pictures; response_format b64_json still works.")
 
 

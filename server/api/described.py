@@ -17,6 +17,8 @@ from server.errors import ANSWERS, DarkroomError
 
 TAGS = [
     {"name": "images", "description": "Make pictures and edit them."},
+    {"name": "hub", "description": "The same for clients of AIGNE Hub."},
+    {"name": "jobs", "description": "See how far requests are, and stop them."},
     {"name": "models", "description": "What this server can draw with."},
     {"name": "files", "description": "Fetch finished pictures."},
     {"name": "operations", "description": "For whoever runs the server."},
@@ -28,8 +30,26 @@ KEY = Security(HTTPBearer(scheme_name="key", auto_error=False, description="A ke
 
 class PictureAnswer(BaseModel):
     url: str | None = Field(None, description="with response_format url: signed, expiring, needs no key")
-    b64_json: str | None = Field(None, description="with response_format b64_json: the file, as base64")
+    b64_json: str | None = Field(None, description="with response_format b64_json, and in streams: the file, as base64")
     seed: int = Field(description="draws this picture again")
+
+
+class InputTokens(BaseModel):
+    text_tokens: int = Field(description="of prompt and negative prompt, by the model's own tokenizer")
+    image_tokens: int = Field(description="of the source pictures: one for each 16 × 16 pixels")
+
+
+class OutputTokens(BaseModel):
+    image_tokens: int = Field(description="of the pictures made: one for each 16 × 16 pixels")
+    text_tokens: int = Field(description="0")
+
+
+class Usage(BaseModel):
+    input_tokens: int
+    output_tokens: int
+    total_tokens: int
+    input_tokens_details: InputTokens
+    output_tokens_details: OutputTokens
 
 
 class ImagesAnswer(BaseModel):
@@ -38,7 +58,14 @@ class ImagesAnswer(BaseModel):
     model: str = Field(description="the ID in models.yaml that drew them")
     size: str = Field(description="WIDTHxHEIGHT of every picture, pixels")
     quality: str = Field(description="as asked")
+    background: str = Field(description="transparent where that was asked for, else opaque")
     output_format: str = Field(description="png, jpeg or webp")
+    usage: Usage
+
+
+class JobProgress(BaseModel):
+    done: int = Field(description="denoising steps done")
+    of: int = Field(description="denoising steps in all; 0 while it is not known")
 
 
 class ErrorFields(BaseModel):
@@ -50,6 +77,32 @@ class ErrorFields(BaseModel):
 
 class ErrorAnswer(BaseModel):
     error: ErrorFields
+
+
+class JobAnswer(BaseModel):
+    id: str
+    object: str = Field(description="image.job")
+    status: str = Field(description="queued, running, done, failed or cancelled")
+    created: int = Field(description="when its request began, unix seconds")
+    model: str = Field(description="the ID in models.yaml")
+    place: int | None = Field(description="1: the next to have its turn; 0: it runs; null: it has ended")
+    eta_s: float | None = Field(description="seconds until its end, as jobs have lately gone; null: it has ended")
+    progress: JobProgress
+    error: ErrorFields | None = Field(description="why it failed")
+
+
+class JobsAnswer(BaseModel):
+    object: str = Field(description="list")
+    data: list[JobAnswer]
+
+
+IMAGES: dict[int | str, dict[str, Any]] = {
+    200: {
+        "model": ImagesAnswer,
+        "description": "The pictures; with `stream`, events.",
+        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+    }
+}
 
 
 def errors(*kinds: type[DarkroomError]) -> dict[int | str, dict[str, Any]]:
@@ -70,6 +123,14 @@ def json_body() -> dict[str, Any]:
     return {"schema": schema, "example": {"prompt": "a red apple on a blue background", "response_format": "url"}}
 
 
+def variation_body() -> dict[str, Any]:
+    """The body of a variation: what OpenAI's clients send. The other fields of an edit work as well."""
+    fields = ImageRequest.model_json_schema()["properties"]
+    shown = {name: fields[name] for name in ("model", "n", "size", "response_format", "seed", "strength")}
+    image = {"type": "string", "format": "binary", "description": "the picture to vary"}
+    return {"schema": {"type": "object", "required": ["image"], "properties": {"image": image, **shown}}}
+
+
 def form_body() -> dict[str, Any]:
     """The body of an edit as multipart/form-data: the same fields, with files where JSON has texts."""
     schema = ImageRequest.model_json_schema()
@@ -79,3 +140,14 @@ def form_body() -> dict[str, Any]:
     fields["image[]"] = {"type": "array", "items": file, "description": "several pictures, where the model takes them"}
     fields["mask"] = {**file, "description": fields["mask"]["description"]}
     return {"schema": schema}
+
+
+def hub_body(*, enveloped: bool) -> dict[str, Any]:
+    """The body of an image request as hub clients send it: the same fields, in snake_case or camelCase."""
+    schema = ImageRequest.model_json_schema()
+    if not enveloped:
+        return {"schema": schema, "example": {"prompt": "a red apple", "responseFormat": "url"}}
+    return {
+        "schema": {"type": "object", "properties": {"input": schema}, "required": ["input"]},
+        "example": {"input": {"prompt": "a red apple", "modelOptions": {"model": "dall-e-3", "seed": 7}}},
+    }

@@ -8,12 +8,14 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import msgspec
 from starlette.datastructures import FormData, UploadFile
 from starlette.requests import Request
 
 from server.errors import BadRequest, TooLarge
 
 _INTEGERS = frozenset({"n", "seed", "num_inference_steps", "output_compression", "partial_images"})
+_BOOLEANS = frozenset({"stream", "stream_progress"})
 _NUMBERS = frozenset({"guidance_scale", "strength"})
 _IMAGES = ("image", "image[]")
 _MAX_FIELDS = 64
@@ -56,7 +58,12 @@ def _typed(name: str, text: str) -> Any:
             return float(text)
         except ValueError:
             return text
-    if name == "stream" and text in ("true", "false"):
+    if name == "loras":
+        try:
+            return msgspec.json.decode(text)
+        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+            return text
+    if name in _BOOLEANS and text in ("true", "false"):
         return text == "true"
     return text
 

@@ -8,15 +8,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import anyio.to_thread
-from PIL import Image
+from PIL import Image, ImageChops
 
 from pipelines.fitting import cover, to_pil, to_pixels
-from pipelines.spec import Pixels
+from pipelines.masks import cover_mask, feather, stretch
+from pipelines.spec import Pixels, Task
 from server.api.services import Services
 from server.api.specs import Sources, target_size
 from server.api.wire import ImageRequest
 from server.catalog import Model
-from server.inputs.decode import decode_image, decode_mask
+from server.inputs.decode import Decoded, decode_image, decode_mask
 from server.inputs.source import read_source
 
 _MAX_REFERENCE_PIXELS = 4 * 1024 * 1024  # a reference larger than this is shrunk before it goes to the worker
@@ -39,16 +40,40 @@ async def make_sources(
 def _make(
     services: Services, request: ImageRequest, model: Model, images: Sequence[bytes], mask: bytes | None
 ) -> tuple[tuple[int, int], Sources]:
-    decoded = [decode_image(data, limits=services.limits, param="image").rgb for data in images]
-    size = target_size(request, model, decoded[0])
-    fit = _shrink if model.family.by_instruction else _cover
-    painted = None
+    decoded = [decode_image(data, limits=services.limits, param="image") for data in images]
+    size = target_size(request, model, decoded[0].rgb)
+    painted, kept = None, None
     if mask is not None:
-        pixels = decode_mask(mask, limits=services.limits, param="mask")
-        # Any size of mask is brought to its picture's first, so that both are then cut alike.
-        whole = to_pil(pixels).resize((decoded[0].width, decoded[0].height), Image.Resampling.BILINEAR)
-        painted = _cover(to_pixels(whole), size)
-    return size, Sources(tuple(fit(pixels, size) for pixels in decoded), painted)
+        painted = _mask_for(decode_mask(mask, limits=services.limits, param="mask"), decoded[0].rgb, size)
+        if decoded[0].rgba is not None and request.background != "opaque" and request.output_format != "jpeg":
+            kept = _cover(decoded[0].rgba, size)
+    elif len(decoded) == 1 and _is_its_own_mask(decoded[0], model):
+        painted, kept = _holes(decoded[0], size)
+    fit = _shrink if model.family.by_instruction else _cover
+    first = _cover if painted is not None else fit  # cut like its mask, pixel by pixel
+    sources = (first(decoded[0].rgb, size), *(fit(picture.rgb, size) for picture in decoded[1:]))
+    return size, Sources(sources, painted, kept)
+
+
+def _mask_for(mask: Pixels, source: Pixels, size: tuple[int, int]) -> Pixels:
+    """A mask of any size is brought to its picture's first, so that both are then cut alike."""
+    whole = stretch(to_pil(mask), source.width, source.height)
+    return to_pixels(feather(cover_mask(whole, *size)))
+
+
+def _is_its_own_mask(source: Decoded, model: Model) -> bool:
+    """Does this model repaint what is transparent in a source that comes without a mask?"""
+    if not model.entry.alpha_mask or source.alpha is None or Task.INPAINTING not in model.family.tasks:
+        return False
+    return 0 in source.alpha.data
+
+
+def _holes(source: Decoded, size: tuple[int, int]) -> tuple[Pixels, Pixels]:
+    """The transparency of a picture as its mask, and its colours, which go over what is drawn in the holes."""
+    assert source.alpha is not None
+    assert source.rgba is not None
+    mask = cover_mask(ImageChops.invert(to_pil(source.alpha)), *size)
+    return to_pixels(mask), to_pixels(cover(to_pil(source.rgba), *size).convert("RGB"))
 
 
 def _cover(pixels: Pixels, size: tuple[int, int]) -> Pixels:

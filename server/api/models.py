@@ -8,11 +8,12 @@ from fastapi import APIRouter
 
 from server.api import described
 from server.api.services import Services
-from server.catalog import Model
+from server.catalog import QUALITIES, Model
 from server.errors import ModelNotFound, Unauthorized
 
 # The file has no dates; clients only need an integer. 2026-01-01, the year the vendors' models ended.
 _CREATED = 1767225600
+_STYLE = "vivid"  # the one that a request has when it names none
 
 
 def router(services: Services) -> APIRouter:
@@ -57,7 +58,26 @@ def _row(services: Services, model: Model) -> dict[str, Any]:
         "state": services.worker.models[model.plan.key].state,
         "aliases": model.entry.aliases,
         "sizes": model.entry.sizes,
+        "max_side": model.entry.max_side if model.entry.sizes == "any" else None,
         "default_size": model.entry.default_size,
         "tasks": sorted(model.family.tasks),
         "schedulers": model.scheduler_names,
+        "loras": [
+            {"name": name, "weight": lora.weight, "description": lora.description}
+            for name, lora in model.entry.loras.items()
+        ],
+        "backgrounds": model.backgrounds,
+        "weight_bytes": model.weight_bytes,
+        "default": model.id == services.catalog.default,
+        "references": model.family.references,
+        "by_instruction": model.family.by_instruction,
+        "max_prompt": model.entry.max_prompt,
+        "max_steps": model.entry.max_steps,
+        "presets": {quality: _preset(model, quality) for quality in QUALITIES},
     }
+
+
+def _preset(model: Model, quality: str) -> dict[str, Any]:
+    """What a quality stands for, before the style has its say."""
+    preset = model.preset(quality, _STYLE)
+    return {"steps": preset.steps, "guidance": preset.guidance}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from anyio import CapacityLimiter
 
@@ -10,12 +11,17 @@ from server.catalog import Catalog
 from server.inputs.decode import ImageLimits
 from server.inputs.fetch import Fetcher
 from server.jobs.queue import JobQueue
+from server.jobs.registry import JobRegistry
+from server.jobs.repeats import Repeats
 from server.jobs.studio import Studio
 from server.settings import Settings
 from server.storage.signing import Signer
 from server.storage.store import Store
 from server.telemetry import Metrics
 from server.worker.local import LocalWorker
+
+if TYPE_CHECKING:
+    from server.api.deliver import Outcome
 
 
 @dataclass(frozen=True)
@@ -26,6 +32,8 @@ class Services:
     catalog: Catalog
     queue: JobQueue
     studio: Studio
+    jobs: JobRegistry
+    repeats: Repeats[Outcome]
     worker: LocalWorker
     store: Store
     signer: Signer

@@ -9,15 +9,17 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from pipelines.spec import Encoding, ImageSpec, Pixels, Task
+from pipelines.presets import Preset
+from pipelines.spec import Adapter, Encoding, ImageSpec, Pixels, Task
 from server.api.wire import ImageRequest
 from server.catalog import Model
 from server.errors import BadRequest
 
 # 32 bits: what other tools' seed fields take, and exact in every client's numbers.
 _RANDOM_SEED_BITS = 32
-_DEFAULT_STRENGTH = 0.8
-_INPAINT_STRENGTH = 1.0
+# What input_fidelity stands for. A mask already keeps what it does not cover, so within it more may change.
+_STRENGTHS = {"low": 0.8, "high": 0.5}
+_MASKED_STRENGTHS = {"low": 1.0, "high": 0.8}
 _MIN_SIDE = 16
 
 
@@ -27,14 +29,11 @@ class Sources:
 
     images: tuple[Pixels, ...] = ()
     mask: Pixels | None = None
+    kept: Pixels | None = None  # of the first one's size: what is shown where the mask is 0, if not that itself
 
 
 def check(request: ImageRequest, model: Model, *, images: int, mask: bool) -> None:
     """Refuse what this model cannot do, before anything is fetched or decoded. Raises BadRequest."""
-    if request.stream:
-        raise BadRequest("stream is not offered by this server; leave it out or send false.", param="stream")
-    if not request.prompt.strip():
-        raise BadRequest("prompt must not be empty.", param="prompt")
     if len(request.prompt) > model.entry.max_prompt:
         raise BadRequest(f"prompt is longer than {model.entry.max_prompt} characters.", param="prompt")
     if request.negative_prompt and len(request.negative_prompt) > model.entry.max_prompt:
@@ -48,7 +47,32 @@ def check(request: ImageRequest, model: Model, *, images: int, mask: bool) -> No
     if request.scheduler is not None and request.scheduler not in model.scheduler_names:
         allowed = ", ".join(model.scheduler_names)
         raise BadRequest(f"scheduler must be one of {allowed}.", param="scheduler")
+    _check_loras(request, model)
+    _check_background(request, model)
     _check_task(model, images=images, mask=mask)
+
+
+def _check_loras(request: ImageRequest, model: Model) -> None:
+    names = [lora.name for lora in request.loras]
+    if names and not model.entry.loras:
+        raise BadRequest(f"{model.id} has no loras.", param="loras")
+    if any(name not in model.entry.loras for name in names):
+        raise BadRequest(f"loras must be some of those of {model.id}: {', '.join(model.entry.loras)}.", param="loras")
+    if len(set(names)) < len(names):
+        raise BadRequest("loras must not name one twice.", param="loras")
+
+
+def _check_background(request: ImageRequest, model: Model) -> None:
+    if request.background != "transparent":
+        return
+    if model.entry.matting is None:
+        raise BadRequest(
+            f"{model.id} draws no transparent background; send auto or opaque, or a model whose backgrounds in"
+            " /v1/models name transparent. Whoever runs the server can give it one: matting in models.yaml.",
+            param="background",
+        )
+    if request.output_format == "jpeg":
+        raise BadRequest("background transparent needs output_format png or webp; jpeg has none.", param="background")
 
 
 def _check_task(model: Model, *, images: int, mask: bool) -> None:
@@ -78,15 +102,15 @@ def make_spec(request: ImageRequest, model: Model, size: tuple[int, int], source
     """The spec of every picture of this request, but for the seed. Raises BadRequest."""
     preset = model.preset(request.quality, request.style)
     draw_width, draw_height = model.area.size_for(*size)
-    default_strength = _DEFAULT_STRENGTH if sources.mask is None else _INPAINT_STRENGTH
-    strength = _first(request.strength, None, default_strength)
+    strengths = _STRENGTHS if sources.mask is None else _MASKED_STRENGTHS
+    strength = _first(request.strength, None, strengths[request.input_fidelity or "low"])
     steps = request.num_inference_steps or preset.steps or model.family.steps
     # An edit draws the last strength × steps of its steps; a pipeline with none left fails.
     if sources.images and not model.family.by_instruction and int(steps * strength) < 1:
         raise BadRequest(f"strength must be at least 1/{steps} to leave one of {steps} steps.", param="strength")
     return ImageSpec(
         model=model.id,
-        prompt=request.prompt + (preset.prompt_suffix or ""),
+        prompt=_prompt(request, model, preset),
         width=size[0],
         height=size[1],
         draw_width=draw_width,
@@ -99,7 +123,26 @@ def make_spec(request: ImageRequest, model: Model, size: tuple[int, int], source
         strength=strength,
         sources=sources.images,
         mask=sources.mask,
+        adapters=_adapters(request, model),
+        kept=sources.kept,
+        matting=model.entry.matting if request.background == "transparent" else None,
     )
+
+
+def _adapters(request: ImageRequest, model: Model) -> tuple[Adapter, ...]:
+    """In one order, and without those that change nothing: requests for the same are equal."""
+    weights = {
+        lora.name: model.entry.loras[lora.name].weight if lora.weight is None else lora.weight for lora in request.loras
+    }
+    return tuple(Adapter(name, weight) for name, weight in sorted(weights.items()) if weight != 0)
+
+
+def _prompt(request: ImageRequest, model: Model, preset: Preset) -> str:
+    """What is drawn; with a ground that can be cut away where it will be, unless the client speaks of one."""
+    ground = ""
+    if request.background == "transparent" and "background" not in request.prompt.lower():
+        ground = model.entry.matting_prompt
+    return request.prompt + ground + (preset.prompt_suffix or "")
 
 
 def make_seeds(request: ImageRequest) -> tuple[int, ...]:

@@ -9,12 +9,24 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from server.errors import BadRequest
+from server.loras import MAX_WEIGHT
 
 MAX_SEED = 2**63 - 1
+VARIATION_STRENGTH = 0.6
+MAX_LORAS = 8
 _MAX_TEXT = 100_000  # characters, of any text field; the model's own limit on prompts is checked later
 
 Format = Literal["png", "jpeg", "webp"]
@@ -27,6 +39,40 @@ def _is_text(value: str) -> str:
 
 
 Text = Annotated[str, Field(max_length=_MAX_TEXT), AfterValidator(_is_text)]
+
+
+class LoraRequest(BaseModel):
+    """One adapter, and how much of it."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
+
+    name: str = Field(max_length=100)
+    weight: float | None = Field(None, ge=-MAX_WEIGHT, le=MAX_WEIGHT, allow_inf_nan=False)
+
+
+def _spell_out(value: Any) -> Any:
+    """The short spellings: ["pixel"], and {"pixel": 0.8}."""
+    if isinstance(value, dict):
+        value = [{"name": name, "weight": weight} for name, weight in value.items()]
+    if isinstance(value, list):
+        return tuple({"name": item} if isinstance(item, str) else item for item in value)
+    return value
+
+
+# Written out: a reference from one schema to another does not survive being put into the OpenAPI document.
+_LORAS_SCHEMA = {
+    "type": "array",
+    "maxItems": MAX_LORAS,
+    "items": {
+        "type": "object",
+        "properties": {
+            "name": {"type": "string"},
+            "weight": {"type": "number", "minimum": -MAX_WEIGHT, "maximum": MAX_WEIGHT},
+        },
+        "required": ["name"],
+    },
+}
+Loras = Annotated[tuple[LoraRequest, ...], BeforeValidator(_spell_out), WithJsonSchema(_LORAS_SCHEMA)]
 
 
 class ImageRequest(BaseModel):
@@ -45,14 +91,23 @@ class ImageRequest(BaseModel):
     )
     n: int = Field(1, ge=1, le=10, description="how many pictures, 1 to 10")
     size: str | None = Field(None, max_length=20, description="WIDTHxHEIGHT or auto; the sizes are the model's")
-    response_format: Literal["url", "b64_json"] = Field("url", description="a URL lives one hour")
+    response_format: Literal["url", "b64_json"] | None = Field(
+        None, description="a URL lives one hour; default: the model's, which is url where models.yaml says no other"
+    )
     quality: Literal["standard", "hd", "low", "medium", "high", "auto"] = Field(
         "standard", description="hd and high: finer, slower; low: coarser, faster"
     )
     style: Literal["vivid", "natural"] = Field("vivid", description="vivid: strong colours; natural: calmer")
     output_format: Format = Field("png", description="the pictures' file format")
     output_compression: int = Field(90, ge=0, le=100, description="quality of jpeg and webp, percent")
-    stream: bool = Field(False, description="not offered yet: must be false")
+    background: Literal["auto", "opaque", "transparent"] = Field(
+        "auto", description="transparent: the object alone, where the model can; not with jpeg"
+    )
+    stream: bool = Field(False, description="answer with events, as the pictures come")
+    partial_images: int = Field(
+        0, ge=0, le=3, description="with stream: how many times to show each picture on its way"
+    )
+    stream_progress: bool = Field(False, description="with stream: tell the place in the queue, and every step")
     seed: int | None = Field(None, ge=0, le=MAX_SEED, description="same seed and parameters, same picture")
     negative_prompt: Text | None = Field(None, description="what to keep out of the picture")
     num_inference_steps: int | None = Field(
@@ -64,7 +119,11 @@ class ImageRequest(BaseModel):
     strength: float | None = Field(
         None, gt=0, le=1, allow_inf_nan=False, description="how much of the source is drawn anew"
     )
+    input_fidelity: Literal["low", "high"] | None = Field(
+        None, description="how near an edit stays to its source; stands for a strength, and gives way to one"
+    )
     scheduler: str | None = Field(None, max_length=40, description="sampling method; the choices are the model's")
+    loras: Loras = Field((), max_length=MAX_LORAS, description="adapters of the model, each by name and weight")
 
     @model_validator(mode="before")
     @classmethod
@@ -94,6 +153,12 @@ def read_json(body: bytes) -> dict[str, Any]:
     return data
 
 
+def read_variation(data: dict[str, Any]) -> ImageRequest:
+    """The same fields without a prompt, and a strength that leaves the picture recognisable."""
+    fields = read_request({"strength": VARIATION_STRENGTH, **data, "prompt": "none"})
+    return fields.model_copy(update={"prompt": ""})
+
+
 def read_request(data: dict[str, Any]) -> ImageRequest:
     """Check the fields. Raises BadRequest naming the first that is wrong, and what it may be."""
     try:
@@ -105,6 +170,12 @@ def read_request(data: dict[str, Any]) -> ImageRequest:
 def _refuse(item: ErrorDetails) -> BadRequest:
     param = str(item["loc"][0]) if item["loc"] else None
     kind, context = item["type"], item.get("ctx", {})
+    if param == "loras":
+        return BadRequest(
+            f'loras must be an array of at most {MAX_LORAS} {{"name": text, "weight": number}}, weights from '
+            f"{-MAX_WEIGHT:g} to {MAX_WEIGHT:g}.",
+            param=param,
+        )
     if kind == "missing":
         return BadRequest(f"{param} is required.", param=param, code="missing_field")
     if kind == "string_too_short":

@@ -2,7 +2,7 @@
 
 From the socket inwards, each layer in its own file (``layers.install`` stacks them):
 
-    deadlines    request line and headers arrive in time, and are not endless       (uvicorn protocol)
+    deadlines    heads arrive in time and are not endless, answers are taken        (uvicorn protocol)
     upgrades     an offer of another protocol is declined, and its request answered (uvicorn protocol)
     request_id   every request gets an id, every answer carries it
     unread       an answer given before the body arrived closes the connection, gently

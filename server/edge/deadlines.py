@@ -1,9 +1,12 @@
-"""The request line and headers arrive in time and within a size, or the connection goes.
+"""The request line and headers arrive in time and within a size, and answers are taken, or the connection goes.
 
 Knows uvicorn's httptools protocol; knows nothing of requests. uvicorn waits for ever for a head that drips
 or never comes (uvicorn#157), and keeps whatever head it is sent in memory. The deadline runs from connecting
 and from the first byte of every later request; between requests uvicorn's own keep-alive timer rules.
 Refusals of this layer, malformed requests included, have the one error shape.
+
+A client that stops reading would keep its answer in our memory for ever, and a stream's producer waiting: once the
+socket takes nothing more, some of what waits must leave within ``write_timeout_s``, and again, until all has left.
 
 uvicorn calls none of this public, so ``LEANS_ON`` lists what is overridden or read, and a test compares it
 with the uvicorn that is installed:
@@ -39,6 +42,8 @@ LEANS_ON = {
         "on_message_complete",
         "send_400_response",
         "_should_upgrade",
+        "pause_writing",
+        "resume_writing",
     ),
     "attributes": ("transport", "loop", "cycle", "parser", "headers"),
 }
@@ -49,16 +54,19 @@ def protocol_with_deadlines(settings: Settings) -> type[HttpToolsProtocol]:
 
     class Protocol(DeadlineProtocol):
         header_timeout_s = settings.header_timeout_s
+        write_timeout_s = settings.write_timeout_s
 
     return Protocol
 
 
 class DeadlineProtocol(UpgradesDeclined):
     header_timeout_s: float
+    write_timeout_s: float
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self._head_timer: asyncio.TimerHandle | None = None
+        self._write_timer: asyncio.TimerHandle | None = None
         self._in_message = False  # between the end of a head and the end of its body
         self._received = 0  # bytes since the last complete head, parsed or not
         self._parsed = 0  # bytes of the present head, as the parser hands them over
@@ -71,6 +79,7 @@ class DeadlineProtocol(UpgradesDeclined):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_timer()
+        self._stop_write_timer()
         super().connection_lost(exc)
 
     def _start_timer(self) -> None:
@@ -92,6 +101,30 @@ class DeadlineProtocol(UpgradesDeclined):
             self.transport.close()  # a browser's spare connection: it asked nothing
         else:
             self._refuse(SlowClient(f"The headers did not arrive within {self.header_timeout_s:g} seconds."))
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self._watch_writing()
+
+    def resume_writing(self) -> None:
+        self._stop_write_timer()
+        super().resume_writing()
+
+    def _watch_writing(self) -> None:
+        self._stop_write_timer()
+        waiting = self.transport.get_write_buffer_size()
+        self._write_timer = self.loop.call_later(self.write_timeout_s, self._look_at_reader, waiting)
+
+    def _look_at_reader(self, waiting: int) -> None:
+        if self.transport.get_write_buffer_size() < waiting:
+            self._watch_writing()
+        else:
+            self.transport.abort()  # close() would wait for the reader
+
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
 
     # Size, and the edges of a head
 

@@ -1,7 +1,9 @@
-"""A name for every request: kept if the client sent a plain one, made otherwise.
+"""A name for every request: kept if the client sent a plain one, made otherwise. And that of its job, if it has one.
 
 Knows ids; knows nothing of what the request is for. The id reaches logs through ``current_request_id``,
-layers through ``scope["state"]["request_id"]`` and the client through the ``x-request-id`` header.
+layers through ``scope["state"]["request_id"]`` and the client through the ``x-request-id`` header. A route that has
+admitted a job leaves that job's id in ``scope["state"]["job_id"]``: every answer from there on, errors too, carries
+it as ``x-job-id``.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from server.edge.headers import only
 
 HEADER = b"x-request-id"
+JOB_HEADER = b"x-job-id"
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 
 NO_REQUEST = "-"
@@ -58,6 +61,8 @@ class RequestIds:
             if message["type"] == "http.response.start":
                 others = [(name, value) for name, value in message.get("headers", []) if name.lower() != HEADER]
                 message["headers"] = [*others, (HEADER, request_id.encode("ascii"))]
+                if job_id := scope["state"].get("job_id"):
+                    message["headers"].append((JOB_HEADER, job_id.encode("ascii")))
             await send(message)
 
         token = current_request_id.set(request_id)

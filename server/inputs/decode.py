@@ -30,6 +30,8 @@ _DECODERS: dict[str, type[ImageFile.ImageFile]] = {
     "WEBP": WebPImageFile,
 }
 _UNKNOWN = "is not a PNG, JPEG or WebP file"
+_NOISE = 12  # of 255: how far JPEG strays from a mask's black and white
+_CLEAN = [0 if level <= _NOISE else 255 if level >= 255 - _NOISE else level for level in range(256)]
 
 
 @dataclass(frozen=True)
@@ -46,12 +48,17 @@ class Decoded:
 
     rgb: Pixels  # mode "RGB"
     alpha: Pixels | None  # mode "L", 255 = opaque; None when every pixel is
+    rgba: Pixels | None = None  # mode "RGBA", colours not laid on anything; None when alpha is
 
 
 def decode_image(data: bytes, *, limits: ImageLimits, param: str) -> Decoded:
     """Decode a picture. Raises TooLarge for its bytes, BadImage for everything else, naming ``param``."""
     rgb, alpha = _decode(data, limits, param)
-    return Decoded(_pixels(rgb), None if alpha is None else _pixels(alpha))
+    if alpha is None:
+        return Decoded(_pixels(rgb), None)
+    rgba = _pixels(Image.merge("RGBA", (*rgb.split(), alpha)))
+    rgb.paste((255, 255, 255), mask=ImageChops.invert(alpha))  # in place: a picture may be 200 MB
+    return Decoded(_pixels(rgb), _pixels(alpha), rgba)
 
 
 def decode_mask(data: bytes, *, limits: ImageLimits, param: str) -> Pixels:
@@ -59,14 +66,14 @@ def decode_mask(data: bytes, *, limits: ImageLimits, param: str) -> Pixels:
 
     A file with transparency is a mask in OpenAI's sense: what is transparent is repainted. A file without
     (also one whose alpha channel is opaque everywhere) is one in the diffusion field's sense: white is
-    repainted.
+    repainted, and what a JPEG makes of pure black and white is taken for them.
     """
     rgb, alpha = _decode(data, limits, param)
-    return _pixels(rgb.convert("L") if alpha is None else ImageChops.invert(alpha))
+    return _pixels(rgb.convert("L").point(_CLEAN) if alpha is None else ImageChops.invert(alpha))
 
 
 def _decode(data: bytes, limits: ImageLimits, param: str) -> tuple[Image.Image, Image.Image | None]:
-    """RGB on white and, when there is real transparency, alpha; both upright."""
+    """RGB and, when there is real transparency, alpha; both upright."""
     if len(data) > limits.max_bytes:
         raise TooLarge(f"{param}: a picture may have at most {limits.max_bytes} bytes.", param=param)
     try:
@@ -85,7 +92,6 @@ def _decode(data: bytes, limits: ImageLimits, param: str) -> tuple[Image.Image, 
         if alpha.getextrema() == (255, 255):
             alpha = None
         else:
-            rgb.paste((255, 255, 255), mask=ImageChops.invert(alpha))  # in place: a picture may be 200 MB
             alpha = upright(alpha, container.exif)
     return upright(rgb, container.exif), alpha
 

@@ -1,6 +1,6 @@
 """A job: the admitted work of one request, and the one function that changes its state.
 
-Knows states and times; knows neither HTTP nor workers.
+Knows states, times and who wants to be told; knows neither HTTP nor workers.
 
     queued ──▶ running ──▶ done
        │          ├──────▶ failed
@@ -9,13 +9,18 @@ Knows states and times; knows neither HTTP nor workers.
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import secrets
 import time
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pipelines.plan import DrawJob
-from pipelines.spec import Encoding
+from pipelines.spec import Picture
+from server.errors import DarkroomError
+from server.jobs.feed import Feed
 
 
 class State(StrEnum):
@@ -39,26 +44,70 @@ def new_job_id() -> str:
     return "job_" + secrets.token_hex(12)
 
 
-@dataclass
+@dataclass(eq=False)
 class Job:
     """One job. Only ``transition`` may change ``state``."""
 
-    draw: DrawJob
-    encoding: Encoding
     principal: str  # the name of the key's owner
+    model: str  # the canonical ID in models.yaml
     deadline_s: float  # monotonic
+    id: str = ""  # as its client knows it; chosen by that, it is unique to its principal only. Default: the key
+    key: str = field(default_factory=new_job_id)  # unique in this server, for the worker and the log
     created: int = field(default_factory=lambda: int(time.time()))  # unix seconds, for the answer only
     admitted_s: float = field(default_factory=time.monotonic)  # monotonic
+    started_s: float = 0.0  # monotonic, of its turn
+    ended_s: float = 0.0  # monotonic
     state: State = State.QUEUED
     steps_done: int = 0
     steps_of: int = 0
+    error: DarkroomError | None = None  # what it failed with
+    draw: DrawJob | None = None  # once nothing is left to refuse, until it has ended
+    size: str = ""  # WIDTHxHEIGHT, once it is decided
+    ready: asyncio.Event = field(default_factory=asyncio.Event)  # nothing is left to refuse
+    ended: asyncio.Event = field(default_factory=asyncio.Event)
+    stop: Callable[[], object] = lambda: None  # what DELETE does
+    feeds: list[Feed] = field(default_factory=list)
 
-    @property
-    def id(self) -> str:
-        return self.draw.job_id
+    def __post_init__(self) -> None:
+        self.id = self.id or self.key
 
     def transition(self, state: State) -> None:
         """Move to ``state``. A move that the drawing above does not show is a bug, and raises."""
         if state not in _NEXT[self.state]:
             raise RuntimeError(f"job {self.id}: no way from {self.state} to {state}")
         self.state = state
+        if state is State.RUNNING:
+            self.started_s = time.monotonic()
+        elif not _NEXT[state]:
+            self.ended_s = time.monotonic()
+            self.draw = None  # sources are megabytes, and the job is remembered for a while
+            self.ended.set()
+        self._tell()
+
+    def prepared(self, draw: DrawJob) -> None:
+        """Everything is decided: from here on only the drawing can fail."""
+        self.draw = draw
+        self.size = f"{draw.spec.width}x{draw.spec.height}"
+        self.steps_of = draw.spec.steps
+        self.ready.set()
+
+    @contextlib.contextmanager
+    def feeding(self, feed: Feed) -> Iterator[None]:
+        """Tell ``feed`` what happens meanwhile."""
+        self.feeds.append(feed)
+        try:
+            yield
+        finally:
+            self.feeds.remove(feed)
+
+    def stepped(self, done: int, of: int) -> None:
+        self.steps_done, self.steps_of = done, of
+        self._tell()
+
+    def previewed(self, number: int, picture: Picture) -> None:
+        for feed in self.feeds:
+            feed.preview(number, picture)
+
+    def _tell(self) -> None:
+        for feed in self.feeds:
+            feed.notice()

@@ -30,6 +30,7 @@ class JobQueue:
         self._per_key = per_key
         self._held: dict[str, int] = {}  # permits by principal
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._tickets: dict[str, tuple[str, asyncio.Future[None]]] = {}  # by name: principal, place in its line
         self._running = 0
         self._job_s = _FIRST_GUESS_S
         self._draining = False
@@ -48,6 +49,33 @@ class JobQueue:
     @property
     def queued(self) -> int:
         return sum(len(line) for line in self._waiting.values())
+
+    @property
+    def typical_s(self) -> float:
+        """How long jobs have lately taken, from their turn on."""
+        return self._job_s
+
+    def place(self, name: str) -> int | None:
+        """How many turns until the one that waits under ``name`` has its own, 1 being the next; None: it has it."""
+        if name not in self._tickets:
+            return None
+        principal, ticket = self._tickets[name]
+        line = self._waiting.get(principal, deque())
+        if ticket not in line:
+            return None
+        round_ = line.index(ticket)
+        before = round_
+        mine = False
+        for other, tickets in self._waiting.items():
+            if other == principal:
+                mine = True
+            else:  # each round passes here once: earlier in this very round than we, if it stands before us
+                before += min(len(tickets), round_ if mine else round_ + 1)
+        return before + 1
+
+    def wait_s(self, place: int) -> float:
+        """How long until that place has its turn, as jobs have lately gone."""
+        return self._job_s * place / self._slots
 
     def retry_after_s(self) -> float:
         """When a place may be free, from how long jobs have lately taken."""
@@ -77,10 +105,13 @@ class JobQueue:
                 self._empty.set()
 
     @contextlib.asynccontextmanager
-    async def turn(self, principal: str) -> AsyncIterator[None]:
-        """Wait for a turn, then hold one of the slots. Raises Draining if the server shuts down first."""
+    async def turn(self, principal: str, name: str = "") -> AsyncIterator[None]:
+        """Wait for a turn, then hold one of the slots. Raises Draining if the server shuts down first.
+
+        ``place`` tells by ``name`` how far the waiting has come.
+        """
         loop = asyncio.get_running_loop()
-        await self._wait(principal)
+        await self._wait(principal, name)
         started = loop.time()
         try:
             yield
@@ -106,11 +137,13 @@ class JobQueue:
         """Returns once no permit is held."""
         await self._empty.wait()
 
-    async def _wait(self, principal: str) -> None:
+    async def _wait(self, principal: str, name: str) -> None:
         if self._draining:
             raise Draining("The server is shutting down.", retry_after_s=5)
         ticket: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(principal, deque()).append(ticket)
+        if name:
+            self._tickets[name] = principal, ticket
         self._grant()
         try:
             await ticket
@@ -122,6 +155,8 @@ class JobQueue:
             else:
                 self._forget(principal, ticket)
             raise
+        finally:
+            self._tickets.pop(name, None)
 
     def _forget(self, principal: str, ticket: asyncio.Future[None]) -> None:
         line = self._waiting.get(principal)

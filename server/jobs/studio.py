@@ -6,18 +6,21 @@ Knows the queue, the workers and deadlines; knows nothing of HTTP. Cancelling th
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Iterator
 
 import msgspec
 
-from pipelines.spec import Picture
-from server.errors import DeadlineExceeded, GenerationFailed, WorkerLost
+from pipelines.plan import DrawJob
+from pipelines.spec import Encoding
+from server.errors import DarkroomError, DeadlineExceeded, GenerationFailed, ServerFault, WorkerLost
 from server.jobs.job import Job, State
 from server.jobs.queue import JobQueue
 from server.telemetry import Metrics
+from server.worker import protocol
 from server.worker.local import LocalWorker
 
 log = logging.getLogger("darkroom.jobs")
@@ -36,67 +39,73 @@ class Studio:
         self._log_prompts = log_prompts
         self._deaths: dict[bytes, tuple[int, float]] = {}  # fingerprint → deaths, last (monotonic)
 
-    async def draw(self, job: Job, progress: Callable[[Job], None] = lambda job: None) -> tuple[Picture, ...]:
-        """Wait for the job's turn, draw it, return its pictures in the order of its seeds.
-
-        Raises the error to answer with. The job ends done, failed or cancelled, whatever happens.
-        """
+    @contextlib.contextmanager
+    def ending(self, job: Job) -> Iterator[None]:
+        """The job ends with what is done inside: done, failed or cancelled, whatever happens."""
         outcome = State.FAILED
         try:
-            self._refuse_poison(job)
-            async with asyncio.timeout_at(job.deadline_s), self._queue.turn(job.principal):
-                job.transition(State.RUNNING)
-                finished = await self._worker.draw(job.draw, job.encoding, self._stepping(job, progress))
+            yield
             outcome = State.DONE
-            self._metrics.draw_seconds.labels(job.draw.spec.model).observe(finished.seconds)
-            self._metrics.pictures.labels(job.draw.spec.model).inc(len(finished.pictures))
-            return finished.pictures
-        except TimeoutError:
-            raise DeadlineExceeded("The job did not finish in the time that this server allows.") from None
-        except WorkerLost:
-            self._note_death(job)
-            raise
         except asyncio.CancelledError:
             outcome = State.CANCELLED
             raise
+        except DarkroomError as error:
+            job.error = error
+            raise
+        except Exception:
+            job.error = ServerFault("The server failed on this job; its log says why.")
+            raise
         finally:
+            draw = job.draw
             job.transition(outcome)
-            seconds = time.monotonic() - job.admitted_s
-            self._metrics.jobs.labels(job.draw.spec.model, str(outcome)).inc()
-            self._metrics.job_seconds.labels(job.draw.spec.model).observe(seconds)
-            log.info(
-                "job ended",
-                extra={
-                    "job": job.id,
-                    "model": job.draw.spec.model,
-                    "task": str(job.draw.spec.task),
-                    "outcome": str(outcome),
-                    "n": len(job.draw.seeds),
-                    "seconds": round(seconds, 3),
-                }
-                | ({"prompt": job.draw.spec.prompt} if self._log_prompts else {}),
-            )
+            self._count(job, draw)
 
-    def _stepping(self, job: Job, progress: Callable[[Job], None]) -> Callable[[int, int], None]:
-        def stepped(done: int, of: int) -> None:
-            job.steps_done, job.steps_of = done, of
-            progress(job)
-
-        return stepped
-
-    def _refuse_poison(self, job: Job) -> None:
-        deaths, last = self._deaths.get(_fingerprint(job), (0, 0.0))
+    def prepared(self, job: Job, draw: DrawJob) -> None:
+        """Everything about the job is decided. Raises GenerationFailed for one that kills workers."""
+        deaths, last = self._deaths.get(_fingerprint(draw), (0, 0.0))
         if deaths >= _FATAL_DEATHS and time.monotonic() - last < _MEMORY_S:
             raise GenerationFailed("This request ended the process that drew it twice; it is not tried again.")
+        job.prepared(draw)
 
-    def _note_death(self, job: Job) -> None:
+    async def draw(self, job: Job, draw: DrawJob, encoding: Encoding) -> protocol.Finished:
+        """Wait for the job's turn and draw it: its pictures, in the order of its seeds, and what they cost."""
+        try:
+            async with asyncio.timeout_at(job.deadline_s), self._queue.turn(job.principal, job.key):
+                job.transition(State.RUNNING)
+                finished = await self._worker.draw(draw, encoding, job.stepped, job.previewed)
+        except TimeoutError:
+            raise DeadlineExceeded("The job did not finish in the time that this server allows.") from None
+        except WorkerLost:
+            self._note_death(draw)
+            raise
+        self._metrics.draw_seconds.labels(job.model).observe(finished.seconds)
+        self._metrics.pictures.labels(job.model).inc(len(finished.pictures))
+        return finished
+
+    def _count(self, job: Job, draw: DrawJob | None) -> None:
+        seconds = time.monotonic() - job.admitted_s
+        self._metrics.jobs.labels(job.model, str(job.state)).inc()
+        self._metrics.job_seconds.labels(job.model).observe(seconds)
+        fields: dict[str, object] = {
+            "job": job.key,
+            "model": job.model,
+            "outcome": str(job.state),
+            "seconds": round(seconds, 3),
+        }
+        if draw is not None:
+            fields |= {"task": str(draw.spec.task), "n": len(draw.seeds)}
+        if draw is not None and self._log_prompts:
+            fields["prompt"] = draw.spec.prompt
+        log.info("job ended", extra=fields)
+
+    def _note_death(self, draw: DrawJob) -> None:
         now = time.monotonic()
         self._deaths = {print_: seen for print_, seen in self._deaths.items() if now - seen[1] < _MEMORY_S}
-        key = _fingerprint(job)
+        key = _fingerprint(draw)
         self._deaths[key] = (self._deaths.get(key, (0, 0.0))[0] + 1, now)
 
 
-def _fingerprint(job: Job) -> bytes:
+def _fingerprint(draw: DrawJob) -> bytes:
     """Alike for a request and its repeats, whose seeds may be new ones."""
-    spec = msgspec.structs.replace(job.draw.spec, seed=0)
+    spec = msgspec.structs.replace(draw.spec, seed=0)
     return hashlib.sha256(msgspec.msgpack.encode(spec)).digest()

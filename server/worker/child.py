@@ -15,7 +15,9 @@ import socket
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from dataclasses import dataclass, field
 
 # Before any import that reads them: nothing is ever fetched, nothing is ever reported.
 os.environ.update(
@@ -28,6 +30,10 @@ os.environ.update(
     DIFFUSERS_VERBOSITY="error",
 )
 
+if __name__ == "__main__":
+    # Ctrl-C reaches the whole process group, also while torch is still being imported; the front decides when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
 import msgspec
 import torch
 
@@ -37,11 +43,14 @@ from pipelines.engine import Engine
 from pipelines.errors import Cancelled, DrawError
 from pipelines.loader import LoadedModel
 from pipelines.plan import DrawJob, ModelPlan
-from pipelines.spec import Encoding
+from pipelines.spec import Encoding, Picture
 from server.telemetry import configure_logging
 from server.worker import protocol
 
 log = logging.getLogger("darkroom.worker")
+
+_PROGRESS_S = 0.05
+_PREVIEW_QUALITY = 75  # of jpeg and webp
 
 
 class Link:
@@ -73,50 +82,93 @@ class Link:
                 return  # the front is gone; the reading thread ends the process
 
 
+@dataclass
+class _Underway:
+    """A job between its arrival and its last message."""
+
+    encoding: Encoding
+    text_tokens: int = 0
+    started_s: float = 0.0  # monotonic
+    told_s: float = 0.0  # monotonic, of the last progress
+    told: int = 0  # steps, by then
+    shown: int = 0  # previews that the engine made
+    previews: list[Future[None]] = field(default_factory=list)
+
+
 class Reporter:
     """Turns the engine's events into messages; encodes pictures on threads of its own, off the step loop."""
 
     def __init__(self, link: Link) -> None:
-        workers = max(1, min(4, os.cpu_count() or 1))
         self._link = link
-        self._encoders = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="encode")
-        self.encodings: dict[str, Encoding] = {}  # by job id
-        self._started: dict[str, float] = {}  # monotonic
+        self._workers = max(1, min(4, os.cpu_count() or 1))
+        self._encoders = ThreadPoolExecutor(max_workers=self._workers, thread_name_prefix="encode")
+        self._busy = threading.BoundedSemaphore(2 * self._workers)  # previews that wait or are being encoded
+        self._jobs: dict[str, _Underway] = {}
+
+    def expect(self, job: DrawJob, encoding: Encoding) -> None:
+        """A job has come in."""
+        self._jobs[job.job_id] = _Underway(encoding)
+
+    def counted(self, job: DrawJob, text_tokens: int) -> None:
+        self._jobs[job.job_id].text_tokens = text_tokens
 
     def started(self, job: DrawJob) -> None:
-        self._started[job.job_id] = time.monotonic()
+        self._jobs[job.job_id].started_s = time.monotonic()
         self._link.send(protocol.Started(job.job_id))
 
     def progress(self, job: DrawJob, done: int, of: int) -> None:
-        self._link.send(protocol.Progress(job.job_id, done, of))
+        """Told at most so often: with many runs of short steps, the front would do little else than listen."""
+        underway, now = self._jobs[job.job_id], time.monotonic()
+        if done == of or now - underway.told_s >= _PROGRESS_S:
+            self._link.send(protocol.Progress(job.job_id, done, of, done - underway.told))
+            underway.told_s, underway.told = now, done
 
     def previewed(self, job: DrawJob, done: int, of: int, picture: torch.Tensor) -> None:
-        """Nobody can ask for previews yet: jobs come with none."""
+        """Left out while the encoders are behind: finished pictures must not wait for passing ones."""
+        underway = self._jobs[job.job_id]
+        number, underway.shown = underway.shown, underway.shown + 1
+        frames = images.to_frames(picture)
+        if self._busy.acquire(blocking=False):
+            underway.previews.append(self._encoders.submit(self._encode_preview, job, number, frames, underway))
 
     def drawn(self, job: DrawJob, drawn: torch.Tensor) -> None:
-        seconds = time.monotonic() - self._started.pop(job.job_id)
-        self._encoders.submit(self._encode, job, images.to_frames(drawn), seconds)
+        underway = self._jobs.pop(job.job_id)
+        seconds = time.monotonic() - underway.started_s
+        self._encoders.submit(self._encode, job, images.to_frames(drawn), underway, seconds)
 
     def failed(self, job: DrawJob, error: DrawError) -> None:
-        self.encodings.pop(job.job_id, None)
-        self._started.pop(job.job_id, None)
+        self._jobs.pop(job.job_id, None)
         self._link.send(protocol.Failed(job.job_id, type(error).__name__, str(error)))
 
     def close(self) -> None:
         self._encoders.shutdown(wait=True)
 
-    def _encode(self, job: DrawJob, frames: images.Frames, seconds: float) -> None:
-        encoding = self.encodings.pop(job.job_id)
+    def _encode_preview(self, job: DrawJob, number: int, frames: images.Frames, underway: _Underway) -> None:
+        quality = min(underway.encoding.quality, _PREVIEW_QUALITY)
+        encoding = msgspec.structs.replace(underway.encoding, quality=quality, metadata=False)
         try:
-            pictures = frames.arrays()
-            done = []
-            for index, seed in enumerate(job.seeds):
-                spec = msgspec.structs.replace(job.spec, seed=seed)
-                done.append(images.encode(images.finish(pictures[index], spec), spec, encoding, index))
+            for picture in _encoded(job, frames, encoding):
+                self._link.send(protocol.Previewed(job.job_id, number, picture))
+        except Exception as error:  # no preview is worth a job
+            log.warning("preview left out", extra={"job": job.job_id, "error": type(error).__name__})
+        finally:
+            self._busy.release()
+
+    def _encode(self, job: DrawJob, frames: images.Frames, underway: _Underway, seconds: float) -> None:
+        try:
+            done = tuple(_encoded(job, frames, underway.encoding))
         except Exception as error:  # a picture that cannot be encoded ends its own job, not the worker
             self._link.send(protocol.Failed(job.job_id, type(error).__name__, str(error)))
         else:
-            self._link.send(protocol.Finished(job.job_id, tuple(done), seconds))
+            wait(underway.previews)  # which began before us, so one of our own threads has each of them already
+            self._link.send(protocol.Finished(job.job_id, done, seconds, underway.text_tokens))
+
+
+def _encoded(job: DrawJob, frames: images.Frames, encoding: Encoding) -> Iterator[Picture]:
+    pictures = frames.arrays()
+    for index, seed in enumerate(job.seeds):
+        spec = msgspec.structs.replace(job.spec, seed=seed)
+        yield images.encode(images.finish(pictures[index], spec), spec, encoding, index)
 
 
 class Device:
@@ -173,6 +225,7 @@ class Device:
             self.reporter.failed(job, Cancelled("the client left"))
 
     def _submit(self, model: LoadedModel, job: DrawJob) -> None:
+        self.reporter.counted(job, model.tokens.count(job.spec.prompt, job.spec.negative_prompt))
         self._engine.submit(model, job, done=lambda: self._left(job))
 
     def _left(self, job: DrawJob) -> None:
@@ -214,7 +267,7 @@ def serve(sock: socket.socket, device_setting: str) -> None:
             case protocol.Load(plan):
                 device.preload(plan)
             case protocol.Draw(job, encoding):
-                device.reporter.encodings[job.job_id] = encoding
+                device.reporter.expect(job, encoding)
                 device.draw(job)
             case protocol.Cancel(job_id):
                 device.cancel(job_id)
@@ -241,8 +294,6 @@ def main() -> None:
     parser.add_argument("--log-level", default="info")
     arguments = parser.parse_args()
     configure_logging(arguments.log_level, process="worker")
-    # Ctrl-C reaches the whole process group; the front decides when the worker stops.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
     threading.excepthook = _die  # a thread of ours that fails would leave jobs waiting for ever
     code = 0
     try:

@@ -21,7 +21,7 @@ from enum import StrEnum
 import msgspec
 
 from pipelines.plan import DrawJob, ModelPlan
-from pipelines.spec import Encoding
+from pipelines.spec import Encoding, Picture
 from server.errors import (
     DarkroomError,
     GenerationFailed,
@@ -70,6 +70,7 @@ class _Flight:
 
     result: asyncio.Future[protocol.Finished]
     progress: Callable[[int, int], None]
+    previewed: Callable[[int, Picture], None]
 
 
 class LocalWorker:
@@ -130,11 +131,17 @@ class LocalWorker:
         if status.state is ModelState.BROKEN and time.monotonic() - status.since_s < _BROKEN_S:
             raise _unavailable(model)
 
-    async def draw(self, job: DrawJob, encoding: Encoding, progress: Callable[[int, int], None]) -> protocol.Finished:
+    async def draw(
+        self,
+        job: DrawJob,
+        encoding: Encoding,
+        progress: Callable[[int, int], None],
+        previewed: Callable[[int, Picture], None] = lambda number, picture: None,
+    ) -> protocol.Finished:
         """Draw a job. Cancelling this coroutine stops the drawing at its next step."""
         self.require(job.plan.key, job.spec.model)
         await self._up.wait()  # a worker that is being replaced is waited for; the job's deadline bounds it
-        flight = _Flight(asyncio.get_running_loop().create_future(), progress)
+        flight = _Flight(asyncio.get_running_loop().create_future(), progress, previewed)
         if not self._flights:
             self._heard_s = time.monotonic()  # an idle worker owes no sign of life; from here on it does
         self._flights[job.job_id] = flight
@@ -230,10 +237,13 @@ class LocalWorker:
                     self._metrics.engine.labels(name).set(value)
             case protocol.Started():
                 pass
-            case protocol.Progress(job_id, done, of):
-                self._metrics.steps.inc()  # also of a job whose client has left: the device did it
+            case protocol.Progress(job_id, done, of, news):
+                self._metrics.steps.inc(news)  # also of a job whose client has left: the device did it
                 if job_id in self._flights:
                     self._flights[job_id].progress(done, of)
+            case protocol.Previewed(job_id, number, picture):
+                if job_id in self._flights:
+                    self._flights[job_id].previewed(number, picture)
             case protocol.Finished(job_id):
                 self._land(job_id, message)
             case protocol.Failed(job_id, kind, reason):
@@ -304,6 +314,8 @@ def _error(kind: str, reason: str, job_id: str) -> DarkroomError:
     """The answer to a failure of pipelines.errors, by its class name."""
     log.warning("job failed in the worker", extra={"job": job_id, "kind": kind, "reason": reason})
     match kind:
+        case "AdapterRefused":
+            return ModelUnavailable("One of these loras cannot be loaded; the server's log says why.", param="loras")
         case "LoadRefused":
             return ModelUnavailable("The model cannot be loaded; /readyz and the server's log say why.", param="model")
         case "OutOfMemory":

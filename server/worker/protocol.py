@@ -78,12 +78,22 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
     job_id: str
     done: int  # steps
     of: int
+    news: int  # steps since the job's last Progress
+
+
+class Previewed(msgspec.Struct, frozen=True, tag=True):
+    """One picture of a job as it would be if the drawing stopped here. None comes after Finished or Failed."""
+
+    job_id: str
+    number: int  # which of the job's previews, from 0
+    picture: Picture
 
 
 class Finished(msgspec.Struct, frozen=True, tag=True):
     job_id: str
     pictures: tuple[Picture, ...]
     seconds: float  # of device work, from Started
+    text_tokens: int = 0  # of prompt and negative prompt, by the model's own tokenizer
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
@@ -95,7 +105,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 ToWorker = Load | Draw | Cancel | Stop
-ToFront = Hello | Moved | Checked | Tally | Started | Progress | Finished | Failed
+ToFront = Hello | Moved | Checked | Tally | Started | Progress | Previewed | Finished | Failed
 
 
 def pack(message: ToWorker | ToFront) -> bytes:

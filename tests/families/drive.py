@@ -12,6 +12,7 @@ from unittest import mock
 import torch
 
 from pipelines import selfcheck
+from pipelines.embeddings import EmbeddingCache
 from pipelines.engine import Engine
 from pipelines.errors import DrawError
 from pipelines.loader import LoadedModel
@@ -62,15 +63,21 @@ def check(model: LoadedModel) -> None:
         target.cost = _SixteenRows(fixed_s=1.0, row_s=1.0, area=1)
 
 
-def draw(model: LoadedModel, jobs: Sequence[DrawJob]) -> Drawn:
-    """Draw the jobs, all at once."""
-    sink = Sink()
-    engine = Engine(sink)
+def run(model: LoadedModel, jobs: Sequence[DrawJob], sink: Sink, embeddings: EmbeddingCache | None = None) -> Engine:
+    """Draw the jobs, all at once, into ``sink``. The engine has ended, and kept its counts."""
+    engine = Engine(sink, embeddings=embeddings)
     ended = threading.Semaphore(0)
     engine.submit(model, *jobs, done=ended.release)
     for _ in jobs:
         ended.acquire()
     engine.close()
+    return engine
+
+
+def draw(model: LoadedModel, jobs: Sequence[DrawJob]) -> Drawn:
+    """Draw the jobs, all at once."""
+    sink = Sink()
+    engine = run(model, jobs, sink)
     assert not sink.errors, sink.errors
     denoisers = {target.name for target in model.targets.values() if target.is_denoiser}
     forwards = sum(engine.counts[f"{name}_forwards"] for name in denoisers)

@@ -81,9 +81,9 @@ def test_a_client_that_leaves_stops_the_work_at_the_next_step(faulty: Running) -
 
 
 def test_forty_clients_for_four_places(faulty: Running) -> None:
-    def ask(_: int) -> tuple[float, httpx.Response]:
+    def ask(seed: int) -> tuple[float, httpx.Response]:
         started = time.monotonic()
-        answer = faulty.draw(num_inference_steps=40, size="256x256")
+        answer = faulty.draw(num_inference_steps=40, size="256x256", seed=seed)
         return time.monotonic() - started, answer
 
     with ThreadPoolExecutor(40) as pool:

@@ -38,6 +38,8 @@ SOURCE = text(png(scene(32, 32)))
         ({"response_format": "file"}, "response_format", "b64_json"),
         ({"output_format": "gif"}, "output_format", "webp"),
         ({"output_compression": 101}, "output_compression", "100"),
+        ({"background": "green"}, "background", "transparent"),
+        ({"input_fidelity": "medium"}, "input_fidelity", "high"),
         ({"size": "1024"}, "size", "256x256"),
         ({"size": "1792x1024"}, "size", "256x256"),
         ({"size": "512x512", "model": "dall-e-3"}, "size", "1792x1024"),
@@ -54,7 +56,9 @@ SOURCE = text(png(scene(32, 32)))
         ({"seed": -1}, "seed", "0"),
         ({"seed": 2**63}, "seed", "integer"),
         ({"seed": 1.5}, "seed", "integer"),
-        ({"stream": True}, "stream", "stream"),
+        ({"stream": 1}, "stream", "boolean"),
+        ({"stream": True, "partial_images": 4}, "partial_images", "3"),
+        ({"stream": True, "n": 11}, "n", "10"),
         ({"image": 5}, "image", "base64"),
         ({"image": [SOURCE, SOURCE]}, "image", "one picture"),
         ({"image": [SOURCE] * 17}, "image", "16"),
@@ -190,7 +194,7 @@ def test_every_route_of_the_server_but_the_open_ones_asks_for_the_key(desk: Desk
 def test_a_full_queue_is_429_in_no_time_and_its_places_come_back(desk: Desk) -> None:
     paper = desk.open(queue_size=4)
     paper.worker.gate.clear()
-    admitted = [threading.Thread(target=paper.post, args=({"prompt": "x"},)) for _ in range(4)]
+    admitted = [threading.Thread(target=paper.post, args=({"prompt": "x", "seed": seed},)) for seed in range(4)]
     for thread in admitted:
         thread.start()
     queue = paper.app.state.services.queue
@@ -217,7 +221,7 @@ def test_one_keys_share_of_the_queue_is_429_for_that_key_alone(desk: Desk) -> No
     first = threading.Thread(target=paper.post, args=({"prompt": "x"},))
     first.start()
     eventually(lambda: paper.worker.jobs)
-    assert_api_error(paper.post({"prompt": "x"}), 429, "key_limit")
+    assert_api_error(paper.post({"prompt": "y"}), 429, "key_limit")
     threading.Timer(0.1, paper.worker.gate.set).start()
     with paper.live.client(headers={"authorization": f"Bearer {other}"}) as client:
         assert eventually(lambda: client.post("/v1/images/generations", json={"prompt": "x"}).status_code == 200)

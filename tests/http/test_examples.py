@@ -24,7 +24,7 @@ def test_examples_run(server: Running, page: str, tmp_path: Path) -> None:
     for language, text in blocks:
         assert _ADDRESS in text
         output = _run(language, text.replace(_ADDRESS, server.url), tmp_path)
-        assert '"error"' not in output, output
+        assert not re.search(r'"error": ?[{"]', output), output  # a job's row has one that is null
 
 
 def _run(language: str, text: str, folder: Path) -> str:

@@ -99,7 +99,11 @@ def test_inpainting(server: Running, mini: Model, native: dict[str, Any]) -> Non
     arguments = {**common, "image": source, "mask_image": mask, "width": width, "height": height}
     theirs = plain("AutoPipelineForInpainting", mini, [8, 9], **arguments)
     fields = {"image": text(png(source)), "mask": text(png(mask))}
-    assert_same(served(server, **native, **common, **fields, seed=8, n=2), theirs)
+    ours = served(server, **native, **common, **fields, seed=8, n=2)
+    half = width // 2
+    assert_same([picture[:, half:] for picture in ours], [picture[:, half:] for picture in theirs])
+    for picture in ours:  # diffusers decodes the rest anew; here it is the source itself
+        assert np.array_equal(picture[:, :half], np.asarray(source)[:, :half])
 
 
 def test_a_larger_size_is_the_native_drawing_resampled(server: Running, mini: Model) -> None:

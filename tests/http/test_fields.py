@@ -97,8 +97,25 @@ def test_tasks_and_strength(paper: Paper) -> None:
     assert spec_of(paper, image=source, mask=mask).strength == 1.0
 
 
+@pytest.mark.parametrize(
+    ("asked", "plain", "masked"),
+    [
+        ({}, 0.8, 1.0),
+        ({"input_fidelity": "low"}, 0.8, 1.0),
+        ({"input_fidelity": "high"}, 0.5, 0.8),
+        ({"input_fidelity": "high", "strength": 0.9}, 0.9, 0.9),
+    ],
+)
+def test_input_fidelity_stands_for_a_strength_and_gives_way_to_one(
+    paper: Paper, asked: dict[str, Any], plain: float, masked: float
+) -> None:
+    source, mask = text(png(scene(80, 40))), text(png(right_half(20, 20)))
+    assert spec_of(paper, image=source, **asked).strength == plain
+    assert spec_of(paper, image=source, mask=mask, **asked).strength == masked
+
+
 def test_extra_fields_never_fail_a_client_that_always_sends_them(paper: Paper) -> None:
-    extras = {"user": "u", "moderation": "low", "watermark": True, "background": "transparent", "x" * 300: {"a": [1]}}
+    extras = {"user": "u", "moderation": "low", "watermark": True, "x" * 300: {"a": [1]}}
     spec_of(paper, **extras)
 
 

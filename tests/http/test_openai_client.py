@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import threading
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import openai
@@ -116,7 +118,7 @@ def test_wrong_key_and_full_queue_have_their_classes(desk: Desk) -> None:
         first.start()
         eventually(lambda: paper.worker.jobs)
         with pytest.raises(openai.RateLimitError) as full:
-            client.images.generate(prompt="x")
+            client.images.generate(prompt="y")
         paper.worker.gate.set()
         first.join(10)
     assert full.value.code == "queue_full"
@@ -135,3 +137,43 @@ def test_the_client_comes_again_after_a_429_and_gets_its_picture(desk: Desk) -> 
         first.join(10)
     assert answer.data is not None
     assert len(paper.worker.jobs) == 2
+
+
+@pytest.mark.parametrize("edit", [False, True], ids=["generate", "edit"])
+def test_a_stream_brings_previews_and_the_picture(client: openai.OpenAI, edit: bool) -> None:
+    fields: dict[str, Any] = {"prompt": "a red apple", "model": "gpt-image-1", "stream": True, "partial_images": 2}
+    fields |= {"size": "128x128", "extra_body": {"num_inference_steps": 6, "seed": 7}}
+    if edit:
+        stream = client.images.edit(image=("a.png", png(scene(96, 96))), **fields)
+    else:
+        stream = client.images.generate(**fields)
+    name = "image_edit" if edit else "image_generation"
+    events = list(stream)
+    assert {event.type for event in events[:-1]} <= {f"{name}.partial_image"}
+    assert events[-1].type == f"{name}.completed"
+    assert events[-1].usage.total_tokens > 0
+    for event in events:
+        assert opened(base64.b64decode(event.b64_json)).size == (128, 128)
+
+
+def test_a_refusal_of_a_stream_is_an_ordinary_error(client: openai.OpenAI) -> None:
+    with pytest.raises(openai.BadRequestError, match="partial_images"):
+        client.images.generate(prompt="x", model="gpt-image-1", stream=True, partial_images=9)
+
+
+def test_the_asynchronous_client_draws_edits_and_streams(server: Running) -> None:
+    async def work() -> None:
+        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none-needed", max_retries=0) as client:
+            quick: dict[str, Any] = {"prompt": "a red apple", "model": "gpt-image-1", "size": "64x64"}
+            quick["extra_body"] = {"num_inference_steps": 1}
+            source = ("a.png", png(scene(96, 96)))
+            drawn = await client.images.generate(response_format="b64_json", **quick)
+            edited = await client.images.edit(image=[source], mask=("m.png", png(right_half(96, 96))), **quick)
+            for answer in (drawn, edited):
+                assert answer.data is not None
+                assert opened(base64.b64decode(answer.data[0].b64_json or "")).size == (64, 64)
+            stream = await client.images.generate(stream=True, **quick)
+            assert [event.type async for event in stream][-1] == "image_generation.completed"
+            assert "gpt-image-1" in [model.id async for model in client.models.list()]
+
+    asyncio.run(work())

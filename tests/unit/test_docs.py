@@ -18,13 +18,15 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from server.api import docs as docs_page
-from server.api import files, images, models, ops
+from server.api import files, hub, images, jobs, models, ops
+from server.api import page as web_page
 from server.api.wire import ImageRequest
 from server.app import create_app
 from server.catalog import ModelEntry, ModelsFile, PresetEntry
 from server.cli import build_parser
 from server.errors import ANSWERS
-from server.settings import ENV_PREFIX, Settings
+from server.loras import LoraEntry
+from server.settings import API_KEY_VARIABLE, ENV_PREFIX, URL_VARIABLE, Settings
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -95,7 +97,7 @@ def test_settings_are_documented() -> None:
 
 
 def test_docs_name_no_setting_that_does_not_exist() -> None:
-    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields}
+    known = {ENV_PREFIX + name.upper() for name in Settings.model_fields} | {URL_VARIABLE, API_KEY_VARIABLE}
     for page in PAGES:
         named = set(re.findall(rf"\b{ENV_PREFIX}[A-Z0-9_]+\b", page.read_text(encoding="utf-8")))
         assert named <= known, f"{page.name}: {named - known}"
@@ -107,6 +109,7 @@ def test_docs_name_no_setting_that_does_not_exist() -> None:
         ("models.md", "file-keys", ModelsFile),
         ("models.md", "model-keys", ModelEntry),
         ("models.md", "preset-keys", PresetEntry),
+        ("models.md", "lora-keys", LoraEntry),
         ("api.md", "request-fields", ImageRequest),
     ],
 )
@@ -151,7 +154,7 @@ def _code(text: str) -> list[str]:
 
 
 def test_documented_routes_exist_and_every_route_is_documented(app: FastAPI) -> None:
-    documented = set(re.findall(r"`(GET|POST) (/[^`]*)`", _text("api.md").split("## Make pictures")[0]))
+    documented = set(re.findall(r"`(GET|POST|DELETE) (/[^`]*)`", _text("api.md").split("## Make pictures")[0]))
     assert documented == _routes(app)
 
 
@@ -162,8 +165,8 @@ def test_openapi_shows_documented_routes_only(app: FastAPI) -> None:
 
 def _routes(app: FastAPI) -> set[tuple[str, str]]:
     services = app.state.services
-    routers = [module.router(services) for module in (images, files, models, ops)]
-    routes = [route for router in [*routers, docs_page.router()] for route in router.routes]
+    routers = [module.router(services) for module in (images, hub, jobs, files, models, ops)]
+    routes = [route for router in [*routers, docs_page.router(), web_page.router()] for route in router.routes]
     assert all(isinstance(route, APIRoute) for route in routes)
     found = {(method, route.path_format) for route in routes if isinstance(route, APIRoute) for method in route.methods}
     assert app.openapi_url is not None
@@ -188,7 +191,12 @@ def test_the_docs_page_can_send_a_key(app: FastAPI) -> None:
     (scheme,) = document["components"]["securitySchemes"].values()
     assert (scheme["type"], scheme["scheme"]) == ("http", "bearer")
     closed = {path for path, verbs in document["paths"].items() if all("security" in verb for verb in verbs.values())}
-    assert {path for path in document["paths"] if path not in closed} == {"/files/{name}", "/livez", "/readyz"}
+    assert {path for path in document["paths"] if path not in closed} == {
+        "/__blocklet__.js",
+        "/files/{name}",
+        "/livez",
+        "/readyz",
+    }
 
 
 def test_readme_commands_are_makefile_targets() -> None:

@@ -58,6 +58,7 @@ def test_every_failure_of_the_worker_is_mapped() -> None:
     answers = {kind: type(local._error(kind, "canary /path 0x7f00", "job_1")) for kind in kinds}
     assert answers == {
         "DrawError": errors.ServerFault,
+        "AdapterRefused": errors.ModelUnavailable,
         "LoadRefused": errors.ModelUnavailable,
         "OutOfMemory": errors.OutOfDeviceMemory,
         "BadPicture": errors.GenerationFailed,

@@ -60,6 +60,8 @@ def test_rgba_is_laid_on_white_and_its_alpha_kept_aside() -> None:
     decoded = decode(png(3, 1, RGBA, [bytes([200, 0, 0, 255, 0, 0, 0, 0, 0, 0, 0, 128])]))
     assert colours(decoded.rgb) == [(200, 0, 0), (255, 255, 255), (127, 127, 127)]
     assert decoded.alpha == Pixels(3, 1, "L", bytes([255, 0, 128]))
+    # Beside that, the colours as they are, for what is kept of the picture under a mask.
+    assert decoded.rgba == Pixels(3, 1, "RGBA", bytes([200, 0, 0, 255, 0, 0, 0, 0, 0, 0, 0, 128]))
 
 
 def test_opaque_alpha_channel_is_no_transparency() -> None:
@@ -269,6 +271,16 @@ def test_white_part_of_a_mask_without_transparency_is_repainted() -> None:
         png(2, 1, GREY, [bytes([0b01000000])], depth=1),
     ):
         assert decode_mask(data, limits=LIMITS, param="mask") == Pixels(2, 1, "L", bytes([0, 255]))
+
+
+def test_what_jpeg_makes_of_black_and_white_is_black_and_white() -> None:
+    mask = Image.new("L", (64, 64), 0)
+    mask.paste(255, (20, 20, 45, 45))
+    decoded = decode_mask(encoded(mask, "JPEG", quality=60), limits=LIMITS, param="mask")
+    assert set(decoded.data[: 64 * 8]) == {0}  # eight rows that no edge touches
+    assert at(decoded, 32, 32) == (255,)
+    grey = decode_mask(png(4, 1, GREY, [bytes([12, 13, 242, 243])]), limits=LIMITS, param="mask")
+    assert grey.data == bytes([0, 13, 242, 255])
 
 
 # --- limits and refusals ---

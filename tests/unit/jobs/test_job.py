@@ -7,8 +7,6 @@ import time
 
 import pytest
 
-from pipelines.plan import DrawJob, ModelPlan
-from pipelines.spec import Encoding, ImageSpec
 from server.jobs.job import Job, State, new_job_id
 
 DRAWN = {
@@ -23,8 +21,7 @@ DRAWN = {
 
 @pytest.mark.parametrize(("old", "new"), list(itertools.product(State, State)))
 def test_transitions(old: State, new: State) -> None:
-    spec = ImageSpec("m", "p", 1, 1, 1, 1, 0, 1, 1.0)
-    job = Job(DrawJob(new_job_id(), ModelPlan("m", "/m", "other"), spec, (0,)), Encoding(), "me", time.monotonic())
+    job = Job("me", "m", time.monotonic())
     job.state = old
     if (old, new) in DRAWN:
         job.transition(new)

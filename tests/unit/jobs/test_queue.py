@@ -170,3 +170,30 @@ def test_permits_and_turns_come_back_exactly_once_whatever_is_cancelled(
                     await asyncio.wait_for(stack.enter_async_context(queue.turn("z")), 1)
 
     asyncio.run(scenario())
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.sampled_from("abcd"), max_size=15), st.integers(0, 5))
+def test_places_tell_the_order_in_which_turns_really_come(names: list[str], gone: int) -> None:
+    async def scenario() -> None:
+        queue = JobQueue(100, slots=1)
+        served: list[str] = []
+
+        async def job(principal: str, name: str) -> None:
+            async with queue.turn(principal, name):
+                assert queue.place(name) is None
+                served.append(name)
+
+        async with queue.turn("z"):
+            tasks = {f"{n}": asyncio.create_task(job(principal, f"{n}")) for n, principal in enumerate(names)}
+            await settle()
+            for name in list(tasks)[:gone]:
+                tasks.pop(name).cancel()
+            await settle()
+            places = {name: queue.place(name) for name in tasks}
+            assert sorted(places.values(), key=lambda place: place or 0) == list(range(1, len(tasks) + 1))
+        await asyncio.gather(*tasks.values())
+        assert served == sorted(tasks, key=lambda name: places[name] or 0)
+        assert queue.place("no-such-name") is None
+
+    asyncio.run(scenario())

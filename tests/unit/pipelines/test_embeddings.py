@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 
 from pipelines.embeddings import EmbeddingCache
+from pipelines.spec import Adapter
 
 
 class Encoder:
@@ -21,11 +22,12 @@ def test_the_same_tokens_hit_and_others_do_not() -> None:
     for other in (
         cache.key(another, {"input_ids": torch.tensor([[1, 2]]), "attention_mask": None}),
         cache.key(one, {"input_ids": torch.tensor([[1, 3]]), "attention_mask": None}),
+        cache.key(one, {"input_ids": torch.tensor([[1, 2]]), "attention_mask": None}, (Adapter("pixel", 1.0),)),
         cache.key(one, {"input_ids": torch.tensor([[1, 2]]), "attention_mask": torch.ones(1, 2, dtype=torch.long)}),
         cache.key(one, {"input_ids": torch.tensor([[1], [2]]), "attention_mask": None}),
     ):
         assert cache.get(other) is None
-    assert (cache.hits, cache.misses) == (1, 5)
+    assert (cache.hits, cache.misses) == (1, 6)
 
 
 def test_pictures_are_not_kept() -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from pipelines.errors import LoadRefused
-from pipelines.folder import inspect
+from pipelines.folder import inspect, inspect_adapter
 from tests.running import ROOT
 
 
@@ -144,3 +144,26 @@ def test_a_config_or_index_that_is_missing(model: Path) -> None:
     (model / "model_index.json").unlink()
     with pytest.raises(LoadRefused, match=r"model_index\.json is missing"):
         inspect(model)
+
+
+def test_an_adapter_where_a_model_should_be(model: Path) -> None:
+    """With peft installed, transformers would go and load the base model that it names."""
+    (model / "unet" / "adapter_config.json").write_text('{"base_model_name_or_path": "/etc"}')
+    with pytest.raises(LoadRefused, match="adapter of another model"):
+        inspect(model)
+
+
+def test_files_of_adapters(tmp_path: Path) -> None:
+    good = tmp_path / "good.safetensors"
+    good.write_bytes(weights())
+    assert inspect_adapter(good) == len(weights())
+    for name, content, says in (
+        ("renamed.safetensors", pickle.dumps({"w": 1}), "not a safetensors file"),
+        ("cut.safetensors", weights()[:-1], "truncated"),
+        ("pickle.bin", weights(), r"\.bin"),
+    ):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(LoadRefused, match=says):
+            inspect_adapter(tmp_path / name)
+    with pytest.raises(LoadRefused, match="does not exist"):
+        inspect_adapter(tmp_path / "nowhere.safetensors")

@@ -9,13 +9,14 @@ import threading
 import msgspec
 import pytest
 
-from pipelines.plan import DrawJob, ModelPlan
-from pipelines.spec import Encoding, ImageSpec, Picture, Pixels
+from pipelines.plan import AdapterFile, DrawJob, ModelPlan
+from pipelines.spec import Adapter, Encoding, ImageSpec, Picture, Pixels
 from server.worker import protocol
 
-PLAN = ModelPlan("m", "/models/m", "flux", "bfloat16")
+PLAN = ModelPlan("m", "/models/m", "flux", "bfloat16", adapters=(AdapterFile("pixel", "/loras/pixel.safetensors"),))
 SPEC = ImageSpec("m", "un prompt ☕", 8, 8, 16, 16, 2**63 - 1, 4, 2.5, "no", "euler", 0.5,
-                 (Pixels(1, 2, "RGB", bytes(range(6))),), Pixels(1, 1, "L", b"\xff"))  # fmt: skip
+                 (Pixels(1, 2, "RGB", bytes(range(6))),), Pixels(1, 1, "L", b"\xff"),
+                 (Adapter("pixel", -0.5),))  # fmt: skip
 JOB = DrawJob("job_1", PLAN, SPEC, (1, 2**63 - 1))
 
 TO_WORKER = [protocol.Load(PLAN), protocol.Draw(JOB, Encoding("webp", 3, False)), protocol.Cancel("j"), protocol.Stop()]
@@ -25,8 +26,9 @@ TO_FRONT = [
     protocol.Checked("m", False, "differs"),
     protocol.Tally({"unet_forwards": 3}),
     protocol.Started("j"),
-    protocol.Progress("j", 1, 9),
-    protocol.Finished("j", (Picture(0, b"\x89PNG", "image/png", 8, 8, 5),), 0.25),
+    protocol.Progress("j", 2, 9, 1),
+    protocol.Previewed("j", 1, Picture(0, b"\x89PNG", "image/png", 8, 8, 5)),
+    protocol.Finished("j", (Picture(0, b"\x89PNG", "image/png", 8, 8, 5),), 0.25, 7),
     protocol.Failed("j", "BadPicture", "NaN"),
 ]
 

@@ -1,0 +1,172 @@
+"""AIGNE Hub's own image routes, for the clients that speak nothing else.
+
+Knows paths and the shapes of its answers; the pictures are made as on every other route. There are no credits
+here: who has a key may draw.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+from urllib.parse import urlsplit
+
+import anyio.to_thread
+import msgspec
+from fastapi import APIRouter, Request, Response
+from fastapi.responses import JSONResponse
+
+from server.api import described, hub_wire
+from server.api.deliver import Outcome, base_url
+from server.api.early import headers_in_time
+from server.api.images import ERRORS
+from server.api.making import Order, make
+from server.api.services import Services
+from server.api.wire import read_json
+from server.catalog import Model
+from server.errors import DarkroomError, Draining, Unauthorized
+from server.worker.local import ModelState
+
+# The identity under which hub clients look for the hub among the parts of a site. Public, and the same everywhere.
+_HUB_DID = "z8ia3xzq2tMq8CRHfaXj1BTYJyYnEcHbqP8cJ"
+_IMAGE_TYPES = ("", "image", "image_generation", "imageGeneration")
+
+
+def router(services: Services) -> APIRouter:
+    routes = APIRouter(tags=["hub"])
+    keyed: dict[str, Any] = {"dependencies": [described.KEY]}
+
+    @routes.get("/__blocklet__.js", summary="Where is the hub?", response_description="Here.")
+    async def discovery() -> JSONResponse:
+        """What hub clients ask before every call: under which path the hub's routes are. Needs no key."""
+        prefix = urlsplit(services.settings.public_url or "").path or "/"
+        return JSONResponse({"componentMountPoints": [{"did": _HUB_DID, "mountPoint": prefix}]})
+
+    @routes.post("/api/v2/image", summary="Make pictures (hub)", **_pictures("enveloped"), **keyed)
+    async def image(request: Request) -> Response:
+        """What `@aigne/aigne-hub` and `aigne run` call. Its headers go out after `hub_headers_s`, finished or not."""
+
+        async def work() -> Response:
+            fields = hub_wire.read_enveloped(read_json(await request.body()))
+            return await _enveloped(services, await make(services, request, Order("hub", fields)))
+
+        return await headers_in_time(request, work(), within_s=services.settings.hub_headers_s)
+
+    @routes.post("/api/v2/image/generations", summary="Make pictures (hub, flat)", **_pictures("flat"), **keyed)
+    async def generations(request: Request) -> Response:
+        """What `imageGenerationsV2` of `@blocklet/aigne-hub` calls."""
+        fields = hub_wire.read_flat(read_json(await request.body()))
+        return await _flat(await make(services, request, Order("hub flat", fields)))
+
+    async def models(type: str = "") -> list[dict[str, Any]]:
+        """Every model of models.yaml, in the hub's shape; none when another type than `image` is asked for."""
+        return [_row(services, model) for model in services.catalog] if type in _IMAGE_TYPES else []
+
+    for path in ("/api/ai/models", "/api/ai-providers/models"):
+        routes.add_api_route(
+            path,
+            models,
+            methods=["GET"],
+            summary="List the models (hub)",
+            response_description="The models.",
+            responses=described.errors(Unauthorized),
+            include_in_schema=path == "/api/ai/models",
+            **keyed,
+        )
+
+    @routes.get(
+        "/api/v2/status",
+        summary="Can this model be used? (hub)",
+        response_description="Whether, and if not, why.",
+        responses=described.errors(Unauthorized),
+        **keyed,
+    )
+    async def status(model: str = "") -> dict[str, Any]:
+        """Whether `model`, or the server's default, would be drawn with."""
+        try:
+            if services.queue.draining:
+                raise Draining("The server is shutting down.")
+            found = services.catalog.resolve(model or services.catalog.default)
+            services.worker.require(found.plan.key, found.id)
+        except DarkroomError as error:
+            return {"available": False, "error": error.message, "code": error.code}
+        return {"available": True}
+
+    @routes.get(
+        "/api/user/info",
+        summary="Whose key is this? (hub)",
+        response_description="The key's owner, without credits.",
+        responses=described.errors(Unauthorized),
+        **keyed,
+    )
+    async def user(request: Request) -> dict[str, Any]:
+        """The name of the key's owner. Nothing is counted in credits here."""
+        name = request.state.principal.name
+        return {
+            "user": {"did": name, "fullName": name, "email": "", "avatar": ""},
+            "creditBalance": None,
+            "paymentLink": None,
+            "enableCredit": False,
+            "profileLink": base_url(services, request) + "/",
+            "creditPrefix": None,
+        }
+
+    return routes
+
+
+def _pictures(shape: str) -> dict[str, Any]:
+    """What the OpenAPI document says of a route that draws."""
+    content = {"application/json": described.hub_body(enveloped=shape == "enveloped")}
+    return {
+        "response_description": "The pictures.",
+        "responses": ERRORS,
+        "openapi_extra": {"requestBody": {"required": True, "content": content}},
+    }
+
+
+async def _enveloped(services: Services, outcome: Outcome) -> Response:
+    """The answer of POST /api/v2/image."""
+    images: list[dict[str, Any]] = []
+    for item in outcome.items:
+        common = {"mimeType": f"image/{outcome.output_format}", "seed": item.seed}
+        if item.url is not None:
+            name = urlsplit(item.url).path.rpartition("/")[2]
+            images.append({"type": "url", "url": item.url, "filename": name, **common})
+        else:
+            images.append({"type": "file", "data": item.data, **common})
+    owner = services.catalog.resolve(outcome.model).entry.owned_by
+    return await _json({"images": images, "modelWithProvider": f"{owner}/{outcome.model}"}, outcome)
+
+
+async def _flat(outcome: Outcome) -> Response:
+    """The answer of POST /api/v2/image/generations: pictures under every name that versions of its client read."""
+    images: list[dict[str, Any]] = []
+    for item in outcome.items:
+        image: dict[str, Any] = {"seed": item.seed}
+        if item.data is not None:
+            image |= {"base64": item.data, "b64_json": item.data, "b64Json": item.data}
+        if item.url is not None:
+            image["url"] = item.url
+        images.append(image)
+    return await _json({"images": images, "data": images}, outcome)
+
+
+async def _json(body: dict[str, Any], outcome: Outcome) -> Response:
+    counted = outcome.usage
+    # No creditPrefix: @aigne/aigne-hub throws at an empty one.
+    usage = {"inputTokens": counted["input_tokens"], "outputTokens": counted["output_tokens"]}
+    body |= {"created": outcome.created, "model": outcome.model, "usage": usage}
+    encoded = await anyio.to_thread.run_sync(msgspec.json.encode, body)
+    return Response(encoded, media_type="application/json")
+
+
+def _row(services: Services, model: Model) -> dict[str, Any]:
+    owner = model.entry.owned_by
+    return {
+        "key": f"{owner}/{model.id}",
+        "model": model.id,
+        "type": "image_generation",
+        "provider": owner,
+        "providerDisplayName": owner,
+        "input_credits_per_token": "0",  # strings: the client's schema refuses numbers
+        "output_credits_per_token": "0",
+        "status": {"available": services.worker.models[model.plan.key].state is not ModelState.BROKEN},
+    }

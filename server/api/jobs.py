@@ -1,0 +1,76 @@
+"""GET and DELETE …/images/jobs: how far a request's job is, and the way to stop it.
+
+Knows what a job's row says; a principal sees its own jobs only.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import APIRouter, Request
+
+from server.api import described
+from server.api.services import Services
+from server.errors import NotFound, Unauthorized
+from server.jobs.job import Job
+
+
+def router(services: Services) -> APIRouter:
+    routes = APIRouter(tags=["jobs"], dependencies=[described.KEY], responses=described.errors(Unauthorized))
+
+    async def jobs(request: Request) -> dict[str, Any]:
+        """Your jobs: those that wait or run, and those that ended in the last ten minutes. Oldest first."""
+        principal = request.state.principal.name
+        return {"object": "list", "data": [_row(services, name, job) for name, job in services.jobs.jobs(principal)]}
+
+    async def job(request: Request, job_id: str) -> dict[str, Any]:
+        """How far a job is. Its id is the ``x-job-id`` of the request that it belongs to."""
+        return _row(services, job_id, services.jobs.get(request.state.principal.name, job_id))
+
+    async def cancel(request: Request, job_id: str) -> dict[str, Any]:
+        """Stop a job at its next step; the request that waits for it is answered 409. One that has ended stays."""
+        found = services.jobs.get(request.state.principal.name, job_id)
+        if not found.ended.is_set():
+            found.stop()
+            await found.ended.wait()
+        return _row(services, job_id, found)
+
+    for prefix in ("/api", "/v1"):
+        shown = prefix == "/v1"
+        for path, endpoint, method, summary, answer in (
+            ("jobs", jobs, "GET", "List your jobs", described.JobsAnswer),
+            ("jobs/{job_id}", job, "GET", "How far is a job?", described.JobAnswer),
+            ("jobs/{job_id}", cancel, "DELETE", "Cancel a job", described.JobAnswer),
+        ):
+            routes.add_api_route(
+                f"{prefix}/images/{path}",
+                endpoint,
+                methods=[method],
+                include_in_schema=shown,
+                summary=summary,
+                response_model=None,
+                responses={
+                    200: {"model": answer, "description": "The jobs." if path == "jobs" else "The job."},
+                    **({} if path == "jobs" else described.errors(NotFound)),
+                },
+            )
+    return routes
+
+
+def _row(services: Services, name: str, job: Job) -> dict[str, Any]:
+    standing = services.jobs.standing(job)
+    error = None
+    if job.error is not None:
+        answer = job.error.answer
+        error = {"message": job.error.message, "type": answer.type, "param": job.error.param, "code": job.error.code}
+    return {
+        "id": name,
+        "object": "image.job",
+        "status": str(standing.state),
+        "created": job.created,
+        "model": job.model,
+        "place": standing.place,
+        "eta_s": standing.eta_s,
+        "progress": {"done": standing.done, "of": standing.of},
+        "error": error,
+    }

@@ -1,0 +1,147 @@
+"""From a checked request to its pictures: what every route that makes pictures goes through.
+
+Knows the life of a request, in order: model, permit, job, pictures in, turn, pictures out. Knows neither bodies nor
+answers: a route turns the first into an Order, and an Outcome into the second.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import re
+import time
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from pipelines.plan import DrawJob
+from server.api import specs
+from server.api.deliver import Outcome, base_url, deliver, require_room, wanted
+from server.api.gather import make_sources, read_sources
+from server.api.services import Services
+from server.api.wire import ImageRequest
+from server.catalog import Model
+from server.edge.disconnect import unless_disconnected
+from server.errors import BadRequest
+from server.jobs.job import Job
+from server.jobs.repeats import Repeatable
+from server.jobs.work import Work
+
+_MOST_KEY = 255  # characters of an Idempotency-Key
+_CHOSEN_ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Order:
+    """One request, as its route read it."""
+
+    route: str  # generations, edits or variations
+    fields: ImageRequest
+    uploads: tuple[bytes, ...] = ()  # source pictures that came as files
+    mask: bytes | None = None  # a mask that came as a file
+
+
+async def make(services: Services, request: Request, order: Order) -> Outcome:
+    """Begin, and wait for the end. A client that leaves meanwhile ends what nobody else waits for."""
+    work = begin(services, request, order)
+    with work.attended():
+        return await unless_disconnected(request, work.outcome())
+
+
+def begin(services: Services, request: Request, order: Order) -> Work[Outcome]:
+    """Join an order to its first, or admit it and start on it. Raises what can be refused at once.
+
+    Whoever begins must wait with ``Work.attended``: what nobody attends goes on for nobody.
+    """
+    model = _check(services, order)
+    principal = request.state.principal.name
+    base = base_url(services, request)
+    chosen = _chosen_id(request)
+    repeatable = Repeatable(principal, _fingerprint(order, base), _idempotency_key(request))
+    first = services.repeats.find(repeatable)
+    if first is not None:
+        return _join(services, request, first, chosen)
+    if chosen:
+        services.jobs.require_free(principal, chosen)
+    permit = contextlib.ExitStack()
+    permit.enter_context(services.queue.permit(principal))
+    job = Job(principal, model.id, time.monotonic() + services.settings.job_timeout_s, id=chosen)
+    services.jobs.add(job)
+    request.state.job_id = job.id
+    work = Work(job, _work(services, order, model, job, base), permit.close)
+    services.repeats.add(repeatable, work)
+    return work
+
+
+def _join(services: Services, request: Request, first: Work[Outcome], chosen: str) -> Work[Outcome]:
+    """The job is found under the id that this client chose, too."""
+    job = first.job
+    if chosen and not services.jobs.has(job, chosen):
+        services.jobs.require_free(job.principal, chosen)
+        services.jobs.add(job, chosen)
+    request.state.job_id = chosen or job.id
+    return first
+
+
+def _check(services: Services, order: Order) -> Model:
+    fields = order.fields
+    model = services.catalog.resolve(fields.model or services.catalog.default)
+    services.worker.require(model.plan.key, model.id)  # before its traits are asked: a missing folder has none
+    count = len(order.uploads) or len(fields.images)
+    if count > services.settings.max_input_images:
+        raise BadRequest(f"image has more than {services.settings.max_input_images} pictures.", param="image")
+    if order.route != "variations" and not fields.prompt.strip():
+        raise BadRequest("prompt must not be empty.", param="prompt")
+    specs.check(fields, model, images=count, mask=order.mask is not None or fields.mask is not None)
+    return model
+
+
+def _chosen_id(request: Request) -> str:
+    """The job's id as the client wants it, so that it can ask how far it is while it waits; empty: as we like."""
+    sent = request.headers.getlist("x-job-id")
+    if not sent:
+        return ""
+    if len(sent) > 1 or not _CHOSEN_ID.fullmatch(sent[0]):
+        raise BadRequest("x-job-id must have 8 to 64 of A-Z, a-z, 0-9, _ and -.", param="x-job-id")
+    return sent[0]
+
+
+def _idempotency_key(request: Request) -> str:
+    key = request.headers.get("idempotency-key", "")
+    if len(key) > _MOST_KEY:
+        raise BadRequest(f"Idempotency-Key has more than {_MOST_KEY} characters.", param="Idempotency-Key")
+    return key
+
+
+def _fingerprint(order: Order, base: str) -> bytes:
+    """Alike for the same request: same route, same fields, same files, and URLs that begin alike."""
+    fields = order.fields.model_dump_json()
+    parts = (order.route.encode(), base.encode(), fields.encode(), *order.uploads)
+    digest = hashlib.sha256()
+    for part in (*parts, *(() if order.mask is None else (b"mask", order.mask))):
+        digest.update(hashlib.sha256(part).digest())
+    return digest.digest()
+
+
+async def _work(services: Services, order: Order, model: Model, job: Job, base: str) -> Outcome:
+    with services.studio.ending(job):
+        draw = await _prepare(services, order, model, job)
+        services.studio.prepared(job, draw)
+        encoding = specs.make_encoding(order.fields, metadata=services.settings.picture_metadata)
+        finished = await services.studio.draw(job, draw, encoding)
+        return await deliver(services, order.fields, model, job, draw, finished, base)
+
+
+async def _prepare(services: Services, order: Order, model: Model, job: Job) -> DrawJob:
+    fields = order.fields
+    images = list(order.uploads) or await read_sources(services, fields.images, param="image")
+    mask = order.mask
+    if mask is None and fields.mask is not None:
+        (mask,) = await read_sources(services, [fields.mask], param="mask")
+    size, sources = await make_sources(services, fields, model, images, mask)
+    spec = specs.make_spec(fields, model, size, sources)
+    previews = fields.partial_images if fields.stream else 0
+    draw = DrawJob(job.key, model.plan, spec, specs.make_seeds(fields), job.principal, previews)
+    if wanted(fields, model).url:
+        await require_room(services.store, draw)  # before any device work
+    return draw

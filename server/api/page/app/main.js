@@ -1,0 +1,234 @@
+// Wires the page together. The only module that knows all the others.
+import { hasKey, models } from "./api.js";
+import { codePanel } from "./code.js";
+import { Composer } from "./composer.js";
+import { alone, Detail } from "./detail.js";
+import { byId, closable, make, memory } from "./dom.js";
+import { Gallery } from "./gallery.js";
+import { known, label, LANGUAGES, preferred, say, speak, t } from "./i18n.js";
+import { confirmed, enterKey, prepareKey } from "./key.js";
+import { prepareMask } from "./mask.js";
+import { randomSeed } from "./request.js";
+import { Run } from "./run.js";
+
+const EXAMPLES = ["a panda on a yellow background", "a red apple on a blue background", "a rocket on a purple background"];
+const THEMES = ["auto", "light", "dark"];
+
+const runs = new Set();
+const announce = (text) => { byId("status").textContent = text; };
+
+const gallery = new Gallery({ open: (picture) => detail.open(picture), unkept: () => warn("error.unkept") });
+const composer = new Composer({ submit: () => start(composer.read()), refused: warn });
+const detail = new Detail(gallery, {
+  announce,
+  again: (picture) => {
+    composer.fill(alone(picture));
+    toComposer();
+  },
+  another: (picture) => start({ ...alone(picture), fields: { ...alone(picture).fields, seed: undefined } }),
+  edit: async (picture) => {
+    composer.sources.set([], null);
+    await composer.sources.add(picture.blob);
+    toComposer();
+  },
+  remove: async (picture) => {
+    if (!(await confirmed("delete.title", "delete.text", "delete"))) return false;
+    await gallery.drop(picture);
+    tidy();
+    return true;
+  },
+});
+
+/** Start a run of what is asked: { fields, sources, mask }. */
+function start({ fields, sources, mask }) {
+  if (!fields.prompt) {
+    warn("error.no_prompt");
+    composer.blame("prompt");
+    return;
+  }
+  warn(null);
+  for (const card of byId("latest").children) if (!card.classList.contains("active")) card.remove();
+  const run = new Run({ fields: { ...fields, seed: fields.seed ?? randomSeed() }, sources, mask }, {
+    announce,
+    picture: (run, index, { blob, seed }) => take(run, index, blob, seed),
+    end: (run) => {
+      runs.delete(run);
+      run.card.classList.remove("active");
+      tidy();
+    },
+    key: enterKey,
+    blame: (param) => composer.blame(param),
+    repeat: ({ card, fields, sources, mask }) => {
+      card.remove();
+      start({ fields, sources, mask });
+    },
+    dismissed: tidy,
+  });
+  runs.add(run);
+  run.card.classList.add("active");
+  byId("latest").prepend(run.card);
+  tidy();
+  const { top } = run.card.getBoundingClientRect();
+  if (top < 0 || top > innerHeight * 0.75) run.card.scrollIntoView({ block: "nearest", behavior: calm() ? "auto" : "smooth" });
+  run.start();
+}
+
+/** A picture has come: keep it, and show it in its run's card. */
+function take(run, index, blob, seed) {
+  const record = run.record ??= {
+    id: run.id, created: run.created, fields: run.fields, sources: run.sources, mask: run.mask,
+    took: (Date.now() - run.since) / 1000,
+  };
+  const [width, height] = run.fields.size.split("x").map(Number);
+  const picture = {
+    id: `${run.id}-${index}`, run: record, index, seed, blob, created: run.created, width: width || 1, height: height || 1,
+  };
+  const tile = gallery.tile(picture);
+  const image = tile.querySelector("img");
+  const measured = image.decode().catch(() => {}).then(() => {
+    if (image.naturalWidth) [picture.width, picture.height] = [image.naturalWidth, image.naturalHeight];
+    tile.style.setProperty("--ratio", picture.width / picture.height);
+  });
+  measured.then(() => gallery.keep(picture));
+  return tile;
+}
+
+/** Bring what depends on the cards in line with them. */
+function tidy() {
+  for (const card of byId("latest").querySelectorAll("[data-over=done]:not(:has(.tile))")) card.remove(); // all deleted
+  gallery.render();
+  byId("welcome").hidden = gallery.pictures.length > 0 || byId("latest").children.length > 0;
+}
+
+function toComposer() {
+  byId("composer").scrollIntoView({ block: "start", behavior: calm() ? "auto" : "smooth" });
+  byId("prompt").focus();
+  byId("prompt").select();
+}
+
+const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
+
+/** Say what is wrong above the form; null takes it away. */
+function warn(key, message = "") {
+  byId("banner").hidden = key === null;
+  byId("banner").replaceChildren();
+  if (key) byId("banner").append(say(make("span"), key), ...(message ? [make("span", { lang: "en" }, ` ${message}`)] : []));
+}
+
+async function offerModels() {
+  try {
+    composer.offer(await models());
+    warn(null);
+  } catch (error) {
+    if (error.status === 401) {
+      if (await enterKey(hasKey() ? "key.wrong" : "key.wanted")) return offerModels();
+      return warn("error.invalid_api_key");
+    }
+    warn([`error.${error.code}`, `error.status_${error.status}`].find(known) ?? "error.unknown", error.message);
+    const retry = say(make("button", { type: "button", class: "button quiet" }), "run.again");
+    retry.addEventListener("click", offerModels);
+    byId("banner").append(retry);
+  }
+}
+
+function offerLanguages() {
+  const select = byId("language");
+  for (const [code, name] of Object.entries(LANGUAGES)) select.append(make("option", { value: code, lang: code }, name));
+  select.value = preferred();
+  select.addEventListener("change", async () => {
+    memory.set("language", select.value);
+    await speak(select.value);
+    composer.translate();
+    nameTheme();
+    for (const run of runs) run.tell();
+  });
+}
+
+function nameTheme() {
+  const theme = document.documentElement.dataset.theme ?? "auto";
+  label(byId("theme"), `theme.${theme}`);
+  say(byId("theme"), `theme.${theme}`, {}, "i18nTitle");
+}
+
+byId("theme").addEventListener("click", () => {
+  const theme = THEMES[(THEMES.indexOf(document.documentElement.dataset.theme ?? "auto") + 1) % THEMES.length];
+  if (theme === "auto") delete document.documentElement.dataset.theme;
+  else document.documentElement.dataset.theme = theme;
+  memory.set("theme", theme === "auto" ? null : theme);
+  nameTheme();
+  announce(t(`theme.${theme}`));
+});
+
+byId("key-button").addEventListener("click", async () => {
+  if (await enterKey("key.note")) offerModels();
+});
+
+byId("code").addEventListener("click", () => {
+  byId("composer-code").replaceChildren(codePanel(composer.read(), announce));
+  byId("code-dialog").showModal();
+});
+
+byId("clear").addEventListener("click", async () => {
+  if (!(await confirmed("clear.title", "clear.text", "gallery.clear"))) return;
+  for (const card of byId("latest").querySelectorAll(".run:not(.active)")) card.remove();
+  await gallery.clear();
+  tidy();
+  byId("prompt").focus();
+});
+
+// Drop a picture anywhere, or paste one.
+const carriesFiles = (event) => event.dataTransfer?.types.includes("Files");
+addEventListener("dragover", (event) => {
+  if (!carriesFiles(event)) return;
+  event.preventDefault();
+  byId("drop").hidden = byId("add").disabled;
+});
+addEventListener("dragleave", (event) => { if (!event.relatedTarget) byId("drop").hidden = true; });
+addEventListener("drop", (event) => {
+  byId("drop").hidden = true;
+  if (!carriesFiles(event)) return;
+  event.preventDefault();
+  takeFiles(event.dataTransfer.files);
+});
+addEventListener("paste", (event) => {
+  if (event.clipboardData?.files.length) {
+    event.preventDefault();
+    takeFiles(event.clipboardData.files);
+  }
+});
+
+function takeFiles(files) {
+  if (byId("add").disabled || document.querySelector("dialog[open]")) return;
+  for (const file of [...files].slice(0, 8)) composer.sources.add(file);
+}
+
+addEventListener("keydown", (event) => {
+  if (document.querySelector("dialog[open]")) return;
+  if (event.key === "Escape") [...runs].at(-1)?.cancel();
+  if (event.key === "/" && !event.target.closest("input, textarea, select")) {
+    event.preventDefault();
+    byId("prompt").focus();
+  }
+});
+
+// Leaving the page cancels what it waits for: the connection closes.
+addEventListener("beforeunload", (event) => { if (runs.size) event.preventDefault(); });
+
+offerLanguages();
+await speak(preferred());
+nameTheme();
+prepareMask();
+prepareKey();
+closable(byId("code-dialog"));
+for (const prompt of EXAMPLES) {
+  const button = make("button", { type: "button", class: "button", lang: "en" }, prompt);
+  button.addEventListener("click", () => {
+    byId("prompt").value = prompt;
+    byId("composer").requestSubmit();
+  });
+  byId("examples").append(button);
+}
+document.documentElement.dataset.ready = "";
+await gallery.load();
+tidy();
+await offerModels();

@@ -1,0 +1,128 @@
+"""One order to a server: sent, watched while it is drawn, and its pictures taken as they come.
+
+Knows the API from outside, streamed and not; knows nothing of terminals and files.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from collections.abc import AsyncIterator
+from dataclasses import dataclass
+from typing import Any
+
+import httpx
+
+from server.commands.connection import CommandFailed, refusal
+
+_EVENT_STREAM = "text/event-stream"
+
+
+@dataclass(frozen=True)
+class Order:
+    """What is asked for: a route below /v1/images/, and the request's fields."""
+
+    route: str  # generations or edits
+    fields: dict[str, Any]
+
+    @property
+    def prompt(self) -> str:
+        return str(self.fields["prompt"])
+
+    @property
+    def n(self) -> int:
+        return int(self.fields.get("n", 1))
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Where the order is. ``place`` 1: the next to be drawn; steps are 0 of 0 until they are counted."""
+
+    state: str  # queued or running
+    place: int
+    eta_s: float | None
+    done: int
+    of: int
+
+
+@dataclass(frozen=True)
+class Drawn:
+    """A finished picture."""
+
+    data: bytes
+    seed: int
+    format: str  # png, jpeg or webp
+
+
+async def draw(client: httpx.AsyncClient, order: Order) -> AsyncIterator[Stage | Drawn]:
+    """Send the order; yields its stages, where the server tells them, and its pictures. Raises CommandFailed."""
+    body = {**order.fields, "response_format": "b64_json"}
+    streamed = {**body, "stream": True, "stream_progress": True}
+    path = f"/v1/images/{order.route}"
+    async with client.stream("POST", path, json=streamed) as response:
+        if not await _refuses_streams(response):
+            async for item in _read(response):
+                yield item
+            return
+    async with client.stream("POST", path, json=body) as response:
+        async for item in _read(response):
+            yield item
+
+
+async def _refuses_streams(response: httpx.Response) -> bool:
+    """Is this a server that does not stream?"""
+    if response.status_code != 400:
+        return False
+    await response.aread()
+    error = _json(response.text).get("error")
+    return isinstance(error, dict) and error.get("param") == "stream"
+
+
+async def _read(response: httpx.Response) -> AsyncIterator[Stage | Drawn]:
+    if response.status_code != 200:
+        await response.aread()
+        raise refusal(response.status_code, _json(response.text))
+    if response.headers.get("content-type", "").startswith(_EVENT_STREAM):
+        async for item in _events(response):
+            yield item
+        return
+    await response.aread()
+    answer = _json(response.text)
+    for item in answer.get("data", ()):
+        yield _drawn(item, answer.get("output_format", "png"))
+
+
+async def _events(response: httpx.Response) -> AsyncIterator[Stage | Drawn]:
+    async for line in response.aiter_lines():
+        if not line.startswith("data:"):
+            continue  # names of events, which the data repeat, and comments that keep the connection alive
+        event = _json(line[len("data:") :])
+        kind = str(event.get("type"))
+        if kind == "error":
+            raise refusal(200, event)
+        if kind.endswith(".completed"):
+            yield _drawn(event, event.get("output_format", "png"))
+        elif kind == "darkroom.progress":
+            yield Stage(
+                str(event.get("state")),
+                int(event.get("place") or 0),
+                event.get("eta_s"),
+                int(event.get("done") or 0),
+                int(event.get("of") or 0),
+            )
+
+
+def _drawn(item: dict[str, Any], format_: Any) -> Drawn:
+    try:
+        return Drawn(base64.b64decode(item["b64_json"], validate=True), int(item.get("seed", 0)), str(format_))
+    except (KeyError, TypeError, ValueError, binascii.Error):
+        raise CommandFailed("the server's answer holds no picture; is it Darkroom?") from None
+
+
+def _json(text: str) -> dict[str, Any]:
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

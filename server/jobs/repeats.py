@@ -1,0 +1,100 @@
+"""The same request again: joined to the first while that goes on, answered like it afterwards if it has a key.
+
+Knows fingerprints, Idempotency-Keys and bytes; knows neither HTTP nor pictures. Clients send a request again when its
+answer is slow to come, or lost; drawing it twice would only make the next answer slower.
+
+A key says which requests are repeats, so two different keys are never joined, whatever they ask for. Failures are not
+kept: a repeat tries again.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from server.errors import IdempotencyMismatch
+from server.jobs.work import Work
+
+KEEP_S = 600.0  # after the end
+_MAX_BYTES = 64 * 1024 * 1024  # of kept outcomes
+_LEAST_BYTES = 4096  # what an outcome without any bytes counts
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Repeatable:
+    """What makes two requests the same."""
+
+    principal: str
+    fingerprint: bytes  # of everything that was asked for
+    key: str = ""  # the Idempotency-Key; empty: none was sent
+
+
+@dataclass
+class _Kept(Generic[T]):
+    fingerprint: bytes
+    work: Work[T]
+    size: int = 0  # bytes, once it has ended
+    ended_s: float = 0.0  # monotonic; 0 while it goes on
+
+
+class Repeats(Generic[T]):
+    """All methods run on the event loop's thread."""
+
+    def __init__(self, size_of: Callable[[T], int], *, max_bytes: int = _MAX_BYTES) -> None:
+        self._size_of = size_of
+        self._max_bytes = max_bytes
+        self._bytes = 0
+        self._going_on: dict[Repeatable, Work[T]] = {}
+        self._kept: dict[tuple[str, str], _Kept[T]] = {}  # by principal and key; those that have ended in order
+
+    def find(self, request: Repeatable) -> Work[T] | None:
+        """The work that this request repeats. Raises IdempotencyMismatch."""
+        self._forget_old()
+        if request.key:
+            kept = self._kept.get((request.principal, request.key))
+            if kept is not None and kept.fingerprint != request.fingerprint:
+                raise IdempotencyMismatch(
+                    "This Idempotency-Key was sent with another request; a new request needs a new key."
+                )
+            if kept is not None and kept.ended_s:
+                return kept.work
+        work = self._going_on.get(request)
+        return work if work is not None and work.wanted else None
+
+    def add(self, request: Repeatable, work: Work[T]) -> None:
+        """From now on, repeats of ``request`` find ``work``."""
+        self._going_on[request] = work
+        if request.key:
+            self._kept[request.principal, request.key] = _Kept(request.fingerprint, work)
+        work.when_done(lambda: self._ended(request, work))
+
+    def _ended(self, request: Repeatable, work: Work[T]) -> None:
+        if self._going_on.get(request) is work:
+            del self._going_on[request]
+        place = (request.principal, request.key)
+        kept = self._kept.get(place)
+        if kept is None or kept.work is not work:
+            return
+        del self._kept[place]
+        if not work.succeeded:
+            return
+        kept.size = max(_LEAST_BYTES, self._size_of(work.result()))
+        kept.ended_s = time.monotonic()
+        self._kept[place] = kept  # behind those that ended before
+        self._bytes += kept.size
+        for other in [place for place, kept in self._kept.items() if kept.ended_s]:
+            if self._bytes <= self._max_bytes:
+                break
+            self._drop(other)
+
+    def _forget_old(self) -> None:
+        oldest_s = time.monotonic() - KEEP_S
+        for place in [place for place, kept in self._kept.items() if 0 < kept.ended_s < oldest_s]:
+            self._drop(place)
+
+    def _drop(self, place: tuple[str, str]) -> None:
+        self._bytes -= self._kept.pop(place).size

@@ -1,0 +1,210 @@
+"""Adapters by name and weight: what may be asked, and that the picture is the one plain diffusers draws with them."""
+
+from __future__ import annotations
+
+import io
+import itertools
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.spec import Adapter
+from server.catalog import Model
+from tests.assertions import assert_api_error
+from tests.loras import write_lora
+from tests.paper import Desk, Paper
+from tests.pictures import files, pixels, png, scene
+from tests.running import ROOT, Running, start
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),
+    pytest.mark.filterwarnings("ignore:Already found a `peft_config`"),
+]
+
+MODELS = """\
+default: mini
+models:
+  mini:
+    path: {weights}
+    preload: true
+    native_size: 64x64
+    multiple: 16
+    loras:
+      pixel: {{ path: {a}, description: squares }}
+      ink: {{ path: {b}, weight: 0.5 }}
+  plain:
+    like: mini
+    loras: {{}}
+"""
+PROMPT = "a red apple on a blue background"
+
+
+def write_models(folder: Path, a: str = "a.safetensors", b: str = "b.safetensors") -> Path:
+    path = folder / "models.yaml"
+    path.write_text(MODELS.format(weights=ROOT / "weights" / "darkroom-mini", a=a, b=b), encoding="utf-8")
+    return path
+
+
+@pytest.fixture
+def mini_paper(desk: Desk, tmp_path: Path) -> Paper:
+    return desk.open(models=write_models(tmp_path))
+
+
+@pytest.mark.parametrize(
+    ("loras", "adapters"),
+    [
+        ([{"name": "pixel", "weight": 0.8}], (Adapter("pixel", 0.8),)),
+        (
+            [{"name": "pixel", "weight": 1}, {"name": "ink", "weight": -4}],
+            (Adapter("ink", -4.0), Adapter("pixel", 1.0)),
+        ),
+        ([{"name": "ink"}, {"name": "pixel"}], (Adapter("ink", 0.5), Adapter("pixel", 1.0))),
+        ([{"name": "ink", "weight": None}], (Adapter("ink", 0.5),)),
+        ([{"name": "ink", "weight": 0}], ()),
+        (["ink"], (Adapter("ink", 0.5),)),
+        ({"ink": 2.5}, (Adapter("ink", 2.5),)),
+        ([], ()),
+        (None, ()),
+    ],
+)
+def test_what_is_asked_for_is_what_is_drawn_with(mini_paper: Paper, loras: Any, adapters: Any) -> None:
+    answer = mini_paper.post({"prompt": "x", "loras": loras})
+    assert answer.status_code == 200, answer.text
+    assert mini_paper.worker.jobs[0].spec.adapters == adapters
+
+
+@pytest.mark.parametrize(
+    ("loras", "says"),
+    [
+        ([{"name": "nobody"}], "ink"),
+        ([{"name": "pixel"}, {"name": "pixel"}], "twice"),
+        ([{"name": "pixel", "weight": 4.1}], "from -4 to 4"),
+        ([{"name": "pixel", "weight": "1"}], "number"),
+        ([{"name": "pixel", "weight": True}], "number"),
+        ([{"weight": 1}], "name"),
+        ([{"name": "pixel"}] * 9, "at most 8"),
+        ("pixel", "array"),
+        ([1], "array"),
+        ([[]], "array"),
+        ({"pixel": {"a": 1}}, "number"),
+    ],
+)
+def test_anything_else_is_refused(mini_paper: Paper, loras: Any, says: str) -> None:
+    error = assert_api_error(mini_paper.post({"prompt": "x", "loras": loras}), 400, "invalid_value")
+    assert error["param"] == "loras"
+    assert says in error["message"]
+    assert not mini_paper.worker.jobs
+
+
+def test_a_model_without_any_says_so(mini_paper: Paper) -> None:
+    answer = mini_paper.post({"prompt": "x", "model": "plain", "loras": ["pixel"]})
+    assert "plain has no loras" in assert_api_error(answer, 400, "invalid_value")["message"]
+
+
+def test_forms_carry_them_as_json(mini_paper: Paper) -> None:
+    picture = {"image": ("x.png", png(scene(50, 50)))}
+    with mini_paper.client() as client:
+        for loras in ('[{"name": "ink", "weight": 2}]', '{"ink": 2}'):
+            answer = client.post("/v1/images/edits", data={"prompt": "x", "loras": loras}, files=picture)
+            assert answer.status_code == 200, answer.text
+            assert mini_paper.worker.jobs[-1].spec.adapters == (Adapter("ink", 2.0),)
+        answer = client.post("/v1/images/edits", data={"prompt": "x", "loras": "[{"}, files=picture)
+        assert_api_error(answer, 400, "invalid_value")
+
+
+def test_the_list_of_models_has_them(mini_paper: Paper) -> None:
+    with mini_paper.client() as client:
+        rows = {row["id"]: row["loras"] for row in client.get("/v1/models").json()["data"]}
+    pixel = {"name": "pixel", "weight": 1.0, "description": "squares"}
+    assert rows == {"mini": [pixel, {"name": "ink", "weight": 0.5, "description": ""}], "plain": []}
+
+
+# With a worker that draws.
+
+
+@pytest.fixture(scope="module")
+def folder(mini: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    from diffusers import StableDiffusionPipeline
+
+    folder = tmp_path_factory.mktemp("loras")
+    for number, name in enumerate(("a", "b"), 1):
+        pipeline = StableDiffusionPipeline.from_pretrained(mini.plan.folder)
+        write_lora(pipeline, folder, seed=number, size=0.1).rename(folder / f"{name}.safetensors")
+    (folder / "broken.safetensors").write_bytes((folder / "b.safetensors").read_bytes()[:-100])
+    return folder
+
+
+@pytest.fixture(scope="module")
+def adapted(folder: Path) -> Iterator[Running]:
+    with start(folder / "data", models=write_models(folder)) as running:
+        yield running
+        assert running.stop() == 0, running.log
+
+
+def drawn_by_diffusers(mini: Model, folder: Path, weights: dict[str, float]) -> Any:
+    import torch
+    from diffusers import StableDiffusionPipeline
+
+    pipeline = StableDiffusionPipeline.from_pretrained(mini.plan.folder, dtype=torch.float32)
+    pipeline.set_progress_bar_config(disable=True)
+    for name, file in (("pixel", "a"), ("ink", "b")):
+        pipeline.load_lora_weights(str(folder / f"{file}.safetensors"), adapter_name=name)
+    if weights:
+        pipeline.set_adapters(list(weights), list(weights.values()))
+    else:
+        pipeline.disable_lora()
+    result = pipeline(
+        PROMPT,
+        width=64,
+        height=64,
+        num_inference_steps=6,
+        guidance_scale=2.5,
+        generator=torch.Generator("cpu").manual_seed(7),
+    )
+    return np.asarray(result.images[0].convert("RGB")).astype(np.int16)
+
+
+def test_mixed_requests_get_the_pictures_of_plain_diffusers(adapted: Running, mini: Model, folder: Path) -> None:
+    sets = [{}, {"pixel": 1.0}, {"pixel": 0.5}, {"ink": 1.0}, {"pixel": 1.0, "ink": 1.0}]
+    asked = sets * 2
+    ours: list[Any] = [None] * len(asked)
+
+    def draw(index: int) -> None:
+        loras = [{"name": name, "weight": weight} for name, weight in asked[index].items()]
+        (picture,) = files(
+            adapted.draw(prompt=PROMPT, size="64x64", seed=7, num_inference_steps=6, guidance_scale=2.5, loras=loras)
+        )
+        ours[index] = picture
+
+    threads = [threading.Thread(target=draw, args=(index,)) for index in range(len(asked))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    theirs = [drawn_by_diffusers(mini, folder, weights) for weights in sets]
+    for index, picture in enumerate(ours):
+        assert np.abs(pixels(picture) - theirs[index % len(sets)]).max() <= 1, asked[index]
+    for one, other in itertools.pairwise(theirs):
+        assert np.abs(one - other).mean() > 2, "each set draws another picture"
+    written = json.loads(Image.open(io.BytesIO(ours[2])).info["parameters"])
+    assert written["loras"] == [{"name": "pixel", "weight": 0.5}]
+    assert "loras" not in json.loads(Image.open(io.BytesIO(ours[0])).info["parameters"])
+    assert adapted.metric("darkroom_engine", counter="unet_forwards") < 6 * len(asked), "they share steps"
+
+
+def test_a_broken_file_is_reported_and_the_model_serves(folder: Path, tmp_path: Path) -> None:
+    models = write_models(tmp_path, a=str(folder / "a.safetensors"), b=str(folder / "broken.safetensors"))
+    with start(tmp_path / "data", models=models) as running:
+        assert '"adapter": "ink"' in running.log
+        assert "truncated" in running.log
+        fields = {"size": "64x64", "num_inference_steps": 2}
+        for loras in ([], ["pixel"]):
+            assert running.draw(**fields, loras=loras).status_code == 200
+        error = assert_api_error(running.draw(**fields, loras=["ink"]), 503, "model_unavailable")
+        assert error["param"] == "loras"

@@ -1,0 +1,93 @@
+"""Variations, forms of answers by model, and usage."""
+
+from __future__ import annotations
+
+import warnings
+
+import openai
+import pytest
+
+from pipelines.spec import Task
+from server.catalog import Catalog
+from tests.assertions import assert_api_error
+from tests.paper import Paper
+from tests.pictures import files, opened, pixels, png, scene, text
+from tests.running import Running
+
+
+def test_variations_of_the_openai_client_differ_from_their_source_and_each_other(server: Running) -> None:
+    source = png(scene(256, 256))
+    with openai.OpenAI(base_url=f"{server.url}/v1", api_key="x", max_retries=0) as client, warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # this client calls the route deprecated, as its models have gone
+        answer = client.images.with_raw_response.create_variation(
+            image=source, n=2, size="256x256", response_format="b64_json", user="me"
+        )
+    pictures = files(answer.http_response)  # type: ignore[arg-type]
+    assert [opened(picture).size for picture in pictures] == [(256, 256)] * 2
+    assert len({pixels(picture).tobytes() for picture in (*pictures, source)}) == 3
+
+
+def test_a_variation_is_an_edit_without_a_prompt(paper: Paper) -> None:
+    with paper.client() as client:
+        upload = {"image": ("x", png(scene(60, 60)))}
+        answer = client.post("/api/images/variations", files=upload, data={"prompt": "ignored", "n": "2"})
+        assert answer.status_code == 200, answer.text
+        assert answer.json()["model"] == paper.app.state.services.catalog.default
+        stronger = client.post("/v1/images/variations", files=upload, data={"strength": "0.9", "model": "dall-e-3"})
+        assert stronger.status_code == 200
+    first, second = paper.worker.jobs
+    assert (first.spec.task, first.spec.prompt, first.spec.strength) == (Task.IMAGE_TO_IMAGE, "", 0.6)
+    assert len(set(first.seeds)) == 2
+    assert second.spec.strength == 0.9
+
+
+def test_a_variation_needs_a_picture(paper: Paper) -> None:
+    with paper.client() as client:
+        answer = client.post("/v1/images/variations", data={"n": "1"}, files={"other": ("x", b"")})
+        assert assert_api_error(answer, 400, "missing_field")["param"] == "image"
+    assert_api_error(paper.post({"image": text(png(scene(9, 9)))}, "/v1/images/variations"), 400, "invalid_value")
+
+
+@pytest.mark.parametrize(
+    ("model", "form", "keys"),
+    [
+        ("dall-e-3", None, {"url"}),
+        ("gpt-image-1", None, {"url", "b64_json"}),
+        ("google/gemini-2.5-flash-image", None, {"url", "b64_json"}),
+        ("gpt-image-1", "url", {"url"}),
+        ("gpt-image-1", "b64_json", {"b64_json"}),
+        ("dall-e-3", "b64_json", {"b64_json"}),
+    ],
+)
+def test_the_form_is_the_requests_or_the_models(paper: Paper, model: str, form: str | None, keys: set[str]) -> None:
+    answer = paper.post({"prompt": "x", "model": model, "response_format": form})
+    assert {key for item in answer.json()["data"] for key in item} == keys | {"seed"}
+
+
+def test_only_ids_of_vendors_that_answer_with_base64_do_so(shipped: Catalog) -> None:
+    both = {model.id for model in shipped if model.entry.default_response == "both"}
+    assert both == {"gpt-image-1", "gemini-2.5-flash-image"}
+
+
+def test_usage_counts_text_sources_and_pictures(paper: Paper) -> None:
+    answer = paper.post({"prompt": "x", "n": 3, "size": "1000x30", "model": "gpt-image-1"})
+    assert answer.json()["usage"] == {
+        "input_tokens": 3,
+        "output_tokens": 3 * 63 * 2,
+        "total_tokens": 3 + 3 * 63 * 2,
+        "input_tokens_details": {"text_tokens": 3, "image_tokens": 0},
+        "output_tokens_details": {"image_tokens": 3 * 63 * 2, "text_tokens": 0},
+    }
+    edit = paper.post({"prompt": "x", "size": "256x256", "image": text(png(scene(40, 40)))})
+    assert edit.json()["usage"]["input_tokens_details"] == {"text_tokens": 3, "image_tokens": 256}
+
+
+def test_text_is_counted_by_the_models_tokenizer(server: Running) -> None:
+    fields = {"size": "256x256", "num_inference_steps": 1, "seed": 1}
+    counts = [
+        server.draw(**fields, prompt=prompt).json()["usage"]["input_tokens_details"]["text_tokens"]
+        for prompt in ("a red apple", "a red apple on a blue background", "apple " * 200)
+    ]
+    assert counts == [3, 7, 200]
+    with_negative = server.draw(**fields, prompt="a red apple", negative_prompt="a blue car").json()
+    assert with_negative["usage"]["input_tokens_details"]["text_tokens"] == 6

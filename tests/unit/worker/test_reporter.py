@@ -1,0 +1,88 @@
+"""Pictures on their way out of the worker: previews before the end of their job, and never in its way."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.plan import DrawJob, ModelPlan
+from pipelines.spec import Encoding, ImageSpec
+from server.worker import child, protocol
+
+SPEC = ImageSpec("m", "p", 48, 32, 24, 16, 0, 4, 1.0)
+JOB = DrawJob("job_1", ModelPlan("m", "/m", "other"), SPEC, (5, 6), previews=3)
+PICTURES = torch.rand(2, 3, 16, 24) * 0.9 + 0.05
+
+
+class Link:
+    """Keeps what would be sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[Any] = []
+
+    def send(self, message: protocol.ToFront) -> None:
+        self.sent.append(message)
+
+    def previews(self) -> list[tuple[int, int]]:
+        return [(m.number, m.picture.index) for m in self.sent if isinstance(m, protocol.Previewed)]
+
+
+@pytest.fixture
+def link() -> Link:
+    return Link()
+
+
+@pytest.fixture
+def reporter(link: Link, monkeypatch: pytest.MonkeyPatch) -> Iterator[child.Reporter]:
+    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    made = child.Reporter(link)  # type: ignore[arg-type]
+    made.expect(JOB, Encoding("jpeg", 95))
+    made.started(JOB)
+    yield made
+    made.close()
+
+
+def test_previews_are_whole_pictures_and_come_before_the_end(link: Link, reporter: child.Reporter) -> None:
+    reporter.previewed(JOB, 1, 4, PICTURES)
+    reporter.previewed(JOB, 2, 4, PICTURES)
+    reporter.drawn(JOB, PICTURES)
+    reporter.close()
+    assert link.previews() == [(0, 0), (0, 1), (1, 0), (1, 1)]
+    *_, end = link.sent
+    assert isinstance(end, protocol.Finished)
+    shown = [message.picture for message in link.sent if isinstance(message, protocol.Previewed)]
+    assert {(p.mime, p.width, p.height) for p in (*shown, *end.pictures)} == {("image/jpeg", 48, 32)}
+    assert [p.seed for p in end.pictures] == [5, 6]
+    assert len(shown[0].data) < len(end.pictures[0].data)  # coarser, and without parameters
+
+
+def test_previews_are_left_out_while_the_encoders_are_behind(
+    link: Link, reporter: child.Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gate = threading.Event()
+    encoded = child._encoded
+
+    def late(*arguments: Any) -> Iterator[Any]:
+        assert gate.wait(10)
+        yield from encoded(*arguments)
+
+    monkeypatch.setattr(child, "_encoded", late)
+    for done in range(1, 6):
+        reporter.previewed(JOB, done, 9, PICTURES)
+    gate.set()
+    reporter.drawn(JOB, PICTURES)
+    reporter.close()
+    assert link.previews() == [(0, 0), (0, 1), (1, 0), (1, 1)]  # one encoder: one at work, one waiting
+    assert isinstance(link.sent[-1], protocol.Finished)
+
+
+def test_a_preview_that_cannot_be_encoded_costs_nothing_else(link: Link, reporter: child.Reporter) -> None:
+    reporter.previewed(JOB, 1, 4, torch.full_like(PICTURES, float("nan")))
+    reporter.drawn(JOB, PICTURES)
+    reporter.close()
+    assert link.previews() == []
+    assert isinstance(link.sent[-1], protocol.Finished)
