@@ -8,7 +8,7 @@ demo: .venv/.installed
 	$(BIN)/darkroom demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n 2 --dist loadfile
 
 serve: .venv/.installed
 	$(BIN)/darkroom serve $(ARGS)

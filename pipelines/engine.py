@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import logging
 import threading
+import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
@@ -67,7 +68,8 @@ class Engine:
         self._active: dict[str, Run] = {}
         self._ready: deque[Run] = deque()  # may go on as soon as it is their turn
         self._parked: list[Call] = []
-        self._mergers: dict[Target, collate.Merger] = {}  # while runs are active
+        # While runs are active; weakly, for a busy engine must not keep a model that was evicted.
+        self._mergers: weakref.WeakKeyDictionary[Target, collate.Merger] = weakref.WeakKeyDictionary()
         self._change = threading.Condition()
         self._closing = False
         self._thread = threading.Thread(target=self._work, name="engine")
@@ -158,21 +160,28 @@ class Engine:
     def _run_together(self, calls: Sequence[Call]) -> None:
         """One forward for all of ``calls``; on failure, find out which of them it is, and spare the others."""
         rows = [call.rows for call in calls]
+        # Once out of the handlers: as long as one runs, its error's frames hold all that the failed forward made.
+        outputs = failure = None
         try:
             outputs = self._forward(calls, rows)
         except torch.OutOfMemoryError:
-            self._run_smaller(calls, sum(rows))
+            pass
+        except torch.AcceleratorError:
+            raise  # the device is lost to this process, which ends; another takes its place
         except Exception as error:
-            if len(calls) == 1:
-                self._wake(calls[0], error=_plain(error))
-                return
-            self.counts["retried_alone"] += 1
-            log.warning("shared step failed, trying its runs alone", extra={"error": type(error).__name__})
-            for call in calls:
-                self._run_together([call])
-        else:
+            failure = _plain(error)
+        if outputs is not None:
             for call, output in zip(calls, outputs, strict=True):
                 self._wake(call, output)
+        elif failure is None:
+            self._run_smaller(calls, sum(rows))
+        elif len(calls) == 1:
+            self._wake(calls[0], error=failure)
+        else:
+            self.counts["retried_alone"] += 1
+            log.warning("shared step failed, trying its runs alone", extra={"error": type(failure).__name__})
+            for call in calls:
+                self._run_together([call])
 
     def _forward(self, calls: Sequence[Call], rows: Sequence[int]) -> list[Any]:
         target = calls[0].target
@@ -210,6 +219,8 @@ class Engine:
             self._wake(call, self._pieces(call, 0, call.rows))
         except torch.OutOfMemoryError:
             self._wake(call, error=OutOfMemory("the device has no room for one row"))
+        except torch.AcceleratorError:
+            raise
         except Exception as error:
             self._wake(call, error=_plain(error))
 
@@ -218,13 +229,14 @@ class Engine:
         outputs = []
         for piece_start, piece_stop in ((start, middle), (middle, stop)):
             part = collate.take_rows(call.arguments, piece_start, piece_stop, call.rows, call.target.parts)
+            output = None
             try:
                 with _autocast(call.autocast):
-                    outputs.append(call.target.function(**part))
+                    output = call.target.function(**part)
             except torch.OutOfMemoryError:
                 if piece_stop - piece_start == 1:
                     raise
-                outputs.append(self._pieces(call, piece_start, piece_stop))
+            outputs.append(self._pieces(call, piece_start, piece_stop) if output is None else output)
         return collate.join(outputs, [middle - start, stop - middle], call.target.output_parts)
 
     def _wake(self, call: Call, result: Any = None, error: BaseException | None = None) -> None:
@@ -243,6 +255,7 @@ class Engine:
     def draw_and_leave(self, run: Run) -> None:
         """All that a run does, from its first turn to its last."""
         self.draw(run)
+        run.forget()
         with self._change:
             del self._active[run.job.job_id]
         run.done()
@@ -266,6 +279,8 @@ class Engine:
             self.sink.failed(job, error)
         except torch.OutOfMemoryError:
             self.sink.failed(job, OutOfMemory("the device has no room for this picture"))
+        except torch.AcceleratorError:
+            raise
         except Exception as error:
             log.exception("run failed", extra={"job": job.job_id, "model": job.plan.key})
             self.sink.failed(job, DrawError(f"{type(error).__name__}: {error}"))
@@ -279,4 +294,5 @@ def _autocast(dtype: torch.dtype | None) -> contextlib.AbstractContextManager[An
 
 def _plain(error: Exception) -> Exception:
     """The same error without the frames of our thread, which would keep tensors alive."""
+    error.__context__ = None
     return error.with_traceback(None)

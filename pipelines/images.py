@@ -96,7 +96,8 @@ def encode(image: Image.Image, spec: ImageSpec, encoding: Encoding, index: int) 
         if parameters is not None:
             exif[0x010E] = parameters.encode("ascii", "backslashreplace").decode()  # ImageDescription is ASCII
         image.save(out, encoding.format.upper(), quality=encoding.quality, exif=exif)
-    return Picture(index, out.getvalue(), _MIMES[encoding.format], image.width, image.height, spec.seed)
+    transparent = image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)
+    return Picture(index, out.getvalue(), _MIMES[encoding.format], image.width, image.height, spec.seed, transparent)
 
 
 def _parameters(spec: ImageSpec) -> str:

@@ -6,6 +6,7 @@ least recently used first, when another needs the room: from a CUDA device to ho
 
 from __future__ import annotations
 
+import gc
 import logging
 import threading
 import time
@@ -143,17 +144,22 @@ class Residency:
                     self._changed.wait()
 
     def _evict(self, plan: ModelPlan) -> None:
+        place = self._send_away(plan)
+        if place is Place.DISK:
+            gc.collect()  # pipelines, and what drew on them, go round in circles: the weights would stay for now
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+        log.info("model evicted", extra={"model": plan.key, "to": str(place)})
+        self._watcher(plan.key, place, "", 0.0)
+
+    def _send_away(self, plan: ModelPlan) -> Place:
         resident = self._residents[plan]
         if self._bytes(Place.HOST) + resident.size <= self._host_budget:
             resident.model.move(torch.device("cpu"))
             resident.place = Place.HOST
-        else:
-            del self._residents[plan]
-            resident.place = Place.DISK
-        if self._device.type == "cuda":
-            torch.cuda.empty_cache()
-        log.info("model evicted", extra={"model": plan.key, "to": str(resident.place)})
-        self._watcher(plan.key, resident.place, "", 0.0)
+            return Place.HOST
+        del self._residents[plan]
+        return Place.DISK
 
     def _bytes(self, place: Place) -> int:
         return sum(resident.size for resident in self._residents.values() if resident.place is place)

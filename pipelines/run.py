@@ -126,7 +126,10 @@ class Run:
         result, error = self.result, self.error
         self.result = self.error = None
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # this frame would hold it, and its traceback this frame, with all that the run made
         return result
 
     def alone(self, work: Callable[[], Any], module: torch.nn.Module | None = None) -> Any:
@@ -153,6 +156,12 @@ class Run:
     def resume(self, result: Any = None, error: BaseException | None = None) -> None:
         """Leave a result, or an error to raise, for when the run is woken."""
         self.result, self.error = result, error
+
+    def forget(self) -> None:
+        """Let go of its last calls' tensors: the view that it drew on goes round in circles, and waits for the
+        garbage collector with all that the run has."""
+        self.last.clear()
+        self.prints = Fingerprints()
 
     def _live(self) -> None:
         self.engine.draw_and_leave(self)

@@ -31,8 +31,9 @@ _STEPS_A, _STEPS_B = 2, 3  # different, so that the two are at different timeste
 # How far a picture may be from itself drawn alone, against how far the two pictures are from each other. Measured
 # on a dozen families: 1e-6 in float32; half precision rounds at every layer.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
-_COST_BUDGET_S = 2.0  # for measuring what a row costs
-_COST_COPIES = (1, 2, 4, 8)
+_COST_BUDGET_S = 2.5  # for measuring what a row costs
+_COST_COPIES = (1, 2, 4, 8, 16)
+_LEAST_COPIES = 4  # sizes, for a cost
 _COST_ROUNDS = 4
 
 
@@ -191,15 +192,25 @@ def _measure(target: Target, call: Call) -> None:
     The best of several rounds counts, and rounds go through all sizes: a busy machine then slows every size alike.
     """
     best: dict[int, float] = {}
+    fitting = list(_COST_COPIES)
     started = time.monotonic()
     for copies in _COST_COPIES * _COST_ROUNDS:
         if time.monotonic() - started > _COST_BUDGET_S:
             break
+        if copies > fitting[-1]:
+            continue
         rows = [call.rows] * copies
-        seconds = _seconds(target, collate.merge([call.arguments] * copies, rows, target.parts))
+        try:
+            seconds = _seconds(target, collate.merge([call.arguments] * copies, rows, target.parts))
+        except torch.OutOfMemoryError:
+            fitting = [fewer for fewer in fitting if fewer < copies] or [0]
+            torch.cuda.empty_cache()
+            continue
         best[sum(rows)] = min(seconds, best.get(sum(rows), seconds))
-    if len(best) == len(_COST_COPIES):
-        target.cost = fit_cost(list(best.items()), call.area)
+    if len(best) >= _LEAST_COPIES:
+        target.cost = fit_cost(sorted(best.items()), call.area)
+    if fitting[-1] < _COST_COPIES[-1]:
+        target.learned_rows[call.area] = max(1, call.rows * fitting[-1])
 
 
 def _seconds(target: Target, arguments: dict[str, object]) -> float:

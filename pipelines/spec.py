@@ -82,3 +82,4 @@ class Picture(msgspec.Struct, frozen=True):
     width: int  # pixels
     height: int
     seed: int
+    transparent: bool = False  # anywhere

@@ -9,8 +9,9 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping
 from typing import Any, Protocol
 
 import diffusers
@@ -19,8 +20,10 @@ import torch
 from pipelines import preview, schedulers
 from pipelines.collate import Signature
 from pipelines.embeddings import EmbeddingCache
-from pipelines.errors import BadPicture
+from pipelines.errors import BadPicture, Cancelled
 from pipelines.target import Target
+
+log = logging.getLogger("darkroom.view")
 
 Forward = Callable[..., Any]
 
@@ -170,8 +173,10 @@ def _count_steps(scheduler: Any, view: Any, desk: Desk) -> None:
         nonlocal done
         # Pipelines note how many steps this call really takes (fewer than asked for when strength < 1).
         of = max(done + 1, getattr(view, "_num_timesteps", 0) or len(scheduler.timesteps))
-        wanted = desk.wants_preview(done + 1, of) and len(args) >= 3
-        clean = preview.clean_latents(scheduler, *args[:3]) if wanted else None
+        clean = None
+        if desk.wants_preview(done + 1, of) and len(args) >= 3:
+            with _harmless():
+                clean = preview.clean_latents(scheduler, *args[:3])
         result = step(*args, **kwargs)
         done += 1
         desk.stepped(done, of)
@@ -182,12 +187,22 @@ def _count_steps(scheduler: Any, view: Any, desk: Desk) -> None:
     scheduler.step = counted
 
 
+@contextlib.contextmanager
+def _harmless() -> Iterator[None]:
+    """A preview that cannot be made is left out; it never harms its run, whatever the pipeline and its VAE are."""
+    try:
+        yield
+    except (Cancelled, torch.AcceleratorError):
+        raise
+    except Exception as error:
+        log.warning("preview left out", extra={"error": type(error).__name__})
+
+
 def _show(view: Any, desk: Desk, clean: torch.Tensor, done: int, of: int) -> None:
-    """Decode a preview. One that cannot be made is left out; it never harms its run."""
-    latents = preview.decodable(view, clean, desk.width, desk.height)
-    if latents is None:
-        return
-    with contextlib.suppress(BadPicture):
+    with _harmless():
+        latents = preview.decodable(view, clean, desk.width, desk.height)
+        if latents is None:
+            return
         decoded = view.vae.decode(latents.to(view.vae.dtype), return_dict=False)[0]
         desk.previewed(done, of, preview.to_picture(decoded))
 

@@ -23,7 +23,7 @@ from server.inputs.decode import ImageLimits
 from server.inputs.fetch import Fetcher, Own
 from server.jobs.queue import JobQueue
 from server.jobs.registry import JobRegistry
-from server.jobs.repeats import Repeats
+from server.jobs.repeats import KEEP_S, Repeats
 from server.jobs.studio import Studio
 from server.settings import Settings
 from server.storage.signing import Signer, load_or_create_secret
@@ -105,7 +105,8 @@ def _build(settings: Settings, catalog: Catalog) -> Services:
         queue=queue,
         studio=Studio(queue, worker, metrics, log_prompts=settings.log_prompts),
         jobs=JobRegistry(queue),
-        repeats=Repeats(lambda outcome: outcome.size_bytes),
+        # Half their life: what is answered again must have URLs that can still be fetched.
+        repeats=Repeats(lambda outcome: outcome.size_bytes, keep_s=min(KEEP_S, settings.url_lifetime_s / 2)),
         worker=worker,
         store=store,
         signer=signer,

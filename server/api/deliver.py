@@ -39,6 +39,7 @@ class Item:
     seed: int
     data: bytes | None  # where it is wanted inline
     url: str | None  # where that is wanted
+    background: str  # as it came out: no flat ground, nothing to cut
 
 
 @dataclass(frozen=True)
@@ -76,18 +77,22 @@ async def deliver(
     items = []
     for picture in finished.pictures:
         url = base + await _stored(services, picture) if form.url else None
-        items.append(Item(picture.seed, picture.data if form.inline else None, url))
+        items.append(Item(picture.seed, picture.data if form.inline else None, url, background(picture.transparent)))
     return Outcome(
         created=job.created,
         model=model.id,
         size=f"{draw.spec.width}x{draw.spec.height}",
         quality=fields.quality,
-        background="transparent" if fields.background == "transparent" else "opaque",
+        background=background(any(picture.transparent for picture in finished.pictures)),
         output_format=fields.output_format,
         items=tuple(items),
         usage=usage(draw, finished.text_tokens, len(items)),
         usage_of_one=usage(draw, finished.text_tokens, 1),
     )
+
+
+def background(transparent: bool) -> str:
+    return "transparent" if transparent else "opaque"
 
 
 async def answer(outcome: Outcome) -> Response:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import AsyncGenerator, Mapping
+from contextlib import AbstractContextManager
 from typing import Any
 
 import anyio.to_thread
@@ -41,18 +42,23 @@ def _event(kind: str, body: Mapping[str, Any]) -> bytes:
 
 
 class EventStream(Response):
-    """Sends what ``events`` yields. A failure, once the headers are out, is an event too: the last."""
+    """Sends what ``events`` yields, and leaves ``attendance`` at the end, even if it never came to the first event.
+
+    A failure, once the headers are out, is an event too: the last.
+    """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: Events) -> None:
+    def __init__(self, events: Events, attendance: AbstractContextManager[object]) -> None:
         super().__init__(headers=_HEADERS)
         del self.headers["content-length"]
         self._events = events
+        self._attendance = attendance
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        async with contextlib.aclosing(self._events):
-            await unless_disconnected(Request(scope, receive), self._send(scope, send))
+        with self._attendance:
+            async with contextlib.aclosing(self._events):
+                await unless_disconnected(Request(scope, receive), self._send(scope, send))
 
     async def _send(self, scope: Scope, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})

@@ -22,7 +22,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     304: {"description": "The client has it already (If-None-Match)."},
     **described.errors(LinkRefused, NotFound, RangeRefused),
 }
-_ONE_RANGE = re.compile(r"bytes=(\d{1,15})-(\d{0,15})", re.ASCII)
+_ONE_RANGE = re.compile(r"bytes=(?:(\d{1,15})-(\d{0,15})|-(\d{1,15}))", re.ASCII)
 
 
 def router(services: Services) -> APIRouter:
@@ -61,9 +61,16 @@ def _ranged(request: Request, stored: StoredPicture, headers: dict[str, str]) ->
         return Response(stored.data, media_type=stored.mime, headers=headers)
     # One range is all that a resumed download needs; a thousand of them is an attack (CVE-2025-62727).
     match = _ONE_RANGE.fullmatch(asked)
-    start = int(match[1]) if match else len(stored.data)
-    stop = min(int(match[2]) + 1 if match and match[2] else len(stored.data), len(stored.data))
+    start, stop = (0, 0) if match is None else _bounds(match, len(stored.data))
     if start >= stop:
         raise RangeRefused("Only one range of bytes inside the picture can be asked for.")
     headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(stored.data)}"
     return Response(stored.data[start:stop], status_code=206, media_type=stored.mime, headers=headers)
+
+
+def _bounds(match: re.Match[str], length: int) -> tuple[int, int]:
+    """The first byte, and the one behind the last: of "first-last", "first-" or "-how many at the end"."""
+    first, last, final = match.groups()
+    if final is not None:
+        return max(0, length - int(final)), length
+    return int(first), min(int(last) + 1 if last else length, length)

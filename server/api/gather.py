@@ -5,6 +5,7 @@ Knows where pictures come from and how large they must be; decoding runs on thre
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 
 import anyio.to_thread
@@ -29,16 +30,32 @@ async def read_sources(services: Services, texts: Sequence[str], *, param: str) 
 
 
 async def make_sources(
-    services: Services, request: ImageRequest, model: Model, images: Sequence[bytes], mask: bytes | None
+    services: Services,
+    request: ImageRequest,
+    model: Model,
+    images: Sequence[bytes],
+    mask: bytes | None,
+    *,
+    holes: bool = True,
 ) -> tuple[tuple[int, int], Sources]:
-    """Decode the pictures and bring them to the size of the job. Returns that size, and the sources."""
+    """Decode the pictures and bring them to the size of the job. Returns that size, and the sources.
+
+    ``holes``: what is transparent may be what to repaint, where the model has it so.
+    """
     if not images:
         return target_size(request, model, None), Sources()
-    return await anyio.to_thread.run_sync(_make, services, request, model, images, mask, limiter=services.decoding)
+    make = functools.partial(_make, services, request, model, images, mask, holes=holes)
+    return await anyio.to_thread.run_sync(make, limiter=services.decoding)
 
 
 def _make(
-    services: Services, request: ImageRequest, model: Model, images: Sequence[bytes], mask: bytes | None
+    services: Services,
+    request: ImageRequest,
+    model: Model,
+    images: Sequence[bytes],
+    mask: bytes | None,
+    *,
+    holes: bool,
 ) -> tuple[tuple[int, int], Sources]:
     decoded = [decode_image(data, limits=services.limits, param="image") for data in images]
     size = target_size(request, model, decoded[0].rgb)
@@ -47,7 +64,7 @@ def _make(
         painted = _mask_for(decode_mask(mask, limits=services.limits, param="mask"), decoded[0].rgb, size)
         if decoded[0].rgba is not None and request.background != "opaque" and request.output_format != "jpeg":
             kept = _cover(decoded[0].rgba, size)
-    elif len(decoded) == 1 and _is_its_own_mask(decoded[0], model):
+    elif holes and len(decoded) == 1 and _is_its_own_mask(decoded[0], model):
         painted, kept = _holes(decoded[0], size)
     fit = _shrink if model.family.by_instruction else _cover
     first = _cover if painted is not None else fit  # cut like its mask, pixel by pixel

@@ -35,7 +35,7 @@ def router(services: Services) -> APIRouter:
 
     async def edits(request: Request) -> Response:
         """Draw an uploaded picture anew; with a mask, only where it is transparent (or, without alpha, white)."""
-        if not request.headers.get("content-type", "").startswith(_MULTIPART):
+        if not request.headers.get("content-type", "").lower().startswith(_MULTIPART):
             fields = read_request(read_json(await request.body()))
             if not fields.images:
                 raise BadRequest("image is required.", param="image", code="missing_field")
@@ -46,7 +46,7 @@ def router(services: Services) -> APIRouter:
 
     async def variations(request: Request) -> Response:
         """Draw an uploaded picture anew, without a prompt. No other field than ``image`` is needed."""
-        if not request.headers.get("content-type", "").startswith(_MULTIPART):
+        if not request.headers.get("content-type", "").lower().startswith(_MULTIPART):
             raise BadRequest(f"The body must be {_MULTIPART}, with a file named image.")
         form = await _form(services, request)
         return await _answered(services, request, Order("variations", read_variation(form.fields), tuple(form.images)))

@@ -22,11 +22,12 @@ from server.api.services import Services
 from server.api.wire import ImageRequest
 from server.catalog import Model
 from server.edge.disconnect import unless_disconnected
-from server.errors import BadRequest
+from server.errors import BadRequest, KeyLimit
 from server.jobs.job import Job
 from server.jobs.repeats import Repeatable
 from server.jobs.work import Work
 
+_MOST_WAITING = 16  # requests for one job
 _MOST_KEY = 255  # characters of an Idempotency-Key
 _CHOSEN_ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
 
@@ -75,6 +76,11 @@ def begin(services: Services, request: Request, order: Order) -> Work[Outcome]:
 
 def _join(services: Services, request: Request, first: Work[Outcome], chosen: str) -> Work[Outcome]:
     """The job is found under the id that this client chose, too."""
+    if first.waiting >= _MOST_WAITING:  # each holds its body, and no permit
+        raise KeyLimit(
+            f"{_MOST_WAITING} requests wait for this same picture already.",
+            retry_after_s=services.queue.retry_after_s(),
+        )
     job = first.job
     if chosen and not services.jobs.has(job, chosen):
         services.jobs.require_free(job.principal, chosen)
@@ -107,10 +113,12 @@ def _chosen_id(request: Request) -> str:
 
 
 def _idempotency_key(request: Request) -> str:
-    key = request.headers.get("idempotency-key", "")
-    if len(key) > _MOST_KEY:
+    sent = request.headers.getlist("idempotency-key")
+    if len(sent) > 1:
+        raise BadRequest("Idempotency-Key is sent twice.", param="Idempotency-Key")
+    if sent and len(sent[0]) > _MOST_KEY:
         raise BadRequest(f"Idempotency-Key has more than {_MOST_KEY} characters.", param="Idempotency-Key")
-    return key
+    return sent[0] if sent else ""
 
 
 def _fingerprint(order: Order, base: str) -> bytes:
@@ -138,7 +146,7 @@ async def _prepare(services: Services, order: Order, model: Model, job: Job) -> 
     mask = order.mask
     if mask is None and fields.mask is not None:
         (mask,) = await read_sources(services, [fields.mask], param="mask")
-    size, sources = await make_sources(services, fields, model, images, mask)
+    size, sources = await make_sources(services, fields, model, images, mask, holes=order.route != "variations")
     spec = specs.make_spec(fields, model, size, sources)
     previews = fields.partial_images if fields.stream else 0
     draw = DrawJob(job.key, model.plan, spec, specs.make_seeds(fields), job.principal, previews)

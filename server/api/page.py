@@ -74,7 +74,7 @@ def router() -> APIRouter:
     routes = APIRouter(include_in_schema=False)
     assets, icon = read_assets(), _read(ICON)
 
-    @routes.get("/")
+    @routes.api_route("/", methods=["GET", "HEAD"])  # what monitors and proxies ask
     async def page(request: Request) -> Response:
         return _answer(request, assets[START])
 

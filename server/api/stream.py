@@ -11,7 +11,7 @@ from typing import Any
 
 from fastapi import Request
 
-from server.api.deliver import Item, Outcome, item_fields
+from server.api.deliver import Item, Outcome, background, item_fields
 from server.api.events import KEEP_ALIVE, KEEP_ALIVE_S, Events, EventStream, event
 from server.api.making import Order
 from server.api.services import Services
@@ -35,7 +35,7 @@ async def streamed(services: Services, request: Request, order: Order, work: Wor
     except BaseException:
         attendance.close()
         raise
-    return EventStream(_Story(services, order, work, feed).events(attendance))
+    return EventStream(_Story(services, order, work, feed).events(), attendance)
 
 
 class _Story:
@@ -51,14 +51,13 @@ class _Story:
         self._told: tuple[Any, ...] | None = None
         self._told_s = -_PROGRESS_S  # monotonic
 
-    async def events(self, attendance: contextlib.ExitStack) -> Events:
-        with attendance:
-            async with contextlib.aclosing(self._on_the_way()) as chunks:
-                async for chunk in chunks:
-                    yield chunk
-            outcome = await self._work.outcome()
-            for index, item in enumerate(outcome.items):
-                yield await event(f"{self._kind}.completed", _completed(outcome, index, item))
+    async def events(self) -> Events:
+        async with contextlib.aclosing(self._on_the_way()) as chunks:
+            async for chunk in chunks:
+                yield chunk
+        outcome = await self._work.outcome()
+        for index, item in enumerate(outcome.items):
+            yield await event(f"{self._kind}.completed", _completed(outcome, index, item))
 
     async def _on_the_way(self) -> Events:
         """Until the job has ended: what there is to tell, and a sign of life where there is nothing."""
@@ -109,7 +108,7 @@ class _Story:
             "created_at": int(time.time()),
             "size": self._job.size,
             "quality": self._fields.quality,
-            "background": "opaque",
+            "background": background(preview.picture.transparent),
             "output_format": self._fields.output_format,
             "partial_image_index": preview.number,
             "index": preview.picture.index,
@@ -123,7 +122,7 @@ def _completed(outcome: Outcome, index: int, item: Item) -> dict[str, Any]:
         "created_at": int(time.time()),
         "size": outcome.size,
         "quality": outcome.quality,
-        "background": outcome.background,
+        "background": item.background,
         "output_format": outcome.output_format,
         "index": index,
         "usage": outcome.usage_of_one,

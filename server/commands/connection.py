@@ -6,7 +6,9 @@ Knows addresses, keys and the one shape of errors; knows nothing of pictures.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import re
 from argparse import Namespace
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
@@ -34,6 +36,11 @@ class Address:
     url: str
     key: str | None
     chosen: bool
+
+    @property
+    def shown(self) -> str:
+        """The URL for messages: without a password."""
+        return re.sub(r"//[^/]*@", "//", self.url)
 
     @property
     def headers(self) -> dict[str, str]:
@@ -85,11 +92,11 @@ async def connected(arguments: Namespace) -> AsyncIterator[httpx.AsyncClient]:
             yield client
         except httpx.ConnectError:
             raise CommandFailed(
-                f"no server answers at {address.url}. Start one with `darkroom serve`, name one with --server URL,"
+                f"no server answers at {address.shown}. Start one with `darkroom serve`, name one with --server URL,"
                 " or draw without one: --local"
             ) from None
         except httpx.TransportError as error:
-            raise CommandFailed(f"{address.url} broke off: {type(error).__name__}") from None
+            raise CommandFailed(f"{address.shown} broke off: {type(error).__name__}") from None
 
 
 def client_of(address: Address, *, timeout_s: float) -> httpx.AsyncClient:
@@ -117,3 +124,12 @@ def refusal(status: int, body: Any) -> CommandFailed:
     if status == 401:
         return CommandFailed(f"{message} Here: --key-file FILE, or the variable {API_KEY_VARIABLE}.")
     return CommandFailed(message)
+
+
+def read_json(text: str) -> dict[str, Any]:
+    """A JSON object; an empty one for all else."""
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return {}
+    return value if isinstance(value, dict) else {}

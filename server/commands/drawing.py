@@ -7,14 +7,14 @@ from __future__ import annotations
 
 import base64
 import binascii
-import json
 from collections.abc import AsyncIterator
 from dataclasses import dataclass
 from typing import Any
 
 import httpx
 
-from server.commands.connection import CommandFailed, refusal
+from server.commands.connection import CommandFailed, read_json, refusal
+from server.commands.saving import ENDINGS
 
 _EVENT_STREAM = "text/event-stream"
 
@@ -75,21 +75,21 @@ async def _refuses_streams(response: httpx.Response) -> bool:
     if response.status_code != 400:
         return False
     await response.aread()
-    error = _json(response.text).get("error")
+    error = read_json(response.text).get("error")
     return isinstance(error, dict) and error.get("param") == "stream"
 
 
 async def _read(response: httpx.Response) -> AsyncIterator[Stage | Drawn]:
     if response.status_code != 200:
         await response.aread()
-        raise refusal(response.status_code, _json(response.text))
+        raise refusal(response.status_code, read_json(response.text))
     if response.headers.get("content-type", "").startswith(_EVENT_STREAM):
         async for item in _events(response):
             yield item
         return
     await response.aread()
-    answer = _json(response.text)
-    for item in answer.get("data", ()):
+    answer = read_json(response.text)
+    for item in answer.get("data") or ():
         yield _drawn(item, answer.get("output_format", "png"))
 
 
@@ -97,7 +97,7 @@ async def _events(response: httpx.Response) -> AsyncIterator[Stage | Drawn]:
     async for line in response.aiter_lines():
         if not line.startswith("data:"):
             continue  # names of events, which the data repeat, and comments that keep the connection alive
-        event = _json(line[len("data:") :])
+        event = read_json(line[len("data:") :])
         kind = str(event.get("type"))
         if kind == "error":
             raise refusal(200, event)
@@ -115,14 +115,8 @@ async def _events(response: httpx.Response) -> AsyncIterator[Stage | Drawn]:
 
 def _drawn(item: dict[str, Any], format_: Any) -> Drawn:
     try:
-        return Drawn(base64.b64decode(item["b64_json"], validate=True), int(item.get("seed", 0)), str(format_))
+        if format_ not in ENDINGS:
+            raise ValueError("a format that has no ending")
+        return Drawn(base64.b64decode(item["b64_json"], validate=True), int(item.get("seed", 0)), format_)
     except (KeyError, TypeError, ValueError, binascii.Error):
         raise CommandFailed("the server's answer holds no picture; is it Darkroom?") from None
-
-
-def _json(text: str) -> dict[str, Any]:
-    try:
-        value = json.loads(text)
-    except ValueError:
-        return {}
-    return value if isinstance(value, dict) else {}

@@ -13,11 +13,13 @@ from typing import Any
 import httpx
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from server.catalog import Catalog, find_models_file, load_catalog
-from server.commands.connection import Address, client_of, read_address, refusal
+from server.commands.connection import Address, CommandFailed, client_of, read_address, read_json, refusal
 from server.settings import Settings
 
+_UNFOLDED = 500  # columns where a program reads: grep finds whole names on whole lines
 _NOBODY_S = 2.0  # to find out that no server runs here
 _TASKS = {"text-to-image": "text", "image-to-image": "image", "inpainting": "mask"}  # what it draws from
 _COLUMNS = ("ID", "tasks", "sizes", "state", "weights", "aliases")
@@ -26,31 +28,32 @@ _COLUMNS = ("ID", "tasks", "sizes", "state", "weights", "aliases")
 def list_models(arguments: Namespace, settings: Settings) -> int:
     """Print the models. Returns the exit code."""
     address = None if settings.models is not None and arguments.server is None else read_address(arguments)
-    rows = None
     if address is not None:
         try:
             rows = asyncio.run(_ask(address))
-        except (httpx.HTTPError, ValueError) as error:
+        except httpx.HTTPError as error:
             if address.chosen:
-                print(f"darkroom: no server answers at {address.url}: {type(error).__name__}", file=sys.stderr)
+                print(f"darkroom: no server answers at {address.shown}: {type(error).__name__}", file=sys.stderr)
                 return 1
-    if rows is not None and "data" not in rows:
-        print(f"darkroom: {refusal(401, rows)}", file=sys.stderr)
-        return 1
-    if rows is not None and address is not None:
-        _print(f"{address.url} (running)", rows["data"])
-        return 0
+        except CommandFailed as failure:
+            print(f"darkroom: {failure}", file=sys.stderr)
+            return 1
+        else:
+            _print(f"{address.shown} (running)", rows)
+            return 0
     catalog = load_catalog(find_models_file(settings.models))
     _print(str(catalog.path), _rows(catalog))
     return 0
 
 
-async def _ask(address: Address) -> dict[str, Any]:
+async def _ask(address: Address) -> list[dict[str, Any]]:
     async with client_of(address, timeout_s=_NOBODY_S if not address.chosen else 30.0) as client:
-        body = (await client.get("/v1/models")).json()
-        if not isinstance(body, dict):
-            raise ValueError("no Darkroom")
-        return body
+        answer = await client.get("/v1/models")
+    body = read_json(answer.text)
+    if answer.status_code != 200 or not isinstance(body.get("data"), list):
+        raise refusal(answer.status_code, body)
+    rows: list[dict[str, Any]] = body["data"]
+    return rows
 
 
 def _rows(catalog: Catalog) -> list[dict[str, Any]]:
@@ -71,12 +74,12 @@ def _rows(catalog: Catalog) -> list[dict[str, Any]]:
 
 
 def _print(title: str, rows: list[dict[str, Any]]) -> None:
-    table = Table(box=None, header_style="bold", title=title, title_justify="left")
+    table = Table(box=None, header_style="bold", title=Text(title), title_justify="left")
     for column in _COLUMNS:
         plain = column in ("ID", "state", "weights")
         table.add_column(column, overflow="fold", no_wrap=plain, justify="right" if column == "weights" else "left")
     for row in rows:
-        table.add_row(
+        cells = (
             str(row.get("id")),
             " ".join(short for task, short in _TASKS.items() if task in row.get("tasks", ())),
             _sizes(row),
@@ -84,7 +87,8 @@ def _print(title: str, rows: list[dict[str, Any]]) -> None:
             _bytes(row.get("weight_bytes")),
             " ".join(row.get("aliases", ())),
         )
-    Console().print(table)
+        table.add_row(*map(Text, cells))  # as they are: brackets are no markup here
+    Console(width=None if sys.stdout.isatty() else _UNFOLDED).print(table)
 
 
 def _sizes(row: dict[str, Any]) -> str:

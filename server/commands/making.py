@@ -49,6 +49,9 @@ def read_order(arguments: Namespace, place: Place) -> Order:
     """The request that the flags stand for: what was not typed is not sent. Raises ConfigError."""
     given = ((field, getattr(arguments, flag, None)) for flag, field in FIELDS.items())
     fields: dict[str, Any] = {"prompt": arguments.prompt, **{name: value for name, value in given if value is not None}}
+    for name in ("prompt", "negative_prompt"):
+        if not _is_text(fields.get(name, "")):
+            raise ConfigError(f"{name}: its bytes are not text in this terminal's encoding")
     if place.format is not None:
         asked = fields.setdefault("output_format", place.format)
         if asked != place.format:
@@ -61,6 +64,11 @@ def read_order(arguments: Namespace, place: Place) -> Order:
         fields["mask"] = read_picture(arguments.mask)
     fields.setdefault("size", "auto")  # what is edited keeps its size unless told otherwise
     return Order("edits", fields)
+
+
+def _is_text(typed: str) -> bool:
+    """Bytes that the locale cannot read come as lone surrogates, which no request can carry."""
+    return not any("\ud800" <= character <= "\udfff" for character in typed)
 
 
 def read_picture(text: str) -> str:

@@ -5,6 +5,7 @@ Knows names and folders; knows nothing of servers or terminals.
 
 from __future__ import annotations
 
+import os
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -13,7 +14,8 @@ from pathlib import Path
 from server.errors import ConfigError
 
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
-_ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
+_OTHER_FORMATS = (".avif", ".bmp", ".gif", ".heic", ".jfif", ".jp2", ".jxl", ".svg", ".tif", ".tiff")
 _MOST_WORDS = 48  # characters of the prompt in a name
 
 
@@ -33,15 +35,19 @@ class Place:
         if self.format is None:
             if self.path.exists() and not self.path.is_dir():
                 raise ConfigError(f"--out {self.path}: is a file; name a folder, or a new .png, .jpg or .webp file")
-            return
-        if n > 1:
+            if self.path.suffix.lower() in _OTHER_FORMATS and not self.path.exists():
+                raise ConfigError(f"--out {self.path}: pictures are .png, .jpg or .webp")
+        elif n > 1:
             raise ConfigError(f"--out {self.path}: names one file for {n} pictures; name a folder")
-        if self.path.exists():
+        elif self.path.exists():
             raise ConfigError(f"--out {self.path}: exists already, and nothing is overwritten")
+        there = next(folder for folder in (self.path, *self.path.absolute().parents) if folder.exists())
+        if not there.is_dir() or not os.access(there, os.W_OK | os.X_OK):
+            raise ConfigError(f"--out {self.path}: nothing can be written in {there}")
 
     def keep(self, data: bytes, *, prompt: str, seed: int, format_: str) -> Path:
         """Write one picture. Raises ConfigError when it cannot be written."""
-        named = self.path if self.format is not None else self.path / f"{slug(prompt)}-seed{seed}{_ENDINGS[format_]}"
+        named = self.path if self.format is not None else self.path / f"{slug(prompt)}-seed{seed}{ENDINGS[format_]}"
         try:
             named.parent.mkdir(parents=True, exist_ok=True)
             return _write_new(named, data)

@@ -13,7 +13,7 @@ with the uvicorn that is installed:
 
 - overridden, always calling on: the ``asyncio.Protocol`` methods and httptools' ``on_*`` callbacks;
 - replaced: ``send_400_response(msg)``, which ``data_received`` calls when the parser, or a callback, fails;
-- read: ``transport``, ``loop``, and ``cycle`` with its ``response_complete``.
+- read: ``transport``, ``loop``, ``flow.write_paused``, and ``cycle`` with its ``response_complete``.
 """
 
 from __future__ import annotations
@@ -44,8 +44,9 @@ LEANS_ON = {
         "_should_upgrade",
         "pause_writing",
         "resume_writing",
+        "on_response_complete",
     ),
-    "attributes": ("transport", "loop", "cycle", "parser", "headers"),
+    "attributes": ("transport", "loop", "cycle", "flow", "parser", "headers"),
 }
 
 
@@ -109,6 +110,17 @@ class DeadlineProtocol(UpgradesDeclined):
     def resume_writing(self) -> None:
         self._stop_write_timer()
         super().resume_writing()
+        self._watch_the_rest()
+
+    def on_response_complete(self) -> None:
+        super().on_response_complete()
+        self._watch_the_rest()
+
+    def _watch_the_rest(self) -> None:
+        """The end of an answer may wait although writing is not paused; so would a connection that closes then."""
+        whole = self.cycle is None or self.cycle.response_complete
+        if whole and self._write_timer is None and self.transport.get_write_buffer_size():
+            self._watch_writing()
 
     def _watch_writing(self) -> None:
         self._stop_write_timer()
@@ -116,7 +128,10 @@ class DeadlineProtocol(UpgradesDeclined):
         self._write_timer = self.loop.call_later(self.write_timeout_s, self._look_at_reader, waiting)
 
     def _look_at_reader(self, waiting: int) -> None:
-        if self.transport.get_write_buffer_size() < waiting:
+        left = self.transport.get_write_buffer_size()
+        if left == 0:
+            self._stop_write_timer()
+        elif left < waiting:
             self._watch_writing()
         else:
             self.transport.abort()  # close() would wait for the reader
@@ -140,6 +155,8 @@ class DeadlineProtocol(UpgradesDeclined):
         self._in_message = False
         self._parsed = 0
         self._start_timer()
+        if not self.flow.write_paused:
+            self._stop_write_timer()  # the next answer will add to what waits
         super().on_message_begin()
 
     def on_url(self, url: bytes) -> None:

@@ -80,7 +80,9 @@ class Job:
             self.started_s = time.monotonic()
         elif not _NEXT[state]:
             self.ended_s = time.monotonic()
-            self.draw = None  # sources are megabytes, and the job is remembered for a while
+            # Sources and pictures are megabytes, and the job is remembered for a while.
+            self.draw = None
+            self.stop = lambda: None  # it led to the pictures
             self.ended.set()
         self._tell()
 

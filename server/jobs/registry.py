@@ -73,8 +73,8 @@ class JobRegistry:
         queue = self._queue
         if job.state is State.QUEUED:
             place = queue.place(job.key)
-            if place is None:  # its sources are still on their way: it will stand last
-                place = queue.queued + 1
+            if place is None:  # its turn has just come; or its sources are on their way, and it will stand last
+                place = 1 if job.ready.is_set() else queue.queued + 1
             return place, round(queue.wait_s(place) + queue.typical_s, 1)
         if job.state is State.RUNNING:
             taken_s = time.monotonic() - job.started_s

@@ -44,9 +44,10 @@ class _Kept(Generic[T]):
 class Repeats(Generic[T]):
     """All methods run on the event loop's thread."""
 
-    def __init__(self, size_of: Callable[[T], int], *, max_bytes: int = _MAX_BYTES) -> None:
+    def __init__(self, size_of: Callable[[T], int], *, max_bytes: int = _MAX_BYTES, keep_s: float = KEEP_S) -> None:
         self._size_of = size_of
         self._max_bytes = max_bytes
+        self._keep_s = keep_s
         self._bytes = 0
         self._going_on: dict[Repeatable, Work[T]] = {}
         self._kept: dict[tuple[str, str], _Kept[T]] = {}  # by principal and key; those that have ended in order
@@ -83,6 +84,8 @@ class Repeats(Generic[T]):
         if not work.succeeded:
             return
         kept.size = max(_LEAST_BYTES, self._size_of(work.result()))
+        if kept.size > self._max_bytes:
+            return  # others' would go in vain
         kept.ended_s = time.monotonic()
         self._kept[place] = kept  # behind those that ended before
         self._bytes += kept.size
@@ -92,7 +95,7 @@ class Repeats(Generic[T]):
             self._drop(other)
 
     def _forget_old(self) -> None:
-        oldest_s = time.monotonic() - KEEP_S
+        oldest_s = time.monotonic() - self._keep_s
         for place in [place for place, kept in self._kept.items() if 0 < kept.ended_s < oldest_s]:
             self._drop(place)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import copy
 import hashlib
 import logging
 import time
@@ -50,7 +51,7 @@ class Studio:
             outcome = State.CANCELLED
             raise
         except DarkroomError as error:
-            job.error = error
+            job.error = copy.copy(error)  # without its frames, which hold the sources
             raise
         except Exception:
             job.error = ServerFault("The server failed on this job; its log says why.")

@@ -22,7 +22,7 @@ class Work(Generic[T]):
         """Start. ``ended`` is called once, whatever the end: even if ``making`` never came to run."""
         self.job = job
         self.wanted = True  # until it is stopped, or nobody waits any more
-        self._waiting = 0
+        self.waiting = 0  # who attend
         self._task = asyncio.create_task(making, name=job.key)
         self._task.add_done_callback(lambda task: self._settle(ended))
         job.stop = self.stop
@@ -42,12 +42,12 @@ class Work(Generic[T]):
     @contextlib.contextmanager
     def attended(self) -> Iterator[None]:
         """Wait for it inside. When the last has left, nobody wants it: it is cancelled."""
-        self._waiting += 1
+        self.waiting += 1
         try:
             yield
         finally:
-            self._waiting -= 1
-            if not self._waiting:
+            self.waiting -= 1
+            if not self.waiting:
                 self.stop()
 
     async def until_ready(self) -> None:

@@ -33,6 +33,7 @@ os.environ.update(
 if __name__ == "__main__":
     # Ctrl-C reaches the whole process group, also while torch is still being imported; the front decides when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as service managers send it to all processes of a service
 
 import msgspec
 import torch
@@ -217,8 +218,10 @@ class Device:
                 self.reporter.failed(job, error)
             return
         if job is not None and job.job_id in self._behind_load:
-            self._behind_load.discard(job.job_id)
             self._submit(model, job)
+            if job.job_id not in self._behind_load:
+                self._engine.cancel(job.job_id)  # it was cancelled before the engine knew it
+            self._behind_load.discard(job.job_id)
             return
         self._residency.unpin(plan)
         if job is not None:

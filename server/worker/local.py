@@ -247,7 +247,8 @@ class LocalWorker:
             case protocol.Finished(job_id):
                 self._land(job_id, message)
             case protocol.Failed(job_id, kind, reason):
-                self._land(job_id, _error(kind, reason, job_id))
+                if job_id in self._flights:  # else its client has left, which is no failure
+                    self._land(job_id, _error(kind, reason, job_id))
 
     def _land(self, job_id: str, result: protocol.Finished | DarkroomError) -> None:
         flight = self._flights.pop(job_id, None)

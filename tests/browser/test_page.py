@@ -41,7 +41,10 @@ def test_escape_cancels_on_the_server_too(page: Page, calm: Paper) -> None:
     page.ask("a long one")
     page.until("return document.querySelector('.run.active')")
     eventually(lambda: len(calm.worker.jobs) == 1)
-    page.run("document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape', bubbles: true }))")
+    escape = "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape', bubbles: true, %s }))"
+    page.run(escape % "isComposing: true")  # somebody writes Chinese, and takes a syllable back
+    assert page.all(".run.active")
+    page.run(escape % "")
     eventually(lambda: len(calm.worker.cancelled) == 1)
     assert page.text(".run-status") == "Cancelled."
     assert page.text("#status") == "Cancelled."

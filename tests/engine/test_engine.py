@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import gc
+import logging
 import threading
 import time
+import weakref
 from typing import Any
 
 import msgspec
 import pytest
 import torch
 
+from pipelines import preview
 from pipelines.engine import Engine
 from pipelines.errors import Cancelled, OutOfMemory
 from pipelines.plan import DrawJob
@@ -214,7 +218,7 @@ def test_nothing_is_left_behind(bench: Bench) -> None:
         for _ in range(3):
             assert ended.acquire(timeout=120)
     deadline = time.monotonic() + 5
-    while engine._active and time.monotonic() < deadline:
+    while (engine._active or engine._mergers) and time.monotonic() < deadline:
         time.sleep(0.01)
     assert not engine._active
     assert not engine._parked
@@ -223,3 +227,86 @@ def test_nothing_is_left_behind(bench: Bench) -> None:
     assert not engine._mergers, "tensors are let go of"
     engine.close()
     assert threading.active_count() == before
+
+
+def test_what_a_failed_step_made_is_let_go_of_before_the_next_try(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An error's frames hold the forward's activations for as long as its handler runs: half a batch would not fit."""
+    target = denoiser(bench)
+    monkeypatch.setattr(target, "learned_rows", {})
+    monkeypatch.setattr(target, "cost", None)
+    held: list[weakref.ref[torch.Tensor]] = []
+
+    def raise_if(sample: torch.Tensor) -> None:
+        assert not any(activation() is not None for activation in held)
+        if sample.shape[0] > 1:
+            activations = sample * 2
+            held.append(weakref.ref(activations))
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    faulty(monkeypatch, target, raise_if)
+    seen, _ = bench.draw([bench.job("a", n=2, steps=1), bench.job("b", seed=5, steps=1)])
+    assert len(held) > 2
+    assert not seen.errors
+
+
+@pytest.mark.parametrize("end", ["drawn", "failed", "cancelled"])
+def test_a_runs_tensors_do_not_wait_for_the_garbage_collector(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(logging.getLogger("darkroom.engine"), "disabled", True)  # pytest keeps records' tracebacks
+    samples: list[weakref.ref[torch.Tensor]] = []
+
+    def raise_if(sample: torch.Tensor) -> None:
+        samples.append(weakref.ref(sample))
+        if end == "failed" and len(samples) == 3:
+            raise ValueError("in the midst of it")
+
+    faulty(monkeypatch, denoiser(bench), raise_if)
+    seen, ended = Seen(), threading.Semaphore(0)
+    engine = Engine(seen)
+    if end == "cancelled":
+        seen.on_progress = lambda job, done: engine.cancel(job.job_id)
+    gc.collect()
+    gc.disable()
+    try:
+        engine.submit(bench.model, bench.job("a"), done=ended.release)
+        assert ended.acquire(timeout=60)
+        engine.close()
+        assert bool(seen.errors) == (end != "drawn")
+        seen.errors.clear()
+        assert samples
+        assert not [sample for sample in samples if sample() is not None]
+    finally:
+        gc.enable()
+
+
+def test_a_lost_device_ends_the_engine_not_just_the_run(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a failed assertion on the device every call fails: only another process helps."""
+
+    def raise_if(sample: torch.Tensor) -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    faulty(monkeypatch, denoiser(bench), raise_if)
+    died: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", died.append)
+    seen = Seen()
+    engine = Engine(seen)
+    engine.submit(bench.model, bench.job("a"), bench.job("b"))
+    engine._thread.join(60)
+    assert [args.exc_type for args in died] == [torch.AcceleratorError]
+    assert not seen.errors, "the front answers for what a worker had when it ended"
+
+
+@pytest.mark.parametrize("broken", ["clean_latents", "decodable", "to_picture"])
+def test_a_preview_that_fails_harms_nothing(bench: Bench, monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
+    def fail(*args: Any) -> Any:
+        raise AttributeError("a pipeline without a vae")
+
+    alone = bench.alone(bench.job("a"))
+    monkeypatch.setattr(preview, broken, fail)
+    seen, _ = bench.draw([msgspec.structs.replace(bench.job("a"), previews=2)])
+    assert not seen.errors
+    assert not seen.previews
+    assert torch.equal(seen.drawn_by_job["a"], alone)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.assertions import assert_api_error
 from tests.paper import Desk, Paper
@@ -42,6 +43,19 @@ def test_a_masked_edit_without_ground_keeps_the_rest(server: Running) -> None:
     assert picture.shape == (128, 128, 4)
     assert np.array_equal(picture[:, :64, :3], np.asarray(source)[:, :64])
     assert (picture[:, :64, 3] == 255).all()
+
+
+def test_an_answer_says_what_came_out(server: Running) -> None:
+    """Where no ground can be cut, the picture is opaque; where the source had holes beside the mask, it has them."""
+    whole = text(png(Image.new("L", (64, 64), 0)))
+    fields = {"model": "gpt-image-1", "num_inference_steps": 1, "size": "auto", "mask": whole}
+    opaque = server.draw(**fields, image=text(png(scene(64, 64))), background="transparent")
+    assert opened(files(opaque)[0]).convert("RGBA").getextrema()[3] == (255, 255)
+    assert opaque.json()["background"] == "opaque"
+    holed = scene(64, 64).convert("RGBA")
+    holed.putalpha(right_half(64, 64))
+    kept = server.draw(**fields, image=text(png(holed)))
+    assert kept.json()["background"] == "transparent"
 
 
 def test_jpeg_has_no_transparency(paper: Paper) -> None:

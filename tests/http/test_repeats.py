@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
@@ -30,7 +31,7 @@ def in_the_background(work: Callable[..., httpx.Response], *args: Any, **options
 def waiting(paper: Paper) -> int:
     """Requests that wait for the paper's first job."""
     ((_, job), *_) = paper.app.state.services.jobs.jobs("local")
-    return sum(work._waiting for work in paper.app.state.services.repeats._going_on.values() if work.job is job)
+    return sum(work.waiting for work in paper.app.state.services.repeats._going_on.values() if work.job is job)
 
 
 def test_four_at_a_time_are_drawn_once(server: Running) -> None:
@@ -168,3 +169,36 @@ def test_a_failure_is_not_kept(desk: Desk) -> None:
 
 def test_an_endless_key_is_refused(paper: Paper) -> None:
     assert_api_error(paper.post(BODY, headers={"idempotency-key": "k" * 256}), 400, "invalid_value")
+
+
+def test_a_repeat_is_not_answered_with_urls_that_have_expired(desk: Desk) -> None:
+    paper = desk.open(url_lifetime_s=1)
+    first = paper.post(BODY, headers=KEY).json()["data"][0]["url"]
+    time.sleep(1.1)
+    again = paper.post(BODY, headers=KEY).json()["data"][0]["url"]
+    assert again != first
+    assert len(paper.worker.jobs) == 2
+
+
+def test_no_more_than_a_few_wait_for_one_job(desk: Desk) -> None:
+    """Each that joins holds its body, and no permit: without a bound, one key could fill the memory."""
+    paper = desk.open()
+    paper.worker.gate.clear()
+
+    def ask() -> httpx.Response:
+        with paper.client() as client:
+            return client.post("/v1/images/generations", json=BODY, timeout=20)
+
+    asked = [in_the_background(ask) for _ in range(16)]
+    eventually(lambda: paper.worker.jobs and waiting(paper) == 16)
+    assert_api_error(ask(), 429, code="key_limit")
+    paper.worker.gate.set()
+    assert {future.result(10).status_code for future in asked} == {200}
+
+
+def test_two_keys_are_refused(desk: Desk) -> None:
+    with desk.open().client() as client:
+        headers = [("idempotency-key", "one"), ("idempotency-key", "two")]
+        answer = client.post("/v1/images/generations", json=BODY, headers=headers)
+    error = assert_api_error(answer, 400, code="invalid_value")
+    assert error["param"] == "Idempotency-Key"

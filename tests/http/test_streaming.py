@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import contextlib
 import json
 import re
 import socket
@@ -17,6 +19,7 @@ import numpy as np
 import openai
 import pytest
 
+from server.edge.deadlines import DeadlineProtocol
 from server.errors import WorkerLost
 from tests.assertions import assert_api_error
 from tests.paper import Desk, Paper
@@ -313,6 +316,29 @@ def test_a_reader_that_takes_nothing_is_cut_off(desk: Desk) -> None:
         time.sleep(1.5)
         found = read_events(connection)
     assert found.count(COMPLETED) <= 1
+
+
+def test_nor_does_one_keep_its_connection_with_the_end_of_an_answer(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Writing is not paused for less than 64 KiB, and a connection that is closed waits for them to leave."""
+    connection_made = DeadlineProtocol.connection_made
+
+    def without_pauses(protocol: DeadlineProtocol, transport: asyncio.Transport) -> None:
+        transport.set_write_buffer_limits(high=1 << 30)
+        connection_made(protocol, transport)
+
+    monkeypatch.setattr(DeadlineProtocol, "connection_made", without_pauses)
+    paper = desk.open(write_timeout_s=0.4)
+    paper.worker.ballast = 8 << 20
+    with open_stream(paper) as connection:
+        eventually(lambda: paper.worker.jobs)
+        time.sleep(1.5)
+        taken = 0
+        with contextlib.suppress(ConnectionError):
+            while piece := connection.recv(1 << 20):
+                taken += len(piece)
+    assert taken < paper.worker.ballast
 
 
 def test_a_slow_reader_that_reads_is_not_cut_off(desk: Desk) -> None:

@@ -11,7 +11,7 @@ from pipelines.spec import Task
 from server.catalog import Catalog
 from tests.assertions import assert_api_error
 from tests.paper import Paper
-from tests.pictures import files, opened, pixels, png, scene, text
+from tests.pictures import files, opened, pixels, png, right_half, scene, text
 from tests.running import Running
 
 
@@ -39,6 +39,17 @@ def test_a_variation_is_an_edit_without_a_prompt(paper: Paper) -> None:
     assert (first.spec.task, first.spec.prompt, first.spec.strength) == (Task.IMAGE_TO_IMAGE, "", 0.6)
     assert len(set(first.seeds)) == 2
     assert second.spec.strength == 0.9
+
+
+def test_holes_are_no_mask_for_a_variation(paper: Paper) -> None:
+    source = scene(60, 60).convert("RGBA")
+    source.putalpha(right_half(60, 60))
+    fields = {"model": "dall-e-2", "prompt": "x"}
+    with paper.client() as client:
+        for route in ("variations", "edits"):
+            answer = client.post(f"/v1/images/{route}", files={"image": ("x", png(source))}, data=fields)
+            assert answer.status_code == 200, answer.text
+    assert [job.spec.task for job in paper.worker.jobs] == [Task.IMAGE_TO_IMAGE, Task.INPAINTING]
 
 
 def test_a_variation_needs_a_picture(paper: Paper) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -21,6 +23,17 @@ def run(*arguments: str) -> int:
 @pytest.fixture(autouse=True)
 def _data_dir(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DARKROOM_DATA_DIR", str(tmp_path / "data"))
+
+
+@pytest.fixture(autouse=True)
+def _own_log() -> Iterator[None]:
+    """``serve`` sends the log to stderr, which here is pytest's: what came later would write to a closed file."""
+    root, ours = logging.getLogger(), logging.getLogger("darkroom")
+    kept = (root.handlers[:], root.level, ours.level)
+    yield
+    root.handlers[:] = kept[0]
+    root.setLevel(kept[1])
+    ours.setLevel(kept[2])
 
 
 def test_check_passes_what_ships(capsys: pytest.CaptureFixture[str]) -> None:

@@ -115,6 +115,10 @@ def test_nothing_but_the_files_of_the_page_is_served(client: TestClient, path: s
     assert client.get(path).status_code == 404
 
 
+def test_a_monitor_may_ask_for_the_head_alone(client: TestClient) -> None:
+    assert client.head("/").status_code == 200
+
+
 def test_every_address_on_the_page_is_answered_by_this_server(client: TestClient, parsed: _Page) -> None:
     assert not parsed.inline
     assert len(parsed.addresses) >= 5

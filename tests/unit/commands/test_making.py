@@ -230,3 +230,50 @@ def test_models_without_a_server_are_those_of_the_file(
     assert "on disk" in said
     assert run("models", "--server", "http://127.0.0.1:9") == 1
     assert "no server answers" in capsys.readouterr().err
+
+
+def test_a_password_in_the_url_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    for command in (("generate", "a cat"), ("models",)):
+        assert run(*command, "--server", "http://me:canary@127.0.0.1:9") == 1
+        said = capsys.readouterr().err
+        assert "http://127.0.0.1:9" in said
+        assert "canary" not in said
+
+
+def test_bytes_that_are_no_text_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("generate", "caf\udce9") == 2
+    assert "prompt" in capsys.readouterr().err
+
+
+def test_a_table_for_programs_is_not_folded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    folder = tmp_path / "a[" / "b]"  # rich would read markup in it
+    folder.mkdir(parents=True)
+    names = [f"another-name-{i}" for i in range(9)]
+    text = f"default: x\nmodels:\n  x: {{ path: /nowhere, aliases: [{', '.join(names)}] }}\n"
+    (folder / "models.yaml").write_text(text)
+    assert run("models", "--models", str(folder / "models.yaml")) == 0
+    title, _, row = capsys.readouterr().out.splitlines()
+    assert title.strip() == str(folder / "models.yaml")
+    assert row.split()[-9:] == names
+
+
+@pytest.mark.parametrize("command", [("generate", "a cat"), ("models",)])
+def test_another_kind_of_server_is_told_by_its_status(
+    command: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.rfile.read(int(self.headers.get("content-length", 0)))
+            self.send_response(418)
+            self.end_headers()
+
+        def do_POST(self) -> None:
+            self.do_GET()
+
+        def log_message(self, *args: Any) -> None: ...
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as other:
+        threading.Thread(target=other.serve_forever).start()
+        assert run(*command, "--server", f"http://127.0.0.1:{other.server_port}") == 1
+        other.shutdown()
+    assert "418" in capsys.readouterr().err

@@ -56,3 +56,13 @@ def test_a_folder_may_have_a_dot_and_a_file_is_no_folder(tmp_path: Path) -> None
         Place(tmp_path / "notes").check(1)
     with pytest.raises(ConfigError, match="cannot be written"):
         Place(tmp_path / "notes" / "deeper").keep(b"", prompt="p", seed=1, format_="png")
+
+
+def test_what_could_not_be_kept_is_refused_before_it_is_drawn(tmp_path: Path) -> None:
+    (tmp_path / "file").write_bytes(b"x")
+    for name in ("file/sub", "file/a.png", "a.gif", "b/c.TIFF"):
+        with pytest.raises(ConfigError):
+            Place(tmp_path / name).check(1)
+    for name in ("new", "new/er/a.png", "v1.2"):
+        Place(tmp_path / name).check(1)
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]

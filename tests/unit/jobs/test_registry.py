@@ -108,3 +108,19 @@ def test_places_and_etas() -> None:
         assert standing(first).eta_s is None
 
     asyncio.run(scenario())
+
+
+def test_a_job_whose_turn_has_just_come_is_not_shown_as_the_last() -> None:
+    async def test() -> None:
+        queue = JobQueue(9, slots=1)
+        registry = JobRegistry(queue)
+        async with queue.turn("ben"):
+            waits = asyncio.create_task(queue.turn("ada").__aenter__())
+            await asyncio.sleep(0)
+            mine = job("ada")
+            assert registry.standing(mine).place == 2  # behind the one that waits, once its sources are here
+            mine.ready.set()
+            assert registry.standing(mine).place == 1
+            waits.cancel()
+
+    asyncio.run(test())

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import time
+import weakref
 from collections.abc import Awaitable, Callable
 
 import pytest
 
 from server.errors import IdempotencyMismatch, JobCancelled, StoreFull
-from server.jobs import repeats as module
 from server.jobs.job import Job, State
 from server.jobs.repeats import Repeatable, Repeats
 from server.jobs.work import Work
@@ -190,8 +191,29 @@ def test_kept_outcomes_are_bounded_in_bytes_and_in_time(monkeypatch: pytest.Monk
         await room.wait(Repeatable("ada", b"one", "large"), bytes(25_001))
         await room.wait(Repeatable("ada", b"one", "large"))
         assert room.made == 7  # larger than all that may be kept
-        monkeypatch.setattr(module, "KEEP_S", -1.0)
+        await room.wait(requests[3])
+        assert room.made == 7  # and nothing went for it
+        monkeypatch.setattr(room.repeats, "_keep_s", -1.0)
         await room.wait(requests[0])
         assert room.made == 8
+
+    run(test)
+
+
+def test_a_job_that_is_remembered_does_not_hold_what_was_made() -> None:
+    """Jobs are remembered for ten minutes; with their pictures, that was gigabytes."""
+
+    async def test() -> None:
+        room = Room()
+        room.gate.set()
+        work = room.want(ONE)
+        job, made = work.job, weakref.ref(work)
+        with work.attended():
+            await work.outcome()
+        await settle()
+        del work
+        gc.collect()
+        assert job.ended.is_set()
+        assert made() is None
 
     run(test)

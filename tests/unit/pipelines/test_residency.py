@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 import time
+import weakref
 from typing import Any
 
 import pytest
@@ -123,3 +125,22 @@ def test_a_model_larger_than_the_device_is_refused_by_its_headers() -> None:
     )
     with pytest.raises(LoadRefused, match="MiB for weights"):
         refused.pin(ModelPlan("a", "/models/a", "other"))
+
+
+def test_a_model_that_goes_to_disk_is_gone() -> None:
+    """A pipeline and what drew on it refer to each other: without a collection their weights would stay."""
+    house = House()
+    plan = house.use("a")
+    model: Any = house.residency.pin_if_ready(plan)
+    model.itself = model
+    weights = weakref.ref(model)
+    del model
+    for _ in range(2):
+        house.residency.unpin(plan)
+    house.use("b")
+    gc.disable()
+    try:
+        house.use("c")
+        assert weights() is None
+    finally:
+        gc.enable()

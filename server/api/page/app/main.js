@@ -203,9 +203,9 @@ function takeFiles(files) {
 }
 
 addEventListener("keydown", (event) => {
-  if (document.querySelector("dialog[open]")) return;
+  if (event.isComposing || document.querySelector("dialog[open]")) return; // Escape may be for an input method
   if (event.key === "Escape") [...runs].at(-1)?.cancel();
-  if (event.key === "/" && !event.target.closest("input, textarea, select")) {
+  if (event.key === "/" && !event.ctrlKey && !event.metaKey && !event.target.closest("input, textarea, select")) {
     event.preventDefault();
     byId("prompt").focus();
   }
