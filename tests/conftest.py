@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from server.catalog import Catalog, Model, load_catalog
+from server.errors import WorkerLost
 from tests.paper import Desk, Paper
 from tests.running import ROOT, Running, start
 
@@ -52,8 +53,10 @@ def _shared_paper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paper]:
 
 
 @pytest.fixture
-def paper(_shared_paper: Paper) -> Paper:
+def paper(_shared_paper: Paper) -> Iterator[Paper]:
     """The paper server with nothing set, shared by the session, as if nobody had used it."""
     assert _shared_paper.app.state.services.queue.held == 0
     _shared_paper.worker.forget()
-    return _shared_paper
+    yield _shared_paper
+    # A request that was running at two deaths of a worker is refused from then on, in every later test.
+    assert not isinstance(_shared_paper.worker.failure, WorkerLost), "open a server of your own at the desk"

@@ -199,7 +199,8 @@ def test_a_full_queue_refuses_a_stream_with_a_status(desk: Desk) -> None:
         assert_api_error(paper.post({**STREAM, "seed": 8}), 429, "queue_full")
 
 
-def test_a_failure_after_the_headers_is_the_last_event(paper: Paper) -> None:
+def test_a_failure_after_the_headers_is_the_last_event(desk: Desk) -> None:
+    paper = desk.open()  # a death is remembered
     paper.worker.failure = WorkerLost("It died.")
     answer = post_and_then_open_the_gate(paper)
     assert answer.status_code == 200
@@ -214,7 +215,8 @@ def test_a_failure_after_the_headers_is_the_last_event(paper: Paper) -> None:
     assert answer.headers["x-request-id"] in data["error"]["message"]
 
 
-def test_the_openai_client_raises_what_a_stream_ends_with(paper: Paper) -> None:
+def test_the_openai_client_raises_what_a_stream_ends_with(desk: Desk) -> None:
+    paper = desk.open()  # a death is remembered
     paper.worker.failure = WorkerLost("It died.")
     paper.worker.gate.clear()
     threading.Timer(0.2, paper.worker.gate.set).start()
