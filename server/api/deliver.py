@@ -107,7 +107,11 @@ async def answer(outcome: Outcome) -> Response:
         "output_format": outcome.output_format,
         "usage": outcome.usage,
     }
-    # Tens of megabytes of base64 are made on a thread; msgspec turns bytes into base64 as it writes.
+    return await written(body)
+
+
+async def written(body: dict[str, Any]) -> Response:
+    """JSON with pictures in it: tens of megabytes of base64, which msgspec makes of bytes as it writes, on a thread."""
     encoded = await anyio.to_thread.run_sync(msgspec.json.encode, body)
     return Response(encoded, media_type="application/json")
 

@@ -6,21 +6,21 @@ here: who has a key may draw.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
-import anyio.to_thread
-import msgspec
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from server.api import described, hub_wire
-from server.api.deliver import Outcome, base_url
+from server.api.deliver import Outcome, base_url, written
 from server.api.early import headers_in_time
 from server.api.images import ERRORS
 from server.api.making import Order, make
+from server.api.offload import offload
 from server.api.services import Services
-from server.api.wire import read_json
+from server.api.wire import ImageRequest, read_json
 from server.catalog import Model
 from server.errors import DarkroomError, Draining, Unauthorized
 from server.worker.local import ModelState
@@ -45,7 +45,7 @@ def router(services: Services) -> APIRouter:
         """What `@aigne/aigne-hub` and `aigne run` call. Its headers go out after `hub_headers_s`, finished or not."""
 
         async def work() -> Response:
-            fields = hub_wire.read_enveloped(read_json(await request.body()))
+            fields = await _fields(request, hub_wire.read_enveloped)
             return await _enveloped(services, await make(services, request, Order("hub", fields)))
 
         return await headers_in_time(request, work(), within_s=services.settings.hub_headers_s)
@@ -53,7 +53,7 @@ def router(services: Services) -> APIRouter:
     @routes.post("/api/v2/image/generations", summary="Make pictures (hub, flat)", **_pictures("flat"), **keyed)
     async def generations(request: Request) -> Response:
         """What `imageGenerationsV2` of `@blocklet/aigne-hub` calls."""
-        fields = hub_wire.read_flat(read_json(await request.body()))
+        fields = await _fields(request, hub_wire.read_flat)
         return await _flat(await make(services, request, Order("hub flat", fields)))
 
     async def models(type: str = "") -> list[dict[str, Any]]:
@@ -112,6 +112,11 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
+async def _fields(request: Request, read: Callable[[dict[str, Any]], ImageRequest]) -> ImageRequest:
+    body = await request.body()
+    return await offload(len(body), lambda: read(read_json(body)))
+
+
 def _pictures(shape: str) -> dict[str, Any]:
     """What the OpenAPI document says of a route that draws."""
     content = {"application/json": described.hub_body(enveloped=shape == "enveloped")}
@@ -154,8 +159,7 @@ async def _json(body: dict[str, Any], outcome: Outcome) -> Response:
     # No creditPrefix: @aigne/aigne-hub throws at an empty one.
     usage = {"inputTokens": counted["input_tokens"], "outputTokens": counted["output_tokens"]}
     body |= {"created": outcome.created, "model": outcome.model, "usage": usage}
-    encoded = await anyio.to_thread.run_sync(msgspec.json.encode, body)
-    return Response(encoded, media_type="application/json")
+    return await written(body)
 
 
 def _row(services: Services, model: Model) -> dict[str, Any]:

@@ -12,9 +12,10 @@ from server.api import described, making
 from server.api.deliver import answer
 from server.api.forms import Form, read_form
 from server.api.making import Order
+from server.api.offload import offload
 from server.api.services import Services
 from server.api.stream import streamed
-from server.api.wire import read_json, read_request, read_variation
+from server.api.wire import ImageRequest, read_json, read_request, read_variation
 from server.errors import ANSWERS, BadRequest, LinkRefused, MethodNotAllowed, NotFound, RangeRefused
 
 _PREFIXES = ("/api", "/v1")
@@ -30,13 +31,12 @@ def router(services: Services) -> APIRouter:
 
     async def generations(request: Request) -> Response:
         """Draw pictures from a prompt; with ``image``, draw them from that picture."""
-        fields = read_request(read_json(await request.body()))
-        return await _answered(services, request, Order("generations", fields))
+        return await _answered(services, request, Order("generations", await _fields(request)))
 
     async def edits(request: Request) -> Response:
         """Draw an uploaded picture anew; with a mask, only where it is transparent (or, without alpha, white)."""
         if not request.headers.get("content-type", "").lower().startswith(_MULTIPART):
-            fields = read_request(read_json(await request.body()))
+            fields = await _fields(request)
             if not fields.images:
                 raise BadRequest("image is required.", param="image", code="missing_field")
             return await _answered(services, request, Order("edits", fields))
@@ -70,6 +70,11 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
+async def _fields(request: Request) -> ImageRequest:
+    body = await request.body()
+    return await offload(len(body), lambda: read_request(read_json(body)))
+
+
 async def _form(services: Services, request: Request) -> Form:
     limits = services.limits
     form = await read_form(request, max_files=services.settings.max_input_images, max_file_bytes=limits.max_bytes)
@@ -80,5 +85,5 @@ async def _form(services: Services, request: Request) -> Form:
 
 async def _answered(services: Services, request: Request, order: Order) -> Response:
     if order.fields.stream:
-        return await streamed(services, request, order, making.begin(services, request, order))
+        return await streamed(services, request, order, await making.begin(services, request, order))
     return await answer(await making.make(services, request, order))

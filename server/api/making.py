@@ -18,6 +18,7 @@ from pipelines.plan import DrawJob
 from server.api import specs
 from server.api.deliver import Outcome, base_url, deliver, require_room, wanted
 from server.api.gather import make_sources, read_sources
+from server.api.offload import offload
 from server.api.services import Services
 from server.api.wire import ImageRequest
 from server.catalog import Model
@@ -41,15 +42,21 @@ class Order:
     uploads: tuple[bytes, ...] = ()  # source pictures that came as files
     mask: bytes | None = None  # a mask that came as a file
 
+    @property
+    def size_bytes(self) -> int:
+        """About all that it carries: pictures, as files or as texts."""
+        texts = (*self.fields.images, self.fields.mask or "")
+        return sum(map(len, (*self.uploads, self.mask or b""))) + sum(map(len, texts))
+
 
 async def make(services: Services, request: Request, order: Order) -> Outcome:
     """Begin, and wait for the end. A client that leaves meanwhile ends what nobody else waits for."""
-    work = begin(services, request, order)
+    work = await begin(services, request, order)
     with work.attended():
         return await unless_disconnected(request, work.outcome())
 
 
-def begin(services: Services, request: Request, order: Order) -> Work[Outcome]:
+async def begin(services: Services, request: Request, order: Order) -> Work[Outcome]:
     """Join an order to its first, or admit it and start on it. Raises what can be refused at once.
 
     Whoever begins must wait with ``Work.attended``: what nobody attends goes on for nobody.
@@ -58,7 +65,9 @@ def begin(services: Services, request: Request, order: Order) -> Work[Outcome]:
     principal = request.state.principal.name
     base = base_url(services, request)
     chosen = _chosen_id(request)
-    repeatable = Repeatable(principal, _fingerprint(order, base), _idempotency_key(request))
+    fingerprint = await offload(order.size_bytes, lambda: _fingerprint(order, base))
+    # No more waiting from here on: between looking for a first and becoming one, nobody may come.
+    repeatable = Repeatable(principal, fingerprint, _idempotency_key(request))
     first = services.repeats.find(repeatable)
     if first is not None:
         return _join(services, request, first, chosen)

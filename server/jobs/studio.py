@@ -63,7 +63,8 @@ class Studio:
 
     def prepared(self, job: Job, draw: DrawJob) -> None:
         """Everything about the job is decided. Raises GenerationFailed for one that kills workers."""
-        deaths, last = self._deaths.get(_fingerprint(draw), (0, 0.0))
+        # As long as no worker has died, no source need be hashed.
+        deaths, last = self._deaths.get(_fingerprint(draw), (0, 0.0)) if self._deaths else (0, 0.0)
         if deaths >= _FATAL_DEATHS and time.monotonic() - last < _MEMORY_S:
             raise GenerationFailed("This request ended the process that drew it twice; it is not tried again.")
         job.prepared(draw)
