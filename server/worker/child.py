@@ -238,7 +238,7 @@ class Device:
 
     def _load(self, plan: ModelPlan) -> LoadedModel:
         # On a thread that ends with it. OpenMP keeps helpers for every thread that has computed, and once there are
-        # more of them than cores they sleep at every barrier instead of spinning: steps took 1.7 times as long.
+        # more of them than cores they sleep at every barrier instead of spinning: a third of the time nothing ran.
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="load") as once:
             return once.submit(self._load_and_check, plan).result()
 
