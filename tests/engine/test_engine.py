@@ -13,7 +13,7 @@ import msgspec
 import pytest
 import torch
 
-from pipelines import preview
+from pipelines import preview, selfcheck
 from pipelines.engine import Engine
 from pipelines.errors import Cancelled, OutOfMemory
 from pipelines.plan import DrawJob
@@ -310,3 +310,20 @@ def test_a_preview_that_fails_harms_nothing(bench: Bench, monkeypatch: pytest.Mo
     assert not seen.errors
     assert not seen.previews
     assert torch.equal(seen.drawn_by_job["a"], alone)
+
+
+def test_a_check_at_load_that_runs_out_of_memory_bounds_the_rows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    target = denoiser(bench)
+    monkeypatch.setattr(target, "cost", None)
+    monkeypatch.setattr(target, "learned_rows", {})
+
+    def raise_if(sample: torch.Tensor) -> None:
+        if sample.shape[0] > 16:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    faulty(monkeypatch, target, raise_if)
+    monkeypatch.setattr(selfcheck, "_COST_BUDGET_S", 60.0)
+    selfcheck.check(bench.model)
+    assert list(target.learned_rows.values()) == [16]
+    area = next(iter(target.learned_rows))
+    assert target.most_rows(area) <= 16

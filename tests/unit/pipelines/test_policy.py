@@ -73,6 +73,16 @@ def test_a_cost_is_read_from_its_samples() -> None:
     assert cost.row_s == pytest.approx(0.0065)
 
 
+def test_no_more_rows_than_were_seen_to_bring_more() -> None:
+    rising = [(rows, 0.015 + 0.005 * rows) for rows in (2, 4, 8, 16)]
+    unbounded, bounded = fit_cost([*rising, (32, 0.175)], 4096), fit_cost([*rising, (32, 0.25)], 4096)
+    assert unbounded is not None
+    assert bounded is not None
+    assert unbounded.most_rows(4096) > 32
+    assert bounded.most_rows(4096) == 16
+    assert bounded.most_rows(2048) == 32, "half the latents a row, twice the rows fill the same cache"
+
+
 def test_a_noisy_measurement_is_not_believed() -> None:
     assert fit_cost([(2, 0.6), (4, 0.1), (8, 0.9), (16, 0.2)], area=4096) is None
 

@@ -27,6 +27,9 @@ class Link:
     def send(self, message: protocol.ToFront) -> None:
         self.sent.append(message)
 
+    def steps(self) -> list[tuple[int, int]]:
+        return [(m.done, m.news) for m in self.sent if isinstance(m, protocol.Progress)]
+
     def previews(self) -> list[tuple[int, int]]:
         return [(m.number, m.picture.index) for m in self.sent if isinstance(m, protocol.Previewed)]
 
@@ -86,3 +89,13 @@ def test_a_preview_that_cannot_be_encoded_costs_nothing_else(link: Link, reporte
     reporter.close()
     assert link.previews() == []
     assert isinstance(link.sent[-1], protocol.Finished)
+
+
+def test_progress_is_told_at_most_so_often_and_every_step_is_counted(
+    link: Link, reporter: child.Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = iter((10.0, 10.01, 10.02, 10.06, 10.07))
+    monkeypatch.setattr(child.time, "monotonic", lambda: next(clock))
+    for done in range(1, 6):
+        reporter.progress(JOB, done, 5)
+    assert link.steps() == [(1, 1), (4, 3), (5, 1)]
