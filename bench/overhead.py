@@ -3,10 +3,9 @@
     python -m bench.overhead            # 20 s on two quiet cores; writes bench/out/overhead.md
 
 The denoiser returns at once, so that nothing but bookkeeping is left. First with a pipeline that does nothing else
-than call it: all that is left is the engine's own (keys, choosing, merging, taking turns). Then with real ones, through
-the engine and plainly, one after another: what guidance and schedulers cost, and what they lose by taking turns, when
-each finds the processor's caches full of the others' things. Text encoding and decoding drop out because each figure
-is the difference between long runs and short ones.
+than call it: all that is left is the engine's own (keys, choosing, merging, taking turns). Then with real ones,
+through the engine and plainly, one after another: what guidance and schedulers cost, and what they lose by taking
+turns. Text encoding and decoding drop out because each figure is the difference between long runs and short ones.
 """
 
 from __future__ import annotations
