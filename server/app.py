@@ -132,7 +132,10 @@ def _own_pictures(signer: Signer, store: Store) -> Own:
     """Reads our own signed picture URLs from the store, whatever name of ours they were written with."""
 
     async def read(url: str) -> bytes | None:
-        parts = urlsplit(url)
+        try:
+            parts = urlsplit(url)
+        except ValueError:  # no URL of ours; the fetcher refuses it like any other that cannot be read
+            return None
         query = parse_qs(parts.query)
         _, _, name = parts.path.rpartition("/files/")
         expires = query.get("expires", [""])[0]

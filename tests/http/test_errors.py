@@ -125,6 +125,24 @@ def test_a_body_that_is_no_object_is_400(paper: Paper, body: bytes) -> None:
     assert_api_error(paper.post(body), 400, "invalid_value")
 
 
+@pytest.mark.parametrize("url", ["http://[::1/x.png", "http://a]b/x", "https://℀.com/x.png", "http://[x]/files/a.png"])
+@pytest.mark.parametrize(
+    "path", ["/v1/images/generations", "/v1/images/edits", "/api/v2/image", "/api/v2/image/generations"]
+)
+def test_urls_that_pythons_parser_raises_at_are_refused_like_any_other(paper: Paper, path: str, url: str) -> None:
+    """They were answered 500 with x-should-retry: the look for pictures of our own took them apart unguarded."""
+
+    def refusal(**fields: str) -> dict[str, Any]:
+        body = {"prompt": "x", **fields}
+        answer = paper.post({"input": body} if path == "/api/v2/image" else body, path)
+        assert answer.headers["x-should-retry"] == "false"
+        return assert_api_error(answer, 400, "invalid_image")
+
+    assert refusal(image=url) == refusal(image="http://127.0.0.1/x.png")
+    assert refusal(image=SOURCE, mask=url)["param"] == "mask"
+    assert not paper.worker.jobs
+
+
 @pytest.mark.parametrize("path", ["/v1/images/edits", "/api/images/edits"])
 def test_an_edit_needs_its_picture(paper: Paper, path: str) -> None:
     assert assert_api_error(paper.post({"prompt": "x"}, path), 400, "missing_field")["param"] == "image"
