@@ -24,6 +24,8 @@ _MAX_SCATTER = 0.1  # of the mean step time, root mean square
 # The least: figures taken on a busy machine once bounded batches at 4 rows, at a third of the pictures a second; and on
 # a device that 2 rows fill, 8 still keep short requests ahead (bench/order.py).
 _MIN_ROWS, _MAX_ROWS = 8, 64
+# What the rows of a step may take at most, be they fewer than the least: for so long nobody joins, leaves or moves on.
+_ROWS_S = 2.0
 
 
 class Waiting(Protocol):
@@ -61,7 +63,7 @@ class StepCost:
     peak_rows: int | None = None
 
     def most_rows(self, area: int) -> int:
-        """How many rows of ``area`` make a step worth its time: 0.95 of what the device can do at best.
+        """How many rows of ``area`` make a step worth its time: 0.95 of what the device can do at best, in 2 s.
 
         rows / (fixed + row × rows) reaches the fraction k of its limit 1 / row at rows = fixed / row × k / (1 - k).
         """
@@ -69,7 +71,8 @@ class StepCost:
         knee = self.fixed_s / row_s * _KNEE / (1 - _KNEE) if row_s > 0 else _MAX_ROWS
         if self.peak_rows is not None:
             knee = min(knee, self.peak_rows * self.area / area)
-        return max(_MIN_ROWS, min(_MAX_ROWS, round(knee)))
+        patient = int(_ROWS_S / row_s) if row_s > 0 else _MAX_ROWS
+        return max(1, min(patient, max(_MIN_ROWS, min(_MAX_ROWS, round(knee)))))
 
 
 def fit_cost(samples: Sequence[tuple[int, float]], area: int) -> StepCost | None:

@@ -20,7 +20,7 @@ from pipelines.engine import Engine
 from pipelines.errors import DrawError
 from pipelines.loader import LoadedModel
 from pipelines.plan import DrawJob
-from pipelines.policy import fit_cost
+from pipelines.policy import StepCost, fit_cost
 from pipelines.run import Call
 from pipelines.spec import Adapter, ImageSpec, Pixels, Task
 from pipelines.target import Target
@@ -190,25 +190,34 @@ def _measure(target: Target, call: Call) -> None:
     """Time the call with its rows once, twice, four times …, in rounds, until the budget is spent.
 
     The best of several rounds counts, and rounds go through all sizes: a busy machine then slows every size alike.
+    Where the budget is spent before there are sizes enough for a line, all that the largest took is taken for its
+    rows': so slow a step has no fixed cost to speak of.
     """
     best: dict[int, float] = {}
     fitting = list(_COST_COPIES)
-    started = time.monotonic()
+    spent_s = 0.0
     for copies in _COST_COPIES * _COST_ROUNDS:
-        if time.monotonic() - started > _COST_BUDGET_S:
+        if spent_s > _COST_BUDGET_S:
             break
         if copies > fitting[-1]:
             continue
         rows = [call.rows] * copies
         try:
-            seconds = _seconds(target, collate.merge([call.arguments] * copies, rows, target.parts))
+            arguments = collate.merge([call.arguments] * copies, rows, target.parts)
+            if sum(rows) not in best and _is_on_cuda(target):
+                _seconds(target, arguments)  # a shape's first forward chooses kernels, and compiles: no step's cost
+            seconds = _seconds(target, arguments)
         except torch.OutOfMemoryError:
             fitting = [fewer for fewer in fitting if fewer < copies] or [0]
             torch.cuda.empty_cache()
             continue
         best[sum(rows)] = min(seconds, best.get(sum(rows), seconds))
+        spent_s += seconds
     if len(best) >= _LEAST_COPIES:
         target.cost = fit_cost(sorted(best.items()), call.area)
+    elif spent_s > _COST_BUDGET_S:
+        most = max(best)
+        target.cost = StepCost(0.0, best[most] / most, call.area)
     if fitting[-1] < _COST_COPIES[-1]:
         target.learned_rows[call.area] = max(1, call.rows * fitting[-1])
 
@@ -223,6 +232,10 @@ def _seconds(target: Target, arguments: dict[str, object]) -> float:
 
 
 def _synchronise(target: Target) -> None:
+    if _is_on_cuda(target):
+        torch.cuda.synchronize(next(target.module.parameters()).device)
+
+
+def _is_on_cuda(target: Target) -> bool:
     parameter = next(target.module.parameters(), None)
-    if parameter is not None and parameter.is_cuda:
-        torch.cuda.synchronize(parameter.device)
+    return parameter is not None and parameter.is_cuda

@@ -92,3 +92,16 @@ def test_the_fuller_the_device_the_fewer_rows() -> None:
     idle = StepCost(0.024, 0.001, 4096).most_rows(4096)
     assert full < idle
     assert StepCost(0.024, 0.001, 4096).most_rows(16 * 4096) < idle
+
+
+@pytest.mark.parametrize(
+    ("cost", "rows"),
+    [
+        (StepCost(0.0, 0.4, 4096), 5),
+        (StepCost(0.0, 2.5, 4096), 1),
+        (StepCost(3.0, 0.1, 4096), 20),  # weights that come over the bus at every step are worth sharing
+    ],
+)
+def test_no_more_rows_are_planned_than_take_two_seconds(cost: StepCost, rows: int) -> None:
+    """A slow CPU was given the least batch, 8 rows, at any price: a step of minutes looks like a worker that hangs."""
+    assert cost.most_rows(4096) == rows

@@ -1,0 +1,52 @@
+"""What a step costs, as the check at load measures it: slow models too get a bound, and a small one."""
+
+from __future__ import annotations
+
+import time
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from pipelines import selfcheck
+from pipelines.run import Call
+from pipelines.target import Target
+
+_AREA = 4 * 8 * 8
+
+
+class Slow(torch.nn.Module):
+    """Takes as long as it has rows: a device that one row fills."""
+
+    def __init__(self, row_s: float) -> None:
+        super().__init__()
+        self.row_s = row_s
+
+    def forward(self, sample: torch.Tensor) -> torch.Tensor:
+        time.sleep(self.row_s * sample.shape[0])
+        return sample
+
+
+def measured(module: torch.nn.Module) -> Target:
+    target = Target("unet", module, module, first=False)
+    call: Any = SimpleNamespace(arguments={"sample": torch.zeros(1, 4, 8, 8)}, rows=1, area=_AREA)
+    selfcheck._measure(target, cast(Call, call))
+    return target
+
+
+def test_a_model_too_slow_to_measure_is_not_given_the_most_rows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A row of 0.4 s ended the measuring before there were sizes enough for a line, and had 16 rows a step."""
+    monkeypatch.setattr(selfcheck, "_COST_BUDGET_S", 0.25)
+    target = measured(Slow(0.04))  # 1, 2 and 4 rows take it up
+    assert target.cost is not None
+    assert target.cost.row_s == pytest.approx(0.04, rel=0.5)
+    assert target.most_rows(_AREA) == 8
+    assert target.most_rows(_AREA * 16) < 8, "nor has a larger picture, whose step would take seconds"
+
+
+def test_one_size_is_enough_to_know_that_a_row_takes_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selfcheck, "_COST_BUDGET_S", 0.25)
+    target = measured(Slow(0.3))
+    assert target.cost is not None
+    assert target.most_rows(_AREA * 8) == 1
