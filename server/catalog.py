@@ -31,10 +31,10 @@ from server.loras import LoraEntry, LoraName
 
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}", re.ASCII)
-_QUALITY_FALLBACK = {"auto": "standard", "medium": "standard", "low": "standard", "high": "hd"}
-_STYLES = ("vivid", "natural")
+# What a quality is where models.yaml has no preset of its name; any other is then standard.
+_QUALITY_FALLBACK = {"high": "hd", "xhigh": "high", "max": "xhigh"}
 
-QUALITIES = ("standard", "hd", "low", "medium", "high", "auto")
+QUALITIES = ("standard", "hd", "low", "medium", "high", "xhigh", "max", "auto")
 
 
 def parse_size(text: str) -> tuple[int, int]:
@@ -108,7 +108,7 @@ class ModelEntry(_Entry):
     )
     max_prompt: int = Field(4000, ge=1, le=100_000, description="longest prompt, characters")
     max_steps: int = Field(150, ge=1, le=500, description="most steps a client may ask for")
-    quality: dict[Literal["standard", "hd", "low", "medium", "high", "auto"], PresetEntry] = Field(
+    quality: dict[Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"], PresetEntry] = Field(
         default_factory=dict, description="what each quality stands for"
     )
     style: dict[Literal["vivid", "natural"], PresetEntry] = Field(
@@ -178,7 +178,9 @@ class Model:
     def preset(self, quality: str, style: str) -> Preset:
         """Steps, guidance and the rest for a quality and a style; the family's figures where models.yaml has none."""
         entries = self.entry.quality
-        named = quality if quality in entries else _QUALITY_FALLBACK.get(quality, "standard")
+        named = quality
+        while named not in entries and named in _QUALITY_FALLBACK:
+            named = _QUALITY_FALLBACK[named]
         return overlay(
             Preset(steps=self.family.steps, guidance=self.family.guidance),
             _preset(entries.get("standard")),

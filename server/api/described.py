@@ -117,9 +117,20 @@ def errors(*kinds: type[DarkroomError]) -> dict[int | str, dict[str, Any]]:
     return {**shown, "default": {"model": ErrorAnswer, "description": "every failure has this shape"}}
 
 
+# How OpenAI's JSON edits refer to a picture.
+_REFERENCE = {
+    "type": "object",
+    "properties": {"image_url": {"type": "string", "description": "http(s) URL or data: URL"}},
+    "required": ["image_url"],
+}
+
+
 def json_body() -> dict[str, Any]:
-    """The body of an image request as JSON."""
+    """The body of an image request as JSON, with the two spellings that only JSON has."""
     schema = ImageRequest.model_json_schema()
+    fields = schema["properties"]
+    fields["images"] = {"type": "array", "items": _REFERENCE, "description": "instead of image, as OpenAI's JSON edits"}
+    fields["mask"]["anyOf"].insert(1, _REFERENCE)
     return {"schema": schema, "example": {"prompt": "a red apple on a blue background", "response_format": "url"}}
 
 

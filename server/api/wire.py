@@ -75,6 +75,27 @@ _LORAS_SCHEMA = {
 Loras = Annotated[tuple[LoraRequest, ...], BeforeValidator(_spell_out), WithJsonSchema(_LORAS_SCHEMA)]
 
 
+def _images(value: Any, *, alone: bool) -> list[str]:
+    if not alone:
+        raise BadRequest("Send image or images, not both.", param="images")
+    if not isinstance(value, list):
+        raise BadRequest('images must be an array of {"image_url": URL or data: URL}.', param="images")
+    return [_referred(item, "images") for item in value]
+
+
+def _referred(item: Any, param: str) -> str:
+    """The text of one picture that may stand in an object."""
+    text = item.get("image_url") if isinstance(item, dict) else item
+    if isinstance(text, str):
+        return text
+    if isinstance(item, dict) and item.get("file_id") is not None:
+        raise BadRequest(
+            f"{param}: file_id is not offered, as this server keeps no files. Send image_url, a URL or a data: URL.",
+            param=param,
+        )
+    raise BadRequest(f'{param}: a picture must be {{"image_url": URL or data: URL}}.', param=param)
+
+
 class ImageRequest(BaseModel):
     """The body of a generation or an edit. Unknown fields are ignored, as clients expect."""
 
@@ -94,8 +115,8 @@ class ImageRequest(BaseModel):
     response_format: Literal["url", "b64_json"] | None = Field(
         None, description="a URL lives one hour; default: the model's, which is url where models.yaml says no other"
     )
-    quality: Literal["standard", "hd", "low", "medium", "high", "auto"] = Field(
-        "standard", description="hd and high: finer, slower; low: coarser, faster"
+    quality: Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"] = Field(
+        "standard", description="hd, high, xhigh and max: finer, slower; low: coarser, faster"
     )
     style: Literal["vivid", "natural"] = Field("vivid", description="vivid: strong colours; natural: calmer")
     output_format: Format = Field("png", description="the pictures' file format")
@@ -127,10 +148,16 @@ class ImageRequest(BaseModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _null_is_absent(cls, data: Any) -> Any:
-        if isinstance(data, dict):
-            return {key: value for key, value in data.items() if value is not None}
-        return data
+    def _one_spelling(cls, data: Any) -> Any:
+        """null is absent; the objects of OpenAI's JSON edits, in ``images`` and ``mask``, are the texts they hold."""
+        if not isinstance(data, dict):
+            return data
+        given = {key: value for key, value in data.items() if value is not None}
+        if isinstance(given.get("mask"), dict):
+            given["mask"] = _referred(given["mask"], "mask")
+        if "images" in given:
+            given["image"] = _images(given.pop("images"), alone="image" not in given)
+        return given
 
     @property
     def images(self) -> list[str]:

@@ -67,6 +67,14 @@ SOURCE = text(png(scene(32, 32)))
         ({"image": text(png(scene(32, 32))[:200])}, "image", "incomplete"),
         ({"image": SOURCE, "mask": text(b"GIF89a")}, "mask", "PNG"),
         ({"mask": SOURCE}, "image", "image"),
+        ({"images": [{"file_id": "file-x"}]}, "images", "file_id is not offered"),
+        ({"images": [{"image_url": SOURCE}], "mask": {"file_id": "file-x"}}, "mask", "file_id is not offered"),
+        ({"images": [{"image_url": {"url": "x"}}]}, "images", "image_url"),
+        ({"images": {"image_url": SOURCE}}, "images", "array"),
+        ({"images": [SOURCE, 5]}, "images", "image_url"),
+        ({"images": [{"image_url": SOURCE}], "image": SOURCE}, "images", "not both"),
+        ({"images": [{"image_url": SOURCE}] * 17}, "image", "16"),
+        ({"image": SOURCE, "mask": {"url": "x"}}, "mask", "image_url"),
     ],
 )
 def test_a_bad_field_is_a_400_that_names_it_and_what_is_allowed(

@@ -42,7 +42,7 @@ def test_n_pictures_are_one_batch_with_one_seed_each(paper: Paper, n: int) -> No
     assert tuple(item["seed"] for item in answer.json()["data"]) == paper.worker.jobs[0].seeds
 
 
-@pytest.mark.parametrize("quality", ["standard", "hd", "low", "medium", "high", "auto"])
+@pytest.mark.parametrize("quality", ["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"])
 @pytest.mark.parametrize("style", ["vivid", "natural"])
 def test_quality_and_style_are_the_presets_of_models_yaml(
     paper: Paper, shipped: Catalog, quality: str, style: str
@@ -156,6 +156,21 @@ def test_a_form_and_json_say_the_same(paper: Paper) -> None:
     assert same.status_code == 200
     assert paper.worker.jobs[0].spec == paper.worker.jobs[1].spec == paper.worker.jobs[2].spec
     assert paper.worker.jobs[0].seeds == (11, 12, 13)
+
+
+@pytest.mark.parametrize("route", ["edits", "generations"])
+def test_pictures_as_openais_json_edits_spell_them_are_not_dropped(paper: Paper, route: str) -> None:
+    """``images`` was ignored as unknown: an edit said that image is required, a generation drew without its source."""
+    source, mask = (f"data:image/png;base64,{text(png(make(50, 50)))}" for make in (scene, right_half))
+    plain: dict[str, Any] = {"prompt": "x", "seed": 11, "size": "256x256"}
+    theirs = {"images": [{"image_url": source, "file_id": None}], "mask": {"image_url": mask}}
+    for body in ({"image": source, "mask": mask}, theirs, {"images": [{"image_url": source}]}):
+        answer = paper.post(plain | body, f"/v1/images/{route}")
+        assert answer.status_code == 200, answer.text
+    ours, same, unmasked = (job.spec for job in paper.worker.jobs)
+    assert (same.task, unmasked.task) == (Task.INPAINTING, Task.IMAGE_TO_IMAGE)
+    assert same == ours
+    assert unmasked.sources == ours.sources
 
 
 def test_picture_urls_come_from_public_url(desk: Desk) -> None:

@@ -114,7 +114,8 @@ def test_presets_lie_over_each_other(tmp_path: Path) -> None:
     assert (mini.preset("standard", "vivid").steps, mini.preset("standard", "vivid").guidance) == (8, 2.5)
     assert (mini.preset("hd", "vivid").steps, mini.preset("hd", "vivid").guidance) == (30, 2.5)
     assert mini.preset("hd", "natural").guidance == 1.2
-    assert mini.preset("high", "natural") == mini.preset("hd", "natural")
+    for name in ("high", "xhigh", "max"):
+        assert mini.preset(name, "natural") == mini.preset("hd", "natural")
     for name in ("low", "medium", "auto"):
         assert mini.preset(name, "vivid") == mini.preset("standard", "vivid")
 

@@ -14,7 +14,7 @@ from server.errors import BadRequest
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4))
-FIELDS = st.dictionaries(st.sampled_from([*ImageRequest.model_fields, "user", ""]), JSON, max_size=8)
+FIELDS = st.dictionaries(st.sampled_from([*ImageRequest.model_fields, "images", "user", ""]), JSON, max_size=8)
 
 
 def attempt(fields: dict[str, Any]) -> ImageRequest | BadRequest:
@@ -37,7 +37,7 @@ def test_any_values_in_the_fields(fields: dict[str, Any]) -> None:
     request = attempt({"prompt": "x", **fields})
     if isinstance(request, BadRequest):
         refusal = request
-        assert refusal.param in ImageRequest.model_fields
+        assert refusal.param in {*ImageRequest.model_fields, "images"}
         assert refusal.message.endswith(".")
         assert len(refusal.message) < 200
         return
@@ -50,9 +50,11 @@ def test_any_values_in_the_fields(fields: dict[str, Any]) -> None:
 
 @settings(max_examples=200, deadline=None)
 @given(
-    st.sampled_from(sorted(set(ImageRequest.model_fields) - {"prompt", "model", "image", "mask", "negative_prompt"}))
+    st.sampled_from(
+        sorted(set(ImageRequest.model_fields) - {"prompt", "model", "image", "negative_prompt"} | {"images"})
+    )
 )
 def test_what_was_sent_is_not_echoed(field: str) -> None:
-    for value in ("canary", ["canary"], {"canary": "canary"}):
+    for value in ("canary", ["canary"], {"canary": "canary"}, [{"canary": "canary"}]):
         answer = attempt({"prompt": "x", field: value})
         assert not isinstance(answer, BadRequest) or "canary" not in answer.message
