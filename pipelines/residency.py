@@ -49,6 +49,7 @@ class _Resident:
     size: int  # bytes of its weights
     pins: int = 0
     place: Place = Place.DEVICE
+    leaving: bool = False  # a load makes room by it: who wants it again waits behind that load
     used: float = field(default_factory=time.monotonic)
 
 
@@ -79,10 +80,10 @@ class Residency:
         self._loading = threading.Lock()  # one load at a time: they share the disk, the bus and the budget
 
     def pin_if_ready(self, plan: ModelPlan) -> LoadedModel | None:
-        """The model, pinned, if it is on the device now; None without waiting if it is not."""
+        """The model, pinned, if it is on the device now and may stay; None without waiting if it is not."""
         with self._changed:
             resident = self._residents.get(plan)
-            if resident is None or resident.place is not Place.DEVICE:
+            if resident is None or resident.place is not Place.DEVICE or resident.leaving:
                 return None
             resident.pins += 1
             resident.used = time.monotonic()
@@ -121,52 +122,65 @@ class Residency:
     def _bring(self, plan: ModelPlan) -> None:
         resident = self._residents.get(plan)
         size = resident.size if resident is not None else self._size_of(plan)
-        limit = int(self._budget * (1 - _WORKING_SHARE))
-        if size > limit:
-            raise LoadRefused(f"its weights take {size >> 20} MiB; the device has {limit >> 20} MiB for weights")
-        self._make_room(size, limit)
+        self._make_room(size)
         if resident is not None:
             resident.model.move(self._device)
-            resident.place = Place.DEVICE
+            with self._changed:
+                resident.place = Place.DEVICE
             return
         model = self._load(plan)
         with self._changed:
             self._residents[plan] = _Resident(model, model.weight_bytes())
 
-    def _make_room(self, size: int, limit: int) -> None:
-        """Evict until ``size`` more bytes fit; wait for pinned models where nothing else is left to evict."""
+    def _make_room(self, size: int) -> None:
+        """Evict until ``size`` more bytes fit. Raises LoadRefused if they never will."""
+        limit = int(self._budget * (1 - _WORKING_SHARE))
+        kept = sum(r.size for p, r in self._residents.items() if p.keep)
+        if size + kept > limit:
+            kept_says = f", {kept >> 20} MiB of them for models that it keeps" if kept else ""
+            raise LoadRefused(
+                f"its weights take {size >> 20} MiB; the device has {limit >> 20} MiB for weights{kept_says}"
+            )
+        while (leaver := self._wait_for_leaver(limit - size)) is not None:
+            self._evict(leaver)
+
+    def _wait_for_leaver(self, limit: int) -> ModelPlan | None:
+        """The model to evict next, in use by nobody and marked as leaving; None if all fit into ``limit`` bytes."""
         with self._changed:
-            while self._bytes(Place.DEVICE) + size > limit:
-                idle = [(r.used, p) for p, r in self._residents.items() if _may_go(p, r)]
-                if idle:
-                    self._evict(min(idle, key=lambda entry: entry[0])[1])
-                else:
-                    self._changed.wait()
+            while True:
+                for resident in self._residents.values():
+                    resident.leaving = False
+                if self._bytes(Place.DEVICE) <= limit:
+                    return None
+                staying = [(p, r) for p, r in self._residents.items() if r.place is Place.DEVICE and not p.keep]
+                plan, resident = min(staying, key=lambda entry: (entry[1].pins > 0, entry[1].used))
+                resident.leaving = True  # also while it is in use: steady work would hold it, and this load, for ever
+                if resident.pins == 0:
+                    return plan
+                self._changed.wait()
 
     def _evict(self, plan: ModelPlan) -> None:
-        place = self._send_away(plan)
+        """Send away a model that is marked as leaving. Not under the lock: moving and collecting take seconds, and
+        the engine and all other models go on meanwhile."""
+        model, size = self._residents[plan].model, self._residents[plan].size
+        place = Place.HOST if self._bytes(Place.HOST) + size <= self._host_budget else Place.DISK
+        if place is Place.HOST:
+            model.move(torch.device("cpu"))
+        with self._changed:
+            if place is Place.HOST:
+                self._residents[plan].place, self._residents[plan].leaving = place, False
+            else:
+                del self._residents[plan]
+        del model
         if place is Place.DISK:
             gc.collect()  # pipelines, and what drew on them, go round in circles: the weights would stay for now
-        if self._device.type == "cuda":
+        if torch.cuda.is_available():
             torch.cuda.empty_cache()
         log.info("model evicted", extra={"model": plan.key, "to": str(place)})
         self._watcher(plan.key, place, "", 0.0)
 
-    def _send_away(self, plan: ModelPlan) -> Place:
-        resident = self._residents[plan]
-        if self._bytes(Place.HOST) + resident.size <= self._host_budget:
-            resident.model.move(torch.device("cpu"))
-            resident.place = Place.HOST
-            return Place.HOST
-        del self._residents[plan]
-        return Place.DISK
-
     def _bytes(self, place: Place) -> int:
         return sum(resident.size for resident in self._residents.values() if resident.place is place)
-
-
-def _may_go(plan: ModelPlan, resident: _Resident) -> bool:
-    return resident.pins == 0 and resident.place is Place.DEVICE and not plan.keep
 
 
 def measure_budget(device: torch.device) -> tuple[int, int]:

@@ -14,6 +14,7 @@ import torch
 from pipelines.errors import LoadRefused
 from pipelines.plan import ModelPlan
 from pipelines.residency import Place, Residency
+from tests.running import eventually
 
 GIB = 1 << 30
 
@@ -21,31 +22,48 @@ GIB = 1 << 30
 class Weights:
     """As much of a loaded model as residency asks of it."""
 
-    def __init__(self, plan: ModelPlan) -> None:
+    def __init__(self, plan: ModelPlan, house: House) -> None:
         self.plan = plan
+        self._house = house
 
     def weight_bytes(self) -> int:
-        return GIB
+        return self._house.size_of(self.plan)
+
+    def move(self, device: torch.device) -> None:
+        self._house.moving.set()
+        assert self._house.may_move.wait(10)
 
 
 class House:
-    """A residency with room for two models of 1 GiB, and a record of what it did."""
+    """A residency with room for two models of 1 GiB (on CUDA, host memory has room for so many), and a record of what
+    it did."""
 
-    def __init__(self, *, broken: str = "") -> None:
+    def __init__(self, *, broken: str = "", device: str = "cpu", on_host: int = 2, **sizes: int) -> None:
         self.loads: list[str] = []
         self.moves: list[tuple[str, Place]] = []
         self.broken = broken
         self.loading_s = 0.0
+        self.moving, self.may_move = threading.Event(), threading.Event()
+        self.may_move.set()
+        self.sizes = sizes
         self.residency = Residency(
-            self._load, lambda plan: GIB, self._moved, device=torch.device("cpu"), budget=3 * GIB
+            self._load,
+            self.size_of,
+            self._moved,
+            device=torch.device(device),
+            budget=3 * GIB,  # a quarter of it is for working
+            host_budget=on_host * GIB,
         )
+
+    def size_of(self, plan: ModelPlan) -> int:
+        return self.sizes.get(plan.key, GIB)
 
     def _load(self, plan: ModelPlan) -> Any:
         self.loads.append(plan.key)
         time.sleep(self.loading_s)
         if plan.key == self.broken:
             raise LoadRefused("torn")
-        return Weights(plan)
+        return Weights(plan, self)
 
     def _moved(self, key: str, place: Place, reason: str, seconds: float) -> None:
         self.moves.append((key, place))
@@ -54,6 +72,18 @@ class House:
         plan = ModelPlan(key, f"/models/{key}", "other", keep=keep)
         self.residency.pin(plan)
         return plan
+
+    def leaving(self) -> list[str]:
+        return [plan.key for plan, resident in self.residency._residents.items() if resident.leaving]
+
+    def pins(self, plan: ModelPlan) -> int:
+        return self.residency._residents[plan].pins
+
+    def begin(self, key: str) -> threading.Event:
+        """Use a model on a thread of its own; set once it has come."""
+        came = threading.Event()
+        threading.Thread(target=lambda: (self.use(key), came.set()), daemon=True).start()
+        return came
 
 
 def test_many_askers_make_one_load() -> None:
@@ -82,17 +112,84 @@ def test_the_least_recently_used_goes_and_comes_back() -> None:
 def test_a_model_in_use_is_not_evicted_but_waited_for() -> None:
     house = House()
     a, _b = house.use("a"), house.use("b")
-    came = threading.Event()
-    thread = threading.Thread(target=lambda: (house.use("c"), came.set()))
-    thread.start()
-    assert not came.wait(0.1)
     assert house.residency.pin_if_ready(a) is not None  # pinned twice now
+    house.use("b")  # the older one is a
+    came = house.begin("c")
+    assert not came.wait(0.1)
     house.residency.unpin(a)
     assert not came.wait(0.1)
     house.residency.unpin(a)
     assert came.wait(5)
-    thread.join()
     assert ("a", Place.DISK) in house.moves
+
+
+def test_a_model_that_is_always_in_use_is_left_by_new_work_while_a_load_waits_for_it() -> None:
+    """Under steady work its pins never reached none: the load waited for ever, and every other load behind it."""
+    house = House()
+    a, _b = house.use("a"), house.use("b")
+    came = house.begin("c")
+    eventually(lambda: house.residency.pin_if_ready(a) is None)
+    for _ in range(house.pins(a)):
+        house.residency.unpin(a)
+    assert came.wait(5)
+    assert house.moves[-2:] == [("a", Place.DISK), ("c", Place.DEVICE)]
+
+
+def test_a_model_that_need_not_leave_after_all_stays() -> None:
+    house = House()
+    a, b = house.use("a"), house.use("b")
+    came = house.begin("c")
+    eventually(lambda: house.leaving() == ["a"])
+    house.residency.unpin(b)
+    assert came.wait(5)
+    assert house.residency.pin_if_ready(a) is not None
+
+
+def test_a_load_for_which_kept_models_leave_no_room_is_refused_and_holds_up_nobody() -> None:
+    """It waited for ever, and every later load behind it, until the front ended the worker."""
+    house = House(big=3 * GIB // 2, small=GIB // 4)
+    house.residency.unpin(house.use("kept", keep=True))
+    refused: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            house.use("big")
+        except LoadRefused as refusal:
+            refused.append(refusal)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    assert house.begin("small").wait(5)
+    thread.join(5)
+    assert [str(refusal) for refusal in refused] == [
+        "its weights take 1536 MiB; the device has 2304 MiB for weights, 1024 MiB of them for models that it keeps"
+    ]
+    assert ("big", Place.BROKEN) in house.moves
+
+
+def test_work_on_other_models_does_not_wait_for_one_that_is_being_moved() -> None:
+    """Moving takes seconds; the engine's thread and the one that reads messages stood still as long."""
+    house = House(device="cuda")
+    a, b = house.use("a"), house.use("b")
+    house.residency.unpin(a)
+    house.may_move.clear()
+    came, done = house.begin("c"), threading.Event()
+    assert house.moving.wait(5)
+
+    def work() -> None:
+        assert house.residency.pin_if_ready(b) is not None
+        house.residency.unpin(b)
+        assert house.residency.pin_if_ready(a) is None  # it is on its way
+        done.set()
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        assert done.wait(2)
+        assert not came.is_set()
+    finally:
+        house.may_move.set()
+    assert came.wait(5)
+    assert ("a", Place.HOST) in house.moves
 
 
 def test_a_kept_model_stays() -> None:
