@@ -23,7 +23,7 @@ from pipelines import collate, policy, thread_state
 from pipelines.adapters import Share
 from pipelines.call import call_arguments
 from pipelines.embeddings import EmbeddingCache
-from pipelines.errors import Cancelled, DrawError, OutOfMemory
+from pipelines.errors import Cancelled, DrawError, OutOfMemory, is_out_of_memory
 from pipelines.loader import LoadedModel
 from pipelines.plan import DrawJob
 from pipelines.run import Call, Run
@@ -164,12 +164,11 @@ class Engine:
         outputs = failure = None
         try:
             outputs = self._forward(calls, rows)
-        except torch.OutOfMemoryError:
-            pass
         except torch.AcceleratorError:
             raise  # the device is lost to this process, which ends; another takes its place
         except Exception as error:
-            failure = _plain(error)
+            if not is_out_of_memory(error):
+                failure = _plain(error)
         if outputs is not None:
             for call, output in zip(calls, outputs, strict=True):
                 self._wake(call, output)
@@ -217,12 +216,11 @@ class Engine:
         """One run's call, cut by rows into halves, and those again while they do not fit."""
         try:
             self._wake(call, self._pieces(call, 0, call.rows))
-        except torch.OutOfMemoryError:
-            self._wake(call, error=OutOfMemory("the device has no room for one row"))
         except torch.AcceleratorError:
             raise
         except Exception as error:
-            self._wake(call, error=_plain(error))
+            full = is_out_of_memory(error)
+            self._wake(call, error=OutOfMemory("the device has no room for one row") if full else _plain(error))
 
     def _pieces(self, call: Call, start: int, stop: int) -> Any:
         middle = (start + stop) // 2
@@ -233,8 +231,8 @@ class Engine:
             try:
                 with _autocast(call.autocast):
                     output = call.target.function(**part)
-            except torch.OutOfMemoryError:
-                if piece_stop - piece_start == 1:
+            except Exception as error:
+                if piece_stop - piece_start == 1 or not is_out_of_memory(error):
                     raise
             outputs.append(self._pieces(call, piece_start, piece_stop) if output is None else output)
         return collate.join(outputs, [middle - start, stop - middle], call.target.output_parts)
@@ -277,11 +275,12 @@ class Engine:
             self.sink.drawn(job, drawn)
         except DrawError as error:
             self.sink.failed(job, error)
-        except torch.OutOfMemoryError:
-            self.sink.failed(job, OutOfMemory("the device has no room for this picture"))
         except torch.AcceleratorError:
             raise
         except Exception as error:
+            if is_out_of_memory(error):
+                self.sink.failed(job, OutOfMemory("the device has no room for this picture"))
+                return
             log.exception("run failed", extra={"job": job.job_id, "model": job.plan.key})
             self.sink.failed(job, DrawError(f"{type(error).__name__}: {error}"))
 

@@ -40,3 +40,10 @@ class Unsupported(DrawError):
 
 class Cancelled(DrawError):
     pass
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Had the device no room, or the host? Told by name and message: the front, which reads this, has no torch, and
+    torch's CPU allocator raises a plain RuntimeError."""
+    kinds = (kind.__name__ for kind in type(error).__mro__)
+    return "OutOfMemoryError" in kinds or isinstance(error, MemoryError) or "DefaultCPUAllocator" in str(error)

@@ -17,7 +17,7 @@ import torch
 
 from pipelines import collate
 from pipelines.engine import Engine
-from pipelines.errors import DrawError
+from pipelines.errors import DrawError, is_out_of_memory
 from pipelines.loader import LoadedModel
 from pipelines.plan import DrawJob
 from pipelines.policy import StepCost, fit_cost
@@ -207,7 +207,9 @@ def _measure(target: Target, call: Call) -> None:
             if sum(rows) not in best and _is_on_cuda(target):
                 _seconds(target, arguments)  # a shape's first forward chooses kernels, and compiles: no step's cost
             seconds = _seconds(target, arguments)
-        except torch.OutOfMemoryError:
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
             fitting = [fewer for fewer in fitting if fewer < copies] or [0]
             torch.cuda.empty_cache()
             continue

@@ -13,6 +13,7 @@ import msgspec
 import pytest
 import torch
 
+from pipelines import engine as engine_module
 from pipelines import preview, selfcheck
 from pipelines.engine import Engine
 from pipelines.errors import Cancelled, OutOfMemory
@@ -177,6 +178,48 @@ def test_no_room_even_for_one_row_is_refused_and_the_next_works(bench: Bench, mo
     assert "next" in seen.drawn_by_job
 
 
+def no_memory() -> None:
+    """Fails as the CPU does: with a plain RuntimeError."""
+    torch.empty(1 << 58)
+
+
+def test_the_cpus_out_of_memory_halves_the_batch_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was taken for a bug in a forward: each run was tried alone, and what did not fit was answered 500."""
+    target = denoiser(bench)
+    monkeypatch.setattr(target, "learned_rows", {})
+    monkeypatch.setattr(target, "cost", None)
+    refused = []
+
+    def raise_if(sample: torch.Tensor) -> None:
+        if sample.shape[0] > 4:
+            refused.append(sample.shape[0])
+            no_memory()
+
+    faulty(monkeypatch, target, raise_if)
+    seen, engine = bench.draw([bench.job(f"j{i}", seed=i, steps=2) for i in range(4)])
+    assert not seen.errors
+    assert refused == [8]
+    assert (engine.counts["out_of_memory"], engine.counts["retried_alone"]) == (1, 0)
+
+
+@pytest.mark.parametrize("n", [1, 4])
+def test_no_room_on_the_cpu_is_refused_as_such(bench: Bench, monkeypatch: pytest.MonkeyPatch, n: int) -> None:
+    target = denoiser(bench)
+    monkeypatch.setattr(target, "learned_rows", {})
+    faulty(monkeypatch, target, lambda sample: no_memory())
+    seen, _ = bench.draw([bench.job("big", n=n)])
+    assert isinstance(seen.errors["big"], OutOfMemory)
+
+
+def test_no_room_in_a_runs_own_code_is_refused_as_such(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> Any:
+        no_memory()
+
+    monkeypatch.setattr(engine_module, "call_arguments", fail)
+    seen, _ = bench.draw([bench.job("big")])
+    assert isinstance(seen.errors["big"], OutOfMemory)
+
+
 def test_an_unshared_model_draws_one_run_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     jobs = [bench.job("a"), bench.job("b", seed=2), bench.job("c", seed=3)]
     alone = {job.job_id: bench.alone(job) for job in jobs}
@@ -312,13 +355,18 @@ def test_a_preview_that_fails_harms_nothing(bench: Bench, monkeypatch: pytest.Mo
     assert torch.equal(seen.drawn_by_job["a"], alone)
 
 
-def test_a_check_at_load_that_runs_out_of_memory_bounds_the_rows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("device", ["cuda", "cpu"])
+def test_a_check_at_load_that_runs_out_of_memory_bounds_the_rows(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, device: str
+) -> None:
     target = denoiser(bench)
     monkeypatch.setattr(target, "cost", None)
     monkeypatch.setattr(target, "learned_rows", {})
 
     def raise_if(sample: torch.Tensor) -> None:
         if sample.shape[0] > 16:
+            if device == "cpu":
+                no_memory()
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     faulty(monkeypatch, target, raise_if)
