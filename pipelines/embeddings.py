@@ -56,8 +56,11 @@ class EmbeddingCache:
             return self._kept[key][0]
 
     def put(self, key: Hashable, output: Any) -> None:
+        """Keep ``output``, but for what language models make for writing on. One that takes more than half of all the
+        room, or whose bytes cannot be told, is not kept."""
+        output = _for_drawing(output)
         size = _size(output)
-        if size > self._max_bytes // 4:
+        if size is None or size > self._max_bytes // 2:
             return
         with self._lock:
             if key in self._kept:
@@ -74,11 +77,29 @@ class EmbeddingCache:
             self._bytes -= self._kept.pop(key)[1]
 
 
-def _size(output: Any) -> int:
-    if isinstance(output, torch.Tensor):
-        return output.numel() * output.element_size()
-    if isinstance(output, dict):
-        return sum(_size(item) for item in output.values())
-    if isinstance(output, list | tuple):
-        return sum(_size(item) for item in output)
-    return 0
+def _for_drawing(output: Any) -> Any:
+    """An encoder's output without what only serves to write on: no pipeline of diffusers that makes pictures reads its
+    keys and values, nor its logits where it asked for hidden states."""
+    if not isinstance(output, dict):
+        return output
+    unread = {"past_key_values"} if output.get("hidden_states") is None else {"past_key_values", "logits"}
+    items = {name: value for name, value in output.items() if name not in unread}
+    return items if type(output) is dict else type(output)(**items)
+
+
+def _size(output: Any) -> int | None:
+    """Bytes of all storages that the output holds; None where it holds what is no tensor, number or text."""
+    sizes: dict[tuple[torch.device, int], int] = {}
+    rest = [output]
+    while rest:
+        item = rest.pop()
+        if isinstance(item, torch.Tensor):
+            storage = item.untyped_storage()
+            sizes[item.device, storage.data_ptr()] = storage.nbytes()
+        elif isinstance(item, dict):
+            rest += item.values()
+        elif isinstance(item, list | tuple):
+            rest += item
+        elif item is not None and not isinstance(item, bool | int | float | str):
+            return None
+    return sum(sizes.values())
