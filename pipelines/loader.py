@@ -7,10 +7,12 @@ code from the folder. Knows neither runs nor HTTP.
 from __future__ import annotations
 
 import inspect
+import json
 import logging
 import math
 import threading
 import time
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +44,10 @@ _AUTO = {
     Task.IMAGE_TO_IMAGE: AutoPipelineForImage2Image,
     Task.INPAINTING: AutoPipelineForInpainting,
 }
+
+_QUANTISED = ("unet", "transformer", "transformer_2")  # the components that tuning.quantisation makes smaller
+# Of their matrices; the rest stays as it is. bitsandbytes' nf4 keeps a float32 scale for every 64 elements.
+_BYTES_PER_ELEMENT = {"int8": 1.0, "float8": 1.0, "nf4": 0.5 + 4 / 64}
 
 
 def choose_device(setting: str) -> torch.device:
@@ -96,10 +102,11 @@ class LoadedModel:
         return made
 
     def weight_bytes(self) -> int:
-        """Bytes of all parameters and buffers, on whatever device they are."""
+        """Bytes of all parameters and buffers, as far as they are on the device when it is there."""
         modules = [part for part in self._base.components.values() if isinstance(part, torch.nn.Module)]
         tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
-        return sum(tensor.numel() * tensor.element_size() for tensor in tensors)
+        sizes = [sum(part.numel() * part.element_size() for part in _parts(tensor)) for tensor in tensors]
+        return int(_on_device(self.plan, self.device, sizes))
 
     def move(self, device: torch.device) -> None:
         """Bring the weights to ``device``. No run may be using them."""
@@ -150,14 +157,57 @@ def load(plan: ModelPlan, device: torch.device) -> LoadedModel:
 
 
 def weight_bytes(plan: ModelPlan, device: torch.device) -> int:
-    """Bytes that a plan's weights will take in its dtype, told from the safetensors headers."""
-    elements = 0
+    """Bytes that a plan's weights will take on ``device``, told from the headers of the files that loading reads.
+
+    Raises LoadRefused, as loading would.
+    """
+    folder = Path(plan.folder)
+    model_folder.inspect(folder)
+    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+    itemsize = choose_dtype(plan.dtype, device).itemsize
+    sizes: list[float] = []
+    for name in (name for name, value in index.items() if isinstance(value, list) and value[0] is not None):
+        smaller = _BYTES_PER_ELEMENT.get(plan.quantise or "", itemsize) if name in _QUANTISED else itemsize
+        for shape in _shapes(_files_read(folder / name)):
+            sizes.append(math.prod(shape) * (smaller if len(shape) == 2 else itemsize))
     loras = [Path(file.path) for file in plan.adapters]
     whole = [path for path in loras if model_folder.adapter_problem(path) is None]
-    for path in (*Path(plan.folder).rglob("*.safetensors"), *whole):
+    sizes.extend(math.prod(shape) * itemsize for shape in _shapes(whole))
+    return int(_on_device(plan, device, sizes))
+
+
+def _files_read(part: Path) -> list[Path]:
+    """The weights that the libraries read of a component's folder, where variants (fp16) and twins may lie too."""
+    for name in ("diffusion_pytorch_model.safetensors", "model.safetensors"):  # diffusers', transformers'
+        shards = part / f"{name}.index.json"
+        if shards.is_file():
+            named = json.loads(shards.read_text(encoding="utf-8"))["weight_map"].values()
+            return [part / shard for shard in sorted(set(named))]
+        if (part / name).is_file():
+            return [part / name]
+    return list(part.glob("*.safetensors"))
+
+
+def _shapes(files: Iterable[Path]) -> Iterator[list[int]]:
+    for path in files:
         with safetensors.safe_open(str(path), framework="pt") as file:
-            elements += sum(math.prod(file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118, no mapping
-    return elements * choose_dtype(plan.dtype, device).itemsize
+            yield from (file.get_slice(key).get_shape() for key in file.keys())  # noqa: SIM118, no mapping
+
+
+def _on_device(plan: ModelPlan, device: torch.device, sizes: Sequence[float]) -> float:
+    """Of tensors of such sizes, the bytes on ``device``: of an offloaded model, the layer that runs and the next."""
+    if plan.offload and device.type == "cuda":
+        return 2 * max(sizes, default=0)
+    return sum(sizes)
+
+
+def _parts(tensor: Any) -> Iterator[torch.Tensor]:
+    """What a tensor is made of: torchao's says that it is bfloat16, and holds float8 and scales."""
+    if not hasattr(tensor, "__tensor_flatten__"):
+        yield tensor
+        return
+    for name in tensor.__tensor_flatten__()[0]:
+        yield from _parts(getattr(tensor, name))
 
 
 def quiet_libraries() -> None:
