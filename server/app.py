@@ -56,6 +56,7 @@ def create_app(settings: Settings) -> FastAPI:
         finally:
             services.queue.drain()
             sweep.cancel()
+            services.fetcher.close()
             await services.worker.stop()
 
     app = FastAPI(

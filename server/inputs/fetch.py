@@ -10,9 +10,11 @@ the server.
 from __future__ import annotations
 
 import asyncio
+import functools
 import socket
 import ssl
 from collections.abc import Awaitable, Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
 import httpcore
@@ -24,6 +26,7 @@ from server.inputs.addresses import Address, WebAddress, is_public, parse_host, 
 Own = Callable[[str], Awaitable[bytes | None]]
 
 _TRY_S = 2.0  # seconds for one address before the next is tried
+_LOOK_UPS = 8  # names looked up at a time
 
 
 class Fetcher:
@@ -42,6 +45,13 @@ class Fetcher:
         self._max_bytes = max_bytes
         self._own = own
         self._tls = tls  # None: the usual authorities, loaded with the first https URL
+        # A look-up cannot be ended, and a silent name server keeps one for long: on shared threads, many would keep
+        # pictures from being stored and read.
+        self._look_ups = ThreadPoolExecutor(_LOOK_UPS, thread_name_prefix="look-up")
+
+    def close(self) -> None:
+        """Start no more look-ups. Waits for none."""
+        self._look_ups.shutdown(wait=False, cancel_futures=True)
 
     async def fetch(self, url: str, *, param: str) -> bytes:
         """The bytes behind the URL. Raises BadImage when it may not or cannot be fetched, TooLarge."""
@@ -77,8 +87,8 @@ class Fetcher:
     async def _resolve(self, where: WebAddress) -> list[Address]:
         """Every address of the host, each of them acceptable."""
         if isinstance(where.host, str):
-            loop = asyncio.get_running_loop()
-            found = await loop.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)
+            look_up = functools.partial(socket.getaddrinfo, where.host, where.port, type=socket.SOCK_STREAM)
+            found = await asyncio.get_running_loop().run_in_executor(self._look_ups, look_up)
             addresses = list(dict.fromkeys(ip_address(item[4][0]) for item in found))
         else:
             addresses = [where.host]
