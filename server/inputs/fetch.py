@@ -27,6 +27,7 @@ Own = Callable[[str], Awaitable[bytes | None]]
 
 _TRY_S = 2.0  # seconds for one address before the next is tried
 _LOOK_UPS = 8  # names looked up at a time
+_LONGEST = 8192  # characters of a URL: taking one of megabytes apart would hold everybody up
 
 
 class Fetcher:
@@ -55,7 +56,8 @@ class Fetcher:
 
     async def fetch(self, url: str, *, param: str) -> bytes:
         """The bytes behind the URL. Raises BadImage when it may not or cannot be fetched, TooLarge."""
-        own = await self._own(url)
+        short = len(url) <= _LONGEST
+        own = await self._own(url) if short else None
         if own is not None:
             return own
         if self._off:
@@ -63,7 +65,7 @@ class Fetcher:
                 f"{param}: this server fetches no URLs. Send the picture as a data: URL or as base64.",
                 param=param,
             )
-        where = parse_url(url)
+        where = parse_url(url) if short else None
         if where is None or not self._may_ask(where):
             raise self._refusal(param)
         try:
@@ -75,8 +77,8 @@ class Fetcher:
     def _refusal(self, param: str) -> BadImage:
         which = "a public address" if self._hosts is None else "a host that this server is set to fetch from"
         return BadImage(
-            f"{param}: the picture could not be fetched. Its URL must be http or https, at {which}, and"
-            f" answer with status 200, without a redirect, within {self._timeout_s:g} s."
+            f"{param}: the picture could not be fetched. Its URL must be http or https, have at most {_LONGEST}"
+            f" characters, be at {which}, and answer with status 200, without a redirect, within {self._timeout_s:g} s."
             " Or send the picture as a data: URL or as base64.",
             param=param,
         )

@@ -182,6 +182,20 @@ def test_an_expired_link_of_ours_says_so() -> None:
         asyncio.run(fetcher(own=own).fetch("http://x.example/", param="image"))
 
 
+def test_a_url_of_megabytes_is_not_taken_apart(dialled: list[str]) -> None:
+    """Its query held the event loop up, half a second for each."""
+    asked: list[str] = []
+
+    async def own(url: str) -> bytes | None:
+        asked.append(url)
+        return None
+
+    ours = fetcher(own=own)
+    message = refused("http://93.184.216.34/?" + "a=1&" * 500_000, ours).message
+    assert (message, dialled) == (refused("http://127.0.0.1/", ours).message, [])
+    assert asked == ["http://127.0.0.1/"]
+
+
 def test_listed_hosts_are_the_only_ones(resolver: dict[str, list[list[str]]], dialled: list[str]) -> None:
     listed = fetcher(" Minio.internal, 10.0.0.7 ,[fd00::1], fd00::2")
     resolver |= {"minio.internal": [["10.9.9.9"]], "other.example": [["93.184.216.34"]]}
