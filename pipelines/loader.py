@@ -136,6 +136,8 @@ def load(plan: ModelPlan, device: torch.device) -> LoadedModel:
             use_safetensors=True,
             **({} if quantised is None else {"quantization_config": quantised}),
         )
+    except torch.AcceleratorError:
+        raise  # no fault of the folder: the device is lost to this process
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError, ImportError) as error:
         raise LoadRefused(f"diffusers could not load it: {type(error).__name__}: {error}") from error
     pipeline.set_progress_bar_config(disable=True)

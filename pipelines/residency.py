@@ -105,6 +105,8 @@ class Residency:
             except torch.OutOfMemoryError:
                 self._watcher(plan.key, Place.BROKEN, "the device has no room for it", time.monotonic() - started)
                 raise OutOfMemory("the device has no room for the model") from None
+            except torch.AcceleratorError:
+                raise  # the device is lost to this process, which ends; another takes its place
             except Exception as error:  # whatever it was: nobody may wait for this model for ever
                 reason = str(error) if isinstance(error, DrawError) else f"{type(error).__name__}: {error}"
                 self._watcher(plan.key, Place.BROKEN, reason, time.monotonic() - started)

@@ -185,11 +185,12 @@ class Device:
         self._residency = residency.Residency(
             self._load, self._size_of, self._moved, device=where, budget=budget, host_budget=host_budget
         )
-        self._behind_load: set[str] = set()  # jobs that wait for their model
+        self._behind_load: dict[str, float] = {}  # jobs that wait for their model, and since when (monotonic)
+        self._failures: dict[ModelPlan, tuple[float, DrawError]] = {}  # of last loads, and when; the load thread's own
         self._loads = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
 
     def preload(self, plan: ModelPlan) -> None:
-        self._loads.submit(self._pin_and_go_on, plan, None)
+        self._bring_in_turn(plan, None)
 
     def draw(self, job: DrawJob) -> None:
         """At once if the model is on the device; behind its load if it is not. Other models go on meanwhile."""
@@ -197,11 +198,11 @@ class Device:
         if model is not None:
             self._submit(model, job)
         else:
-            self._behind_load.add(job.job_id)
-            self._loads.submit(self._pin_and_go_on, job.plan, job)
+            self._behind_load[job.job_id] = time.monotonic()
+            self._bring_in_turn(job.plan, job)
 
     def cancel(self, job_id: str) -> None:
-        self._behind_load.discard(job_id)
+        self._behind_load.pop(job_id, None)
         self._engine.cancel(job_id)
 
     def close(self) -> None:
@@ -210,22 +211,49 @@ class Device:
         self._engine.close()
         self.reporter.close()
 
+    def _bring_in_turn(self, plan: ModelPlan, job: DrawJob | None) -> None:
+        self._loads.submit(self._pin_and_go_on, plan, job).add_done_callback(_fail_as_a_thread)
+
     def _pin_and_go_on(self, plan: ModelPlan, job: DrawJob | None) -> None:
         try:
-            model = self._residency.pin(plan)
+            if job is None:
+                self._pin(plan)
+                self._residency.unpin(plan)
+            else:
+                self._pin_and_submit(job)
         except DrawError as error:
             if job is not None:
                 self.reporter.failed(job, error)
-            return
-        if job is not None and job.job_id in self._behind_load:
-            self._submit(model, job)
-            if job.job_id not in self._behind_load:
-                self._engine.cancel(job.job_id)  # it was cancelled before the engine knew it
-            self._behind_load.discard(job.job_id)
-            return
-        self._residency.unpin(plan)
-        if job is not None:
-            self.reporter.failed(job, Cancelled("the client left"))
+        finally:
+            if job is not None:
+                self._behind_load.pop(job.job_id, None)
+
+    def _pin_and_submit(self, job: DrawJob) -> None:
+        """Raises DrawError where it does not come to drawing. No load for a client that left meanwhile, and none to
+        fail once more for those who waited for one that failed."""
+        since = self._behind_load.get(job.job_id)
+        if since is None:
+            raise Cancelled("the client left")
+        failed, error = self._failures.get(job.plan, (0.0, None))
+        if error is not None and since <= failed:
+            raise error.with_traceback(None)
+        model = self._pin(job.plan)
+        if job.job_id not in self._behind_load:
+            self._residency.unpin(job.plan)
+            raise Cancelled("the client left")
+        self._submit(model, job)
+        if job.job_id not in self._behind_load:
+            self._engine.cancel(job.job_id)  # it was cancelled before the engine knew it
+
+    def _pin(self, plan: ModelPlan) -> LoadedModel:
+        try:
+            model = self._residency.pin(plan)
+        except DrawError as error:
+            # Another like it: its own traceback would keep what the load had made.
+            self._failures[plan] = time.monotonic(), type(error)(str(error))
+            raise
+        self._failures.pop(plan, None)
+        return model
 
     def _submit(self, model: LoadedModel, job: DrawJob) -> None:
         self.reporter.counted(job, model.tokens.count(job.spec.prompt, job.spec.negative_prompt))
@@ -255,6 +283,14 @@ class Device:
 
     def _moved(self, key: str, place: residency.Place, reason: str, seconds: float) -> None:
         self._link.send(protocol.Moved(key, str(place), reason, round(seconds, 3)))
+
+
+def _fail_as_a_thread(future: Future[None]) -> None:
+    """A pool keeps to itself what its work fails with; a thread's failure ends the process."""
+    error = future.exception()
+    if error is not None:
+        arguments = (type(error), error, error.__traceback__, threading.current_thread())
+        threading.excepthook(threading.ExceptHookArgs(arguments))
 
 
 def serve(sock: socket.socket, device_setting: str) -> None:

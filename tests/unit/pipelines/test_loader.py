@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 import torch
+from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 from torch.testing._internal.two_tensor import TwoTensor
 
@@ -130,3 +132,14 @@ def test_a_broken_folder_is_refused_before_any_model_makes_room_for_it(plan: Mod
     (Path(plan.folder) / "model_index.json").unlink()
     with pytest.raises(LoadRefused, match=r"model_index\.json is missing"):
         weight_bytes(plan, CPU)
+
+
+def test_a_lost_device_is_no_broken_folder(mini: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's error of a lost device is a RuntimeError, as those of broken folders are."""
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", fail)
+    with pytest.raises(torch.AcceleratorError):
+        load(mini.plan, CPU)

@@ -43,6 +43,7 @@ class House:
         self.moves: list[tuple[str, Place]] = []
         self.broken = broken
         self.loading_s = 0.0
+        self.error: Exception | None = None
         self.moving, self.may_move = threading.Event(), threading.Event()
         self.may_move.set()
         self.sizes = sizes
@@ -61,6 +62,8 @@ class House:
     def _load(self, plan: ModelPlan) -> Any:
         self.loads.append(plan.key)
         time.sleep(self.loading_s)
+        if self.error is not None:
+            raise self.error
         if plan.key == self.broken:
             raise LoadRefused("torn")
         return Weights(plan, self)
@@ -210,6 +213,13 @@ def test_a_broken_model_is_told_and_can_be_tried_again() -> None:
     house.broken = ""
     house.use("a")
     assert house.moves[-1] == ("a", Place.DEVICE)
+
+
+def test_a_lost_device_is_no_refusal() -> None:
+    house = House()
+    house.error = torch.AcceleratorError("CUDA error: device-side assert triggered")
+    with pytest.raises(torch.AcceleratorError):
+        house.use("a")
 
 
 def test_a_model_larger_than_the_device_is_refused_by_its_headers() -> None:

@@ -2,13 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Iterator
 from typing import Any, cast
 
+import msgspec
+import pytest
+import torch
+
+from pipelines import loader
+from pipelines.errors import DrawError, LoadRefused
 from pipelines.plan import DrawJob, ModelPlan
-from pipelines.spec import ImageSpec
+from pipelines.spec import Encoding, ImageSpec
+from server.worker import protocol
 from server.worker.child import Device
+from tests.running import eventually
 
 JOB = DrawJob("job_1", ModelPlan("m", "/m", "other"), ImageSpec("m", "p", 48, 32, 24, 16, 0, 4, 1.0), (5,))
+OTHER = ModelPlan("other", "/other", "other")
 
 
 class Residency:
@@ -35,7 +46,8 @@ class LateDevice(Device):
         self._residency = cast(Any, Residency())
         self.engine = Engine()
         self._engine = cast(Any, self.engine)
-        self._behind_load = {JOB.job_id}
+        self._behind_load = {JOB.job_id: 0.0}
+        self._failures = {}
 
     def _submit(self, model: Any, job: DrawJob) -> None:
         self.cancel(job.job_id)
@@ -47,3 +59,114 @@ def test_a_job_cancelled_before_the_engine_knows_it_is_not_drawn() -> None:
     device._pin_and_go_on(JOB.plan, JOB)
     assert device.engine.cancelled == [JOB.job_id]
     assert not device._behind_load
+
+
+class Link:
+    """Keeps what would be sent."""
+
+    def __init__(self) -> None:
+        self.sent: list[protocol.ToFront] = []
+
+    def send(self, message: protocol.ToFront) -> None:
+        self.sent.append(message)
+
+    def failed(self) -> list[tuple[str, str]]:
+        return [(m.job_id, m.kind) for m in self.sent if isinstance(m, protocol.Failed)]
+
+
+class Loads:
+    """Loading that waits for its leave, and then fails."""
+
+    def __init__(self, error: Exception) -> None:
+        self.begun: list[str] = []
+        self.leave = threading.Event()
+        self.error = error
+
+    def load(self, plan: ModelPlan, device: torch.device) -> Any:
+        self.begun.append(plan.key)
+        assert self.leave.wait(10)
+        raise self.error
+
+
+@pytest.fixture
+def loads(monkeypatch: pytest.MonkeyPatch) -> Loads:
+    made = Loads(LoadRefused("torn"))
+    monkeypatch.setattr(loader, "load", made.load)
+    monkeypatch.setattr(loader, "weight_bytes", lambda plan, device: 0)
+    return made
+
+
+@pytest.fixture
+def link() -> Link:
+    return Link()
+
+
+@pytest.fixture
+def device(link: Link, loads: Loads) -> Iterator[Device]:
+    made = Device(torch.device("cpu"), cast(Any, link))
+    yield made
+    loads.leave.set()
+    made.close()
+
+
+def send(device: Device, *job_ids: str) -> None:
+    for job_id in job_ids:
+        job = msgspec.structs.replace(JOB, job_id=job_id)
+        device.reporter.expect(job, Encoding("png", 90))
+        device.draw(job)
+
+
+def test_a_load_that_fails_is_not_tried_again_for_those_who_waited_for_it(
+    device: Device, loads: Loads, link: Link
+) -> None:
+    """Twenty requests behind a broken model were twenty loads, and everything else waited for them all."""
+    device.preload(JOB.plan)
+    send(device, "a", "b", "c")
+    loads.leave.set()
+    eventually(lambda: len(link.failed()) == 3, within_s=10)
+    assert link.failed() == [(job_id, "LoadRefused") for job_id in ("a", "b", "c")]
+    assert loads.begun == ["m"]
+    assert not device._behind_load
+    send(device, "d")  # who comes later may find it mended
+    eventually(lambda: len(link.failed()) == 4, within_s=10)
+    assert loads.begun == ["m", "m"]
+
+
+def test_nothing_is_loaded_for_a_client_that_left(device: Device, loads: Loads, link: Link) -> None:
+    device.preload(OTHER)
+    send(device, "a")
+    eventually(lambda: loads.begun == ["other"], within_s=10)
+    device.cancel("a")
+    loads.leave.set()
+    eventually(lambda: link.failed() == [("a", "Cancelled")], within_s=10)
+    assert loads.begun == ["other"]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_device_that_is_lost_while_loading_ends_the_process(
+    asked: bool, device: Device, loads: Loads, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was taken for a model that cannot be loaded, and the process stayed, with a device that was of no more use."""
+    ended: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", ended.append)
+    loads.error = torch.AcceleratorError("CUDA error: device-side assert triggered")
+    loads.leave.set()
+    if asked:
+        send(device, "a")
+    else:
+        device.preload(JOB.plan)
+    eventually(lambda: ended, within_s=10)
+    assert ended[0].exc_type is torch.AcceleratorError
+    assert not link.failed()  # the front answers for a worker that ended
+
+
+def test_a_refusal_does_not_end_the_process(
+    device: Device, loads: Loads, link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[Any] = []
+    monkeypatch.setattr(threading, "excepthook", ended.append)
+    loads.error = DrawError("the check at load could not draw")
+    loads.leave.set()
+    send(device, "a")
+    eventually(lambda: link.failed() == [("a", "LoadRefused")], within_s=10)
+    assert not ended
