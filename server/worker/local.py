@@ -87,6 +87,7 @@ class LocalWorker:
         self._heard_s = 0.0  # monotonic, of the last message
         self._up = asyncio.Event()
         self._stopping = False
+        self._tried: set[str] = set()  # the models that this child has had ready, or found broken
         self.models = {plan.key: ModelStatus() for plan in plans}
         self.device = ""
 
@@ -101,9 +102,11 @@ class LocalWorker:
 
     @property
     def settled(self) -> bool:
-        """Is the worker up, and every model to preload either ready or known to be broken?"""
-        ended = (ModelState.READY, ModelState.BROKEN)
-        return self.up and all(self.models[plan.key].state in ended for plan in self._preload)
+        """Is the worker up, and has every model to preload been ready, or found broken, since it came up?
+
+        One that later makes room for another comes back when it is wanted, and the server is no less ready.
+        """
+        return self.up and all(plan.key in self._tried for plan in self._preload)
 
     def start(self) -> None:
         """Start the child and keep it running until ``stop``."""
@@ -220,6 +223,7 @@ class LocalWorker:
         match message:
             case protocol.Hello(device, device_name, torch_version):
                 self.device = device
+                self._tried.clear()
                 log.info("worker up", extra={"device": device, "device_name": device_name, "torch": torch_version})
                 for plan in self._preload:
                     self._set(plan.key, ModelState.LOADING)
@@ -229,6 +233,8 @@ class LocalWorker:
                 if place == ModelState.BROKEN:
                     log.error("model cannot be served", extra={"model": key, "reason": reason})
                 self._set(key, ModelState(place), reason)
+                if place in (ModelState.READY, ModelState.BROKEN):
+                    self._tried.add(key)
             case protocol.Checked(key, shared, reason):
                 self.models[key].shared, self.models[key].unshared_reason = shared, reason
                 self._metrics.model_shared.labels(key).set(shared)
