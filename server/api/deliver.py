@@ -30,6 +30,7 @@ class Wanted(NamedTuple):
 
     url: bool
     inline: bool
+    spare_url: bool = False  # left out where there is no room: nobody asked for it, and the picture is inline
 
 
 @dataclass(frozen=True)
@@ -66,17 +67,17 @@ def wanted(fields: ImageRequest, model: Model) -> Wanted:
     if fields.stream:
         return Wanted(url=fields.response_format == "url", inline=True)
     form = fields.response_format or model.entry.default_response
-    return Wanted(url=form in ("url", "both"), inline=form in ("b64_json", "both"))
+    return Wanted(url=form in ("url", "both"), inline=form in ("b64_json", "both"), spare_url=form == "both")
 
 
 async def deliver(
     services: Services, fields: ImageRequest, model: Model, job: Job, draw: DrawJob, finished: Finished, base: str
 ) -> Outcome:
-    """Keep the pictures, as far as they are to be kept. Raises StoreFull when one cannot be."""
+    """Keep the pictures, as far as they are to be kept. Raises StoreFull when one cannot be that must."""
     form = wanted(fields, model)
     items = []
     for picture in finished.pictures:
-        url = base + await _stored(services, picture) if form.url else None
+        url = await _url(services, picture, base, spare=form.spare_url) if form.url else None
         items.append(Item(picture.seed, picture.data if form.inline else None, url, background(picture.transparent)))
     return Outcome(
         created=job.created,
@@ -123,6 +124,18 @@ def item_fields(item: Item) -> dict[str, Any]:
     if item.url is not None:
         fields["url"] = item.url
     return fields
+
+
+async def _url(services: Services, picture: Picture, base: str, *, spare: bool) -> str | None:
+    """Where the picture is kept from now on; None if it is not, which it must be unless ``spare``."""
+    if spare and not await services.store.has_room(len(picture.data)):
+        return None
+    try:
+        return base + await _stored(services, picture)
+    except StoreFull:
+        if spare:
+            return None
+        raise
 
 
 async def _stored(services: Services, picture: Picture) -> str:

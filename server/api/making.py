@@ -159,6 +159,7 @@ async def _prepare(services: Services, order: Order, model: Model, job: Job) -> 
     spec = specs.make_spec(fields, model, size, sources)
     previews = fields.partial_images if fields.stream else 0
     draw = DrawJob(job.key, model.plan, spec, specs.make_seeds(fields), job.principal, previews)
-    if wanted(fields, model).url:
+    form = wanted(fields, model)
+    if form.url and not form.spare_url:
         await require_room(services.store, draw)  # before any device work
     return draw

@@ -285,12 +285,27 @@ def test_a_full_store_is_507_before_any_device_work_and_b64_still_works(
         return False
 
     monkeypatch.setattr("server.storage.local.LocalStore.has_room", no)
-    assert_api_error(paper.post({"prompt": "x"}), 507, "store_full")
+    for asked in ({}, {"model": "gpt-image-1", "response_format": "url"}, {"stream": True, "response_format": "url"}):
+        assert_api_error(paper.post({"prompt": "x", **asked}), 507, "store_full")
     assert not paper.worker.jobs
     assert paper.post({"prompt": "x", "response_format": "b64_json"}).status_code == 200
+    assert_inline_alone(paper)
 
 
-def test_a_store_that_fills_up_during_the_put_is_507(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def assert_inline_alone(paper: Paper) -> None:
+    """Who answers with both by default had 507 too, though clients of gpt-image-1 read nothing but the base64."""
+    for model in ("gpt-image-1", "google/gemini-2.5-flash-image"):
+        answer = paper.post({"prompt": "x", "model": model, "n": 2})
+        assert answer.status_code == 200, answer.text
+        assert [set(item) for item in answer.json()["data"]] == [{"seed", "b64_json"}] * 2
+    (image,) = paper.post({"prompt": "x", "model": model}, "/api/v2/image/generations").json()["images"]
+    assert "url" not in image
+    assert image["base64"]
+
+
+def test_a_store_that_fills_up_during_the_put_is_507_for_urls_and_b64_still_works(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
     import errno
     import os
 
@@ -303,7 +318,9 @@ def test_a_store_that_fills_up_during_the_put_is_507(desk: Desk, monkeypatch: py
         return write(file, data)
 
     monkeypatch.setattr(os, "write", full)
-    assert_api_error(paper.post({"prompt": "x"}), 507, "store_full")
+    for asked in ({}, {"model": "gpt-image-1", "response_format": "url"}):
+        assert_api_error(paper.post({"prompt": "x", **asked}), 507, "store_full")
+    assert_inline_alone(paper)
     folder: Path = paper.app.state.services.settings.data_dir / "pictures"
     assert not list(folder.iterdir())
 
