@@ -10,6 +10,7 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
 from tests.browser.page import Page
+from tests.paper import Desk, Paper
 
 # Nothing that looks for updates, variations or hosts of its own: a machine without a network must do.
 FLAGS = (
@@ -55,3 +56,22 @@ def page(chrome: Chrome) -> Iterator[Page]:
     shown = Page(chrome)
     yield shown
     shown.leave()
+
+
+@pytest.fixture(scope="module")
+def shared_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
+    with Desk(tmp_path_factory.mktemp("paper")) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="module")
+def shared_calm(shared_desk: Desk) -> Paper:
+    return shared_desk.open()
+
+
+@pytest.fixture
+def calm(shared_calm: Paper) -> Iterator[Paper]:
+    """A server that nobody else uses."""
+    shared_calm.worker.forget()
+    yield shared_calm
+    shared_calm.worker.gate.set()

@@ -16,6 +16,8 @@ from selenium.webdriver.remote.webelement import WebElement
 
 from tests.running import eventually
 
+REFUSED = "Failed to load resource"  # what the browser's console says of every status from 400 on
+
 
 class Page:
     def __init__(self, chrome: Chrome) -> None:
@@ -75,6 +77,25 @@ class Page:
         field = self.one("#prompt")
         field.clear()
         field.send_keys(prompt, Keys.CONTROL, Keys.ENTER)
+
+    def paste(self, *colours: str) -> None:
+        """Paste pictures of these colours, each 200 by 100 pixels."""
+        self.run(
+            """
+            Promise.all([...arguments].map((colour) => {
+              const canvas = new OffscreenCanvas(200, 100);
+              const ink = canvas.getContext("2d");
+              ink.fillStyle = colour;
+              ink.fillRect(0, 0, 200, 100);
+              return canvas.convertToBlob();
+            })).then((blobs) => {
+              const data = new DataTransfer();
+              for (const blob of blobs) data.items.add(new File([blob], "pasted.png", { type: "image/png" }));
+              dispatchEvent(Object.assign(new Event("paste", { cancelable: true }), { clipboardData: data }));
+            });
+            """,
+            *colours,
+        )
 
     def pictures(self, count: int = 1) -> None:
         """Wait until the latest run has given this many."""

@@ -3,36 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from server.errors import GenerationFailed
-from tests.browser.page import Page
+from tests.browser.page import REFUSED, Page
 from tests.paper import Desk, Paper
 from tests.running import eventually
-
-REFUSED = "Failed to load resource"  # what the browser's console says of every status from 400 on
-
-
-@pytest.fixture(scope="module")
-def shared_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with Desk(tmp_path_factory.mktemp("paper")) as opened:
-        yield opened
-
-
-@pytest.fixture(scope="module")
-def shared_calm(shared_desk: Desk) -> Paper:
-    return shared_desk.open()
-
-
-@pytest.fixture
-def calm(shared_calm: Paper) -> Iterator[Paper]:
-    """A server that nobody else uses."""
-    shared_calm.worker.forget()
-    yield shared_calm
-    shared_calm.worker.gate.set()
 
 
 def test_escape_cancels_on_the_server_too(page: Page, calm: Paper) -> None:
@@ -113,6 +91,24 @@ def test_a_full_server_is_waited_for_with_a_countdown(page: Page, shared_desk: D
     paper.worker.gate.set()
     page.until("return document.querySelectorAll('#latest .tile img').length === 2")
     assert [row["fields"]["prompt"] for row in page.kept()] == ["the second", "the first"]
+
+
+def test_a_countdown_that_is_cancelled_ends_as_cancelled(page: Page, shared_desk: Desk) -> None:
+    """Cancelling woke the countdown, which then said that the server was full and stayed so."""
+    page.expects = (REFUSED,)
+    paper = shared_desk.open(queue_size=1)
+    paper.worker.gate.clear()
+    page.open(paper.url)
+    page.ask("the first")
+    eventually(lambda: len(paper.worker.jobs) == 1)
+    page.ask("the second")
+    page.until("return document.querySelector('.run-status').textContent.startsWith('The server is busy.')")
+    page.one(".run .button").click()
+    time.sleep(0.2)
+    assert page.text(".run .run-text") == "Cancelled."
+    assert not page.all(".run.failed, [role=alert]:not(#banner)")
+    paper.worker.gate.set()
+    page.until("return document.querySelectorAll('#latest .tile img').length === 1")
 
 
 def test_the_place_in_the_queue_is_shown(page: Page, shared_desk: Desk) -> None:
@@ -212,17 +208,7 @@ def test_every_control_has_a_name_in_every_dialog(page: Page, calm: Paper) -> No
 
 def test_a_mask_can_be_painted_by_keyboard(page: Page, calm: Paper) -> None:
     page.open(calm.url)
-    page.run(
-        """
-        const canvas = new OffscreenCanvas(200, 100);
-        canvas.getContext("2d").fillRect(0, 0, 200, 100);
-        canvas.convertToBlob().then((blob) => {
-          const data = new DataTransfer();
-          data.items.add(new File([blob], "black.png", { type: "image/png" }));
-          dispatchEvent(Object.assign(new Event("paste", { cancelable: true }), { clipboardData: data }));
-        });
-        """
-    )
+    page.paste("black")
     page.until("return document.querySelector('#sources .source .button')").click()
     page.until("return document.activeElement.id === 'mask-canvas'")
     page.one("#mask-canvas").send_keys("\ue012\ue012 ")  # left, left, space

@@ -51,7 +51,9 @@ export class Run {
         break;
       } catch (error) {
         if (this.state === "cancelled") break;
-        if (await this.again(error, tries)) continue;
+        const again = await this.again(error, tries);
+        if (this.state === "cancelled") break;
+        if (again) continue;
         this.fail(error);
         break;
       }
@@ -86,7 +88,7 @@ export class Run {
       this.wake = resolve;
       setTimeout(resolve, this.until - Date.now());
     });
-    return this.state === "waiting";
+    return true;
   }
 
   turn(state) {
