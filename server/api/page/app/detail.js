@@ -66,13 +66,13 @@ export class Detail {
 
   show(picture) {
     this.picture = picture;
-    const { run, blob } = picture;
+    const { run, type } = picture;
     const asked = alone(picture);
     byId("detail-image").src = address(picture);
     byId("detail-image").alt = run.fields.prompt;
     byId("detail-prompt").textContent = run.fields.prompt;
     byId("download").href = address(picture);
-    byId("download").download = resultName({ fields: { ...asked.fields, output_format: blob.type.split("/")[1] } });
+    byId("download").download = resultName({ fields: { ...asked.fields, output_format: type.split("/")[1] } });
     byId("previous").disabled = !this.beside(-1);
     byId("next").disabled = !this.beside(1);
     byId("parameters").replaceChildren(...this.parameters(picture));
@@ -82,7 +82,7 @@ export class Detail {
     byId("detail-code").replaceChildren(codePanel(asked, this.on.announce));
   }
 
-  parameters({ run, seed, blob, width, height, created }) {
+  parameters({ run, seed, type, bytes, width, height, created }) {
     const rows = [["seed", make("dd", { class: "number" }, String(seed))], ["size", make("dd", {}, `${width} × ${height}`)]];
     for (const [name, key] of Object.entries(SHOWN)) {
       const value = run.fields[name];
@@ -92,7 +92,7 @@ export class Detail {
     }
     if (run.took) rows.push(["took", make("dd", {}, duration(run.took))]);
     rows.push(["created", make("dd", {}, new Date(created).toLocaleString(spoken(), { dateStyle: "medium", timeStyle: "short" }))]);
-    rows.push(["file", make("dd", {}, `${blob.type.split("/")[1].toUpperCase()}, ${t("kilobytes", { n: Math.ceil(blob.size / 1000) })}`)]);
+    rows.push(["file", make("dd", {}, `${type.split("/")[1].toUpperCase()}, ${t("kilobytes", { n: Math.ceil(bytes / 1000) })}`)]);
     return rows.flatMap(([key, value]) => [say(make("dt"), key), value]);
   }
 

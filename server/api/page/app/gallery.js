@@ -38,28 +38,33 @@ export class Gallery {
     while (this.pictures.length > store.MOST) await this.drop(this.pictures.at(-1));
     try {
       await store.keep(picture);
-    } catch {
-      await this.makeRoom(picture);
+    } catch (error) {
+      if (error?.name !== "QuotaExceededError" || !(await this.makeRoom(picture))) this.unkept();
     }
   }
 
-  /** The browser is full: let the older half of the pictures go, and try once more. */
+  /** The browser is full: let the oldest picture go, and the next, until this one fits. Does it? */
   async makeRoom(picture) {
-    const older = this.pictures.slice(Math.ceil(this.pictures.length / 2));
-    try {
-      for (const old of older) await store.drop({ id: old.id, run: old.run });
-      await store.keep(picture);
-      this.pictures = this.pictures.filter((kept) => !older.includes(kept));
-    } catch {
-      this.unkept();
+    let room = 0; // bytes; where twice its own did not help, more would not
+    for (const old of [...this.pictures].reverse()) {
+      // Its own run is just being looked at.
+      if (old.run === picture.run || room >= 2 * picture.bytes) continue;
+      await this.drop(old);
+      room += old.bytes;
+      try {
+        await store.keep(picture);
+        return true;
+      } catch (error) {
+        if (error?.name !== "QuotaExceededError") return false;
+      }
     }
-    this.render();
+    return false;
   }
 
   async drop(picture) {
     this.pictures = this.pictures.filter((kept) => kept !== picture);
     forget(picture);
-    for (const tile of document.querySelectorAll(`[data-picture="${picture.id}"]`)) tile.remove();
+    for (const tile of document.querySelectorAll(`[data-picture="${picture.id}"]`)) (tile.closest("li") ?? tile).remove();
     await store.drop(picture).catch(() => {});
     this.render();
   }
@@ -89,9 +94,9 @@ export class Gallery {
     say(byId("count"), "gallery.count", { n: this.pictures.length, most: store.MOST });
   }
 
-  /** The button that shows a picture and opens it. */
-  tile(picture) {
-    const image = make("img", { alt: "", loading: "lazy", width: picture.width, height: picture.height });
+  /** The button that shows a picture and opens it; in the grid, its pixels can wait until it is near. */
+  tile(picture, loading = "lazy") {
+    const image = make("img", { alt: "", loading, width: picture.width, height: picture.height });
     image.src = address(picture);
     const tile = make("button", { type: "button", class: "tile", "data-picture": picture.id }, image);
     tile.append(make("span", { class: "caption", "aria-hidden": "true" }, picture.run.fields.prompt));
@@ -104,6 +109,9 @@ export class Gallery {
 
 /** The order of the gallery; within a run, that of the pictures. */
 const newestFirst = (a, b) => b.created - a.created || a.index - b.index;
+
+/** The picture's blob: at hand where it was made by this page, else as it is kept. */
+export const blobOf = async (picture) => picture.blob ?? store.read(picture);
 
 /** An address for the picture's blob, the same as long as the page lives. */
 export function address(picture) {

@@ -4,7 +4,7 @@ import { codePanel } from "./code.js";
 import { Composer } from "./composer.js";
 import { alone, Detail } from "./detail.js";
 import { byId, closable, make, memory } from "./dom.js";
-import { Gallery } from "./gallery.js";
+import { blobOf, Gallery } from "./gallery.js";
 import { known, label, LANGUAGES, preferred, say, speak, t } from "./i18n.js";
 import { confirmed, enterKey, prepareKey } from "./key.js";
 import { prepareMask } from "./mask.js";
@@ -28,7 +28,7 @@ const detail = new Detail(gallery, {
   another: (picture) => start({ ...alone(picture), fields: { ...alone(picture).fields, seed: undefined } }),
   edit: async (picture) => {
     composer.sources.set([], null);
-    await composer.sources.add(picture.blob);
+    await composer.sources.add(await blobOf(picture).catch(() => null));
     toComposer();
   },
   remove: async (picture) => {
@@ -81,15 +81,16 @@ function take(run, index, blob, seed) {
   };
   const [width, height] = run.fields.size.split("x").map(Number);
   const picture = {
-    id: `${run.id}-${index}`, run: record, index, seed, blob, created: run.created, width: width || 1, height: height || 1,
+    id: `${run.id}-${index}`, run: record, index, seed, blob, type: blob.type, bytes: blob.size, created: run.created,
+    width: width || 1, height: height || 1,
   };
-  const tile = gallery.tile(picture);
-  const image = tile.querySelector("img");
-  const measured = image.decode().catch(() => {}).then(() => {
-    if (image.naturalWidth) [picture.width, picture.height] = [image.naturalWidth, image.naturalHeight];
+  const tile = gallery.tile(picture, "eager");
+  // Measured from its bytes: the image itself may never be decoded, in a tab that nobody looks at.
+  createImageBitmap(blob).then((bitmap) => {
+    [picture.width, picture.height] = [bitmap.width, bitmap.height];
+    bitmap.close();
     tile.style.setProperty("--ratio", picture.width / picture.height);
-  });
-  measured.then(() => gallery.keep(picture));
+  }).catch(() => {}).then(() => gallery.keep(picture));
   return tile;
 }
 

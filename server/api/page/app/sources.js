@@ -9,6 +9,7 @@ export class Sources {
   /** `changed()` is called after every change; `refused(key)` says why a file was not taken. */
   constructor({ changed, refused }) {
     this.blobs = [];
+    this.added = Promise.resolve(); // the last picture that was given
     this.mask = null;
     this.most = 1; // pictures that the model takes
     this.masks = true; // does it take a mask?
@@ -17,8 +18,12 @@ export class Sources {
     this.box = byId("sources");
   }
 
-  /** Take a picture; where the model takes no more, it replaces the last. */
-  async add(file) {
+  /** Take a picture, after those that were given before; where the model takes no more, it replaces the last. */
+  add(file) {
+    return (this.added = this.added.then(() => this.take(file)));
+  }
+
+  async take(file) {
     let blob;
     try {
       blob = await readable(file);
@@ -88,12 +93,13 @@ function picture(blob, key, style = "") {
   return image;
 }
 
-/** The file, if it is of a kind that servers read; what else this browser can show, as PNG. */
+/** The file's bytes, if it is of a kind that servers read; what else this browser can show, as PNG. */
 async function readable(file) {
-  const bitmap = await createImageBitmap(file); // throws for what is no picture
-  if (SENT_AS_THEY_ARE.has(file.type)) {
+  const blob = new Blob([await file.arrayBuffer()], { type: file.type }); // the file itself may move or change
+  const bitmap = await createImageBitmap(blob); // throws for what is no picture
+  if (SENT_AS_THEY_ARE.has(blob.type)) {
     bitmap.close();
-    return file;
+    return blob;
   }
   const canvas = make("canvas", { width: bitmap.width, height: bitmap.height });
   canvas.getContext("2d").drawImage(bitmap, 0, 0);

@@ -31,21 +31,31 @@ async function change(work) {
   return done;
 }
 
-/** Everything that is kept: the pictures, in no order, each with its run. */
+function answer(asked) {
+  return new Promise((resolve, reject) => {
+    asked.onsuccess = () => resolve(asked.result);
+    asked.onerror = () => reject(asked.error);
+  });
+}
+
+/**
+ * Everything that is kept: the pictures, in no order, each with its run, and with an address in place of its blob.
+ * A browser frees no room as long as a script holds a blob of it; an address can be given back.
+ */
 export async function load() {
   const database = await open();
   const transaction = database.transaction(["runs", "pictures"]);
-  const [runs, pictures] = await Promise.all(
-    ["runs", "pictures"].map((name) => new Promise((resolve, reject) => {
-      const asked = transaction.objectStore(name).getAll();
-      asked.onsuccess = () => resolve(asked.result);
-      asked.onerror = () => reject(asked.error);
-    })),
-  );
+  const [runs, pictures] = await Promise.all(["runs", "pictures"].map((name) => answer(transaction.objectStore(name).getAll())));
   const byId = new Map(runs.map((run) => [run.id, run]));
-  return pictures
-    .filter((picture) => byId.has(picture.run))
-    .map((picture) => ({ ...picture, run: byId.get(picture.run) }));
+  return pictures.filter(({ run }) => byId.has(run)).map(({ blob, run, ...picture }) => (
+    { ...picture, run: byId.get(run), type: blob.type, bytes: blob.size, url: URL.createObjectURL(blob) }
+  ));
+}
+
+/** A kept picture's blob. */
+export async function read({ id }) {
+  const database = await open();
+  return (await answer(database.transaction("pictures").objectStore("pictures").get(id))).blob;
 }
 
 /** Keep a picture and its run. */
