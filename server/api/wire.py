@@ -182,7 +182,8 @@ def read_json(body: bytes) -> dict[str, Any]:
 
 def read_variation(data: dict[str, Any]) -> ImageRequest:
     """The same fields without a prompt, and a strength that leaves the picture recognisable."""
-    fields = read_request({"strength": VARIATION_STRENGTH, **data, "prompt": "none"})
+    chosen = {} if data.keys() & {"strength", "input_fidelity"} else {"strength": VARIATION_STRENGTH}
+    fields = read_request({**chosen, **data, "prompt": "none"})
     return fields.model_copy(update={"prompt": ""})
 
 

@@ -41,6 +41,17 @@ def test_a_variation_is_an_edit_without_a_prompt(paper: Paper) -> None:
     assert second.spec.strength == 0.9
 
 
+@pytest.mark.parametrize(("fidelity", "strength"), [("high", 0.5), ("low", 0.8)])
+def test_input_fidelity_stands_for_a_strength_in_variations_too(paper: Paper, fidelity: str, strength: float) -> None:
+    """It was taken and ignored: the strength of variations was filled in first, and wins over it."""
+    with paper.client() as client:
+        upload = {"image": ("x", png(scene(60, 60)))}
+        for fields in ({}, {"strength": "0.9"}):
+            answer = client.post("/v1/images/variations", files=upload, data={"input_fidelity": fidelity, **fields})
+            assert answer.status_code == 200, answer.text
+    assert [job.spec.strength for job in paper.worker.jobs] == [strength, 0.9]
+
+
 def test_holes_are_no_mask_for_a_variation(paper: Paper) -> None:
     source = scene(60, 60).convert("RGBA")
     source.putalpha(right_half(60, 60))
