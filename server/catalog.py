@@ -34,6 +34,9 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}", re.ASCII)
 # What a quality is where models.yaml has no preset of its name; any other is then standard.
 _QUALITY_FALLBACK = {"high": "hd", "xhigh": "high", "max": "xhigh"}
 
+# Keys of an entry with a path alone: how weights are loaded, which they are once for all IDs that share them.
+_OF_WEIGHTS = ("family", "dtype", "quantise", "offload", "compile", "fuse_qkv")
+
 QUALITIES = ("standard", "hd", "low", "medium", "high", "xhigh", "max", "auto")
 
 
@@ -305,6 +308,10 @@ def _build(path: Path, root: yaml.Node, file: ModelsFile) -> Catalog:
             if base is None or base.path is None:
                 owners = ", ".join(i for i, e in file.models.items() if e.path is not None)
                 raise refuse((*where, "like"), f"must be an ID that has a path: {owners}", written.like)
+            for name in _OF_WEIGHTS:
+                if name in written.model_fields_set:
+                    message = f"is {written.like}'s to say, as it loads these weights for all; write it there"
+                    raise refuse((*where, name), message, getattr(written, name))
             entry, key = _inherit(base, written), written.like
         for name in (model_id, *entry.aliases):
             if not all(_ID.fullmatch(part) for part in name.split("/")):
@@ -316,7 +323,7 @@ def _build(path: Path, root: yaml.Node, file: ModelsFile) -> Catalog:
             models[model_id] = _decide(path, model_id, key, entry)
         except ValueError as error:
             raise refuse((*where, "loras"), str(error), None) from None
-    _share_adapters(models, refuse)
+    _share_weights(models, refuse)
     if file.default not in names:
         raise refuse(("default",), f"must be one of {', '.join(models)}", file.default)
     # Hub clients write OWNER/ID for whatever a list of models shows them.
@@ -324,15 +331,17 @@ def _build(path: Path, root: yaml.Node, file: ModelsFile) -> Catalog:
     return Catalog(path, models, names[file.default], prefixes, names)
 
 
-def _share_adapters(models: dict[str, Model], refuse: Callable[..., ConfigError]) -> None:
-    """IDs that share weights have one plan: its adapters are all of theirs."""
+def _share_weights(models: dict[str, Model], refuse: Callable[..., ConfigError]) -> None:
+    """IDs that share weights have one plan: their owner's, with the adapters of all, kept if any of them says so."""
     for model_id, model in models.items():
-        sets = [other.plan.adapters for other in models.values() if other.plan.key == model.plan.key]
+        key = model.plan.key
+        sharing = [other for other in models.values() if other.plan.key == key]
         try:
-            plan = msgspec.structs.replace(model.plan, adapters=loras.together(sets))
+            adapters = loras.together(other.plan.adapters for other in sharing)
         except ValueError as error:
             raise refuse(("models", model_id, "loras"), str(error), None) from None
-        models[model_id] = replace(model, plan=plan)
+        keep = any(other.entry.keep for other in sharing)
+        models[model_id] = replace(model, plan=msgspec.structs.replace(models[key].plan, keep=keep, adapters=adapters))
 
 
 def _inherit(base: ModelEntry, written: ModelEntry) -> ModelEntry:

@@ -68,6 +68,12 @@ def catalog(tmp_path: Path, text: str = GOOD) -> Catalog:
         ("default: mini\n", "", 1, ["default", "required"]),
         ("providers: [openai, google]", "provider: [openai]", 2, ["provider", "no such key", "providers"]),
         ("    multiple: 16", "    native_size: 32x32", 7, ["native_size", "twice"]),
+        ("like: mini", "like: mini\n    dtype: bfloat16", 15, ["models.dall-e-2.dtype = 'bfloat16'", "mini"]),
+        ("like: mini", "like: mini\n    quantise: int8", 15, ["models.dall-e-2.quantise = 'int8'", "mini"]),
+        ("like: mini", "like: mini\n    offload: true", 15, ["models.dall-e-2.offload = True", "mini"]),
+        ("like: mini", "like: mini\n    compile: true", 15, ["models.dall-e-2.compile = True", "mini"]),
+        ("like: mini", "like: mini\n    fuse_qkv: false", 15, ["models.dall-e-2.fuse_qkv = False", "mini"]),
+        ("like: mini", "like: mini\n    family: lcm", 15, ["models.dall-e-2.family = 'lcm'", "mini"]),
     ],
 )
 def test_a_typing_error_names_file_line_key_value_and_what_is_allowed(
@@ -107,6 +113,22 @@ def test_like_takes_over_all_but_names(tmp_path: Path) -> None:
     assert other.preset("hd", "vivid") == base.preset("hd", "vivid")
     assert base.entry.aliases == []
     assert (base.sizes.startswith("auto, or"), other.sizes) == (True, "auto, 256x256, 1024x1024")
+
+
+@pytest.mark.parametrize("first", ["mini", "dall-e-2"])
+def test_ids_that_share_weights_have_one_plan_whatever_they_set(tmp_path: Path, first: str) -> None:
+    """Another native_size or keep made another plan under the same key: the same weights, loaded a second time."""
+    text = GOOD.replace("like: mini", "like: mini\n    native_size: 128x128\n    keep: true\n    preload: true")
+    if first == "dall-e-2":
+        head, mini, other = text.replace("  dall-e-2:", "|  dall-e-2:").replace("  mini:", "|  mini:").split("|")
+        text = head + other + mini
+    both = catalog(tmp_path, text)
+    mine, theirs = both.models["mini"], both.models["dall-e-2"]
+    assert next(iter(both.models)) == first
+    assert mine.plan == theirs.plan == both.plans["mini"]
+    assert (mine.plan.native_width, mine.plan.native_height, mine.plan.keep) == (64, 64, True)
+    assert (mine.area.native_width, theirs.area.native_width) == (64, 128)
+    assert {model.plan for model in both if model.entry.preload} == {mine.plan}
 
 
 def test_presets_lie_over_each_other(tmp_path: Path) -> None:
@@ -181,7 +203,6 @@ WITH_LORAS = GOOD.replace(
         ("    multiple: 16", "    compile: true", 13, ["models.mini.loras", "compile"]),
         ("    multiple: 16", "    fuse_qkv: true", 13, ["models.mini.loras", "fuse_qkv"]),
         ("    multiple: 16", "    quantise: float8", 13, ["models.mini.loras", "float8"]),
-        ("like: mini", "like: mini\n    compile: true", 15, ["models.dall-e-2", "compile"]),
         ("like: mini", "like: mini\n    loras: { pixel: { path: x.safetensors } }", 13, ["pixel", "another file"]),
     ],
 )
