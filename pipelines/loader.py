@@ -103,14 +103,28 @@ class LoadedModel:
 
     def weight_bytes(self) -> int:
         """Bytes of all parameters and buffers, as far as they are on the device when it is there."""
-        modules = [part for part in self._base.components.values() if isinstance(part, torch.nn.Module)]
-        tensors = [tensor for module in modules for tensor in (*module.parameters(), *module.buffers())]
-        sizes = [sum(part.numel() * part.element_size() for part in _parts(tensor)) for tensor in tensors]
-        return int(_on_device(self.plan, self.device, sizes))
+        return int(_on_device(self.plan, self.device, self._sizes()))
+
+    def host_bytes(self) -> int:
+        """Bytes of host memory that the weights take after ``move``: pinned memory comes in powers of two."""
+        return sum(1 << (size - 1).bit_length() for size in self._sizes() if size)
 
     def move(self, device: torch.device) -> None:
         """Bring the weights to ``device``. No run may be using them."""
-        self._base.to(device)
+        if self.device.type != "cuda" or self.plan.quantise is not None:
+            self._base.to(device)
+            return
+        # Not blocking: torch then copies to pinned host memory, and from there at the full speed of the bus.
+        for module in self._modules():
+            module.to(device, non_blocking=True)
+        torch.cuda.synchronize(self.device)  # the copies are under way: nobody may read them yet
+
+    def _modules(self) -> list[torch.nn.Module]:
+        return [part for part in self._base.components.values() if isinstance(part, torch.nn.Module)]
+
+    def _sizes(self) -> list[int]:
+        tensors = [tensor for module in self._modules() for tensor in (*module.parameters(), *module.buffers())]
+        return [sum(part.numel() * part.element_size() for part in _parts(tensor)) for tensor in tensors]
 
 
 def _native_task(pipeline: Any) -> Task:

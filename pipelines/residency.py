@@ -25,6 +25,7 @@ log = logging.getLogger("darkroom.residency")
 
 _WORKING_SHARE = 0.25  # of the budget: kept for latents, activations and decoding
 _HOST_SHARE = 0.5  # of free host memory: for models that had to leave the device
+_CUDA_NO_MEMORY = 2  # cudaErrorMemoryAllocation: also what pinning host memory fails with, and no fault of the device
 
 
 class Place(StrEnum):
@@ -46,7 +47,8 @@ class Watcher(Protocol):
 @dataclass
 class _Resident:
     model: LoadedModel
-    size: int  # bytes of its weights
+    size: int  # bytes on the device
+    host_size: int  # bytes of host memory, when it is there
     pins: int = 0
     place: Place = Place.DEVICE
     leaving: bool = False  # a load makes room by it: who wants it again waits behind that load
@@ -124,17 +126,27 @@ class Residency:
     def _bring(self, plan: ModelPlan) -> None:
         resident = self._residents.get(plan)
         size = resident.size if resident is not None else self._size_of(plan)
-        self._make_room(size)
+        self._make_room(size, plan)
         if resident is not None:
-            resident.model.move(self._device)
-            with self._changed:
-                resident.place = Place.DEVICE
+            self._bring_back(plan, resident)
             return
         model = self._load(plan)
         with self._changed:
-            self._residents[plan] = _Resident(model, model.weight_bytes())
+            self._residents[plan] = _Resident(model, model.weight_bytes(), model.host_bytes())
 
-    def _make_room(self, size: int) -> None:
+    def _bring_back(self, plan: ModelPlan, resident: _Resident) -> None:
+        try:
+            resident.model.move(self._device)
+        except Exception:  # half of it may have moved: the next who wants it reads it from disk
+            with self._changed:
+                del self._residents[plan]
+            raise
+        with self._changed:
+            resident.place = Place.DEVICE
+        if torch.cuda.is_available():
+            torch.accelerator.empty_host_cache()
+
+    def _make_room(self, size: int, coming: ModelPlan) -> None:
         """Evict until ``size`` more bytes fit. Raises LoadRefused if they never will."""
         limit = int(self._budget * (1 - _WORKING_SHARE))
         kept = sum(r.size for p, r in self._residents.items() if p.keep)
@@ -144,7 +156,7 @@ class Residency:
                 f"its weights take {size >> 20} MiB; the device has {limit >> 20} MiB for weights{kept_says}"
             )
         while (leaver := self._wait_for_leaver(limit - size)) is not None:
-            self._evict(leaver)
+            self._evict(leaver, coming)
 
     def _wait_for_leaver(self, limit: int) -> ModelPlan | None:
         """The model to evict next, in use by nobody and marked as leaving; None if all fit into ``limit`` bytes."""
@@ -152,37 +164,69 @@ class Residency:
             while True:
                 for resident in self._residents.values():
                     resident.leaving = False
-                if self._bytes(Place.DEVICE) <= limit:
+                there = {p: r for p, r in self._residents.items() if r.place is Place.DEVICE}
+                if sum(resident.size for resident in there.values()) <= limit:
                     return None
-                staying = [(p, r) for p, r in self._residents.items() if r.place is Place.DEVICE and not p.keep]
-                plan, resident = min(staying, key=lambda entry: (entry[1].pins > 0, entry[1].used))
+                plan = min((p for p in there if not p.keep), key=lambda p: _last_to_leave(p, there[p]))
+                resident = there[plan]
                 resident.leaving = True  # also while it is in use: steady work would hold it, and this load, for ever
                 if resident.pins == 0:
                     return plan
                 self._changed.wait()
 
-    def _evict(self, plan: ModelPlan) -> None:
+    def _evict(self, plan: ModelPlan, coming: ModelPlan) -> None:
         """Send away a model that is marked as leaving. Not under the lock: moving and collecting take seconds, and
         the engine and all other models go on meanwhile."""
-        model, size = self._residents[plan].model, self._residents[plan].size
-        place = Place.HOST if self._bytes(Place.HOST) + size <= self._host_budget else Place.DISK
-        if place is Place.HOST:
-            model.move(torch.device("cpu"))
+        on_host = not plan.offload and self._make_room_on_host(self._residents[plan].host_size, coming)
+        self._left(plan, Place.HOST if on_host and self._move_to_host(plan) else Place.DISK)
+
+    def _make_room_on_host(self, size: int, coming: ModelPlan) -> bool:
+        """Drop models from host memory, least recently used first, until ``size`` more bytes fit; False if they never
+        will. ``coming`` is about to leave it, and does not count."""
+        if size > self._host_budget:
+            return False
+        while (oldest := self._too_many_on_host(self._host_budget - size, coming)) is not None:
+            self._left(oldest, Place.DISK)
+        return True
+
+    def _too_many_on_host(self, limit: int, coming: ModelPlan) -> ModelPlan | None:
+        """The least recently used of those in host memory, if they take more than ``limit`` bytes."""
+        hosted = {p: r for p, r in self._residents.items() if r.place is Place.HOST and p != coming}
+        if sum(resident.host_size for resident in hosted.values()) <= limit:
+            return None
+        return min(hosted, key=lambda plan: hosted[plan].used)
+
+    def _move_to_host(self, plan: ModelPlan) -> bool:
+        """False if there is no room after all; the model is of no more use then, for half of it may have moved."""
+        try:
+            self._residents[plan].model.move(torch.device("cpu"))
+        except Exception as error:
+            if isinstance(error, torch.AcceleratorError) and getattr(error, "error_code", None) != _CUDA_NO_MEMORY:
+                raise
+            log.warning("no host memory for a model", extra={"model": plan.key, "error": type(error).__name__})
+            return False
+        return True
+
+    def _left(self, plan: ModelPlan, place: Place) -> None:
+        """Note that a model is now on the host, or nowhere but on disk, and give back the memory where it was."""
         with self._changed:
-            if place is Place.HOST:
-                self._residents[plan].place, self._residents[plan].leaving = place, False
-            else:
+            resident = self._residents[plan]
+            resident.place, resident.leaving = place, False
+            if place is Place.DISK:
                 del self._residents[plan]
-        del model
+        del resident
         if place is Place.DISK:
             gc.collect()  # pipelines, and what drew on them, go round in circles: the weights would stay for now
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+            torch.accelerator.empty_host_cache()
         log.info("model evicted", extra={"model": plan.key, "to": str(place)})
         self._watcher(plan.key, place, "", 0.0)
 
-    def _bytes(self, place: Place) -> int:
-        return sum(resident.size for resident in self._residents.values() if resident.place is place)
+
+def _last_to_leave(plan: ModelPlan, resident: _Resident) -> tuple[bool, bool, float]:
+    """The greater, the later: those in use, then those that are offloaded and so give little room."""
+    return resident.pins > 0, plan.offload, resident.used
 
 
 def measure_budget(device: torch.device) -> tuple[int, int]:

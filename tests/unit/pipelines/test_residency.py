@@ -29,9 +29,14 @@ class Weights:
     def weight_bytes(self) -> int:
         return self._house.size_of(self.plan)
 
+    def host_bytes(self) -> int:
+        return self._house.size_of(self.plan)
+
     def move(self, device: torch.device) -> None:
         self._house.moving.set()
         assert self._house.may_move.wait(10)
+        if device.type == self._house.no_way_to:
+            raise self._house.moving_error
 
 
 class House:
@@ -46,6 +51,7 @@ class House:
         self.error: Exception | None = None
         self.moving, self.may_move = threading.Event(), threading.Event()
         self.may_move.set()
+        self.no_way_to, self.moving_error = "", RuntimeError("can't allocate memory")
         self.sizes = sizes
         self.residency = Residency(
             self._load,
@@ -71,10 +77,17 @@ class House:
     def _moved(self, key: str, place: Place, reason: str, seconds: float) -> None:
         self.moves.append((key, place))
 
-    def use(self, key: str, *, keep: bool = False) -> ModelPlan:
-        plan = ModelPlan(key, f"/models/{key}", "other", keep=keep)
+    def use(self, key: str, *, keep: bool = False, offload: bool = False) -> ModelPlan:
+        plan = ModelPlan(key, f"/models/{key}", "other", keep=keep, offload=offload)
         self.residency.pin(plan)
         return plan
+
+    def visit(self, *keys: str) -> None:
+        for key in keys:
+            self.residency.unpin(self.use(key))
+
+    def places(self) -> dict[str, Place]:
+        return dict(move for move in self.moves if move[1] is not Place.LOADING)
 
     def leaving(self) -> list[str]:
         return [plan.key for plan, resident in self.residency._residents.items() if resident.leaving]
@@ -251,3 +264,97 @@ def test_a_model_that_goes_to_disk_is_gone() -> None:
         assert weights() is None
     finally:
         gc.enable()
+
+
+def test_host_memory_keeps_those_that_were_used_last() -> None:
+    """Whoever came there first stayed for good, and all others were read from disk at every change."""
+    house = House(device="cuda", on_host=1)
+    house.visit("a", "b", "c")
+    assert house.places() == {"a": Place.HOST, "b": Place.DEVICE, "c": Place.DEVICE}
+    house.visit("d")
+    assert house.places() == {"a": Place.DISK, "b": Place.HOST, "c": Place.DEVICE, "d": Place.DEVICE}
+
+
+def test_models_that_change_places_on_a_full_host_are_not_read_from_disk() -> None:
+    house = House(device="cuda", on_host=1)
+    house.visit("a", "b", "c")
+    for key in ("a", "b", "c", "a"):
+        house.visit(key)
+    assert house.loads == ["a", "b", "c"]
+
+
+def test_a_model_that_leaves_host_memory_is_gone() -> None:
+    house = House(device="cuda", on_host=1)
+    model: Any = house.residency.pin(ModelPlan("a", "/models/a", "other"))
+    house.residency.unpin(model.plan)
+    model.itself = model
+    weights = weakref.ref(model)
+    del model
+    house.visit("b", "c")
+    assert weights() is not None
+    gc.disable()
+    try:
+        house.visit("d")
+        assert weights() is None
+    finally:
+        gc.enable()
+
+
+def test_a_model_that_host_memory_never_holds_drives_nobody_out_of_it() -> None:
+    house = House(device="cuda", on_host=1, big=2 * GIB)
+    house.visit("a", "b", "big", "c")
+    assert house.places() == {"a": Place.DISK, "b": Place.HOST, "big": Place.DISK, "c": Place.DEVICE}
+
+
+def test_an_offloaded_model_goes_to_disk() -> None:
+    """Its weights are in host memory already, and diffusers does not move them: nothing would become free."""
+    house = House(device="cuda", big=9 * GIB // 4)
+    house.residency.unpin(house.use("a", offload=True))
+    house.visit("b", "big")
+    assert house.places() == {"a": Place.DISK, "b": Place.HOST, "big": Place.DEVICE}
+
+
+def test_an_offloaded_model_makes_room_last() -> None:
+    """It gives little, and takes long to come back."""
+    house = House(a=GIB // 8, c=5 * GIB // 4)
+    house.residency.unpin(house.use("a", offload=True))
+    house.visit("b", "c")
+    assert house.places() == {"a": Place.DEVICE, "b": Place.DISK, "c": Place.DEVICE}
+    house.visit("b", "d")  # c goes, and all three fit
+    assert house.places()["a"] is Place.DEVICE
+
+
+def test_a_model_that_host_memory_has_no_room_for_after_all_goes_to_disk() -> None:
+    house = House(device="cuda")
+    house.visit("a", "b")
+    house.no_way_to = "cpu"
+    house.visit("c")
+    assert house.places() == {"a": Place.DISK, "b": Place.DEVICE, "c": Place.DEVICE}
+    house.no_way_to = ""
+    house.visit("a")
+    assert house.loads == ["a", "b", "c", "a"]
+
+
+def test_memory_that_cannot_be_pinned_is_no_lost_device() -> None:
+    house = House(device="cuda")
+    house.visit("a", "b")
+    house.no_way_to, house.moving_error = "cpu", torch.AcceleratorError("CUDA error: out of memory")
+    house.moving_error.error_code = 2  # type: ignore[attr-defined]
+    house.visit("c")
+    assert house.places()["a"] is Place.DISK
+    house.moving_error.error_code = 710  # type: ignore[attr-defined]
+    with pytest.raises(torch.AcceleratorError):
+        house.visit("a")
+
+
+def test_a_model_that_could_not_be_brought_back_is_read_from_disk() -> None:
+    """Half of it may be on the device."""
+    house = House(device="cuda")
+    house.visit("a", "b", "c")
+    house.no_way_to = "cuda"
+    with pytest.raises(LoadRefused, match="can't allocate"):
+        house.visit("a")
+    house.no_way_to = ""
+    house.visit("a")
+    assert house.loads == ["a", "b", "c", "a"]
+    assert house.places()["a"] is Place.DEVICE
