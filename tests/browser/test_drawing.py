@@ -106,6 +106,23 @@ def test_the_code_draws_the_shown_picture_again(page: Page, server: Running, tmp
         written.unlink()
 
 
+def test_the_forms_code_for_several_pictures_writes_the_first(page: Page, server: Running, tmp_path: Path) -> None:
+    """With curl it was the last."""
+    page.open(server.url)
+    page.choose("size", "256x256")
+    page.choose("n", "3")
+    page.one("#seed").send_keys("40")
+    page.ask("a red apple")
+    page.pictures(3)
+    page.one("#code").click()
+    done = subprocess.run(
+        ["bash", "-c", page.text("#composer-code pre")], cwd=tmp_path, capture_output=True, text=True, timeout=60
+    )
+    assert done.returncode == 0, done.stderr
+    (written,) = tmp_path.glob("*.png")
+    assert _apart(Image.open(written).convert("RGB"), page.image(LATEST)).max() <= 2
+
+
 def test_only_the_painted_part_of_a_picture_is_drawn_anew(page: Page, server: Running) -> None:
     _draw(page, server)
     before = page.image(LATEST)

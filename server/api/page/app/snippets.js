@@ -31,7 +31,7 @@ export function curl(base, { fields, sources, mask }) {
       ...files(sources, mask).map(([name, file]) => `-F ${name}=@${file}`),
     );
   }
-  const take = `sed 's/.*"b64_json":"//; s/".*//' | base64 --decode`;
+  const take = `grep -o '"b64_json":"[^"]*' | head -n 1 | cut -d'"' -f4 | base64 --decode`;
   return `${lines.join(" \\\n  ")} \\\n  | ${take} > ${resultName({ fields })}\n`;
 }
 
