@@ -13,7 +13,7 @@ from server.errors import ModelNotFound, Unauthorized
 
 # The file has no dates; clients only need an integer. 2026-01-01, the year the vendors' models ended.
 _CREATED = 1767225600
-_STYLE = "vivid"  # the one that a request has when it names none
+_STYLES = ("vivid", "natural")  # a request that names none has the first
 
 
 def router(services: Services) -> APIRouter:
@@ -73,11 +73,12 @@ def _row(services: Services, model: Model) -> dict[str, Any]:
         "by_instruction": model.family.by_instruction,
         "max_prompt": model.entry.max_prompt,
         "max_steps": model.entry.max_steps,
-        "presets": {quality: _preset(model, quality) for quality in QUALITIES},
+        "presets": _presets(model, _STYLES[0]),
+        "style_presets": {style: _presets(model, style) for style in _STYLES},
     }
 
 
-def _preset(model: Model, quality: str) -> dict[str, Any]:
-    """What a quality stands for, before the style has its say."""
-    preset = model.preset(quality, _STYLE)
-    return {"steps": preset.steps, "guidance": preset.guidance}
+def _presets(model: Model, style: str) -> dict[str, Any]:
+    """What each quality stands for in this style."""
+    presets = {quality: model.preset(quality, style) for quality in QUALITIES}
+    return {quality: {"steps": preset.steps, "guidance": preset.guidance} for quality, preset in presets.items()}

@@ -5,7 +5,11 @@ import { readEvents } from "./sse.js";
 /** Where the API is: beside this page, behind whatever path a proxy put both. */
 export const base = () => new URL("v1", document.baseURI).href;
 
+/** Can this be a key? What a header cannot carry would fail before it is sent, as if the server were away. */
+export const isKey = (text) => /^[!-~]{1,512}$/.test(text);
+
 let key = memory.get("key") ?? "";
+if (!isKey(key)) key = "";
 let streams = true; // until a server says that it does not
 
 export const hasKey = () => key !== "";

@@ -1,6 +1,6 @@
 // The form: what to draw. Knows the controls and what each model can do; sends nothing.
 import { byId, make, memory } from "./dom.js";
-import { say, t } from "./i18n.js";
+import { plain, say, t } from "./i18n.js";
 import { Sources } from "./sources.js";
 
 const USUAL_SIZES = ["1024x1024", "1536x1024", "1024x1536", "1792x1024", "1024x1792", "768x768", "512x512", "256x256"];
@@ -14,7 +14,14 @@ export class Composer {
   constructor({ submit, refused }) {
     this.rows = [];
     this.form = byId("composer");
-    this.sources = new Sources({ changed: () => this.adapt(), refused });
+    this.touched = 0; // when somebody last wrote, chose or moved in the form
+    this.sources = new Sources({
+      changed: () => {
+        byId("add").removeAttribute("aria-invalid");
+        this.adapt();
+      },
+      refused,
+    });
     byId("n").append(...Array.from({ length: 10 }, (_, index) => make("option", { value: index + 1 }, String(index + 1))));
     byId("shortcut").textContent = /Mac|iP/.test(navigator.platform) ? "⌘↵" : "Ctrl ↵";
     this.form.addEventListener("submit", (event) => {
@@ -31,7 +38,8 @@ export class Composer {
       target.removeAttribute("aria-invalid");
       if (REMEMBERED.includes(target.id)) memory.set(`last.${target.id}`, target.value);
     });
-    for (const id of ["model", "quality", "size"]) byId(id).addEventListener("change", () => this.adapt());
+    for (const event of ["input", "focusin"]) this.form.addEventListener(event, () => { this.touched = Date.now(); });
+    for (const id of ["model", "quality", "style", "size"]) byId(id).addEventListener("change", () => this.adapt());
     byId("prompt").addEventListener("input", () => grow(byId("prompt")));
     byId("seed-clear").addEventListener("click", () => { byId("seed").value = ""; });
     byId("add").addEventListener("click", () => byId("file").click());
@@ -42,8 +50,9 @@ export class Composer {
     for (const id of REMEMBERED) if (memory.get(`last.${id}`)) byId(id).value = memory.get(`last.${id}`) || byId(id).value;
   }
 
-  /** The rows of /v1/models. */
+  /** The rows of /v1/models. What was chosen stays chosen, where it can. */
   offer(rows) {
+    if (JSON.stringify(rows) === JSON.stringify(this.rows)) return; // and an open list stays open
     this.rows = rows;
     const before = byId("model").value || memory.get("last.model");
     byId("model").replaceChildren(...rows.map(({ id }) => make("option", { value: id }, id)));
@@ -75,7 +84,7 @@ export class Composer {
     say(byId("prompt"), editing ? "prompt.edit" : "prompt.placeholder", {}, "i18nPlaceholder");
     this.offerSizes(row, editing);
     this.offerSchedulers(row);
-    const preset = row.presets?.[byId("quality").value];
+    const preset = (row.style_presets?.[byId("style").value] ?? row.presets)?.[byId("quality").value];
     byId("num_inference_steps").max = row.max_steps ?? 150;
     byId("num_inference_steps").placeholder = preset?.steps ?? "";
     byId("guidance_scale").placeholder = preset?.guidance ?? "";
@@ -91,13 +100,15 @@ export class Composer {
     else if (editing && this.sources.blobs.length > most) problem = "hint.too_many";
     else if (this.sources.mask && !this.sources.masks) problem = "hint.no_mask";
     else if (!editing && !row.tasks.includes("text-to-image")) problem = "hint.needs_picture";
-    else if (row.state === "broken") problem = "hint.broken";
     byId("generate").disabled = problem !== null;
+    // A broken model may be asked for: the server then looks whether it was mended.
+    if (row.state === "broken") problem ??= "hint.broken";
     const note = !edits ? "hint.text_only" : row.state === "unloaded" ? "hint.unloaded" : null;
     const key = problem ?? note;
     byId("hint").hidden = key === null;
     byId("hint").classList.toggle("problem", problem !== null);
     if (key) say(byId("hint"), key, { model, n: most });
+    else plain(byId("hint"), ""); // it describes the prompt, hidden or not
   }
 
   offerSizes(row, editing) {
@@ -123,7 +134,7 @@ export class Composer {
     const select = byId("scheduler");
     const before = select.value;
     const own = say(make("option", { value: "" }), "scheduler.own");
-    select.replaceChildren(own, ...row.schedulers.map((name) => make("option", {}, name)));
+    select.replaceChildren(own, ...row.schedulers.map((name) => make("option", { value: name }, name)));
     select.value = row.schedulers.includes(before) ? before : "";
   }
 
@@ -173,14 +184,19 @@ export class Composer {
     if (!listed && /^\d+x\d+$/.test(size ?? "")) [byId("width").value, byId("height").value] = size.split("x");
   }
 
-  /** Show which control a refusal is about. */
-  blame(param) {
+  /** Take all marks away: what they were about is asked anew. */
+  forgive() {
+    for (const control of this.form.querySelectorAll("[aria-invalid]")) control.removeAttribute("aria-invalid");
+  }
+
+  /** Show which control a refusal is about, and go there, unless somebody has used the form since then. */
+  blame(param, since = Infinity) {
     const id = { size: "size", image: "add", mask: "add" }[param] ?? param;
     const control = id && byId(id);
     if (!control || !this.form.contains(control)) return;
     if (byId("more").contains(control)) byId("more").open = true;
     control.setAttribute("aria-invalid", "true");
-    control.focus();
+    if (this.touched <= since) control.focus();
   }
 }
 

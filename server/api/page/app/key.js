@@ -1,5 +1,5 @@
 // Two small dialogs: entering a key, and "are you sure?". Knows dialogs; the key itself is api.js's.
-import { hasKey, setKey } from "./api.js";
+import { hasKey, isKey, setKey } from "./api.js";
 import { byId, closable } from "./dom.js";
 import { say } from "./i18n.js";
 
@@ -35,8 +35,14 @@ export function prepareKey() {
   closable(byId("key"));
   closable(byId("confirm"));
   byId("confirm-yes").addEventListener("click", () => byId("confirm").close("yes"));
-  byId("key-form").addEventListener("submit", () => {
+  byId("key-form").addEventListener("submit", (event) => {
     const entered = byId("key-input").value.trim();
+    if (entered && !isKey(entered)) {
+      event.preventDefault();
+      say(byId("key-note"), "key.wrong");
+      byId("key-input").select();
+      return;
+    }
     if (entered) setKey(entered);
     answer(entered !== "");
   });

@@ -41,6 +41,7 @@ const detail = new Detail(gallery, {
 
 /** Start a run of what is asked: { fields, sources, mask }. */
 function start({ fields, sources, mask }) {
+  composer.forgive();
   if (!fields.prompt) {
     warn("error.no_prompt");
     composer.blame("prompt");
@@ -55,9 +56,14 @@ function start({ fields, sources, mask }) {
       runs.delete(run);
       run.card.classList.remove("active");
       tidy();
+      refreshModels();
     },
-    key: enterKey,
-    blame: (param) => composer.blame(param),
+    key: async () => {
+      const entered = await enterKey();
+      if (entered) refreshModels();
+      return entered;
+    },
+    blame: (param, since) => composer.blame(param, since),
     repeat: ({ card, fields, sources, mask }) => {
       card.remove();
       start({ fields, sources, mask });
@@ -130,6 +136,15 @@ async function offerModels() {
     retry.addEventListener("click", offerModels);
     byId("banner").append(retry);
   }
+}
+
+/** A model may have been loaded, broken or mended since. A failure to ask is of no interest here. */
+async function refreshModels() {
+  try {
+    const rows = await models();
+    if (!composer.rows.length) warn(null); // it said why there were none
+    composer.offer(rows);
+  } catch { /* the next request says what is wrong */ }
 }
 
 function offerLanguages() {

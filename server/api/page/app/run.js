@@ -9,7 +9,7 @@ const MOST_TRIES = 20; // when the server is busy
 export class Run {
   /**
    * `asked` is { fields, sources, mask }. `on.picture(run, index, { blob, seed })` returns the tile to show for a
-   * picture, `on.end(run)` follows the last, `on.key()` resolves to whether the user entered a key, `on.blame(param)`
+   * picture, `on.end(run)` follows the last, `on.key()` resolves to whether the user entered a key, `on.blame(param, since)`
    * marks a control, and `on.announce(text)` is read out.
    */
   constructor(asked, on) {
@@ -172,7 +172,7 @@ export class Run {
     if (error.message) told.append(make("p", { lang: "en" }, error.message));
     this.status.replaceWith(told);
     this.offer(["again", () => this.on.repeat(this)], ["dismiss", () => this.dismiss()]);
-    this.on.blame(error.param);
+    this.on.blame(error.param, this.created);
   }
 
   /** Take away the tiles that no picture came for. */
