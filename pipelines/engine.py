@@ -68,6 +68,7 @@ class Engine:
         self._active: dict[str, Run] = {}
         self._ready: deque[Run] = deque()  # may go on as soon as it is their turn
         self._parked: list[Call] = []
+        self._decoded = False  # since the last denoiser step
         # While runs are active; weakly, for a busy engine must not keep a model that was evicted.
         self._mergers: weakref.WeakKeyDictionary[Target, collate.Merger] = weakref.WeakKeyDictionary()
         self._change = threading.Condition()
@@ -147,9 +148,16 @@ class Engine:
             self._wake(call, error=Cancelled("the client left"))
 
     def _step(self) -> None:
-        one_of_each = {call.key: call for call in self._parked}
+        waiting = self._parked
+        if self._decoded:  # a crowd that ended together does not hold up everybody else's next step
+            waiting = [call for call in waiting if call.target.is_denoiser] or waiting
+        one_of_each = {call.key: call for call in waiting}
         limits = {key: call.target.most_rows(call.area) for key, call in one_of_each.items()}
-        chosen = policy.choose(self._parked, limits)
+        chosen = policy.choose(waiting, limits)
+        if not chosen[0].target.is_denoiser:
+            self._decoded = True
+        elif not chosen[0].first:
+            self._decoded = False
         if chosen[0].run.model.adapters:  # equal ones side by side
             chosen.sort(key=lambda call: call.run.job.spec.adapters)
         going = set(chosen)
@@ -188,8 +196,11 @@ class Engine:
         self.counts[f"{target.name}_forwards"] += 1
         self.counts[f"{target.name}_rows"] += sum(rows)
         with _autocast(calls[0].autocast):
-            if len(calls) == 1:  # exactly the call that the pipeline made
-                return [target.function(*calls[0].args, **calls[0].kwargs)]
+            if len(calls) == 1:
+                most = target.at_once(rows[0], calls[0].area)
+                if most < rows[0]:
+                    return [_cut(calls[0], most)]
+                return [target.function(*calls[0].args, **calls[0].kwargs)]  # exactly the call that the pipeline made
             arguments = [call.arguments for call in calls]
             if target.ragged is not None:
                 arguments = target.ragged.levelled(arguments)
@@ -200,7 +211,7 @@ class Engine:
         """The device had no room: remember it, and try again with half the rows."""
         self.counts["out_of_memory"] += 1
         target, area = calls[0].target, calls[0].area
-        target.learned_rows[area] = max(1, rows // 2)
+        target.learned_rows[area] = max(1, target.at_once(rows, area) // 2)
         log.warning("out of device memory", extra={"target": target.name, "rows": rows, "area": area})
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
@@ -283,6 +294,16 @@ class Engine:
                 return
             log.exception("run failed", extra={"job": job.job_id, "model": job.plan.key})
             self.sink.failed(job, DrawError(f"{type(error).__name__}: {error}"))
+
+
+def _cut(call: Call, most: int) -> Any:
+    """A decode of more rows than it should have, so many at a time."""
+    target = call.target
+    starts = range(0, call.rows, most)
+    counts = [min(most, call.rows - start) for start in starts]
+    spans = ((start, start + count) for start, count in zip(starts, counts, strict=True))
+    parts = (collate.take_rows(call.arguments, start, stop, call.rows, target.parts) for start, stop in spans)
+    return collate.join([target.function(**part) for part in parts], counts, target.output_parts)
 
 
 def _autocast(dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:

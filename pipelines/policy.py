@@ -44,7 +44,7 @@ class Waiting(Protocol):
     @property
     def principal(self) -> str: ...
     @property
-    def first(self) -> bool: ...  # runs before any denoiser step: a short stage that lets a run go on
+    def first(self) -> bool: ...  # goes before any that does not: a short stage that lets a run go on
 
 
 W = TypeVar("W", bound=Waiting)

@@ -8,6 +8,7 @@ not pass is served all the same, one run at a time.
 from __future__ import annotations
 
 import logging
+import math
 import threading
 import time
 from collections.abc import Sequence
@@ -73,6 +74,8 @@ def check(model: LoadedModel) -> None:
     for target, call in _first_calls(calls).items():
         target.parts.update(collate.trace_parts(first[target].arguments, call.arguments))
         target.output_parts.update(collate.trace_parts(first[target].output, call.output))
+        if not target.is_denoiser:
+            target.pixels = math.prod(first[target].output[0].shape[-2:]) / first[target].area
     alone_b = _draw(model, [job_b], [])[0]
     stateful = [target.name for target in model.targets.values() if target.keeps_state()]
     if stateful:

@@ -22,6 +22,7 @@ _EARLY = ("controlnet",)  # its output is an argument of the denoiser's next cal
 _PLAIN_DECODERS = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
 _UNMEASURED_ROWS = 16
 _DECODE_ROWS = 8  # decoding takes far more memory a row than a denoiser step
+_DECODE_PIXELS = 2 * 1024 * 1024  # of all rows of a decode: 8 of 512 x 512, 2 of 1024 x 1024
 
 
 class _Key:
@@ -37,11 +38,12 @@ class Target:
     name: str
     module: torch.nn.Module
     function: Callable[..., Any]
-    first: bool  # goes before denoiser steps
+    first: bool  # goes before denoiser steps; a decode, before every other
     ignores_generator: bool = False
     parts: dict[Path, Part] = field(default_factory=dict)  # of the arguments, from the trace at load
     output_parts: dict[Path, Part] = field(default_factory=dict)
     cost: StepCost | None = None  # measured at load
+    pixels: float = 0.0  # that a decoder makes of a latent element, from the trace at load
     learned_rows: dict[int, int] = field(default_factory=dict)  # area → rows that fitted, after an out-of-memory
 
     _keys: weakref.WeakValueDictionary[Hashable, _Key] = field(default_factory=weakref.WeakValueDictionary)
@@ -73,10 +75,15 @@ class Target:
     def most_rows(self, area: int) -> int:
         """The most rows of ``area`` latent elements that one call should have."""
         if not self.is_denoiser:
-            planned = _DECODE_ROWS
+            pixels = max(1, round(self.pixels * area))
+            planned = max(1, min(_DECODE_ROWS, _DECODE_PIXELS // pixels))
         else:
             planned = self.cost.most_rows(area) if self.cost is not None else _UNMEASURED_ROWS
         return min(planned, self.learned_rows.get(area, planned))
+
+    def at_once(self, rows: int, area: int) -> int:
+        """How many of one call's rows are run together: a denoiser's call is made as its pipeline made it."""
+        return rows if self.is_denoiser else min(rows, self.most_rows(area))
 
 
 def find_targets(components: dict[str, Any]) -> dict[int, Target]:

@@ -10,7 +10,6 @@ import logging
 from typing import Any
 
 import torch
-from diffusers import AutoencoderKL
 from diffusers.quantizers import PipelineQuantizationConfig
 
 from pipelines.errors import LoadRefused
@@ -91,10 +90,27 @@ def _compile(model: Any) -> None:
 
 def _tile(pipeline: Any) -> None:
     """Decode pictures past a size in tiles, so that one decode cannot take the device's memory or its time."""
-    vae = getattr(pipeline, "vae", None)
-    if not isinstance(vae, AutoencoderKL):
+    vae: Any = getattr(pipeline, "vae", None)
+    # AutoencoderTiny would tile pictures of any size, and is too small to need it.
+    if not hasattr(vae, "use_tiling") or type(vae).__name__ == "AutoencoderTiny":
         return
-    scale = 2 ** (len(vae.config.block_out_channels) - 1)
-    vae.enable_tiling()
-    vae.tile_sample_min_size = _TILE_PIXELS
-    vae.tile_latent_min_size = _TILE_PIXELS // scale
+    if hasattr(vae, "tile_latent_min_size"):
+        vae.enable_tiling()
+        vae.tile_sample_min_size = _TILE_PIXELS
+        vae.tile_latent_min_size = _TILE_PIXELS // _scale(vae)
+    elif hasattr(vae, "tile_sample_stride_height"):
+        # Tiles overlap by the share of them that the class chose.
+        stride = _TILE_PIXELS * vae.tile_sample_stride_height // vae.tile_sample_min_height
+        vae.enable_tiling(
+            tile_sample_min_height=_TILE_PIXELS,
+            tile_sample_min_width=_TILE_PIXELS,
+            tile_sample_stride_height=stride,
+            tile_sample_stride_width=stride,
+        )
+
+
+def _scale(vae: Any) -> int:
+    """Pixels a latent, along a side."""
+    if hasattr(vae.config, "block_out_channels") and not hasattr(vae.config, "spatial_compression_ratio"):
+        return int(2 ** (len(vae.config.block_out_channels) - 1))
+    return int(vae.tile_sample_min_size // vae.tile_latent_min_size)

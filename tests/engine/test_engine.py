@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import itertools
 import logging
 import threading
 import time
@@ -18,6 +19,7 @@ from pipelines import preview, selfcheck
 from pipelines.engine import Engine
 from pipelines.errors import Cancelled, OutOfMemory
 from pipelines.plan import DrawJob
+from pipelines.run import Call
 from pipelines.target import Target
 from tests.engine.conftest import Bench, Seen
 
@@ -103,7 +105,7 @@ def faulty(monkeypatch: pytest.MonkeyPatch, target: Target, raise_if: Any) -> No
     real = target.function
 
     def function(*args: Any, **kwargs: Any) -> Any:
-        sample = kwargs["sample"] if "sample" in kwargs else args[0]
+        sample = args[0] if args else kwargs.get("sample", kwargs.get("x"))
         raise_if(sample)
         return real(*args, **kwargs)
 
@@ -218,6 +220,73 @@ def test_no_room_in_a_runs_own_code_is_refused_as_such(bench: Bench, monkeypatch
     monkeypatch.setattr(engine_module, "call_arguments", fail)
     seen, _ = bench.draw([bench.job("big")])
     assert isinstance(seen.errors["big"], OutOfMemory)
+
+
+def decoder(bench: Bench) -> Target:
+    return next(target for target in bench.model.targets.values() if target.name == "vae")
+
+
+def test_at_most_one_decode_goes_between_two_steps(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All decodes that waited went first: a crowd that ended together held up everybody else."""
+    order: list[str] = []
+    faulty(monkeypatch, denoiser(bench), lambda sample: order.append("step"))
+    faulty(monkeypatch, decoder(bench), lambda sample: order.append("decode"))
+    monkeypatch.setattr(decoder(bench), "learned_rows", dict.fromkeys(range(100_000), 1))
+    short = [bench.job(f"s{i}", seed=i, steps=1) for i in range(3)]
+    seen, _ = bench.draw([*short, bench.job("long", steps=8)])
+    assert not seen.errors
+    assert order.count("decode") == 4
+    last = len(order) - 1 - order[::-1].index("step")
+    pairs = list(itertools.pairwise(order[: last + 1]))
+    assert ("decode", "decode") not in pairs, order
+
+
+def test_a_decode_has_as_many_rows_as_its_pictures_size_allows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Eight rows were decoded together whatever their size: at 1024 x 1024, tens of GiB."""
+    target = decoder(bench)
+    side = bench.model.plan.native_width
+    sizes: list[int] = []
+    faulty(monkeypatch, target, lambda sample: sizes.append(sample.shape[0]))
+    alone = bench.alone(bench.job("four", n=4, steps=1))
+    assert sizes == [4]
+    monkeypatch.setattr(target, "learned_rows", {})
+    area = next(call.area for call in observed(bench) if call.target is target)
+    rows = {pixels: target.most_rows(area * pixels**2 // side**2) for pixels in (256, 512, 1024, 1536)}
+    assert rows == {256: 8, 512: 8, 1024: 2, 1536: 1}
+    monkeypatch.setattr(target, "learned_rows", {area: 3})
+    sizes.clear()
+    cut = bench.alone(bench.job("four", n=4, steps=1))
+    assert sizes == [3, 1], "one request's too"
+    assert (cut - alone).abs().max() < SAME
+
+
+def test_a_cut_decode_that_does_not_fit_is_cut_smaller_and_remembered(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = decoder(bench)
+    alone = bench.alone(bench.job("five", n=5, steps=1))
+    area = next(call.area for call in observed(bench) if call.target is target)
+    monkeypatch.setattr(target, "learned_rows", {area: 2})
+
+    def raise_if(sample: torch.Tensor) -> None:
+        if sample.shape[0] > 1:
+            no_memory()
+
+    faulty(monkeypatch, target, raise_if)
+    cut = bench.alone(bench.job("five", n=5, steps=1))
+    assert target.learned_rows == {area: 1}
+    assert (cut - alone).abs().max() < SAME
+
+
+def observed(bench: Bench) -> list[Call]:
+    """The calls of one run."""
+    calls: list[Call] = []
+    ended = threading.Semaphore(0)
+    engine = Engine(Seen(), observe=calls.append)
+    engine.submit(bench.model, bench.job("a", steps=1), done=ended.release)
+    assert ended.acquire(timeout=60)
+    engine.close()
+    return calls
 
 
 def test_an_unshared_model_draws_one_run_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
