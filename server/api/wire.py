@@ -208,6 +208,8 @@ def _refuse(item: ErrorDetails) -> BadRequest:
         return BadRequest(f"{param} is required.", param=param, code="missing_field")
     if kind == "string_too_short":
         return BadRequest(f"{param} must not be empty.", param=param)
+    if kind == "string_too_long":
+        return BadRequest(f"{param} must have at most {context['max_length']} characters.", param=param)
     if kind == "literal_error":
         return BadRequest(f"{param} must be {context['expected'].replace(chr(39), '')}.", param=param)
     if param == "n":

@@ -15,6 +15,7 @@ from server.api.wire import ImageRequest
 from server.catalog import Catalog
 from server.edge.auth import OPEN_PATHS
 from server.edge.keys import Keyring
+from server.worker.local import ModelState
 from tests.assertions import assert_api_error
 from tests.http.test_door import paths_of
 from tests.paper import Desk, Paper
@@ -33,6 +34,9 @@ SOURCE = text(png(scene(32, 32)))
         ({"prompt": 5}, "prompt", "string"),
         ({"prompt": "x" * 4001}, "prompt", "4000"),
         ({"negative_prompt": "x" * 4001}, "negative_prompt", "4000"),
+        ({"prompt": "x" * 100_001}, "prompt", "prompt must have at most 100000 characters."),
+        ({"model": "x" * 201}, "model", "model must have at most 200 characters."),
+        ({"scheduler": "x" * 41}, "scheduler", "scheduler must have at most 40 characters."),
         ({"quality": "best"}, "quality", "hd"),
         ({"style": "cubist"}, "style", "natural"),
         ({"response_format": "file"}, "response_format", "b64_json"),
@@ -323,6 +327,15 @@ def test_a_store_that_fills_up_during_the_put_is_507_for_urls_and_b64_still_work
     assert_inline_alone(paper)
     folder: Path = paper.app.state.services.settings.data_dir / "pictures"
     assert not list(folder.iterdir())
+
+
+def test_a_server_that_can_draw_with_nothing_is_not_ready(desk: Desk) -> None:
+    paper = desk.open()
+    with paper.client() as client:
+        assert client.get("/readyz").status_code == 200
+        for status in paper.worker.models.values():
+            status.state = ModelState.BROKEN
+        assert client.get("/readyz").status_code == 503
 
 
 def test_openapi_lists_every_field(paper: Paper) -> None:
