@@ -15,7 +15,7 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -72,7 +72,7 @@ class Outcome:
 
     ask: Ask
     sent_s: float
-    headers_s: float
+    first_step_s: float | None  # None: no step was told of
     done_s: float
     error: str = ""  # the error's code, or what broke; empty: answered with pictures
 
@@ -81,9 +81,9 @@ class Outcome:
         return self.done_s - self.sent_s
 
     @property
-    def wait_s(self) -> float:
-        """Until the answer's first byte; these requests do not stream, so it comes when all is drawn."""
-        return self.headers_s - self.sent_s
+    def wait_s(self) -> float | None:
+        """Until the client knows that the first denoising step is done. Servers tell of steps ten times a second."""
+        return None if self.first_step_s is None else self.first_step_s - self.sent_s
 
 
 @dataclass(frozen=True)
@@ -124,6 +124,8 @@ def make_asks(mix: Mix, count: int, seed: int) -> list[Ask]:
             "n": dice.choice(mix.counts),
             "seed": dice.randrange(2**32),
             "response_format": "b64_json",
+            "stream": True,
+            "stream_progress": True,
         }
         if mix.model is not None:
             body["model"] = mix.model
@@ -190,21 +192,45 @@ class Load:
         return time.monotonic() - self._started_s
 
     async def _send(self, ask: Ask) -> None:
-        sent_s, headers_s, error = self._now(), None, ""
+        sent_s, story = self._now(), _Story()
         try:
             async with self._client.stream("POST", "/v1/images/generations", json=dict(ask.body)) as response:
-                headers_s = self._now()
-                body = await response.aread()
-                if response.status_code != 200:
-                    error = _code(response.status_code, body)
+                if response.status_code == 200:
+                    async for line in response.aiter_lines():
+                        story.hear(line, self._now)
+                    error = story.error or story.missing(ask.pictures)
+                else:
+                    error = _code(response.status_code, await response.aread())
         except httpx.HTTPError as broken:
             error = type(broken).__name__
-        done_s = self._now()
-        self._outcomes.append(Outcome(ask, sent_s, done_s if headers_s is None else headers_s, done_s, error))
+        self._outcomes.append(Outcome(ask, sent_s, story.first_step_s, self._now(), error))
         self._progress.advance(self._bar)
 
 
-def _code(status: int, body: bytes) -> str:
+class _Story:
+    """What the events of one answer have told."""
+
+    def __init__(self) -> None:
+        self.first_step_s: float | None = None
+        self.error = ""
+        self._pictures = 0
+        self._kind = ""
+
+    def hear(self, line: str, now: Callable[[], float]) -> None:
+        name, _, value = line.partition(": ")
+        if name == "event":
+            self._kind = value
+            self._pictures += value.endswith(".completed")
+        elif name == "data" and self._kind == "error":
+            self.error = _code(200, value)
+        elif name == "data" and self._kind == "darkroom.progress" and self.first_step_s is None:
+            self.first_step_s = now() if json.loads(value)["done"] > 0 else None
+
+    def missing(self, pictures: int) -> str:
+        return "" if self._pictures == pictures else f"{self._pictures} of {pictures} pictures"
+
+
+def _code(status: int, body: bytes | str) -> str:
     try:
         code = json.loads(body)["error"]["code"]
     except (ValueError, KeyError, TypeError):

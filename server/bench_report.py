@@ -58,7 +58,12 @@ def figures(result: Result) -> list[tuple[str, str]]:
             ("latency, mean", _seconds(sum(latencies) / len(latencies))),
             ("latency, p50", _seconds(percentile(latencies, 50))),
             ("latency, p95", _seconds(percentile(latencies, 95))),
-            ("time to headers, p50", _seconds(percentile([outcome.wait_s for outcome in good], 50))),
+        ]
+    waits = [outcome.wait_s for outcome in good if outcome.wait_s is not None]
+    if waits:
+        rows += [
+            ("time to first step, p50", _seconds(percentile(waits, 50))),
+            ("time to first step, p95", _seconds(percentile(waits, 95))),
         ]
     if result.rows_per_batch is not None:
         rows.append(("denoiser rows a batch", f"{result.rows_per_batch:.1f}"))

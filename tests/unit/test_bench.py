@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import cast
 
 import httpx
 import pytest
@@ -21,14 +22,28 @@ EVERYTHING = Mix(
 )
 
 
-class Stub:
-    """Answers every request at once: the numbers in ``refused`` with 503, the others with pictures."""
+def event(kind: str, **fields: object) -> bytes:
+    return f"event: {kind}\ndata: {json.dumps({'type': kind, **fields})}\n\n".encode()
 
-    def __init__(self, refused: frozenset[int] = frozenset()) -> None:
+
+def told(done: int) -> bytes:
+    return event("darkroom.progress", state="running" if done else "queued", done=done, of=4)
+
+
+Body = dict[str, object]
+Story = Callable[[Body], AsyncIterator[bytes]]
+
+
+class Stub:
+    """Answers every request at once: the numbers in ``refused`` with 503, the others with ``story``, by default the
+    news of a step and pictures."""
+
+    def __init__(self, refused: frozenset[int] = frozenset(), story: Story | None = None) -> None:
         self.bodies: list[dict[str, object]] = []
         self.keys: set[str | None] = set()
         self.most_at_once = 0
         self._refused = refused
+        self._story = story or drawn
         self._at_once = 0
 
     async def __call__(self, request: httpx.Request) -> httpx.Response:
@@ -46,7 +61,14 @@ class Stub:
         self._at_once -= 1
         if number in self._refused:
             return httpx.Response(503, json={"error": {"code": "queue_full"}})
-        return httpx.Response(200, json={"data": []})
+        return httpx.Response(200, content=self._story(self.bodies[number]))
+
+
+async def drawn(body: Body) -> AsyncIterator[bytes]:
+    for done in range(3):
+        yield told(done)
+    for index in range(cast(int, body["n"])):
+        yield event("image_edit.completed" if "image" in body else "image_generation.completed", index=index)
 
 
 def run(stub: Callable[..., object], asks: list[Ask], *, clients: int = 3, rate: float | None = None) -> Result:
@@ -115,13 +137,53 @@ def test_rows_a_batch_are_the_denoisers_since_the_load_began() -> None:
 def test_latencies_are_told_as_they_were() -> None:
     asks = bench.make_asks(Mix(), 5, 1)
     outcomes = tuple(Outcome(ask, 1.0, 1.0 + 0.1 * i, 2.0 + i) for i, ask in enumerate(asks))
+    outcomes += (Outcome(asks[0], 1.0, None, 6.0, "503 queue_full"),)
     shown = dict(bench_report.figures(Result("", outcomes, None)))
     assert shown["pictures a second"] == "1.00"  # five in the five seconds from 1 to 6
     assert shown["latency, mean"] == "3.00 s"
     assert shown["latency, p50"] == "3.00 s"
     assert shown["latency, p95"] == "4.80 s"
-    assert shown["time to headers, p50"] == "200 ms"
+    assert shown["time to first step, p50"] == "200 ms"
+    assert shown["time to first step, p95"] == "380 ms"
     assert "denoiser rows a batch" not in shown
+
+
+def test_the_first_step_is_told_from_the_last() -> None:
+    """What was shown was the time to the answer's first byte, which came when all was drawn."""
+
+    async def slow(body: Body) -> AsyncIterator[bytes]:
+        yield b": keep-alive\n\n" + told(0)
+        await asyncio.sleep(0.05)
+        whole = told(1)
+        yield whole[:20]  # events come in whatever pieces
+        yield whole[20:]
+        await asyncio.sleep(0.2)
+        yield told(4) + event("image_generation.completed", index=0)
+
+    stub = Stub(story=slow)
+    (outcome,) = run(stub, bench.make_asks(Mix(), 1, 1)).outcomes
+    assert not outcome.error
+    assert outcome.first_step_s is not None
+    assert 0.05 <= outcome.first_step_s - outcome.sent_s < outcome.latency_s - 0.15
+    assert stub.bodies[0]["stream"] is stub.bodies[0]["stream_progress"] is True
+
+
+def test_a_drawing_that_fails_on_the_way_is_an_error_with_its_code() -> None:
+    async def failing(body: Body) -> AsyncIterator[bytes]:
+        yield told(1)
+        yield event("error", error={"code": "out_of_device_memory"})
+
+    result = run(Stub(story=failing), bench.make_asks(Mix(), 2, 1))
+    assert result.errors == {"200 out_of_device_memory": 2}
+
+
+def test_too_few_pictures_are_an_error() -> None:
+    async def short(body: Body) -> AsyncIterator[bytes]:
+        yield told(1)
+        yield event("image_generation.completed", index=0)
+
+    result = run(Stub(story=short), bench.make_asks(Mix(counts=(2,)), 1, 1))
+    assert result.errors == {"1 of 2 pictures": 1}
 
 
 class _Page(HTMLParser):
