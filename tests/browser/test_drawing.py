@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import pytest
 from PIL import Image, ImageChops
 from selenium.webdriver import ActionChains, Chrome
 from selenium.webdriver.common.keys import Keys
@@ -73,6 +74,26 @@ def test_several_pictures_come_with_progress_and_previews(page: Page, server: Ru
     assert page.run("return seen.previews") == 3
     seeds = [row["seed"] for row in page.kept()]
     assert sorted(seeds) == list(range(min(seeds), min(seeds) + 3))
+
+
+@pytest.mark.parametrize(("side", "count"), [(64, 1), (64, 2), (64, 3), (64, 4), (128, 1)])
+def test_a_small_picture_is_shown_at_most_twice_as_large(page: Page, server: Running, side: int, count: int) -> None:
+    """64 pixels filled the window, and were a blur."""
+    page.open(server.url, storage={"darkroom.last.model": "darkroom-mini"})
+    page.choose("size", "custom")
+    for name in ("width", "height"):
+        page.one(f"#{name}").clear()
+        page.one(f"#{name}").send_keys(str(side))
+    page.choose("n", str(count))
+    page.ask("a red apple")
+    page.pictures(count)
+    shown = "return [...document.querySelectorAll('%s')].map((image) => Math.round(image.getBoundingClientRect().%s))"
+    assert page.run(shown % (LATEST, "width")) == page.run(shown % (LATEST, "height")) == [2 * side] * count
+    page.one("#latest button.tile").click()
+    assert page.run(shown % ("#detail-image", "width")) == [2 * side]
+    page.reload()
+    page.until("return document.querySelectorAll('#grid .tile').length === arguments[0]", count)
+    assert max(page.run(shown % ("#grid .tile img", "width"))) <= 2 * side
 
 
 def test_the_code_draws_the_shown_picture_again(page: Page, server: Running, tmp_path: Path) -> None:

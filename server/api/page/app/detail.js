@@ -1,6 +1,6 @@
 // One picture, large, with its parameters and what can be done with it. Knows records; makes no request.
 import { codePanel } from "./code.js";
-import { byId, closable, make } from "./dom.js";
+import { byId, closable, fit, make } from "./dom.js";
 import { address } from "./gallery.js";
 import { duration, say, spoken, t } from "./i18n.js";
 import { fileName } from "./request.js";
@@ -68,6 +68,7 @@ export class Detail {
     this.picture = picture;
     const { run, type } = picture;
     const asked = alone(picture);
+    fit(byId("detail-image"), picture.width, picture.height);
     byId("detail-image").src = address(picture);
     byId("detail-image").alt = run.fields.prompt;
     byId("detail-prompt").textContent = run.fields.prompt;

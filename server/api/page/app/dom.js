@@ -14,6 +14,12 @@ export function make(tag, attributes = {}, ...children) {
   return element;
 }
 
+/** Let `element` show a picture of this size in its shape, at most twice as large, but large enough to press. */
+export function fit(element, width, height) {
+  element.style.setProperty("--ratio", width / height);
+  element.style.setProperty("--most", width > 1 ? `${Math.max(2 * width, 48)}px` : "100%");
+}
+
 /** One of the icons at the end of index.html. */
 export function icon(name) {
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");

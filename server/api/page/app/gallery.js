@@ -1,5 +1,5 @@
 // This browser's pictures, newest first. Knows tiles and the store; knows nothing of how pictures are made.
-import { byId, make } from "./dom.js";
+import { byId, fit, make } from "./dom.js";
 import { label, say } from "./i18n.js";
 import * as store from "./store.js";
 
@@ -85,7 +85,7 @@ export class Gallery {
       const item = there.get(picture.id);
       if (item) return item;
       const made = make("li", {}, this.tile(picture));
-      made.style.setProperty("--ratio", picture.width / picture.height);
+      fit(made, picture.width, picture.height);
       return made;
     });
     byId("grid").replaceChildren(...items);
@@ -101,7 +101,7 @@ export class Gallery {
     const tile = make("button", { type: "button", class: "tile", "data-picture": picture.id }, image);
     tile.append(make("span", { class: "caption", "aria-hidden": "true" }, picture.run.fields.prompt));
     label(tile, "gallery.open", { prompt: picture.run.fields.prompt, seed: String(picture.seed) });
-    tile.style.setProperty("--ratio", picture.width / picture.height);
+    fit(tile, picture.width, picture.height);
     tile.addEventListener("click", () => this.open(picture));
     return tile;
   }

@@ -3,7 +3,7 @@ import { hasKey, models } from "./api.js";
 import { codePanel } from "./code.js";
 import { Composer } from "./composer.js";
 import { alone, Detail } from "./detail.js";
-import { byId, closable, make, memory } from "./dom.js";
+import { byId, closable, fit, make, memory } from "./dom.js";
 import { blobOf, Gallery } from "./gallery.js";
 import { known, label, LANGUAGES, preferred, say, speak, t } from "./i18n.js";
 import { confirmed, enterKey, prepareKey } from "./key.js";
@@ -95,7 +95,8 @@ function take(run, index, blob, seed) {
   createImageBitmap(blob).then((bitmap) => {
     [picture.width, picture.height] = [bitmap.width, bitmap.height];
     bitmap.close();
-    tile.style.setProperty("--ratio", picture.width / picture.height);
+    fit(tile, picture.width, picture.height);
+    fit(run.card, picture.width, picture.height);
   }).catch(() => {}).then(() => gallery.keep(picture));
   return tile;
 }

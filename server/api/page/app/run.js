@@ -1,6 +1,6 @@
 // One request on its way: its card, its progress, its end. Knows api.js's events; keeps nothing.
 import { ApiError, cancel, draw } from "./api.js";
-import { icon, make } from "./dom.js";
+import { fit, icon, make } from "./dom.js";
 import { known, label, plain, say, t } from "./i18n.js";
 import { newJobId, toRequest } from "./request.js";
 
@@ -30,7 +30,7 @@ export class Run {
   /** Let the tiles have the shape that was asked for, until the pictures show theirs. */
   shape() {
     const [width, height] = /^\d+x\d+$/.test(this.fields.size) ? this.fields.size.split("x") : [1, 1];
-    this.card.style.setProperty("--ratio", width / height);
+    fit(this.card, Number(width), Number(height));
   }
 
   get active() {
