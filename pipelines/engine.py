@@ -192,11 +192,12 @@ class Engine:
 
     def _forward(self, calls: Sequence[Call], rows: Sequence[int]) -> list[Any]:
         target = calls[0].target
-        self.set_adapters(target.module, [call.run for call in calls], rows)
+        filling = target.filled_up(sum(rows)) - sum(rows) if calls[0].run.model.shared else 0
+        self.set_adapters(target.module, [call.run for call in calls], [*rows[:-1], rows[-1] + filling])
         self.counts[f"{target.name}_forwards"] += 1
         self.counts[f"{target.name}_rows"] += sum(rows)
         with _autocast(calls[0].autocast):
-            if len(calls) == 1:
+            if len(calls) == 1 and not filling:
                 most = target.at_once(rows[0], calls[0].area)
                 if most < rows[0]:
                     return [_cut(calls[0], most)]
@@ -204,8 +205,10 @@ class Engine:
             arguments = [call.arguments for call in calls]
             if target.ragged is not None:
                 arguments = target.ragged.levelled(arguments)
+            arguments += [collate.take_rows(arguments[-1], 0, 1, rows[-1], target.parts)] * filling
+            rows = [*rows, *[1] * filling]
             merged = self._mergers.setdefault(target, collate.Merger()).merge(arguments, rows, target.parts)
-            return collate.split(target.function(**merged), rows, target.output_parts)
+            return collate.split(target.function(**merged), rows, target.output_parts)[: len(calls)]
 
     def _run_smaller(self, calls: Sequence[Call], rows: int) -> None:
         """The device had no room: remember it, and try again with half the rows."""

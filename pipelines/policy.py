@@ -27,6 +27,8 @@ _MIN_ROWS, _MAX_ROWS = 8, 64
 # What the rows of a step may take at most, be they fewer than the least: for so long nobody joins, leaves or moves on.
 _ROWS_S = 2.0
 
+BUCKETS = (1, 2, 4, 8, 16, 32)  # rows of a compiled module's calls
+
 
 class Waiting(Protocol):
     """What the policy reads of a waiting call."""
@@ -73,6 +75,11 @@ class StepCost:
             knee = min(knee, self.peak_rows * self.area / area)
         patient = int(_ROWS_S / row_s) if row_s > 0 else _MAX_ROWS
         return max(1, min(patient, max(_MIN_ROWS, min(_MAX_ROWS, round(knee)))))
+
+
+def bucket(rows: int) -> int:
+    """The rows that a compiled module is called with for so many: more than the largest bucket has, as they are."""
+    return next((size for size in BUCKETS if size >= rows), rows)
 
 
 def fit_cost(samples: Sequence[tuple[int, float]], area: int) -> StepCost | None:

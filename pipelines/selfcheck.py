@@ -21,7 +21,7 @@ from pipelines.engine import Engine
 from pipelines.errors import DrawError, is_out_of_memory
 from pipelines.loader import LoadedModel
 from pipelines.plan import DrawJob
-from pipelines.policy import StepCost, fit_cost
+from pipelines.policy import BUCKETS, StepCost, fit_cost
 from pipelines.run import Call
 from pipelines.spec import Adapter, ImageSpec, Pixels, Task
 from pipelines.target import Target
@@ -91,6 +91,8 @@ def check(model: LoadedModel) -> None:
     for target, call in first.items():
         if target.is_denoiser and model.shared:
             _measure(target, call)
+            if target.compiled:
+                _warm(target, call)
     log.info(
         "model checked",
         extra={
@@ -225,6 +227,21 @@ def _measure(target: Target, call: Call) -> None:
         target.cost = StepCost(0.0, best[most] / most, call.area)
     if fitting[-1] < _COST_COPIES[-1]:
         target.learned_rows[call.area] = max(1, call.rows * fitting[-1])
+
+
+def _warm(target: Target, call: Call) -> None:
+    """Run a compiled module once with each number of rows that it will be called with: it compiles before anybody
+    waits for it."""
+    row = collate.take_rows(call.arguments, 0, 1, call.rows, target.parts)
+    for rows in (size for size in BUCKETS if size <= target.most_rows(call.area)):
+        try:
+            _seconds(target, collate.merge([row] * rows, [1] * rows, target.parts))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            target.learned_rows[call.area] = max(1, rows // 2)
+            torch.cuda.empty_cache()
+            break
 
 
 def _seconds(target: Target, arguments: dict[str, object]) -> float:

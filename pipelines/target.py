@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pipelines.collate import Part, Path, Signature
-from pipelines.policy import StepCost
+from pipelines.policy import BUCKETS, StepCost, bucket
 from pipelines.ragged import RAGGED
 
 _DENOISERS = ("unet", "transformer", "transformer_2", "prior", "controlnet")
@@ -50,6 +50,8 @@ class Target:
 
     def __post_init__(self) -> None:
         self.signature = Signature(self.module.forward if self.is_denoiser else self.function)
+        modules = self.module.modules() if self.is_denoiser else ()
+        self.compiled = any(module._compiled_call_impl is not None for module in modules)
         self.ragged = RAGGED.get(type(self.module).__name__) if self.is_denoiser else None
 
     @property
@@ -79,7 +81,12 @@ class Target:
             planned = max(1, min(_DECODE_ROWS, _DECODE_PIXELS // pixels))
         else:
             planned = self.cost.most_rows(area) if self.cost is not None else _UNMEASURED_ROWS
-        return min(planned, self.learned_rows.get(area, planned))
+        most = min(planned, self.learned_rows.get(area, planned))
+        return max(size for size in BUCKETS if size <= most) if self.compiled else most
+
+    def filled_up(self, rows: int) -> int:
+        """The rows that the module is called with for so many: compiled, it is to see few shapes."""
+        return bucket(rows) if self.compiled else rows
 
     def at_once(self, rows: int, area: int) -> int:
         """How many of one call's rows are run together: a denoiser's call is made as its pipeline made it."""

@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -15,10 +16,14 @@ from pipelines.engine import Engine
 from pipelines.errors import DrawError
 from pipelines.loader import LoadedModel, load, quiet_libraries
 from pipelines.plan import DrawJob, ModelPlan
+from pipelines.run import Call
 from pipelines.spec import ImageSpec
+from pipelines.target import Target
 from server.catalog import load_catalog
 
 ROOT = Path(__file__).parent.parent.parent
+# Measured: 1e-6 in float32; the bound leaves room for another machine's kernels.
+SAME = 5e-5
 
 
 @dataclass
@@ -101,3 +106,38 @@ def checked_model() -> LoadedModel:
 @pytest.fixture
 def bench(checked_model: LoadedModel) -> Bench:
     return Bench(checked_model)
+
+
+def denoiser(bench: Bench) -> Target:
+    return next(target for target in bench.model.targets.values() if target.is_denoiser)
+
+
+def faulty(monkeypatch: pytest.MonkeyPatch, target: Target, raise_if: Any) -> None:
+    real = target.function
+
+    def function(*args: Any, **kwargs: Any) -> Any:
+        sample = args[0] if args else kwargs.get("sample", kwargs.get("x"))
+        raise_if(sample)
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(target, "function", function)
+
+
+def no_memory() -> None:
+    """Fails as the CPU does: with a plain RuntimeError."""
+    torch.empty(1 << 58)
+
+
+def decoder(bench: Bench) -> Target:
+    return next(target for target in bench.model.targets.values() if target.name == "vae")
+
+
+def observed(bench: Bench) -> list[Call]:
+    """The calls of one run."""
+    calls: list[Call] = []
+    ended = threading.Semaphore(0)
+    engine = Engine(Seen(), observe=calls.append)
+    engine.submit(bench.model, bench.job("a", steps=1), done=ended.release)
+    assert ended.acquire(timeout=60)
+    engine.close()
+    return calls

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import itertools
 import logging
 import threading
 import time
@@ -14,21 +13,11 @@ import msgspec
 import pytest
 import torch
 
-from pipelines import engine as engine_module
-from pipelines import preview, selfcheck
+from pipelines import preview
 from pipelines.engine import Engine
-from pipelines.errors import Cancelled, OutOfMemory
+from pipelines.errors import Cancelled
 from pipelines.plan import DrawJob
-from pipelines.run import Call
-from pipelines.target import Target
-from tests.engine.conftest import Bench, Seen
-
-# Measured: 1e-6 in float32; the bound leaves room for another machine's kernels.
-SAME = 5e-5
-
-
-def denoiser(bench: Bench) -> Target:
-    return next(target for target in bench.model.targets.values() if target.is_denoiser)
+from tests.engine.conftest import SAME, Bench, Seen, denoiser, faulty
 
 
 def test_mixed_requests_share_steps_and_change_nothing(bench: Bench) -> None:
@@ -101,17 +90,6 @@ def test_a_job_cancelled_before_it_starts_never_does(bench: Bench) -> None:
     assert not seen.steps
 
 
-def faulty(monkeypatch: pytest.MonkeyPatch, target: Target, raise_if: Any) -> None:
-    real = target.function
-
-    def function(*args: Any, **kwargs: Any) -> Any:
-        sample = args[0] if args else kwargs.get("sample", kwargs.get("x"))
-        raise_if(sample)
-        return real(*args, **kwargs)
-
-    monkeypatch.setattr(target, "function", function)
-
-
 def test_one_runs_exception_ends_that_run_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     good, bad = bench.job("good", steps=3), bench.job("bad", steps=3, seed=99)
     alone = bench.alone(good)
@@ -126,167 +104,6 @@ def test_one_runs_exception_ends_that_run_alone(bench: Bench, monkeypatch: pytes
     assert not seen.errors
     assert engine.counts["retried_alone"] >= 1
     assert (seen.drawn_by_job["good"] - alone).abs().max() < SAME
-
-
-def test_out_of_memory_halves_the_batch_and_is_remembered(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = [bench.job(f"j{i}", seed=i, steps=2) for i in range(4)]
-    alone = {job.job_id: bench.alone(job) for job in jobs}
-    target = denoiser(bench)
-    monkeypatch.setattr(target, "learned_rows", {})
-    refused = []
-
-    def raise_if(sample: torch.Tensor) -> None:
-        if sample.shape[0] > 4:
-            refused.append(sample.shape[0])
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    faulty(monkeypatch, target, raise_if)
-    monkeypatch.setattr(target, "cost", None)
-    seen, engine = bench.draw(jobs)
-    assert not seen.errors
-    assert refused == [8], "the size that fitted is remembered, so it happens once"
-    assert engine.counts["out_of_memory"] == 1
-    for job in jobs:
-        assert (seen.drawn_by_job[job.job_id] - alone[job.job_id]).abs().max() < SAME
-
-
-def test_one_request_too_large_for_the_device_is_cut_by_rows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = bench.job("eight", n=4, steps=2)
-    alone = bench.alone(job)
-    target = denoiser(bench)
-    monkeypatch.setattr(target, "learned_rows", {})
-
-    def raise_if(sample: torch.Tensor) -> None:
-        if sample.shape[0] > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    faulty(monkeypatch, target, raise_if)
-    seen, _ = bench.draw([job])
-    assert (seen.drawn_by_job["eight"] - alone).abs().max() < SAME
-
-
-def test_no_room_even_for_one_row_is_refused_and_the_next_works(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = denoiser(bench)
-    monkeypatch.setattr(target, "learned_rows", {})
-    with monkeypatch.context() as patch:
-
-        def raise_if(sample: torch.Tensor) -> None:
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-        faulty(patch, target, raise_if)
-        seen, _ = bench.draw([bench.job("big")])
-        assert isinstance(seen.errors["big"], OutOfMemory)
-    seen, _ = bench.draw([bench.job("next")])
-    assert "next" in seen.drawn_by_job
-
-
-def no_memory() -> None:
-    """Fails as the CPU does: with a plain RuntimeError."""
-    torch.empty(1 << 58)
-
-
-def test_the_cpus_out_of_memory_halves_the_batch_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """It was taken for a bug in a forward: each run was tried alone, and what did not fit was answered 500."""
-    target = denoiser(bench)
-    monkeypatch.setattr(target, "learned_rows", {})
-    monkeypatch.setattr(target, "cost", None)
-    refused = []
-
-    def raise_if(sample: torch.Tensor) -> None:
-        if sample.shape[0] > 4:
-            refused.append(sample.shape[0])
-            no_memory()
-
-    faulty(monkeypatch, target, raise_if)
-    seen, engine = bench.draw([bench.job(f"j{i}", seed=i, steps=2) for i in range(4)])
-    assert not seen.errors
-    assert refused == [8]
-    assert (engine.counts["out_of_memory"], engine.counts["retried_alone"]) == (1, 0)
-
-
-@pytest.mark.parametrize("n", [1, 4])
-def test_no_room_on_the_cpu_is_refused_as_such(bench: Bench, monkeypatch: pytest.MonkeyPatch, n: int) -> None:
-    target = denoiser(bench)
-    monkeypatch.setattr(target, "learned_rows", {})
-    faulty(monkeypatch, target, lambda sample: no_memory())
-    seen, _ = bench.draw([bench.job("big", n=n)])
-    assert isinstance(seen.errors["big"], OutOfMemory)
-
-
-def test_no_room_in_a_runs_own_code_is_refused_as_such(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*args: Any) -> Any:
-        no_memory()
-
-    monkeypatch.setattr(engine_module, "call_arguments", fail)
-    seen, _ = bench.draw([bench.job("big")])
-    assert isinstance(seen.errors["big"], OutOfMemory)
-
-
-def decoder(bench: Bench) -> Target:
-    return next(target for target in bench.model.targets.values() if target.name == "vae")
-
-
-def test_at_most_one_decode_goes_between_two_steps(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All decodes that waited went first: a crowd that ended together held up everybody else."""
-    order: list[str] = []
-    faulty(monkeypatch, denoiser(bench), lambda sample: order.append("step"))
-    faulty(monkeypatch, decoder(bench), lambda sample: order.append("decode"))
-    monkeypatch.setattr(decoder(bench), "learned_rows", dict.fromkeys(range(100_000), 1))
-    short = [bench.job(f"s{i}", seed=i, steps=1) for i in range(3)]
-    seen, _ = bench.draw([*short, bench.job("long", steps=8)])
-    assert not seen.errors
-    assert order.count("decode") == 4
-    last = len(order) - 1 - order[::-1].index("step")
-    pairs = list(itertools.pairwise(order[: last + 1]))
-    assert ("decode", "decode") not in pairs, order
-
-
-def test_a_decode_has_as_many_rows_as_its_pictures_size_allows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Eight rows were decoded together whatever their size: at 1024 x 1024, tens of GiB."""
-    target = decoder(bench)
-    side = bench.model.plan.native_width
-    sizes: list[int] = []
-    faulty(monkeypatch, target, lambda sample: sizes.append(sample.shape[0]))
-    alone = bench.alone(bench.job("four", n=4, steps=1))
-    assert sizes == [4]
-    monkeypatch.setattr(target, "learned_rows", {})
-    area = next(call.area for call in observed(bench) if call.target is target)
-    rows = {pixels: target.most_rows(area * pixels**2 // side**2) for pixels in (256, 512, 1024, 1536)}
-    assert rows == {256: 8, 512: 8, 1024: 2, 1536: 1}
-    monkeypatch.setattr(target, "learned_rows", {area: 3})
-    sizes.clear()
-    cut = bench.alone(bench.job("four", n=4, steps=1))
-    assert sizes == [3, 1], "one request's too"
-    assert (cut - alone).abs().max() < SAME
-
-
-def test_a_cut_decode_that_does_not_fit_is_cut_smaller_and_remembered(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    target = decoder(bench)
-    alone = bench.alone(bench.job("five", n=5, steps=1))
-    area = next(call.area for call in observed(bench) if call.target is target)
-    monkeypatch.setattr(target, "learned_rows", {area: 2})
-
-    def raise_if(sample: torch.Tensor) -> None:
-        if sample.shape[0] > 1:
-            no_memory()
-
-    faulty(monkeypatch, target, raise_if)
-    cut = bench.alone(bench.job("five", n=5, steps=1))
-    assert target.learned_rows == {area: 1}
-    assert (cut - alone).abs().max() < SAME
-
-
-def observed(bench: Bench) -> list[Call]:
-    """The calls of one run."""
-    calls: list[Call] = []
-    ended = threading.Semaphore(0)
-    engine = Engine(Seen(), observe=calls.append)
-    engine.submit(bench.model, bench.job("a", steps=1), done=ended.release)
-    assert ended.acquire(timeout=60)
-    engine.close()
-    return calls
 
 
 def test_an_unshared_model_draws_one_run_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -339,28 +156,6 @@ def test_nothing_is_left_behind(bench: Bench) -> None:
     assert not engine._mergers, "tensors are let go of"
     engine.close()
     assert threading.active_count() == before
-
-
-def test_what_a_failed_step_made_is_let_go_of_before_the_next_try(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """An error's frames hold the forward's activations for as long as its handler runs: half a batch would not fit."""
-    target = denoiser(bench)
-    monkeypatch.setattr(target, "learned_rows", {})
-    monkeypatch.setattr(target, "cost", None)
-    held: list[weakref.ref[torch.Tensor]] = []
-
-    def raise_if(sample: torch.Tensor) -> None:
-        assert not any(activation() is not None for activation in held)
-        if sample.shape[0] > 1:
-            activations = sample * 2
-            held.append(weakref.ref(activations))
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    faulty(monkeypatch, target, raise_if)
-    seen, _ = bench.draw([bench.job("a", n=2, steps=1), bench.job("b", seed=5, steps=1)])
-    assert len(held) > 2
-    assert not seen.errors
 
 
 @pytest.mark.parametrize("end", ["drawn", "failed", "cancelled"])
@@ -422,25 +217,3 @@ def test_a_preview_that_fails_harms_nothing(bench: Bench, monkeypatch: pytest.Mo
     assert not seen.errors
     assert not seen.previews
     assert torch.equal(seen.drawn_by_job["a"], alone)
-
-
-@pytest.mark.parametrize("device", ["cuda", "cpu"])
-def test_a_check_at_load_that_runs_out_of_memory_bounds_the_rows(
-    bench: Bench, monkeypatch: pytest.MonkeyPatch, device: str
-) -> None:
-    target = denoiser(bench)
-    monkeypatch.setattr(target, "cost", None)
-    monkeypatch.setattr(target, "learned_rows", {})
-
-    def raise_if(sample: torch.Tensor) -> None:
-        if sample.shape[0] > 16:
-            if device == "cpu":
-                no_memory()
-            raise torch.OutOfMemoryError("CUDA out of memory")
-
-    faulty(monkeypatch, target, raise_if)
-    monkeypatch.setattr(selfcheck, "_COST_BUDGET_S", 60.0)
-    selfcheck.check(bench.model)
-    assert list(target.learned_rows.values()) == [16]
-    area = next(iter(target.learned_rows))
-    assert target.most_rows(area) <= 16
