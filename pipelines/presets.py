@@ -38,6 +38,7 @@ class DrawingArea:
     native_width: int
     native_height: int
     multiple: int
+    min_pixels: int  # fewer than this are drawn larger and resampled
     max_pixels: int  # more than this is drawn smaller and resampled
 
     def size_for(self, width: int, height: int) -> tuple[int, int]:
@@ -47,7 +48,7 @@ class DrawingArea:
         allows, at the model's native area; the finished picture is then resampled to the size asked for.
         """
         native_pixels = self.native_width * self.native_height
-        fits = native_pixels // 4 <= width * height <= self.max_pixels
+        fits = self.min_pixels <= width * height <= self.max_pixels
         if fits and width % self.multiple == 0 and height % self.multiple == 0:
             return width, height
         scale = 1.0 if fits else math.sqrt(native_pixels / (width * height))

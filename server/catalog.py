@@ -98,10 +98,11 @@ class ModelEntry(_Entry):
     multiple: int | None = Field(
         None, ge=1, le=256, description="drawn sides are divisible by this; default: the family's"
     )
+    min_drawn_pixels: int | None = Field(
+        None, ge=64, description="smaller ones are drawn near native_size and resampled; default: a quarter of it"
+    )
     max_drawn_pixels: int | None = Field(
-        None,
-        ge=64,
-        description="larger pictures are drawn near native_size and resampled; default: 1.25 × native",
+        None, ge=64, description="larger ones are drawn near native_size and resampled; default: 1.25 × native"
     )
     sizes: list[Size] | Literal["any"] = Field("any", description="sizes that a client may ask for")
     max_side: int = Field(2048, ge=16, le=8192, description="where sizes is any: longest side, pixels")
@@ -361,7 +362,11 @@ def _decide(path: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
     family = families.detect(weights) if entry.family == "auto" else families.by_name[entry.family]
     width, height = parse_size(entry.native_size) if entry.native_size else (family.native, family.native)
     area = DrawingArea(
-        width, height, entry.multiple or family.multiple, entry.max_drawn_pixels or width * height * 5 // 4
+        width,
+        height,
+        entry.multiple or family.multiple,
+        min_pixels=entry.min_drawn_pixels or width * height // 4,
+        max_pixels=entry.max_drawn_pixels or width * height * 5 // 4,
     )
     plan = ModelPlan(
         key,

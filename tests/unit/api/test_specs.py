@@ -10,8 +10,9 @@ from pipelines.presets import DrawingArea, Preset, overlay
 from server.api.specs import make_seeds
 from server.api.wire import ImageRequest
 
-SMALL = DrawingArea(64, 64, 16, 64 * 64 * 5 // 4)
-LARGE = DrawingArea(1024, 1024, 16, 1024 * 1024 * 5 // 4)
+SMALL = DrawingArea(64, 64, 16, 64 * 64 // 4, 64 * 64 * 5 // 4)
+LARGE = DrawingArea(1024, 1024, 16, 1024 * 1024 // 4, 1024 * 1024 * 5 // 4)
+NATIVE_ONLY = DrawingArea(128, 128, 32, 128 * 128, 128 * 128)
 
 
 @pytest.mark.parametrize(
@@ -27,13 +28,19 @@ LARGE = DrawingArea(1024, 1024, 16, 1024 * 1024 * 5 // 4)
         (LARGE, (1000, 1000), (992, 992)),
         (LARGE, (512, 512), (512, 512)),
         (LARGE, (256, 256), (1024, 1024)),
+        (NATIVE_ONLY, (64, 64), (128, 128)),
+        (NATIVE_ONLY, (1024, 1792), (96, 160)),
     ],
 )
 def test_draw_sizes(area: DrawingArea, asked: tuple[int, int], drawn: tuple[int, int]) -> None:
     assert area.size_for(*asked) == drawn
 
 
-@given(st.integers(16, 8192), st.integers(16, 8192), st.sampled_from([SMALL, LARGE, DrawingArea(512, 768, 8, 10**6)]))
+@given(
+    st.integers(16, 8192),
+    st.integers(16, 8192),
+    st.sampled_from([SMALL, LARGE, DrawingArea(512, 768, 8, 10**5, 10**6)]),
+)
 def test_every_drawn_size_is_divisible_and_near_the_native_area(width: int, height: int, area: DrawingArea) -> None:
     drawn = area.size_for(width, height)
     assert all(side % area.multiple == 0 and side >= area.multiple for side in drawn)
