@@ -17,7 +17,7 @@ from typing import Protocol
 
 import torch
 
-from pipelines.errors import DrawError, LoadRefused, OutOfMemory
+from pipelines.errors import DrawError, LoadRefused, OutOfMemory, is_out_of_memory
 from pipelines.loader import LoadedModel
 from pipelines.plan import ModelPlan
 
@@ -104,12 +104,12 @@ class Residency:
             self._watcher(plan.key, Place.LOADING, "", 0.0)
             try:
                 self._bring(plan)
-            except torch.OutOfMemoryError:
-                self._watcher(plan.key, Place.BROKEN, "the device has no room for it", time.monotonic() - started)
-                raise OutOfMemory("the device has no room for the model") from None
             except torch.AcceleratorError:
                 raise  # the device is lost to this process, which ends; another takes its place
             except Exception as error:  # whatever it was: nobody may wait for this model for ever
+                if is_out_of_memory(error):
+                    self._watcher(plan.key, Place.BROKEN, "the device has no room for it", time.monotonic() - started)
+                    raise OutOfMemory("the device has no room for the model") from None
                 reason = str(error) if isinstance(error, DrawError) else f"{type(error).__name__}: {error}"
                 self._watcher(plan.key, Place.BROKEN, reason, time.monotonic() - started)
                 raise LoadRefused(reason) from error

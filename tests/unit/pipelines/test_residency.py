@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.errors import LoadRefused
+from pipelines.errors import LoadRefused, OutOfMemory
 from pipelines.plan import ModelPlan
 from pipelines.residency import Place, Residency
 from tests.running import eventually
@@ -226,6 +226,19 @@ def test_a_broken_model_is_told_and_can_be_tried_again() -> None:
     house.broken = ""
     house.use("a")
     assert house.moves[-1] == ("a", Place.DEVICE)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    ids=["cuda", "cpu"],
+)
+def test_a_model_that_memory_has_no_room_for_after_all_is_refused_as_such(error: Exception) -> None:
+    house = House()
+    house.error = error
+    with pytest.raises(OutOfMemory, match="no room for the model"):
+        house.use("a")
+    assert house.moves[-1] == ("a", Place.BROKEN)
 
 
 def test_a_lost_device_is_no_refusal() -> None:
