@@ -27,8 +27,8 @@ def build() -> AutoencoderTiny:
     return AutoencoderTiny(
         encoder_block_out_channels=(WIDTH,) * 4,
         decoder_block_out_channels=(WIDTH,) * 4,
-        num_encoder_blocks=(0, 0, 2, 3),
-        num_decoder_blocks=(4, 4, 1, 0),
+        num_encoder_blocks=(0, 0, 1, 1),
+        num_decoder_blocks=(4, 2, 1, 0),
         latent_channels=LATENTS,
     )
 
@@ -69,7 +69,7 @@ def train(target: int, batch: int, peak: float, decoder_only: bool) -> None:
         rows = [studio.render(studio.draw(rng, SHARES), rng) for _ in range(batch)]
         real = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         real = real.contiguous(memory_format=torch.channels_last)
-        with torch.autocast("cpu", torch.bfloat16):
+        with runtime.autocast():
             latents = net.encoder(real)
             noisy = latents + (0.05 + 0.1 * torch.rand(batch, 1, 1, 1)) * torch.randn(latents.shape)
             made = net.decoder(noisy.clamp(-6, 6))
@@ -82,9 +82,9 @@ def train(target: int, batch: int, peak: float, decoder_only: bool) -> None:
         optimizer.step()
         average.update(net)
         course.seen += batch
-        log = 0.98 * log + 0.02 * float(squared) if log else float(squared)
+        log = 0.98 * log + 0.02 * squared.item() if log else squared.item()
         if course.seen // batch % 50 == 0:
-            shown = f"{-10 * np.log10(log / 4):.2f} dB, loss {float(loss):.4f}"
+            shown = f"{-10 * np.log10(log / 4):.2f} dB, loss {loss.item():.4f}"
             print(f"{course.seen} samples, {course.done:.0%}, {course.pace:.1f}/s, {shown}", flush=True)
         if time.monotonic() - saved > 120:
             saved = time.monotonic()

@@ -1,6 +1,6 @@
 """The pool: random scenes, rendered and encoded once, that the UNet then learns from.
 
-Knows scenes and the autoencoder; knows neither words nor noise. A shard holds `SHARD` latents and their
+Knows scenes, codes and the autoencoder; knows neither words nor noise. A shard holds `SHARD` latents and their
 labels; the first shards hold mostly single objects, the later ones everything.
 """
 
@@ -13,7 +13,7 @@ import torch
 from diffusers import AutoencoderTiny
 from torch import Tensor
 
-from . import autoencoder, concepts, runtime
+from . import autoencoder, codes, concepts, runtime
 from .scenes import SHARES, Scene, Studio
 
 FOLDER = runtime.BUILD / "pool"
@@ -26,8 +26,9 @@ def fill(shards: int, first: int = 0) -> None:
     """Make the shards that are not there yet."""
     runtime.quiet_start(13)
     FOLDER.mkdir(exist_ok=True)
-    studio = Studio(runtime.ART, concepts.load(runtime.ART))
-    net = autoencoder.load()
+    known, net = concepts.load(runtime.ART), autoencoder.load()
+    codes.load(runtime.ART, known, net)  # they are made of the same latents
+    studio = Studio(runtime.ART, known)
     for number in range(first, shards):
         path = FOLDER / f"{number:04}.pt"
         if path.exists():
@@ -36,28 +37,31 @@ def fill(shards: int, first: int = 0) -> None:
         rng = np.random.default_rng(50_000 + number)
         shares = EASY if number < EASY_SHARDS else SHARES
         scenes = [studio.draw(rng, shares) for _ in range(SHARD)]
-        latents = torch.cat([encode(studio, net, scenes[i : i + BATCH], rng) for i in range(0, SHARD, BATCH)])
+        parts = [encode(studio, net, scenes[i : i + BATCH], rng) for i in range(0, SHARD, BATCH)]
+        latents, boxes = (torch.cat(column) for column in zip(*parts, strict=True))
         labels = torch.tensor([[s.layout, s.ground, s.first, s.second] for s in scenes], dtype=torch.int16)
-        runtime.save(path, {"latents": latents, "labels": labels})
+        runtime.save(path, {"latents": latents, "labels": labels, "boxes": boxes})
         print(f"shard {number}, {SHARD / (time.monotonic() - began):.0f} pictures/s", flush=True)
 
 
 @torch.no_grad()
-def encode(studio: Studio, net: AutoencoderTiny, scenes: list[Scene], rng: np.random.Generator) -> Tensor:
-    """(B, 4, 16, 16) latents in half precision."""
-    rows = np.stack([studio.render(scene, rng) for scene in scenes])
-    pixels = torch.from_numpy(rows).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
-    with torch.autocast("cpu", torch.bfloat16):
+def encode(
+    studio: Studio, net: AutoencoderTiny, scenes: list[Scene], rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """(B, 4, 16, 16) latents in half precision, and (B, MOST, 4) where the objects are."""
+    rows, boxes = zip(*(studio.place(scene, rng) for scene in scenes), strict=True)
+    pixels = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
+    with runtime.autocast():
         latents: Tensor = net.encoder(pixels.contiguous(memory_format=torch.channels_last))
-    return latents.half().contiguous()
+    return latents.half().contiguous(), torch.from_numpy(np.stack(boxes))
 
 
-def load(already: set[Path]) -> list[tuple[Tensor, Tensor]]:
-    """The shards on the disk that the caller has not read yet; their names join `already`."""
+def load(already: set[Path]) -> list[tuple[Tensor, Tensor, Tensor]]:
+    """(latents, labels, boxes) of the shards that the caller has not read yet; their names join `already`."""
     fresh = [path for path in sorted(FOLDER.glob("*.pt")) if path not in already]
     already.update(fresh)
     shards = [torch.load(path, weights_only=True) for path in fresh]
-    return [(shard["latents"], shard["labels"]) for shard in shards]
+    return [(shard["latents"], shard["labels"], shard["boxes"]) for shard in shards]
 
 
 def main() -> None:

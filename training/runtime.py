@@ -27,6 +27,12 @@ def quiet_start(seed: int) -> None:
     CHECKPOINTS.mkdir(exist_ok=True)
 
 
+def autocast() -> torch.autocast:
+    """bfloat16 where the processor multiplies it faster than float32; elsewhere it is many times slower."""
+    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast("cpu", torch.bfloat16, enabled=fast)
+
+
 def save(path: Path, state: Mapping[str, Any]) -> None:
     """Write a checkpoint so that a crash leaves the old one or the new one, never half of one."""
     part = path.with_suffix(".part")

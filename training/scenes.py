@@ -20,6 +20,11 @@ PAIRS = ("beside", "above", "with")
 SHARES = (0.58, 0.15, 0.05, 0.08, 0.05, 0.04, 0.03, 0.02)  # of the layouts, once training is past singles
 GROUND_SHARES = (0.42, 0.28, 0.30)  # pastel, colours, scenes
 GROUND_VARIANTS = 48
+CELLS = 16  # the latents' rows and columns
+SINGLES = ((12, 1, 2), (10, 2, 2), (13, 1, 1))  # side, least corner and freedom of a lone object, in cells
+SINGLE_SHARES = (0.6, 0.2, 0.2)
+MOST = 4  # objects of a scene
+SMALL = 7  # cells, the side of one among several
 
 
 @dataclass(frozen=True)
@@ -53,13 +58,18 @@ class Studio:
 
     def render(self, scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:  # (S, S, 3)
         """The scene as a picture; places, sizes and shades are the generator's."""
+        return self.place(scene, rng)[0]
+
+    def place(self, scene: Scene, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
+        """The scene as a picture, and where its objects are: see `boxes`."""
         variants = self.grounds[scene.ground]
         canvas = variants[int(rng.integers(len(variants)))].copy()
         if rng.random() < 0.5:
             canvas = canvas.transpose(Image.Transpose.FLIP_LEFT_RIGHT)
-        for concept, x, y, side in places(scene, rng):
+        placed = places(scene, rng)
+        for concept, x, y, side in placed:
             self._paste(canvas, self.sprites[concept], x, y, side)
-        return np.asarray(canvas)
+        return np.asarray(canvas), boxes(scene, placed)
 
     def _paste(self, canvas: Image.Image, sprite: Image.Image, x: float, y: float, side: float) -> None:
         """Lay the sprite with its middle at (x, y) and its longer side `side`, all in canvas sides."""
@@ -78,39 +88,48 @@ def draw_ground(rng: np.random.Generator) -> int:
 
 
 def places(scene: Scene, rng: np.random.Generator) -> list[tuple[int, float, float, float]]:
-    """(concept, middle x, middle y, longer side) of every object, the farthest first."""
+    """(concept, middle x, middle y, longer side) of every object, the farthest first.
+
+    Boxes lie on the latents' cells, so that an object looks the same to the UNet wherever it is put, and a place is a
+    choice, not a blur.
+    """
     layout = LAYOUTS[scene.layout]
     if layout == "empty":
         return []
     first, second = scene.first, scene.second
+
+    def box(concept: int, left: int, top: int, side: int, free: int = 1) -> tuple[int, float, float, float]:
+        """A square of ``side`` cells, its corner up to ``free`` cells further right and down."""
+        x, y = (corner + int(rng.integers(free + 1)) for corner in (left, top))
+        return concept, (x + side / 2) / CELLS, (y + side / 2) / CELLS, side / CELLS
+
     if layout == "single":
-        side = rng.uniform(0.62, 0.92)
-        free = (1 - side) / 2 * 0.9
-        return [(first, 0.5 + rng.uniform(-free, free), 0.5 + rng.uniform(-free, free), side)]
-    shift = rng.uniform(-0.03, 0.03, 8)
-    size = rng.uniform(0.92, 1.06)
+        side, corner, free = SINGLES[int(rng.choice(len(SINGLES), p=SINGLE_SHARES))]
+        return [box(first, corner, corner, side, free)]
     if layout == "beside":
-        return [
-            (first, 0.26 + shift[0], 0.5 + 2 * shift[1], 0.45 * size),
-            (second, 0.74 + shift[2], 0.5 + 2 * shift[3], 0.45 * size),
-        ]
+        return [box(first, 0, 4, SMALL), box(second, 8, 4, SMALL)]
     if layout == "above":
-        return [
-            (second, 0.5 + 2 * shift[0], 0.74 + shift[1], 0.45 * size),
-            (first, 0.5 + 2 * shift[2], 0.26 + shift[3], 0.45 * size),
-        ]
+        return [box(second, 4, 8, SMALL), box(first, 4, 0, SMALL)]
     if layout == "with":
-        return [
-            (first, 0.39 + shift[0], 0.39 + shift[1], 0.62 * size),
-            (second, 0.72 + shift[2], 0.72 + shift[3], 0.43 * size),
-        ]
-    spots = {
-        "two": ((0.26, 0.5), (0.74, 0.5)),
-        "three": ((0.5, 0.27), (0.26, 0.73), (0.74, 0.73)),
-        "four": ((0.26, 0.26), (0.74, 0.26), (0.26, 0.74), (0.74, 0.74)),
+        return [box(first, 1, 1, 10), box(second, 8, 8, SMALL)]
+    corners = {
+        "two": ((0, 4), (8, 4)),
+        "three": ((4, 0), (0, 8), (8, 8)),
+        "four": ((0, 0), (8, 0), (0, 8), (8, 8)),
     }[layout]
-    side = 0.43 * size
-    return [(first, x + shift[2 * i] / 2, y + shift[2 * i + 1] / 2, side) for i, (x, y) in enumerate(spots)]
+    return [box(first, x, y, SMALL) for x, y in corners]
+
+
+def boxes(scene: Scene, placed: list[tuple[int, float, float, float]]) -> NDArray[np.int8]:
+    """(MOST, 4): of every placed object which of the two it is, its box's left and top, and its side, in cells.
+
+    Rows of -1 stand for objects that are not there.
+    """
+    rows = np.full((MOST, 4), -1, np.int8)
+    for row, (concept, x, y, side) in zip(rows, placed, strict=False):
+        corner = (round((at - side / 2) * CELLS) for at in (x, y))
+        row[:] = (int(concept != scene.first), *corner, round(side * CELLS))
+    return rows
 
 
 def load_sprite(art: Path, concept: Concept) -> Image.Image:

@@ -52,7 +52,7 @@ def sample(
     both = torch.cat((nothing.expand_as(tokens), tokens))
     scheduler.set_timesteps(steps)
     for moment in scheduler.timesteps:
-        with torch.autocast("cpu", torch.bfloat16):
+        with runtime.autocast():
             made = unet(torch.cat((latents, latents)), moment, both).sample.float()
         without, told = made.chunk(2)
         latents = scheduler.step(without + guidance * (told - without), moment, latents).prev_sample

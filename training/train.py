@@ -1,14 +1,14 @@
 """The whole way, from the art packages to `weights/`.
 
-Knows the order of the stages and how many samples each should see; every stage goes on from its checkpoint,
-so running this again after a break finishes what is missing.
+Knows the order of the stages and how many samples each should see; every stage goes on from its checkpoint, or from the
+last stretch, so running this again after a break finishes what is missing.
 """
 
 import argparse
 import subprocess
 import sys
 
-from . import autoencoder, pool, runtime, text_encoder, unet
+from . import autoencoder, pool, runtime, started, text_encoder, unet
 
 STAGES = (
     ("autoencoder", autoencoder.CHECKPOINT, autoencoder.SAMPLES),
@@ -25,14 +25,20 @@ def run(module: str, *arguments: str) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--samples", type=int, default=unet.SAMPLES, help="of the UNet, in all")
+    parser.add_argument("--fresh", action="store_true", help="from nothing, not from the last stretch")
     options = parser.parse_args()
+    runtime.CHECKPOINTS.mkdir(exist_ok=True)
+    runtime.BUILD.mkdir(exist_ok=True)
+    if not options.fresh:
+        started.resume()
     for module, checkpoint, samples in STAGES:
-        wanted = samples
-        if module == "unet":
-            wanted = options.samples
-            run("pool", "--shards", str(pool.SHARDS))
+        wanted = options.samples if module == "unet" else samples
+        # a UNet that has begun hears and paints in the latents as they are
+        more = ["--decoder-only"] if module == "autoencoder" and runtime.samples_of(unet.CHECKPOINT) else []
         if runtime.samples_of(checkpoint) < wanted:
-            run(module, "--samples", str(wanted))
+            run(module, "--samples", str(wanted), *more)
+        if module == "autoencoder":
+            run("pool", "--shards", str(pool.SHARDS))  # with it, the codes that the other two agree on
     run("export")
 
 

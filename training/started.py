@@ -1,0 +1,55 @@
+"""Where a training goes on from when there are no checkpoints: the last stretch's weights, kept in `training/started/`.
+
+Knows that folder and what its networks are called in a checkpoint; knows nothing of training. Half precision and no
+optimizer state: the averages start anew, and a course begins with a short rise of the learning rate.
+"""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file
+
+from . import autoencoder, export, runtime, text_encoder, tokens, unet
+
+FOLDER = runtime.ROOT / "training/started"  # a folder as `export` makes it; weights/ once such a one ships
+SEEN = FOLDER / "seen.json"  # samples that each of its networks has seen
+
+
+def resume(folder: Path = FOLDER) -> None:
+    """Make the checkpoints that are missing from the folder's weights; leaves those that are there alone."""
+    if not SEEN.exists():
+        return
+    seen = json.loads(SEEN.read_text(encoding="utf-8"))
+    if not (tokens.FOLDER / "tokenizer.json").exists():
+        shutil.copytree(folder / "tokenizer", tokens.FOLDER, dirs_exist_ok=True)
+    text = _weights(folder / "text_encoder/model.safetensors")
+    text = {key.removeprefix("text_model."): tensor for key, tensor in text.items()}
+    found = {
+        autoencoder.CHECKPOINT: _weights(folder / "vae/diffusion_pytorch_model.safetensors"),
+        text_encoder.CHECKPOINT: text,
+        text_encoder.READER: text_encoder.reader_of(text),
+        unet.CHECKPOINT: _weights(folder / "unet/diffusion_pytorch_model.safetensors"),
+    }
+    for path, weights in found.items():
+        if not path.exists():
+            state: dict[str, Any] = {"average": weights, "samples": seen[path.stem]}
+            runtime.save(path, state)
+
+
+def _weights(path: Path) -> dict[str, torch.Tensor]:
+    return {key: tensor.float() for key, tensor in load_file(path).items()}
+
+
+def keep(folder: Path = FOLDER) -> None:
+    """Write the checkpoints as they are into the folder: what a checkout somewhere else goes on from."""
+    export.export(folder)
+    found = (autoencoder.CHECKPOINT, text_encoder.READER, text_encoder.CHECKPOINT, unet.CHECKPOINT)
+    seen = {path.stem: runtime.samples_of(path) for path in found}
+    SEEN.write_text(json.dumps(seen, indent=2) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    keep()
