@@ -18,20 +18,20 @@ FOLDER = runtime.ROOT / "training/started"  # a folder as `export` makes it; wei
 SEEN = FOLDER / "seen.json"  # samples that each of its networks has seen
 
 
-def resume(folder: Path = FOLDER) -> None:
-    """Make the checkpoints that are missing from the folder's weights; leaves those that are there alone."""
+def resume() -> None:
+    """Make the checkpoints that are missing from the weights in `FOLDER`; leaves those that are there alone."""
     if not SEEN.exists():
         return
     seen = json.loads(SEEN.read_text(encoding="utf-8"))
     if not (tokens.FOLDER / "tokenizer.json").exists():
-        shutil.copytree(folder / "tokenizer", tokens.FOLDER, dirs_exist_ok=True)
-    text = _weights(folder / "text_encoder/model.safetensors")
+        shutil.copytree(FOLDER / "tokenizer", tokens.FOLDER, dirs_exist_ok=True)
+    text = _weights(FOLDER / "text_encoder/model.safetensors")
     text = {key.removeprefix("text_model."): tensor for key, tensor in text.items()}
     found = {
-        autoencoder.CHECKPOINT: _weights(folder / "vae/diffusion_pytorch_model.safetensors"),
+        autoencoder.CHECKPOINT: _weights(FOLDER / "vae/diffusion_pytorch_model.safetensors"),
         text_encoder.CHECKPOINT: text,
         text_encoder.READER: text_encoder.reader_of(text),
-        unet.CHECKPOINT: _weights(folder / "unet/diffusion_pytorch_model.safetensors"),
+        unet.CHECKPOINT: _weights(FOLDER / "unet/diffusion_pytorch_model.safetensors"),
     }
     for path, weights in found.items():
         if not path.exists():
@@ -43,9 +43,9 @@ def _weights(path: Path) -> dict[str, torch.Tensor]:
     return {key: tensor.float() for key, tensor in load_file(path).items()}
 
 
-def keep(folder: Path = FOLDER) -> None:
-    """Write the checkpoints as they are into the folder: what a checkout somewhere else goes on from."""
-    export.export(folder)
+def keep() -> None:
+    """Write the checkpoints as they are into `FOLDER`: what a checkout somewhere else goes on from."""
+    export.export(FOLDER)
     found = (autoencoder.CHECKPOINT, text_encoder.READER, text_encoder.CHECKPOINT, unet.CHECKPOINT)
     seen = {path.stem: runtime.samples_of(path) for path in found}
     SEEN.write_text(json.dumps(seen, indent=2) + "\n", encoding="utf-8")

@@ -107,7 +107,6 @@ class Feed:
         self.labels = torch.empty(0, 4, dtype=torch.int16)
         self.boxes = torch.empty(0, MOST, 4, dtype=torch.int8)
         self.alphas = schedule().alphas_cumprod
-        self.scale = 1.0
         self.refill()
 
     def refill(self) -> None:
@@ -117,7 +116,7 @@ class Feed:
 
     def batch(self, size: int) -> Batch:
         picked = torch.randint(len(self.latents), (size,), generator=self.random)
-        clean = self.latents[picked].float() * self.scale
+        clean = self.latents[picked].float()
         labels = self.labels[picked].long()
         untold = torch.rand(size, generator=self.random) < DROPPED
         labels[untold] = -1
