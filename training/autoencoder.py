@@ -65,7 +65,7 @@ def train(target: int, batch: int, peak: float, decoder_only: bool) -> None:
     average = runtime.Average(net, 0.995)
     rng = np.random.default_rng(1000 + course.seen)
     saved = time.monotonic()
-    while course.seen < course.target:
+    while course.going:
         rows = [studio.render(studio.draw(rng, SHARES), rng) for _ in range(batch)]
         real = torch.from_numpy(np.stack(rows)).permute(0, 3, 1, 2).float().div_(127.5).sub_(1)
         real = real.contiguous(memory_format=torch.channels_last)

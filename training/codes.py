@@ -1,8 +1,8 @@
 """What the text encoder says to the UNet: a fixed code for every scene.
 
 After the words, the text tokens are slots with fixed meanings, whatever the prompt: four quarters of each of two
-objects, the ground, the layout, and 36 parts of each object. A part is four cells of the object's own latents, so that
-the UNet need only look up what to paint where; a quarter holds its nine parts in one token, which is what the text
+objects, the ground, the layout, and 144 parts of each object. A part is one cell of the object's own latents, so that
+the UNet need only look up what to paint where; a quarter holds its 36 parts in one token, which is what the text
 encoder's last layer deals out. Everything is the same for all objects: the text encoder and the UNet can be trained
 apart. Knows concepts, grounds and the autoencoder's encoder; knows neither words nor noise.
 """
@@ -14,6 +14,7 @@ import torch
 from diffusers import AutoencoderTiny
 from PIL import Image
 from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
 
 from . import grounds, runtime
 from .concepts import Concept
@@ -21,11 +22,13 @@ from .scenes import CELLS, LAYOUTS, SIZE, load_sprite
 
 WIDTH = 192  # of a token
 WORDS = 28  # tokens before the slots; a longer prompt runs over the slots, and the slots must bear it
-SIDE = 12  # cells of the object's box
-GRID = 6  # parts a row
+GRID = 12  # parts a row: cells of the object's box
 PARTS = GRID * GRID
-QUARTERS = 4
-NUMBERS = 20  # of a part: 2x2 cells of 4 latents, and their covers
+HALF, QUARTERS = GRID // 2, 4
+NUMBERS = 5  # of a part: 4 latents, and how far the object covers the cell
+QUARTER = HALF * HALF * NUMBERS  # numbers of a quarter
+MARK = 3.5  # size of a part's marks, before the layer norm
+LOUD = 4.0  # how much a part's numbers are more than in its quarter's token, which has room for less
 FIRST_WHOLE, SECOND_WHOLE = WORDS, WORDS + QUARTERS
 GROUND, LAYOUT = WORDS + 2 * QUARTERS, WORDS + 2 * QUARTERS + 1
 HEADS = LAYOUT + 1  # tokens up to here say everything; the parts after them say it again, spread out
@@ -66,10 +69,9 @@ def make(art: Path, concepts: list[Concept], encoder: AutoencoderTiny) -> Codes:
     mosaics = torch.stack([mosaic(load_sprite(art, concept), encoder) for concept in concepts])
     mosaics = mosaics / mosaics.square().mean((0, 1)).sqrt().clamp(min=0.05)  # every number counts alike
     mosaics = torch.cat((mosaics, torch.zeros(1, PARTS, NUMBERS)))  # none: nothing covers anything
-    half = GRID // 2
-    quarters = mosaics.view(-1, 2, half, 2, half, NUMBERS).transpose(2, 3).reshape(-1, QUARTERS, half * half * NUMBERS)
-    whole = [_token(quarters, _marks(which, 2), share=0.75) for which in range(2)]
-    part = [_token(mosaics, _marks(which, GRID), share=0.45) for which in range(2)]
+    numbers = _bounded(quarters(mosaics))
+    whole = [_token(numbers, _marks(which, 2)) for which in range(2)]
+    part = [part_tokens(numbers, which) for which in range(2)]
 
     generator = torch.Generator().manual_seed(6)
 
@@ -98,7 +100,7 @@ def mosaic(sprite: Image.Image, encoder: AutoencoderTiny) -> Tensor:  # (PARTS, 
     """The object's latents on plain paper, less the paper's, and how far it covers each cell."""
     paper = Image.new("RGB", (SIZE, SIZE), PAPER)
     laid, cover = paper.copy(), Image.new("L", (SIZE, SIZE))
-    box = SIDE * SIZE // CELLS
+    box = GRID * SIZE // CELLS
     ratio = box / max(sprite.size)
     width, height = (max(1, round(side * ratio)) for side in sprite.size)
     small = sprite.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0).convert("RGBA")
@@ -109,26 +111,60 @@ def mosaic(sprite: Image.Image, encoder: AutoencoderTiny) -> Tensor:  # (PARTS, 
     with_, without = encoder.encode(rows.permute(0, 3, 1, 2).float() / 127.5 - 1).latents
     covers = torch.from_numpy(np.asarray(cover.resize((CELLS, CELLS), Image.Resampling.BOX), np.float32) / 255)
     cells = torch.cat((with_ - without, 2 * covers[None]))
-    edge = (CELLS - SIDE) // 2
-    cells = cells[:, edge : edge + SIDE, edge : edge + SIDE]
-    step = SIDE // GRID
-    return cells.view(-1, GRID, step, GRID, step).permute(1, 3, 0, 2, 4).reshape(PARTS, NUMBERS)
+    edge = (CELLS - GRID) // 2
+    return cells[:, edge : edge + GRID, edge : edge + GRID].flatten(1).T
 
 
-def _token(numbers: Tensor, marks: Tensor, share: float) -> Tensor:
+def quarters(mosaics: Tensor) -> Tensor:
+    """(N, PARTS, NUMBERS) to (N, QUARTERS, 36 * NUMBERS): blocks of 2x2 parts, number by number."""
+    blocks = mosaics.view(-1, 2, HALF // 2, 2, 2, HALF // 2, 2, NUMBERS)  # row and column: of quarter, block, part
+    return blocks.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(len(mosaics), QUARTERS, -1)
+
+
+def parts_of(numbers: Tensor) -> Tensor:
+    """The way back: (N, QUARTERS, 36 * NUMBERS) to (N, PARTS, NUMBERS)."""
+    blocks = numbers.view(-1, 2, 2, HALF // 2, HALF // 2, NUMBERS, 2, 2)
+    return blocks.permute(0, 1, 3, 6, 2, 4, 7, 5).reshape(len(numbers), PARTS, NUMBERS)
+
+
+def quarter_numbers(whole: Tensor) -> Tensor:
+    """(N, QUARTERS, WIDTH) tokens to (N, QUARTERS, 36 * NUMBERS): what they say of their parts."""
+    return whole @ _basis()[:QUARTER].T
+
+
+def part_tokens(numbers: Tensor, which: int) -> Tensor:
+    """(N, QUARTERS, 36 * NUMBERS) as quarters' tokens say them to (N, PARTS, WIDTH) tokens of the parts.
+
+    One direction of the basis takes each number, then the marks, then one that all parts share; a layer norm follows.
+    Up to there they are linear in the quarters' tokens.
+    """
+    return F.layer_norm(parts_of(numbers) @ (LOUD * _basis()[:NUMBERS]) + part_slots(which), (WIDTH,))
+
+
+def part_slots(which: int) -> Tensor:
+    """(PARTS, WIDTH): a part's token of which nothing is known yet, before the layer norm."""
+    marks = torch.cat((_marks(which, GRID), torch.full((PARTS, 1), 2.0)), 1)
+    return MARK * marks @ _basis()[NUMBERS : NUMBERS + marks.shape[1]]
+
+
+def _bounded(numbers: Tensor) -> Tensor:
+    """(N, QUARTERS, M) numbers, scaled to take 0.75 of a quarter's token on average and 0.85 at most."""
+    scaled = numbers * (0.75 * WIDTH / numbers[:-1].square().sum(-1).mean()) ** 0.5
+    long = scaled.norm(dim=-1, keepdim=True).clamp(min=1e-6)
+    return scaled * (long.clamp(max=(0.85 * WIDTH) ** 0.5) / long)
+
+
+def _token(numbers: Tensor, marks: Tensor) -> Tensor:
     """(..., K, N) numbers and (K, M) marks to (..., K, WIDTH) tokens of a layer norm's length.
 
     Turned into fixed directions of mean 0, so that the numbers come through a layer norm as they are: one more
-    direction takes what is left of the length. ``share`` of it goes to the numbers on average, at most 0.9.
+    direction takes what is left of the length.
     """
     size, wide = numbers.shape[-1], marks.shape[-1]
     basis = _basis()
-    scaled = numbers * (share * WIDTH / numbers[:-1].square().sum(-1).mean()) ** 0.5
-    long = scaled.norm(dim=-1, keepdim=True).clamp(min=1e-6)
-    scaled = scaled * (long.clamp(max=(0.85 * WIDTH) ** 0.5) / long)
     marks = marks * (0.1 * WIDTH / marks.square().sum(-1, keepdim=True)) ** 0.5
-    left = (WIDTH - scaled.square().sum(-1, keepdim=True) - 0.1 * WIDTH).clamp(min=0).sqrt()
-    return scaled @ basis[:size] + marks @ basis[size : size + wide] + left * basis[size + wide]
+    left = (WIDTH - numbers.square().sum(-1, keepdim=True) - 0.1 * WIDTH).clamp(min=0).sqrt()
+    return numbers @ basis[:size] + marks @ basis[size : size + wide] + left * basis[size + wide]
 
 
 def _marks(which: int, grid: int) -> Tensor:  # (grid * grid, 2 * grid + 2)
@@ -137,27 +173,12 @@ def _marks(which: int, grid: int) -> Tensor:  # (grid * grid, 2 * grid + 2)
     return torch.cat((rows, columns, torch.eye(2)[which].expand(grid * grid, 2)), 1)
 
 
-def mark_waves() -> Tensor:  # (7, WIDTH)
+def mark_waves(count: int) -> Tensor:  # (2 * count + 1, WIDTH)
     """Directions in which a part's token has the cosines of its row, of its column, and its object, about 1 in size."""
     at = (torch.arange(GRID) + 0.5) / GRID
-    waves = torch.cos(torch.pi * torch.outer(torch.arange(1, 4), at))  # (3, GRID)
-    none, object_ = torch.zeros(3, GRID), torch.tensor([[1.0, -1.0]])
-    rows = torch.cat((waves, none, torch.zeros(3, 2)), 1), torch.cat((none, waves, torch.zeros(3, 2)), 1)
-    which = torch.cat((torch.zeros(1, 2 * GRID), object_), 1)
-    size = (0.1 * WIDTH / 3) ** 0.5  # of each of the three marks
-    return 1.4 / size * torch.cat((*rows, which)) @ _basis()[NUMBERS : NUMBERS + 2 * GRID + 2]
-
-
-def quarter_marks() -> tuple[Tensor, Tensor]:
-    """(6, WIDTH) directions each: what a part's token asks for, and what its quarter's token answers with.
-
-    Both give the quarter's row, its column and the object, one-hot: their product is largest at the right quarter.
-    """
-    half, basis = GRID // 2, _basis()
-    rows = torch.eye(2).repeat_interleave(half, 1)  # (2, GRID)
-    asks = torch.block_diag(rows, rows, torch.eye(2)) @ basis[NUMBERS : NUMBERS + 2 * GRID + 2]
-    first = half * half * NUMBERS
-    return 2.5 * asks, 2.5 * basis[first : first + 6]
+    waves = torch.cos(torch.pi * torch.outer(torch.arange(1, count + 1), at))  # (count, GRID)
+    which = torch.tensor([[1.0, -1.0]])
+    return 0.4 * torch.block_diag(waves, waves, which) @ _basis()[NUMBERS : NUMBERS + 2 * GRID + 2]
 
 
 def _basis() -> Tensor:  # (WIDTH - 1, WIDTH), orthonormal, each row of mean 0

@@ -46,6 +46,7 @@ class Judge:
         self.known = concepts.load(runtime.ART)
         self.large = Matcher(runtime.ART, self.known, (0.54, 0.62, 0.69, 0.77, 0.85, 0.93))
         self.small = Matcher(runtime.ART, self.known, (0.38, 0.43, 0.48, 0.55, 0.62, 0.68))
+        self.over = Matcher(runtime.ART, self.known, (0.40, 0.43, 0.46))
         self.grounds = measures.GroundReferences()
 
     def __call__(self, question: Question, picture: Image.Image) -> dict[str, float]:
@@ -54,7 +55,7 @@ class Judge:
         if kind == "counts":
             return measures.counted(self.small, picture, question)
         if kind.startswith("pairs"):
-            return measures.both(self.small, picture, question)
+            return measures.both(self.small, self.over, picture, question)
         if kind == "grounds":
             return {"top-1": float(self.grounds.nearest(picture) == question.ground)}
         ranks = self.large.errors(picture, slack=0.28).argsort().tolist()

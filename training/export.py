@@ -14,7 +14,7 @@ from diffusers import StableDiffusionPipeline
 
 from . import autoencoder, concepts, runtime, text_encoder, tokens, unet, words
 
-WEIGHTS = runtime.BUILD / "darkroom-mini"  # weights/darkroom-mini ships; a better one is copied there by hand
+WEIGHTS = runtime.BUILD / "darkroom-mini"  # weights/darkroom-mini ships; `started` writes a better one there
 CARD = Path(__file__).parent / "data/model_card.md"
 NOTICE = Path(__file__).parent / "data/NOTICE.txt"
 LIMIT = 30_000_000  # bytes

@@ -27,7 +27,7 @@ SPOTS = {
 PAIR_SPOTS = {
     "pairs beside": ((0.26, 0.5), (0.74, 0.5)),
     "pairs above": ((0.5, 0.26), (0.5, 0.74)),
-    "pairs with": ((0.39, 0.39), (0.72, 0.72)),
+    "pairs with": ((0.39, 0.39), (0.75, 0.75)),
 }
 VARIED = (
     "a cat",
@@ -79,11 +79,14 @@ def counted(matcher: Matcher, picture: Image.Image, question: Question) -> dict[
     }
 
 
-def both(matcher: Matcher, picture: Image.Image, question: Question) -> dict[str, float]:
-    spots = PAIR_SPOTS[question.kind]
+def both(matcher: Matcher, over: Matcher, picture: Image.Image, question: Question) -> dict[str, float]:
+    """Whether both are there; ``over`` knows the size of what lies over the first object, whose rest would mislead."""
+    looks = [(matcher, spot, 0.1) for spot in PAIR_SPOTS[question.kind]]
+    if question.kind == "pairs with":
+        looks[1] = over, looks[1][1], 0.07
     right = [
-        int(matcher.errors(picture, spot, 0.1).argmin()) == concept
-        for spot, concept in zip(spots, question.objects, strict=True)
+        int(look.errors(picture, spot, slack).argmin()) == concept
+        for (look, spot, slack), concept in zip(looks, question.objects, strict=True)
     ]
     return {"both right": float(all(right)), "first right": float(right[0]), "second right": float(right[1])}
 

@@ -4,9 +4,11 @@ Knows torch and files; knows nothing of pictures or words.
 """
 
 import os
+import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import torch
@@ -78,7 +80,15 @@ class Course:
 
     def __init__(self, target: int, seen: int, decay_from: float = 0.6) -> None:
         self.target, self.seen, self.decay_from = target, seen, decay_from
-        self.began, self.first = time.monotonic(), seen
+        self.began, self.first, self.asked_to_stop = time.monotonic(), seen, False
+        signal.signal(signal.SIGTERM, self._stop)  # the loop ends after its step, and keeps what it has
+
+    def _stop(self, number: int, frame: FrameType | None) -> None:
+        self.asked_to_stop = True
+
+    @property
+    def going(self) -> bool:
+        return self.seen < self.target and not self.asked_to_stop
 
     @property
     def done(self) -> float:

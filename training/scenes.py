@@ -8,8 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from . import grounds
 from .concepts import Concept
@@ -21,10 +23,18 @@ SHARES = (0.58, 0.15, 0.05, 0.08, 0.05, 0.04, 0.03, 0.02)  # of the layouts, onc
 GROUND_SHARES = (0.42, 0.28, 0.30)  # pastel, colours, scenes
 GROUND_VARIANTS = 48
 CELLS = 16  # the latents' rows and columns
-SINGLES = ((12, 1, 2), (10, 2, 2), (13, 1, 1))  # side, least corner and freedom of a lone object, in cells
-SINGLE_SHARES = (0.6, 0.2, 0.2)
+SINGLES = ((12, 1), (10, 2))  # side and least corner of a lone object, in cells
+SINGLE_SHARES = (0.65, 0.35)
+PLACES = {  # of the other layouts' objects: which of the two, left and top where they are least, and side, in cells
+    "beside": ((0, 0, 4, 7), (1, 8, 4, 7)),
+    "above": ((1, 4, 8, 7), (0, 4, 0, 7)),
+    "with": ((0, 1, 1, 10), (1, 8, 8, 7)),
+    "two": ((0, 0, 4, 7), (0, 8, 4, 7)),
+    "three": ((0, 4, 0, 7), (0, 0, 8, 7), (0, 8, 8, 7)),
+    "four": ((0, 0, 0, 7), (0, 8, 0, 7), (0, 0, 8, 7), (0, 8, 8, 7)),
+    "empty": (),
+}
 MOST = 4  # objects of a scene
-SMALL = 7  # cells, the side of one among several
 
 
 @dataclass(frozen=True)
@@ -90,34 +100,35 @@ def draw_ground(rng: np.random.Generator) -> int:
 def places(scene: Scene, rng: np.random.Generator) -> list[tuple[int, float, float, float]]:
     """(concept, middle x, middle y, longer side) of every object, the farthest first.
 
-    Boxes lie on the latents' cells, so that an object looks the same to the UNet wherever it is put, and a place is a
-    choice, not a blur.
+    Boxes lie on the latents' cells, so that an object looks the same to the UNet wherever it is put, and there are four
+    places for all that is in the picture together.
     """
     layout = LAYOUTS[scene.layout]
-    if layout == "empty":
-        return []
-    first, second = scene.first, scene.second
-
-    def box(concept: int, left: int, top: int, side: int, free: int = 1) -> tuple[int, float, float, float]:
-        """A square of ``side`` cells, its corner up to ``free`` cells further right and down."""
-        x, y = (corner + int(rng.integers(free + 1)) for corner in (left, top))
-        return concept, (x + side / 2) / CELLS, (y + side / 2) / CELLS, side / CELLS
-
+    shift = rng.integers(2, size=2)  # across and down: of all objects, by one cell, or by two of a lone one
+    boxes = PLACES.get(layout, ())
     if layout == "single":
-        side, corner, free = SINGLES[int(rng.choice(len(SINGLES), p=SINGLE_SHARES))]
-        return [box(first, corner, corner, side, free)]
-    if layout == "beside":
-        return [box(first, 0, 4, SMALL), box(second, 8, 4, SMALL)]
-    if layout == "above":
-        return [box(second, 4, 8, SMALL), box(first, 4, 0, SMALL)]
-    if layout == "with":
-        return [box(first, 1, 1, 10), box(second, 8, 8, SMALL)]
-    corners = {
-        "two": ((0, 4), (8, 4)),
-        "three": ((4, 0), (0, 8), (8, 8)),
-        "four": ((0, 0), (8, 0), (0, 8), (8, 8)),
-    }[layout]
-    return [box(first, x, y, SMALL) for x, y in corners]
+        side, corner = SINGLES[int(rng.choice(len(SINGLES), p=SINGLE_SHARES))]
+        boxes, shift = ((0, corner, corner, side),), 2 * shift
+    shown = scene.first, scene.second
+    across, down = (float(by) for by in shift)
+    return [
+        (shown[which], (left + across + side / 2) / CELLS, (top + down + side / 2) / CELLS, side / CELLS)
+        for which, left, top, side in boxes
+    ]
+
+
+def choices(layouts: Tensor, boxes: Tensor) -> Tensor:
+    """(B,) layouts and (B, MOST, 4) boxes to (B, 3): shifted across, shifted down, large; -1 where no choice is."""
+    left, top, side = boxes[:, 0, 1:].unbind(1)
+    least = torch.zeros(len(LAYOUTS), 2, dtype=boxes.dtype)
+    for name, placed in PLACES.items():
+        least[LAYOUTS.index(name)] = torch.tensor(placed[0][1:3] if placed else (0, 0))
+    single, (big, small) = layouts == LAYOUTS.index("single"), SINGLES
+    lone = torch.where(side == big[0], big[1], small[1])[:, None]
+    corner = torch.where(single[:, None], lone, least[layouts])
+    shift = (torch.stack((left, top), 1) > corner).long()
+    large = torch.where(single, (side == big[0]).long(), -1)
+    return torch.cat((shift, large[:, None]), 1).where((side > 0)[:, None], -1)
 
 
 def boxes(scene: Scene, placed: list[tuple[int, float, float, float]]) -> NDArray[np.int8]:

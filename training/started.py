@@ -1,6 +1,6 @@
-"""Where a training goes on from when there are no checkpoints: the last stretch's weights, kept in `training/started/`.
+"""Where a training goes on from when there are no checkpoints: the weights that ship.
 
-Knows that folder and what its networks are called in a checkpoint; knows nothing of training. Half precision and no
+Knows their folder and what its networks are called in a checkpoint; knows nothing of training. Half precision and no
 optimizer state: the averages start anew, and a course begins with a short rise of the learning rate.
 """
 
@@ -14,8 +14,8 @@ from safetensors.torch import load_file
 
 from . import autoencoder, export, runtime, text_encoder, tokens, unet
 
-FOLDER = runtime.ROOT / "training/started"  # a folder as `export` makes it; weights/ once such a one ships
-SEEN = FOLDER / "seen.json"  # samples that each of its networks has seen
+FOLDER = runtime.ROOT / "weights/darkroom-mini"
+SEEN = Path(__file__).parent / "data/seen.json"  # samples that each of its networks has seen
 
 
 def resume() -> None:
@@ -44,7 +44,7 @@ def _weights(path: Path) -> dict[str, torch.Tensor]:
 
 
 def keep() -> None:
-    """Write the checkpoints as they are into `FOLDER`: what a checkout somewhere else goes on from."""
+    """Ship the checkpoints as they are: write `FOLDER`, and from what a checkout somewhere else goes on."""
     export.export(FOLDER)
     found = (autoencoder.CHECKPOINT, text_encoder.READER, text_encoder.CHECKPOINT, unet.CHECKPOINT)
     seen = {path.stem: runtime.samples_of(path) for path in found}

@@ -1,9 +1,9 @@
 """The text encoder: from a prompt, in any words, to the scene's code.
 
-Two courses. First the *reader*, the first layers, learns to say from captions what is asked for: the head slots alone,
-on short sequences, which is cheap. Then the last two layers, the *dealer*, learn to deal the quarters out to the part
-slots, the same for every prompt. Knows captions, tokens and the tables of codes; knows neither pictures nor noise.
-Token embeddings start from a sentence encoder's, so that words that no caption taught lie near those that one did.
+Its first layers, the *reader*, learn to say from captions what is asked for: the head slots alone, on short sequences,
+which is cheap. The last layer, the `dealer`, which deals the quarters out to the part slots, is written down. Token
+embeddings start from a sentence encoder's, so that words that no caption taught lie near those that one did. Knows
+captions, tokens and the tables of codes; knows neither pictures nor noise.
 """
 
 import argparse
@@ -16,15 +16,15 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from . import codes, concepts, runtime, tokens, words
+from . import codes, concepts, dealer, runtime, tokens, words
 from .captions import Captioner
 from .codes import FIRST_WHOLE, GROUND, HEADS, LAYOUT, LENGTH, QUARTERS, SECOND_WHOLE, WIDTH, WORDS
 from .scenes import LAYOUTS, PAIRS, Scene, draw_ground
 
 CHECKPOINT = runtime.CHECKPOINTS / "text_encoder.pt"
 READER = runtime.CHECKPOINTS / "reader.pt"
-READING, DEALING = 3, 2  # layers
-SAMPLES, DEALT = 200_000, 40_000
+READING, DEALING = 3, 1  # layers
+SAMPLES = 245_000
 SHARES = (0.60, 0.12, 0.06, 0.09, 0.04, 0.04, 0.03, 0.02)  # of the layouts
 EMPTY = 0.03  # share of captions that ask for nothing
 SHARP = 12.0  # how steep the choice among codes is
@@ -47,12 +47,12 @@ def build(vocabulary: int, layers: int = READING + DEALING) -> CLIPTextModel:
     return CLIPTextModel(config)
 
 
-def load(tokenizer: CLIPTokenizer, path: Path = CHECKPOINT) -> CLIPTextModel:
+def load(tokenizer: CLIPTokenizer, path: Path = CHECKPOINT, layers: int = READING + DEALING) -> CLIPTextModel:
     """The averaged weights, in float32."""
     state = runtime.restore(path)
     if state is None:
         raise FileNotFoundError(f"{path}: train the text encoder first")
-    net = build(len(tokenizer))
+    net = build(len(tokenizer), layers)
     net.load_state_dict({k: v.float() for k, v in state["average"].items()})
     return net.eval()
 
@@ -113,12 +113,15 @@ class Teacher:
 
 
 class Speaker:
-    """The trained encoder with somebody who writes: labels to tokens, as prompts give them."""
+    """The trained reader with somebody who writes: labels to tokens, as prompts give them.
+
+    What the dealer deals is what the quarters say, so the parts are made from the quarters directly: that is cheaper.
+    """
 
     def __init__(self, seed: int) -> None:
         lexicon = words.load(concepts.load(runtime.ART))
         self.tokenizer = tokens.load(lexicon)
-        self.net, self.captioner = load(self.tokenizer), Captioner(lexicon)
+        self.net, self.captioner = load(self.tokenizer, READER, READING), Captioner(lexicon)
         self.rng = np.random.default_rng(seed)
 
     @torch.no_grad()
@@ -127,8 +130,9 @@ class Speaker:
         scenes = [Scene(*row) for row in labels.tolist()]
         texts = ["" if scene.layout < 0 else self.captioner.write(scene, self.rng) for scene in scenes]
         with runtime.autocast():
-            hidden: Tensor = self.net(tokenize(self.tokenizer, texts)).last_hidden_state.float()
-        return hidden
+            heads: Tensor = self.net(tokenize(self.tokenizer, texts)[:, :HEADS]).last_hidden_state.float()
+        said = [codes.quarter_numbers(heads[:, at : at + QUARTERS]) for at in (FIRST_WHOLE, SECOND_WHOLE)]
+        return torch.cat((heads, *(codes.part_tokens(numbers, which) for which, numbers in enumerate(said))), 1)
 
 
 def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
@@ -170,13 +174,15 @@ def train_reader(target_samples: int, batch: int, peak: float) -> None:
     if (state := runtime.restore(READER)) is not None:
         average.weights = {k: v.float() for k, v in state["average"].items()}
         net.load_state_dict(average.weights)
+    net.final_layer_norm.reset_parameters()
+    net.final_layer_norm.requires_grad_(False)  # the whole encoder's last norm serves the parts as well
     table = net.get_input_embeddings().weight
-    others = [w for w in net.parameters() if w is not table]
+    others = [w for w in net.parameters() if w is not table and w.requires_grad]
     groups = [{"params": others, "share": 1.0}, {"params": [table], "share": 0.5, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), weight_decay=0.02, foreach=True)
     teacher = Teacher(30_000 + course.seen, tokenizer, lexicon, codebook)
     saved, log = time.monotonic(), torch.zeros(5)
-    while course.seen < course.target:
+    while course.going:
         ids, labels = teacher.batch(batch)
         target = codebook.heads(*labels.unbind(1))
         with runtime.autocast():
@@ -199,74 +205,40 @@ def train_reader(target_samples: int, batch: int, peak: float) -> None:
             shown = " ".join(f"{value:.3f}" for value in log.tolist())
             progress = f"{course.seen} samples, {course.done:.0%}, {course.pace:.1f}/s"
             print(f"{progress}, error layout ground first second: {shown}", flush=True)
-        if time.monotonic() - saved > 180 or course.seen >= course.target:
+        if time.monotonic() - saved > 180 or not course.going:
             saved = time.monotonic()
             runtime.save(READER, {"average": average.weights, "samples": course.seen})
 
 
 def reader_of(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The reader inside a whole text encoder: the dealer reads through the reader's last norm."""
-    dealing = tuple(f"encoder.layers.{READING + n}." for n in range(DEALING))
-    kept = {k: v for k, v in weights.items() if not k.startswith((*dealing, "final_layer_norm."))}
-    names = ("weight", "bias")
-    return kept | {f"final_layer_norm.{name}": weights[f"{dealing[0]}layer_norm1.{name}"] for name in names}
+    """The reader inside a whole text encoder: both end in the same plain norm."""
+    return {k: v for k, v in weights.items() if not k.startswith(f"encoder.layers.{READING}.")}
 
 
-def with_dealer(reader: dict[str, Tensor], vocabulary: int, codebook: codes.Codes) -> CLIPTextModel:
-    """The reader with layers that change little yet; part slots begin as empty parts, and look at their quarters."""
-    net = build(vocabulary)
+@torch.no_grad()
+def with_dealer(reader: dict[str, Tensor], tokenizer: CLIPTokenizer, prompts: Tensor) -> CLIPTextModel:
+    """The reader with the dealer on top; ``prompts``: (B, LENGTH) tokens of some prompts to fit it to."""
+    short, net = build(len(tokenizer), READING), build(len(tokenizer))
+    short.load_state_dict(reader)
     missing = net.load_state_dict(reader, strict=False).missing_keys
-    if any(int(key.split(".")[2]) < READING for key in missing):
+    net.encoder.layers[READING].layer_norm1.reset_parameters()  # as the reader's last norm
+    if any(not key.startswith(f"encoder.layers.{READING}.") for key in missing):
         raise ValueError(f"the reader lacks {missing}")
-    with torch.no_grad():
-        net.encoder.layers[READING].layer_norm1.load_state_dict(net.final_layer_norm.state_dict())
-        for layer in net.encoder.layers[READING:]:
-            for way_out in (layer.self_attn.out_proj, layer.mlp.fc2):
-                way_out.weight.mul_(0.1)
-        first = net.encoder.layers[READING].self_attn
-        width = WIDTH // first.num_heads
-        asks, answers = codes.quarter_marks()  # (6, WIDTH) each
-        for head in range(first.num_heads):
-            rows = slice(head * width, head * width + len(asks))
-            first.q_proj.weight[rows], first.k_proj.weight[rows] = asks, answers
-        net.embeddings.position_embedding.weight[HEADS:] = codebook.part[:, -1].flatten(0, 1)
-    return net
+    dealer.write(net, short.eval()(prompts[:, :HEADS]).last_hidden_state)
+    return net.eval()
 
 
-def train_dealer(target_samples: int, batch: int, peak: float) -> None:
+def deal() -> None:
+    """From the reader's checkpoint to the whole text encoder's."""
     runtime.quiet_start(29)
     known = concepts.load(runtime.ART)
     lexicon, codebook = words.load(known), codes.load(runtime.ART, known)
-    tokenizer = tokens.load(lexicon)
-    reader = runtime.restore(READER)
+    tokenizer, reader = tokens.load(lexicon), runtime.restore(READER)
     if reader is None:
         raise FileNotFoundError(f"{READER}: train the reader first")
-    net = with_dealer({k: v.float() for k, v in reader["average"].items()}, len(tokenizer), codebook)
-    net.set_attn_implementation("eager")
-    net.requires_grad_(False)
-    learning = [w for layer in net.encoder.layers[READING:] for w in layer.parameters()]
-    learning += net.final_layer_norm.parameters()
-    held = {id(w) for w in net.encoder.layers[READING].layer_norm1.parameters()}  # `reader_of` must find it
-    learning = [w for w in learning if id(w) not in held]
-    for weight in learning:
-        weight.requires_grad_(True)
-    course = runtime.Course(target_samples, 0, 0.3)
-    optimizer = torch.optim.AdamW(learning, lr=peak, betas=(0.9, 0.98), weight_decay=0.0, foreach=True)
-    teacher, log = Teacher(70_000, tokenizer, lexicon, codebook), 0.0
-    while course.seen < course.target:
-        ids, labels = teacher.batch(batch)
-        target = codebook.tokens(*labels.unbind(1))
-        with runtime.autocast():
-            hidden = net(ids).last_hidden_state.float()
-        error = (hidden - target).square().mean(-1)
-        parts = error[:, HEADS:].mean()
-        optimise(optimizer, 3 * parts + error[:, WORDS:HEADS].mean() + 0.1 * error[:, :WORDS].mean(), course.rate(peak))
-        course.seen += batch
-        log = 0.95 * log + 0.05 * parts.item() if log else parts.item()
-        if course.seen // batch % 25 == 0:
-            print(f"dealer: {course.seen} samples, {course.done:.0%}, {course.pace:.1f}/s, error {log:.4f}", flush=True)
-    weights = {k: v.detach() for k, v in net.state_dict().items()}
-    runtime.save(CHECKPOINT, {"average": weights, "samples": reader["samples"]})
+    prompts, _ = Teacher(70_000, tokenizer, lexicon, codebook).batch(256)
+    net = with_dealer({k: v.float() for k, v in reader["average"].items()}, tokenizer, prompts)
+    runtime.save(CHECKPOINT, {"average": net.state_dict(), "samples": reader["samples"]})
 
 
 def main() -> None:
@@ -276,7 +248,7 @@ def main() -> None:
     parser.add_argument("--rate", type=float, default=1e-3)
     options = parser.parse_args()
     train_reader(options.samples, options.batch, options.rate)
-    train_dealer(DEALT, 32, 2e-3)
+    deal()
 
 
 if __name__ == "__main__":

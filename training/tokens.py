@@ -26,7 +26,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 def load(lexicon: Lexicon) -> CLIPTokenizer:
     if not (FOLDER / "tokenizer.json").exists():
         _make(lexicon)
-    return CLIPTokenizer.from_pretrained(FOLDER)
+    return CLIPTokenizer.from_pretrained(FOLDER, model_max_length=codes.LENGTH)
 
 
 def _make(lexicon: Lexicon) -> None:

@@ -16,8 +16,8 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from . import codes, concepts, pool, runtime, sheet, text_encoder
-from .gaze import Gaze, part_of_cells
-from .scenes import MOST
+from .gaze import Gaze, parts_of_cells, shares
+from .scenes import CELLS, LAYOUTS, MOST, choices
 from .text_encoder import Speaker
 
 CHECKPOINT = runtime.CHECKPOINTS / "unet.pt"
@@ -26,8 +26,9 @@ CHANNELS = (64, 128, 192)
 HEADS = 4  # of every attention
 DROPPED = 0.1  # share of samples that learn without a prompt, for guidance
 SPOKEN = 0.5  # share of samples that hear the text encoder itself, once there is one
-GAZE = 0.05  # weight of looking at the right part
-AT_START = 0.1  # share of samples at pure noise, where the layout is decided
+SEVERAL = 0.6  # share of samples that are no lone object: what is small is learnt last
+GAZE = 0.2  # weight of looking at the right part
+AT_START = 0.05  # share of samples at pure noise, where the layout is decided
 
 
 def build() -> UNet2DConditionModel:
@@ -54,7 +55,7 @@ def look_at_marks(net: UNet2DConditionModel) -> None:
     Keys drawn at random are mostly what a part looks like, and where it lies has to be found among that: by 12,000
     samples the network knew grounds, layouts and an object's mean colour, and no shapes.
     """
-    waves = codes.mark_waves()  # (7, WIDTH)
+    waves = codes.mark_waves(5)  # (11, WIDTH)
     for name, weight in net.named_parameters():
         if not name.endswith("attn2.to_k.weight"):
             continue
@@ -92,8 +93,29 @@ class Batch:
     time: Tensor  # (B,)
     tokens: Tensor  # (B, LENGTH, WIDTH)
     target: Tensor  # v, (B, 4, 16, 16)
-    parts: Tensor  # (B, 16, 16), the token that says what is in a cell, -1 where no object is
+    parts: Tensor  # (B, 16, 16, 2 * PARTS), how much of a cell is of which part
     signal: Tensor  # (B, 1, 1, 1), the share of the picture in what is seen
+
+
+def say_choices(noise: Tensor, chosen: Tensor) -> None:
+    """Turn (B, 4, 16, 16) noise round until it says what `choices` were made, (B, 3), in place.
+
+    The first latent has more on the right if the objects are shifted there, the second more below if they are shifted
+    down, the third more than nothing if a lone object is the large one. Mirrored or negated noise is as likely as what
+    it was: noise drawn without a thought is what the network has learnt from, and decides for itself where things lie.
+    So already the first step knows, and what it draws is not the mean of all places.
+    """
+    half = CELLS // 2
+    right = noise[:, 0, :, half:].sum((1, 2)) - noise[:, 0, :, :half].sum((1, 2))
+    below = noise[:, 1, half:].sum((1, 2)) - noise[:, 1, :half].sum((1, 2))
+    above_none = noise[:, 2].sum((1, 2))
+    across, down, large = (
+        ((said > 0) != (wanted > 0)) & (wanted >= 0)
+        for said, wanted in zip((right, below, above_none), chosen.unbind(1), strict=True)
+    )
+    noise[across, 0] = noise[across, 0].flip(-1)
+    noise[down, 1] = noise[down, 1].flip(-2)
+    noise[large, 2] = -noise[large, 2]
 
 
 class Feed:
@@ -106,6 +128,7 @@ class Feed:
         self.latents = torch.empty(0, 4, 16, 16, dtype=torch.float16)
         self.labels = torch.empty(0, 4, dtype=torch.int16)
         self.boxes = torch.empty(0, MOST, 4, dtype=torch.int8)
+        self.shares = shares()
         self.alphas = schedule().alphas_cumprod
         self.refill()
 
@@ -114,8 +137,15 @@ class Feed:
             self.latents, self.labels = torch.cat((self.latents, latents)), torch.cat((self.labels, labels))
             self.boxes = torch.cat((self.boxes, boxes))
 
+        single = self.labels[:, 0] == LAYOUTS.index("single")
+        self.alone, self.several = (where.nonzero()[:, 0] for where in (single, ~single))
+
+    def _draw(self, places: Tensor, size: int) -> Tensor:
+        return places[torch.randint(len(places), (size,), generator=self.random)]
+
     def batch(self, size: int) -> Batch:
-        picked = torch.randint(len(self.latents), (size,), generator=self.random)
+        several = torch.rand(size, generator=self.random) < SEVERAL
+        picked = torch.where(several, self._draw(self.several, size), self._draw(self.alone, size))
         clean = self.latents[picked].float()
         labels = self.labels[picked].long()
         untold = torch.rand(size, generator=self.random) < DROPPED
@@ -129,11 +159,12 @@ class Feed:
         time_ = (1000 * torch.rand(size, generator=self.random) ** 0.7).long()  # more of the noisy end
         time_[torch.rand(size, generator=self.random) < AT_START] = 999
         noise = torch.randn(clean.shape, generator=self.random)
+        say_choices(noise, choices(self.labels[picked].long()[:, 0], self.boxes[picked].long()))
         signal = self.alphas[time_].view(-1, 1, 1, 1)
         noised = signal.sqrt() * clean + (1 - signal).sqrt() * noise
         target = signal.sqrt() * noise - (1 - signal).sqrt() * clean
-        parts = part_of_cells(self.boxes[picked].long())
-        parts[untold] = -1
+        parts = parts_of_cells(self.boxes[picked].long(), self.shares)
+        parts[untold] = 0
         return Batch(noised.contiguous(memory_format=torch.channels_last), time_, tokens, target, parts, signal)
 
 
@@ -153,7 +184,7 @@ def train(target_samples: int, batch: int, peak: float) -> None:
         net.load_state_dict(state.get("net", average.weights))
         if "optimizer" in state:
             optimizer.load_state_dict(state["optimizer"])
-    speaker = Speaker(course.seen) if text_encoder.CHECKPOINT.exists() else None
+    speaker = Speaker(course.seen) if text_encoder.READER.exists() else None
     feed = Feed(90_000 + course.seen, codebook, speaker)
 
     def keep() -> None:
@@ -162,7 +193,7 @@ def train(target_samples: int, batch: int, peak: float) -> None:
 
     gaze = Gaze(net, HEADS)
     log, saved = torch.zeros(2), time.monotonic()
-    while course.seen < course.target:
+    while course.going:
         rows = feed.batch(batch)
         with runtime.autocast():
             made = net(rows.noised, rows.time, rows.tokens).sample
