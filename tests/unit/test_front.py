@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -26,12 +27,20 @@ def test_the_front_stays_under_150_mib(server: Running) -> None:
     assert psutil.Process(server.process.pid).memory_info().rss < 150 * 2**20
 
 
+def cpu_time_of_imports() -> float:
+    """Seconds of the libraries that the front cannot do without; torch takes three times as long."""
+    before = os.times()
+    subprocess.run([sys.executable, "-c", "import fastapi, uvicorn, httpx, PIL.Image"], check=True)
+    after = os.times()
+    return after.children_user + after.children_system - before.children_user - before.children_system
+
+
 def test_the_front_answers_after_little_cpu_time_and_its_worker_does_not_outlive_it(tmp_path: Path) -> None:
     with start(tmp_path, wait=False) as running:
         with running.client() as client:
             eventually(lambda: client.get("/livez").status_code == 200)
         times = psutil.Process(running.process.pid).cpu_times()
-        assert times.user + times.system < 1.5
+        assert times.user + times.system < 2.5 * cpu_time_of_imports()
         worker = eventually(running.worker)
         running.process.kill()  # while the worker still imports torch
         running.process.wait()
