@@ -16,7 +16,7 @@ from . import autoencoder, concepts, runtime, text_encoder, tokens, unet, words
 
 WEIGHTS = runtime.BUILD / "darkroom-mini"  # weights/darkroom-mini ships; `started` writes a better one there
 CARD = Path(__file__).parent / "data/model_card.md"
-NOTICE = Path(__file__).parent / "data/NOTICE.txt"
+LICENCE = Path(__file__).parent / "data/LICENSE-fluent-emoji"
 LIMIT = 30_000_000  # bytes
 
 
@@ -39,7 +39,7 @@ def export(folder: Path = WEIGHTS) -> int:
     pipeline.save_pretrained(folder, safe_serialization=True)
     _drop(folder / "vae/config.json", "block_out_channels")  # diffusers writes it, then warns of it when loading
     shutil.copy(CARD, folder / "README.md")
-    shutil.copy(NOTICE, folder / "NOTICE.txt")
+    shutil.copy(LICENCE, folder)
     for path in folder.rglob("*.safetensors"):
         path.chmod(0o644)
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())

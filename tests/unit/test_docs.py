@@ -8,6 +8,7 @@ from __future__ import annotations
 import importlib.util
 import re
 import subprocess
+import tomllib
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -288,3 +289,11 @@ def test_nothing_ignored_is_linked_to() -> None:
         ["git", "check-ignore", "--stdin"], input="\n".join(links), capture_output=True, text=True, cwd=ROOT
     )
     assert result.stdout == ""
+
+
+def test_every_licence_that_the_package_and_notice_name_is_there() -> None:
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["license-files"]
+    assert [pattern for pattern in named if not list(ROOT.glob(pattern))] == []
+    paths = re.findall(r"\b(?:weights|server)/[\w./-]*[\w/-]", (ROOT / "NOTICE").read_text(encoding="utf-8"))
+    assert paths
+    assert [path for path in paths if not (ROOT / path).exists()] == []
