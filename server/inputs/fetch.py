@@ -1,6 +1,6 @@
 """URL → bytes, behind the guard.
 
-Knows which hosts the ``fetch`` setting allows and how to dial exactly the addresses it has checked; knows
+Knows which hosts the ``fetch`` setting allows, and has exactly the addresses dialled that it has checked; knows
 nothing of pictures. The name is resolved once and every address must pass, so that a name that changes its
 answer cannot send us elsewhere. No redirects, no proxies, no cookies, no decompression; one deadline over all
 of it and one cap on the bytes. Every refusal reads the same: it must not tell a client what exists behind
@@ -11,21 +11,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import importlib
 import socket
 import ssl
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address
 
-import httpcore
-import httpx
-
-from server.errors import BadImage, ConfigError, TooLarge
+from server.errors import BadImage, ConfigError
 from server.inputs.addresses import Address, WebAddress, is_public, parse_host, parse_url
 
 Own = Callable[[str], Awaitable[bytes | None]]
 
-_TRY_S = 2.0  # seconds for one address before the next is tried
 _LOOK_UPS = 8  # names looked up at a time
 _LONGEST = 8192  # characters of a URL: taking one of megabytes apart would hold everybody up
 
@@ -99,82 +96,23 @@ class Fetcher:
         return addresses
 
     async def _get(self, where: WebAddress, addresses: list[Address], param: str) -> bytes:
-        if where.scheme == "https" and self._tls is None:
-            # SSL_CERT_FILE and SSL_CERT_DIR are heeded, for a private authority
-            self._tls = await asyncio.to_thread(httpx.create_ssl_context)
-        url = httpcore.URL(
-            scheme=where.scheme.encode(),
-            host=str(where.host).encode(),  # the name: for SNI and the certificate
-            port=where.port,
-            target=where.target.encode(),
-        )
-        headers: dict[bytes | str, bytes | str] = {
-            "Host": where.authority,
-            "User-Agent": "darkroom",
-            "Accept": "image/png, image/jpeg, image/webp, */*;q=0.1",
-            "Accept-Encoding": "identity",
-            "Connection": "close",
-        }
-        async with (
-            httpcore.AsyncConnectionPool(
-                ssl_context=self._tls, http2=False, network_backend=_PinnedBackend(addresses)
-            ) as pool,
-            pool.stream("GET", url, headers=headers) as response,
-        ):
-            return await self._read(response, param)
+        await asyncio.to_thread(importlib.import_module, "server.inputs.dial")  # a fifth of a second, the first time
+        from server.inputs import dial
 
-    async def _read(self, response: httpcore.Response, param: str) -> bytes:
-        sent = {name.lower(): value for name, value in response.headers}
-        if response.status != 200 or sent.get(b"content-encoding", b"identity").lower() != b"identity":
-            raise _RefusedError
-        too_large = TooLarge(f"{param}: a picture may have at most {self._max_bytes} bytes.", param=param)
-        length = sent.get(b"content-length", b"")
-        if length.isdigit() and int(length[:20]) > self._max_bytes:
-            raise too_large
-        body = bytearray()
-        async for chunk in response.aiter_stream():
-            body += chunk
-            if len(body) > self._max_bytes:
-                raise too_large
-        return bytes(body)
+        if where.scheme == "https" and self._tls is None:
+            self._tls = await dial.usual_authorities()
+        return await dial.get(where, addresses, tls=self._tls, max_bytes=self._max_bytes, param=param)
 
 
 class _RefusedError(Exception):
-    """The guard or the peer said no. Why is nobody's business."""
+    """The guard said no. Why is nobody's business."""
 
 
 _FAILURES = (
     _RefusedError,
-    OSError,  # TimeoutError and ssl.SSLError among them
+    OSError,  # TimeoutError, ssl.SSLError and dial.UnreachableError among them
     ValueError,  # a host name that IDNA cannot encode
-    httpcore.NetworkError,
-    httpcore.TimeoutException,
-    httpcore.ProtocolError,
 )
-
-
-class _PinnedBackend(httpcore.AsyncNetworkBackend):
-    """Connects to the addresses that were checked, whatever the URL's name resolves to by now."""
-
-    def __init__(self, addresses: list[Address]) -> None:
-        self._addresses = addresses
-        self._dialler = httpcore.AnyIOBackend()
-
-    async def connect_tcp(
-        self,
-        host: str,
-        port: int,
-        timeout: float | None = None,  # noqa: ASYNC109 (httpcore's signature)
-        local_address: str | None = None,
-        socket_options: Iterable[httpcore.SOCKET_OPTION] | None = None,
-    ) -> httpcore.AsyncNetworkStream:
-        *others, last = self._addresses
-        for address in others:
-            try:
-                return await self._dialler.connect_tcp(str(address), port, timeout=_TRY_S)
-            except (httpcore.NetworkError, httpcore.TimeoutException):
-                continue  # an address family without a route, most often
-        return await self._dialler.connect_tcp(str(last), port)
 
 
 def _read_hosts(setting: str) -> frozenset[str | Address]:
