@@ -7,6 +7,7 @@ encoder's last layer deals out. Everything is the same for all objects: the text
 apart. Knows concepts, grounds and the autoencoder's encoder; knows neither words nor noise.
 """
 
+import functools
 from pathlib import Path
 
 import numpy as np
@@ -181,6 +182,7 @@ def mark_waves(count: int) -> Tensor:  # (2 * count + 1, WIDTH)
     return 0.4 * torch.block_diag(waves, waves, which) @ _basis()[NUMBERS : NUMBERS + 2 * GRID + 2]
 
 
+@functools.cache
 def _basis() -> Tensor:  # (WIDTH - 1, WIDTH), orthonormal, each row of mean 0
     rough = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(5))
     rough[0] = 1

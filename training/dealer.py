@@ -7,9 +7,9 @@ stay as they are. Knows the codes' form and where CLIPTextModel keeps its weight
 How. A slot's position says where its part lies, so loudly that what the reader's layers add there is nothing. Two heads
 of the attention fetch 90 of the quarter's 180 numbers for parts in its upper half, the other two the other 90 for the
 lower half, into the same 90 directions; the pair that is not wanted, and every token that is no slot, looks at the
-first token, which is the same in every prompt and whose value is nothing. Then the MLP lets through the part's five
-numbers: a pair of units a number, open only where row and column are the number's (gelu(x + c) - gelu(c - x) is 2x for
-a large c, and 0 for a very negative one). One more pair a number takes off what the attention brought.
+words, whose code is the same in every prompt and whose value counts as nothing. Then the MLP lets through the part's
+five numbers: a pair of units a number, open only where row and column are the number's (gelu(x + c) - gelu(c - x) is 2x
+for a large c, and 0 for a very negative one). One more pair a number takes off what the attention brought.
 """
 
 import torch
@@ -49,10 +49,10 @@ def write(net: CLIPTextModel, hidden: Tensor) -> None:
         norm.reset_parameters()
 
 
-def _fetch(attention: CLIPAttention, first: Tensor) -> Tensor:
+def _fetch(attention: CLIPAttention, word: Tensor) -> Tensor:
     """The values: the upper half's numbers in the first pair of heads, the lower half's in the second.
 
-    The first token, ``first``, counts as zero. Returns (2, WIDTH): what each pair therefore brings too little.
+    A word's code, ``word``, counts as zero. Returns (2, WIDTH): what each pair therefore brings too little.
     """
     basis, pair = codes._basis(), WIDTH // 2
     numbers, less = _numbers(), []
@@ -60,15 +60,16 @@ def _fetch(attention: CLIPAttention, first: Tensor) -> Tensor:
         rows = slice(half * pair, half * pair + FETCHED)
         attention.v_proj.weight[rows] = basis[numbers[half]]
         attention.out_proj.weight[:, rows] = LOUDEST * BROUGHT * basis[AT : AT + FETCHED].T
-        attention.v_proj.bias[rows] = -attention.v_proj.weight[rows] @ first
+        attention.v_proj.bias[rows] = -attention.v_proj.weight[rows] @ word
         less.append(attention.out_proj.weight[:, rows] @ -attention.v_proj.bias[rows])
     return torch.stack(less)
 
 
 def _look(attention: CLIPAttention, hidden: Tensor, slots: Tensor, lower: Tensor) -> None:
-    """Keys and queries: quarters answer with their row, column and object, the first token to the idle pair.
+    """Keys and queries: quarters answer with their row, column and object, words to the idle pair.
 
     ``slots``: (2 * PARTS, WIDTH) as the attention sees them; ``lower``: whether they lie in a quarter's lower half.
+    They count in the fit an eighth as often as there are prompts: what a prompt says varies, and they do not.
     """
     side, object_ = torch.eye(2), torch.eye(2).repeat_interleave(QUARTERS, 0)
     names = torch.cat((side.repeat_interleave(2, 0).repeat(2, 1), side.repeat(4, 1), object_), 1)  # (8, 6)

@@ -32,7 +32,8 @@ def lay(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int, 
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
     for i, (picture, caption) in enumerate(zip(pictures, captions, strict=True)):
         x, y = i % columns * (side + 4), i // columns * (side + 20)
-        pen.text((x, y + 2), caption[: side // 6], fill="black", font=font)
+        shown = "(in Chinese)" if concepts.CJK.search(caption) else caption  # not in the font that pillow brings
+        pen.text((x, y + 2), shown[: side // 6], fill="black", font=font)
         sheet.paste(picture.resize((side, side), Image.Resampling.BICUBIC), (x, y + 18))
     return sheet
 
