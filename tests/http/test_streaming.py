@@ -272,18 +272,18 @@ def test_who_waits_is_told_the_place_that_it_has(desk: Desk) -> None:
 def test_draining_ends_a_waiting_stream_with_an_error_and_lets_a_running_one_finish(desk: Desk) -> None:
     paper = desk.open(running_jobs=1)
     paper.worker.gate.clear()
-    services = paper.app.state.services
-    with ThreadPoolExecutor(2) as pool:
-        asked = []
-        for seed in range(2):
-            asked.append(pool.submit(paper.post, {**STREAM, "seed": seed}))
-            eventually(lambda count=seed: services.queue.held == count + 1 and services.queue.queued == count)
-        services.queue.drain()
-        waiting = asked[1].result(20)
+    queue = paper.app.state.services.queue
+    route = "/v1/images/generations"
+    with paper.client() as client, client.stream("POST", route, json=STREAM) as running:
+        eventually(lambda: queue.held == 1)
+        with client.stream("POST", route, json={**STREAM, "seed": 8}) as waiting:
+            eventually(lambda: queue.queued == 1)
+            queue.drain()  # the headers of both are out: before that, it would be a 503
+            told = events(waiting.read().decode())
         paper.worker.gate.set()
-        running = asked[0].result(20)
-    assert [(kind, data["error"]["code"]) for kind, data in events(waiting.text)] == [("error", "draining")]
-    assert kinds(running.text) == [COMPLETED]
+        ran = running.read().decode()
+    assert [(kind, data["error"]["code"]) for kind, data in told] == [("error", "draining")]
+    assert kinds(ran) == [COMPLETED]
 
 
 def test_a_client_that_leaves_ends_the_job(paper: Paper) -> None:
