@@ -12,6 +12,7 @@ from typing import Any
 from fastapi import APIRouter, Request, Response
 
 from server.api import described
+from server.api.etags import held_by_client
 from server.api.services import Services
 from server.errors import LinkRefused, NotFound, RangeRefused
 from server.storage.store import StoredPicture
@@ -48,7 +49,7 @@ def router(services: Services) -> APIRouter:
             # The page of another origin may show the picture: its URL was the permission.
             "Access-Control-Allow-Origin": "*",
         }
-        if stored.etag in [tag.strip() for tag in request.headers.get("if-none-match", "").split(",")[:16]]:
+        if held_by_client(request, stored.etag):
             return Response(status_code=304, headers=headers)
         return _ranged(request, stored, headers)
 

@@ -13,6 +13,7 @@ from typing import Final
 
 from fastapi import APIRouter, Request, Response
 
+from server.api.etags import held_by_client
 from server.errors import NotFound
 
 PAGE: Final = Path(__file__).parent / "page" / "app"
@@ -93,7 +94,6 @@ def router() -> APIRouter:
 
 def _answer(request: Request, asset: Asset) -> Response:
     headers = {**HEADERS, "etag": asset.etag}
-    held = request.headers.get("if-none-match", "")
-    if asset.etag in (tag.strip().removeprefix("W/") for tag in held.split(",")):
+    if held_by_client(request, asset.etag):
         return Response(status_code=304, headers=headers)
     return Response(asset.content, media_type=asset.media_type, headers=headers)

@@ -68,7 +68,7 @@ def _add_fields(parser: argparse.ArgumentParser) -> None:
     add("-n", type=int, metavar="N", help="how many, 1 to 10")
     add("-m", "--model", metavar="ID", help="an ID of `darkroom models`")
     add("-s", "--size", metavar="WxH", help="WIDTHxHEIGHT, or auto")
-    add("-q", "--quality", metavar="NAME", help="standard, hd, low, medium, high or auto")
+    add("-q", "--quality", metavar="NAME", help="standard, hd, low, medium, high, xhigh, max or auto")
     add("--style", metavar="NAME", help="vivid or natural")
     add("--background", metavar="NAME", help="auto, opaque or transparent")
     add("--seed", type=int, help="of the first picture; those that follow count on")
