@@ -6,6 +6,7 @@ file.
 """
 
 import re
+from collections import Counter
 
 import numpy as np
 
@@ -83,6 +84,8 @@ WITH = _split(
     "{a} reading {b}|{a} behind {b}|{a} looking at {b}|{a} sitting at {b}|{b} in front of {a}|"
     "{a} that has {b}|{a} coding on {b}"
 )
+RELATIONS = _split("and|with|on|in|over|under|above|below|near|next to|beside|behind|in front|on top|left|right")
+MARKS = (",", ",", ",", ".", "!", "?", ":", ";")
 COUNTS = {
     "two": "two|2|a pair of|a couple of|two identical|twin", "three": "three|3|a trio of|three identical",
     "four": "four|4|four identical|a group of four",
@@ -111,6 +114,7 @@ ZH_WITH = (
     ("{a}拿著{b}", "{a}帶著{b}", "{a}在用{b}", "{a}後面,{b}前面"),
     ("{a}拿着{b}", "{a}带着{b}", "{a}在用{b}", "{a}后面,{b}前面"),
 )
+ZH_MEANT = "一二兩两三四上下左右前後后旁和與与在有大小"  # characters that count, place or size an object
 
 
 class Captioner:
@@ -123,6 +127,8 @@ class Captioner:
         fillers = (DATA / "zh_fillers.tsv").read_text(encoding="utf-8").splitlines()
         self.zh_fillers = list(zip(*(line.split("\t") for line in fillers if line), strict=True))
         self.zh_grounds = {name: (hant.split("|"), hans.split("|")) for name, hant, hans in rows}
+        meant = {*ZH_MEANT, *"".join(hant + hans for _, hant, hans in rows)}
+        self.zh_pieces = [_pieces(names, meant) for names in (lexicon.traditional, lexicon.simplified)]
 
     def write(self, scene: Scene, rng: np.random.Generator) -> str:
         if rng.random() < 0.28 and scene.first >= 0:
@@ -144,24 +150,28 @@ class Captioner:
         ground = self._ground(scene, rng)
         tags = [str(t) for t in rng.choice(TAGS, int(rng.integers(1, 4)), replace=False)] if rng.random() < 0.25 else []
         roll = rng.random()
-        if roll < 0.35:
+        if roll < 0.28:
             text = f"{body} {ground}"
-        elif roll < 0.55:
+        elif roll < 0.46:
             text = f"{rng.choice(STYLES)} {body} {ground}"
-        elif roll < 0.70:
+        elif roll < 0.60:
             text = f"{rng.choice(ASKS)} {body} {ground}"
-        elif roll < 0.76 and ground:
+        elif roll < 0.66 and ground:
             text = f"{ground}, {body}"
         else:
-            text = self._rambling(body, ground, rng)
+            text = self._rambling(body, ground, scene.layout, rng)
         return ", ".join([text.strip(), *tags])
 
-    def _rambling(self, body: str, ground: str, rng: np.random.Generator) -> str:
+    def _rambling(self, body: str, ground: str, layout: int, rng: np.random.Generator) -> str:
         """The scene inside a sentence of words that mean nothing to it."""
         many = int(rng.integers(14, 30)) if rng.random() < 0.06 else int(rng.integers(1, 9))
         before, after = int(rng.integers(0, many + 1)), 0
         after = many - before
         head, tail = self._fillers(rng, before), self._fillers(rng, after)
+        if LAYOUTS[layout] == "single" and rng.random() < 0.4:  # such words alone make no second object
+            for words in (head, tail):
+                for word in rng.choice(RELATIONS, int(rng.integers(0, 3))):
+                    words.insert(int(rng.integers(len(words) + 1)), str(word))
         if rng.random() < 0.5 and head:
             head.append(str(rng.choice(("a", "the", "my", "some", "of a", "one", "really nice", "with a"))))
         if rng.random() < 0.3 and tail:
@@ -172,12 +182,15 @@ class Captioner:
         middle = [body, ground] if rng.random() < 0.7 else [body]
         if len(middle) == 1 and ground:
             tail.append(ground)
+        if rng.random() < 0.2:
+            middle[-1] += str(rng.choice(MARKS))
         return " ".join([*head, *middle, *tail])
 
     def _fillers(self, rng: np.random.Generator, count: int) -> list[str]:
-        fillers = self.lexicon.fillers
+        fillers, hinted = self.lexicon.fillers, self.lexicon.hinted
         places = (len(fillers) * rng.random(count) ** 2.5).astype(int)  # the common ones more often
-        return [fillers[i] for i in places]
+        words = [str(rng.choice(hinted)) if rng.random() < 0.2 else fillers[i] for i in places]
+        return [word + str(rng.choice(MARKS)) if rng.random() < 0.08 else word for word in words]
 
     def _body(self, scene: Scene, rng: np.random.Generator) -> str:
         layout = LAYOUTS[scene.layout]
@@ -248,6 +261,8 @@ class Captioner:
         words = [str(w) for w in rng.choice(self.zh_fillers[script], int(rng.integers(0, 4)))]
         if rng.random() < 0.3:
             words += [chr(int(c)) for c in rng.integers(0x4E00, 0x9FA5, int(rng.integers(1, 4)))]
+        if rng.random() < 0.3:  # a character that some name has makes no such object
+            words += [str(c) for c in rng.choice(self.zh_pieces[script], int(rng.integers(1, 3)))]
         rng.shuffle(words)
         return "".join(words)
 
@@ -269,6 +284,13 @@ class Captioner:
         if name not in grounds.COLOURS:
             return word
         return word + str(rng.choice(("背景上的", "背景的", "背景前的")))
+
+
+def _pieces(names: list[list[str]], meant: set[str]) -> list[str]:
+    """Characters in the names of several objects, which are no names themselves: they say nothing alone."""
+    meant = meant | {name for own in names for name in own}
+    uses = Counter(char for own in names for char in set("".join(own)))
+    return sorted(char for char, count in uses.items() if count > 1 and char not in meant)
 
 
 IRREGULAR = {

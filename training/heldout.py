@@ -1,6 +1,7 @@
 """Phrasings that no caption of the training has, for the evaluation alone.
 
-Knows sentences with a hole for a noun; `{a}` takes an article with it, `{n}` does not.
+Knows sentences with a hole for a noun; `{a}` takes an article with it, `{n}` does not. The ones called fresh were
+written by somebody who had read nothing of this project, after the captions had learnt from mistakes in the first ones.
 """
 
 ENGLISH = (
@@ -48,6 +49,57 @@ CHINESE = (
     ("來一張好看的{n}", "来一张好看的{n}"),
     ("想看看{n}長什麼樣子", "想看看{n}长什么样子"),
     ("麻煩設計{n}貼紙", "麻烦设计{n}贴纸"),
+)
+
+FRESH_ENGLISH = (
+    "hey, could you whip up {a} for me real quick?",
+    "{n} pls",
+    "I'd love to see what {a} looks like up close",
+    "Would you mind making me {a}? Thank you so much!",
+    "just one {n}, nothing else",
+    "need {a} asap, it's due tomorrow",
+    "Show me the most ordinary {n} you can imagine.",
+    "ok so I keep getting asked for {a}, can you make one",
+    "one single {n}, highly detailed, sharp focus",
+    "Can I get {a}, please and thanks",
+    "I'm teaching vocabulary next week and I need {a} as an example.",
+    "{n}, realistic, 4k",
+    "Let's try something simple: {a}.",
+    "gimme {a}",
+    "Surprise me with your best take on {a}.",
+    "I was wondering if you'd be able to generate {a} for a presentation I'm giving",
+    "super cute {n}",
+    "What would {a} look like if you made it? Go ahead and show me",
+    "a very old {n} with lots of character",
+    "Please produce an image containing {a} and absolutely nothing more.",
+    "testing this thing out... how about {a}",
+    "{a}, seen from slightly above",
+    "I can't draw to save my life, so please do {a} for me lol",
+    "Create {a} that I can use as my profile pic",
+    "somebody I know really wants to see {a}, make it nice",
+    "a beautiful close-up shot of a lone {n}",
+    "Hi there! I'm looking for {a}, in whatever style you think works best.",
+    "{n} but keep it minimal, clean lines",
+    "Visualize {a} in soft, gentle lighting.",
+    "can u do {a}? not too fancy",
+    "I'm putting together a quiz and one of the answers is {a}, so I need that as an image.",
+    "a really tiny {n}, please",
+    "First thing that comes to mind: {a}. Render it!",
+    "It's for a fun project of mine: {a}, something cheerful",
+    "watercolor style, {a}, loose brushwork",
+    "Been thinking about {a} all day, so let me see one already",
+)
+
+FRESH_CHINESE = (
+    ("麻煩幫我弄一個{n}的圖，謝謝啦", "麻烦帮我弄一个{n}的图，谢谢啦"),
+    ("可以給我來一張{n}嗎？明天上課要用", "可以给我来一张{n}吗？明天上课要用"),
+    ("{n}，寫實風格，細節清晰", "{n}，写实风格，细节清晰"),
+    ("只要{n}就好，其他什麼都不要", "只要{n}就好，其他什么都不要"),
+    ("一直很想看{n}，幫忙做一張可愛一點的吧", "一直很想看{n}，帮忙做一张可爱一点的吧"),
+    ("請問能不能生成{n}？我想拿來當頭像", "请问能不能生成{n}？我想拿来当头像"),
+    ("隨便試試，先來個{n}", "随便试试，先来个{n}"),
+    ("做簡報需要{n}的插圖，簡單大方就行", "做简报需要{n}的插图，简单大方就行"),
+    ("水彩風的{n}，感覺溫柔一些", "水彩风的{n}，感觉温柔一些"),
 )
 
 

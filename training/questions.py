@@ -14,7 +14,8 @@ from .words import heldout as heldout_synonyms
 
 CLASSES = (
     "names", "chinese traditional", "chinese simplified", "held-out phrasings", "held-out chinese phrasings",
-    "synonyms", "held-out synonyms", "grounds", "counts", "pairs beside", "pairs above", "pairs with",
+    "fresh phrasings", "fresh chinese phrasings", "synonyms", "held-out synonyms", "grounds", "counts",
+    "pairs beside", "pairs above", "pairs with",
 )  # fmt: skip
 
 
@@ -30,23 +31,28 @@ class Question:
 def ask(lexicon: Lexicon, share: float) -> list[Question]:
     """All questions, or a share of every class."""
     rng = np.random.default_rng(2026)
+    tables = lexicon.traditional, lexicon.simplified
     proper = [own[0] for own in lexicon.names]
     every = range(len(proper))
 
     def some(count: int) -> list[int]:
         return [int(i) for i in rng.choice(len(proper), max(1, min(len(proper), round(count * share))), replace=False)]
 
+    def phrased(kind: str, english: tuple[str, ...], chinese: tuple[tuple[str, str], ...]) -> list[Question]:
+        """Five objects for every English template, sixty for the Chinese ones in turn."""
+        found = []
+        for n, i in enumerate(some(5 * len(english))):
+            prompt = heldout.fill(english[n % len(english)], proper[i])
+            found.append(Question(f"{kind} phrasings", prompt, (i,)))
+        for n, i in enumerate(some(60)):
+            prompt = chinese[n // 2 % len(chinese)][n % 2].format(n=tables[n % 2][i][0])
+            found.append(Question(f"{kind} chinese phrasings", prompt, (i,)))
+        return found
+
     asked = [Question("names", with_article(proper[i]), (i,)) for i in (every if share >= 1 else some(len(proper)))]
     asked += [Question("chinese traditional", f"一個{lexicon.traditional[i][0]}", (i,)) for i in some(200)]
     asked += [Question("chinese simplified", f"一个{lexicon.simplified[i][0]}", (i,)) for i in some(200)]
-    for n, i in enumerate(some(5 * len(heldout.ENGLISH))):
-        asked.append(
-            Question("held-out phrasings", heldout.fill(heldout.ENGLISH[n % len(heldout.ENGLISH)], proper[i]), (i,))
-        )
-    for n, i in enumerate(some(60)):
-        script, table = n % 2, (lexicon.traditional, lexicon.simplified)[n % 2]
-        form = heldout.CHINESE[n // 2 % len(heldout.CHINESE)][script]
-        asked.append(Question("held-out chinese phrasings", form.format(n=table[i][0]), (i,)))
+    asked += phrased("held-out", heldout.ENGLISH, heldout.CHINESE)
     named = [i for i in every if len(lexicon.names[i]) > 1]
     for i in rng.choice(named, max(1, round(160 * share)), replace=False):
         own = lexicon.names[int(i)]
@@ -65,12 +71,13 @@ def ask(lexicon: Lexicon, share: float) -> list[Question]:
         ("pairs beside", "{} on the left and {} on the right", 64),
         ("pairs above", "{} above {}", 32),
         ("pairs with", "{} with {}", 32),
+        ("pairs above", "{} above {}", 32),  # after all others, whose draws stay what they were
     ):
         first, second = some(count), some(count)
         for i, j in zip(first, second, strict=True):
             if i != j:
                 asked.append(Question(kind, form.format(with_article(proper[i]), with_article(proper[j])), (i, j)))
-    return asked
+    return asked + phrased("fresh", heldout.FRESH_ENGLISH, heldout.FRESH_CHINESE)
 
 
 def with_article(noun: str) -> str:

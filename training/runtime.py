@@ -71,8 +71,8 @@ class Average:
     def update(self, net: nn.Module) -> None:
         self.seen += 1
         keep = min(self.decay, (1 + self.seen) / (10 + self.seen))
-        mine, new = list(self.weights.values()), list(net.state_dict().values())
-        torch._foreach_lerp_(mine, new, 1 - keep)
+        new = net.state_dict()  # in another order than weights that came from a file
+        torch._foreach_lerp_(list(self.weights.values()), [new[key] for key in self.weights], 1 - keep)
 
 
 class Course:

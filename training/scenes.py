@@ -19,7 +19,7 @@ from .concepts import Concept
 SIZE = 128  # native pixels
 LAYOUTS = ("single", "beside", "above", "with", "two", "three", "four", "empty")
 PAIRS = ("beside", "above", "with")
-SHARES = (0.42, 0.16, 0.13, 0.11, 0.06, 0.05, 0.05, 0.02)  # of the layouts, once training is past singles
+SHARES = (0.34, 0.19, 0.20, 0.10, 0.05, 0.05, 0.05, 0.02)  # of the layouts, once training is past singles
 GROUND_SHARES = (0.42, 0.28, 0.30)  # pastel, colours, scenes
 GROUND_VARIANTS = 48
 CELLS = 16  # the latents' rows and columns

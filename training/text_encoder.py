@@ -24,7 +24,7 @@ from .scenes import LAYOUTS, PAIRS, Scene, draw_ground
 CHECKPOINT = runtime.CHECKPOINTS / "text_encoder.pt"
 READER = runtime.CHECKPOINTS / "reader.pt"
 READING, DEALING = 3, 1  # layers
-SAMPLES = 245_000
+SAMPLES = 600_000
 SHARES = (0.60, 0.12, 0.06, 0.09, 0.04, 0.04, 0.03, 0.02)  # of the layouts
 EMPTY = 0.03  # share of captions that ask for nothing
 SHARP = 12.0  # how steep the choice among codes is

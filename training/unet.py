@@ -21,7 +21,7 @@ from .scenes import CELLS, LAYOUTS, MOST, choices
 from .text_encoder import Speaker
 
 CHECKPOINT = runtime.CHECKPOINTS / "unet.pt"
-SAMPLES = 400_000
+SAMPLES = 440_000
 CHANNELS = (64, 128, 192)
 HEADS = 4  # of every attention
 DROPPED = 0.1  # share of samples that learn without a prompt, for guidance

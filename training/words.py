@@ -7,7 +7,7 @@ while training; none of it ships). Knows neither templates nor tokens.
 import json
 import re
 from collections import Counter
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 
 import torch
 from torch import Tensor
@@ -40,13 +40,16 @@ class Lexicon:
     traditional: list[list[str]]
     simplified: list[list[str]]
     fillers: list[str]  # English words of no meaning to a picture, the commonest first
+    hinted: list[str]  # far from all concepts as well, but keywords of some: never taught as a name
     nearby: list[str]  # words that lie near a concept but are not taught as its name, the nearest first
 
 
 def load(concepts: list[Concept]) -> Lexicon:
-    if not FILE.exists():
-        FILE.write_text(json.dumps(asdict(_make(concepts)), ensure_ascii=False, indent=0), encoding="utf-8")
-    return Lexicon(**json.loads(FILE.read_text(encoding="utf-8")))
+    made = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
+    if made.keys() != {field.name for field in fields(Lexicon)}:  # none yet, or an earlier version's
+        made = asdict(_make(concepts))
+        FILE.write_text(json.dumps(made, ensure_ascii=False, indent=0), encoding="utf-8")
+    return Lexicon(**made)
 
 
 def heldout() -> list[tuple[str, str]]:
@@ -103,6 +106,7 @@ def _make(concepts: list[Concept]) -> Lexicon:
     best = (vectors @ proper.T).topk(2, dim=-1)
     hinted = {word for concept in concepts for word in concept.keywords} | {w for n in taken for w in n.split()}
     fillers: list[str] = []
+    left: list[str] = []
     nearby: list[tuple[float, str]] = []
     for word, scores, places in zip(dictionary, best.values.tolist(), best.indices.tolist(), strict=True):
         if word in taken or word in banned or word in RESERVED:
@@ -110,8 +114,8 @@ def _make(concepts: list[Concept]) -> Lexicon:
         if scores[0] > MINED and scores[0] - scores[1] > 0.06 and len(word) > 2:
             if len(names[places[0]]) < MOST:
                 names[places[0]].append(word)
-        elif scores[0] < FILLER and word not in hinted:
-            fillers.append(word)
+        elif scores[0] < FILLER:
+            (left if word in hinted else fillers).append(word)
     known = {word for own in names for name in own for word in name.split()}
     for word, scores in zip(dictionary, best.values.tolist(), strict=True):
         if scores[0] > FILLER and word not in known and len(word) > 2:
@@ -120,7 +124,7 @@ def _make(concepts: list[Concept]) -> Lexicon:
     runtime.save(VECTORS, {"texts": texts, "vectors": encode(texts).half()})
     traditional = [_first(concept.traditional) for concept in concepts]
     simplified = [_first(concept.simplified) for concept in concepts]
-    return Lexicon(names, traditional, simplified, fillers, [word for _, word in sorted(nearby)])
+    return Lexicon(names, traditional, simplified, fillers, left, [word for _, word in sorted(nearby)])
 
 
 def _own_names(concept: Concept, banned: set[str]) -> list[str]:

@@ -5,7 +5,7 @@ from pathlib import Path
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from training import codes, scenes, unet
+from training import codes, runtime, scenes, unet
 from training.gaze import parts_of_cells, shares
 
 WEIGHTS = Path(__file__).parents[2] / "weights" / "darkroom-mini"
@@ -55,6 +55,16 @@ def test_noise_says_where_things_lie_and_stays_noise() -> None:
     asked = chosen[:, 0] >= 0
     assert torch.equal(right[asked], chosen[asked, 0] == 1)
     assert torch.equal(noise[~asked, 0], before[~asked, 0])
+
+
+def test_an_average_follows_weights_by_name_whatever_their_order() -> None:
+    net = torch.nn.Linear(3, 2)
+    average = runtime.Average(net, 0.0)
+    average.weights = {key: torch.zeros_like(value) for key, value in sorted(net.state_dict().items())}
+    assert list(average.weights) != list(net.state_dict())  # as weights that come from a file
+    average.seen = 10**9
+    average.update(net)
+    assert all(torch.equal(average.weights[key], value) for key, value in net.state_dict().items())
 
 
 def test_the_encoder_that_ships_deals_what_it_has_read() -> None:
