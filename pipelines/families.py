@@ -10,9 +10,11 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pipelines import schedulers
 from pipelines.spec import Task
 
 _ALL = frozenset(Task)
+_FLOW = tuple(schedulers.FLOW)
 _TEXT = frozenset({Task.TEXT_TO_IMAGE})
 _TEXT_AND_IMAGE = frozenset({Task.TEXT_TO_IMAGE, Task.IMAGE_TO_IMAGE})
 
@@ -34,9 +36,15 @@ class Family:
     multiple: int = 16  # pixels
     native: int = 1024  # pixels a side
     flow: bool = True  # flow matching: its schedulers are not those of noise prediction
+    schedulers: tuple[str, ...] = ()  # that its pipelines take, by our names; none: those that fit its kind
     guidance_argument: str = "guidance_scale"
     steps: int = 28
     guidance: float = 4.0
+
+    @property
+    def scheduler_names(self) -> tuple[str, ...]:
+        """What a request may ask for, in the order to show them."""
+        return self.schedulers or schedulers.names(flow=self.flow)
 
 
 FAMILIES: tuple[Family, ...] = (
@@ -64,6 +72,7 @@ FAMILIES: tuple[Family, ...] = (
         multiple=8,
         native=512,
         flow=False,
+        schedulers=("lcm",),
         steps=4,
         guidance=8.5,
     ),
@@ -82,7 +91,12 @@ FAMILIES: tuple[Family, ...] = (
         flow=False,
         guidance=7.5,
     ),
-    Family("stable-diffusion-3", ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"), guidance=4.5),
+    Family(
+        "stable-diffusion-3",
+        ("StableDiffusion3Pipeline", "StableDiffusion3Img2ImgPipeline"),
+        schedulers=_FLOW,
+        guidance=4.5,
+    ),
     Family("flux", ("FluxPipeline", "FluxImg2ImgPipeline"), guidance=3.5),
     Family("flux-kontext", ("FluxKontextPipeline",), tasks=_TEXT_AND_IMAGE, by_instruction=True, guidance=2.5),
     Family(
@@ -113,7 +127,7 @@ FAMILIES: tuple[Family, ...] = (
         steps=30,
     ),
     Family("z-image", ("ZImagePipeline",), steps=9, guidance=0.0),
-    Family("sana", ("SanaPipeline",), tasks=_TEXT, multiple=32, steps=20, guidance=4.5),
+    Family("sana", ("SanaPipeline",), tasks=_TEXT, multiple=32, schedulers=_FLOW, steps=20, guidance=4.5),
     Family(
         "pixart",
         ("PixArtSigmaPipeline", "PixArtAlphaPipeline"),
@@ -123,7 +137,7 @@ FAMILIES: tuple[Family, ...] = (
         guidance=4.5,
     ),
     Family("lumina2", ("Lumina2Pipeline",), tasks=_TEXT),
-    Family("auraflow", ("AuraFlowPipeline",), tasks=_TEXT, guidance=3.5),
+    Family("auraflow", ("AuraFlowPipeline",), tasks=_TEXT, schedulers=_FLOW, guidance=3.5),
     Family("chroma", ("ChromaPipeline",), tasks=_TEXT, guidance=5.0),
 )
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 import io
 import json
 
+import msgspec
 import numpy as np
 import numpy.typing as npt
 import torch
@@ -22,6 +23,9 @@ from pipelines.spec import Encoding, ImageSpec, Picture
 # Measured at 1024×1024 (bench/encode.py, docs/bench.md): against Pillow's default of 6, level 1 takes a third to
 # a half of the time, and its files are 15 % (photograph-like) to 40 % (smooth, drawn) larger.
 PNG_LEVEL = 1
+
+_MOST_EXIF = 65_000  # bytes; a JPEG segment holds 65,533, its header and EXIF's own included
+_MOST_EXIF_PROMPT = 2_500  # characters of each prompt where more is too much; EXIF's ASCII takes up to 10 bytes for one
 
 _MIMES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 Array = npt.NDArray[np.uint8]
@@ -94,10 +98,26 @@ def encode(image: Image.Image, spec: ImageSpec, encoding: Encoding, index: int) 
     else:
         exif = Image.Exif()
         if parameters is not None:
-            exif[0x010E] = parameters.encode("ascii", "backslashreplace").decode()  # ImageDescription is ASCII
+            exif[0x010E] = _ascii(spec, parameters)  # ImageDescription
         image.save(out, encoding.format.upper(), quality=encoding.quality, exif=exif)
     transparent = image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)
     return Picture(index, out.getvalue(), _MIMES[encoding.format], image.width, image.height, spec.seed, transparent)
+
+
+def _ascii(spec: ImageSpec, parameters: str) -> str:
+    """The parameters as EXIF takes them; of prompts for which it has no room, the beginning."""
+    written = parameters.encode("ascii", "backslashreplace")
+    if len(written) > _MOST_EXIF:
+        negative = spec.negative_prompt
+        shorter = msgspec.structs.replace(
+            spec, prompt=_beginning(spec.prompt), negative_prompt=None if negative is None else _beginning(negative)
+        )
+        written = _parameters(shorter).encode("ascii", "backslashreplace")
+    return written.decode()
+
+
+def _beginning(prompt: str) -> str:
+    return prompt if len(prompt) <= _MOST_EXIF_PROMPT else prompt[:_MOST_EXIF_PROMPT] + "…"
 
 
 def _parameters(spec: ImageSpec) -> str:

@@ -153,7 +153,8 @@ def load(plan: ModelPlan, device: torch.device) -> LoadedModel:
     except torch.AcceleratorError:
         raise  # no fault of the folder: the device is lost to this process
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError, ImportError) as error:
-        raise LoadRefused(f"diffusers could not load it: {type(error).__name__}: {error}") from error
+        said = str(error).replace(str(path), path.name)  # /readyz shows it to anyone
+        raise LoadRefused(f"diffusers could not load it: {type(error).__name__}: {said}") from error
     pipeline.set_progress_bar_config(disable=True)
     loaded = adapters.load(pipeline, plan.adapters)  # before placing: they go to the device with their modules
     tuning.place(pipeline, plan, device)

@@ -24,9 +24,16 @@ FLOW: dict[str, tuple[str, dict[str, Any]]] = {
 }
 
 
+# LCMScheduler picks its steps out of so many, diffusers' default, and refuses more.
+MOST_LCM_STEPS = 50
+
+
 def names(*, flow: bool) -> tuple[str, ...]:
-    """The names that fit a model of that kind, in the order to show them."""
-    return tuple(FLOW if flow else DISCRETE)
+    """The names that fit every model of that kind, in the order to show them.
+
+    Most flow pipelines bring noise levels of their own, or shifted by the picture's size: Heun's takes neither.
+    """
+    return ("flow_euler",) if flow else tuple(DISCRETE)
 
 
 def lookup(name: str) -> tuple[str, dict[str, Any]]:

@@ -54,7 +54,7 @@ def _check_size(text: str) -> str:
 
 
 def _check_scheduler(name: str) -> str:
-    known = schedulers.names(flow=False) + schedulers.names(flow=True)
+    known = (*schedulers.DISCRETE, *schedulers.FLOW)
     if name not in known:
         raise ValueError(f"must be one of {', '.join(known)}")
     return name
@@ -199,7 +199,7 @@ class Model:
 
     @property
     def scheduler_names(self) -> tuple[str, ...]:
-        return schedulers.names(flow=self.family.flow)
+        return self.family.scheduler_names
 
     @cached_property
     def weight_bytes(self) -> int | None:

@@ -20,7 +20,7 @@ from pipelines.plan import DrawJob, ModelPlan
 from pipelines.spec import Encoding, Picture
 from server.app import create_app
 from server.edge.keys import Keyring
-from server.errors import DarkroomError
+from server.errors import DarkroomError, ModelUnavailable
 from server.settings import Settings
 from server.telemetry import Metrics
 from server.worker import protocol
@@ -45,6 +45,7 @@ class PaperWorker:
         self.encodings: list[Encoding] = []
         self.cancelled: list[str] = []
         self.failure: DarkroomError | None = None
+        self.broken: set[str] = set()  # plans that failed to load a while ago, and may be tried again
         self.ballast = 0  # bytes added to every picture
         self.gate.set()
 
@@ -52,7 +53,9 @@ class PaperWorker:
 
     async def stop(self) -> None: ...
 
-    def require(self, key: str, model: str) -> None: ...
+    def require(self, key: str, model: str, *, retry: bool = True) -> None:
+        if key in self.broken and not retry:
+            raise ModelUnavailable(f"{model} could not be loaded.", param="model")
 
     async def draw(
         self,

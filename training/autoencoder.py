@@ -18,7 +18,7 @@ from . import concepts, runtime
 from .scenes import Studio
 
 CHECKPOINT = runtime.CHECKPOINTS / "autoencoder.pt"
-SAMPLES = 42_000
+SAMPLES = 36_000
 LATENTS, WIDTH = 4, 64
 SHARES = (0.53, 0.1, 0.1, 0.1, 0.05, 0.05, 0.05, 0.02)
 

@@ -5,6 +5,7 @@ Knows the answer's shape and where URLs come from; a URL is never made from the 
 
 from __future__ import annotations
 
+import logging
 import time
 from dataclasses import dataclass
 from typing import Any, NamedTuple
@@ -19,10 +20,12 @@ from server.api.services import Services
 from server.api.usage import usage
 from server.api.wire import ImageRequest
 from server.catalog import Model
-from server.errors import StoreFull
+from server.errors import ServerFault, StoreFull
 from server.jobs.job import Job
 from server.storage.store import Store, new_name
 from server.worker.protocol import Finished
+
+log = logging.getLogger("darkroom.api")
 
 
 class Wanted(NamedTuple):
@@ -128,14 +131,15 @@ def item_fields(item: Item) -> dict[str, Any]:
 
 async def _url(services: Services, picture: Picture, base: str, *, spare: bool) -> str | None:
     """Where the picture is kept from now on; None if it is not, which it must be unless ``spare``."""
-    if spare and not await services.store.has_room(len(picture.data)):
-        return None
     try:
-        return base + await _stored(services, picture)
-    except StoreFull:
-        if spare:
+        if spare and not await services.store.has_room(len(picture.data)):
             return None
-        raise
+        return base + await _stored(services, picture)
+    except (StoreFull, ServerFault) as error:
+        if not spare:
+            raise
+        log.warning("picture not kept; it is answered inline", extra={"error": error.message})
+        return None
 
 
 async def _stored(services: Services, picture: Picture) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 import msgspec
 from starlette.datastructures import FormData, UploadFile
+from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
 from server.errors import BadRequest, TooLarge
@@ -34,19 +35,55 @@ class Form:
 async def read_form(request: Request, *, max_files: int, max_file_bytes: int) -> Form:
     """Read a multipart body. Raises BadRequest or TooLarge."""
     # One part more than may be kept, so that the refusal below is the one that is answered.
-    async with request.form(max_files=max_files + 2, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES) as form:
+    try:
+        form = await request.form(max_files=max_files + 2, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES)
+    except HTTPException as error:
+        raise _refusal(error.detail, max_files) from error
+    except UnicodeError as error:
+        raise BadRequest("The form's charset cannot be read; send UTF-8.") from error
+    try:
         images = [await _bytes(part, max_file_bytes, "image") for name in _IMAGES for part in form.getlist(name)]
         mask = await _bytes(form["mask"], max_file_bytes, "mask") if "mask" in form else None
         return Form(_fields(form), images, mask)
+    finally:
+        await form.close()
+
+
+def _refusal(detail: str, max_files: int) -> BadRequest | TooLarge:
+    """Starlette's refusals, told apart by their first words."""
+    if detail.startswith("Too many files"):
+        return TooLarge(f"image has more than {max_files} pictures.", param="image")
+    if detail.startswith("Too many fields"):
+        return TooLarge(f"The form has more than {_MAX_FIELDS} fields.")
+    if detail.startswith("Part exceeded"):
+        return TooLarge(f"A text field of the form is larger than {_MAX_FIELD_BYTES} bytes.")
+    return BadRequest(
+        "The body is not multipart/form-data as its Content-Type says; its boundary must be named there, and every"
+        " part must have a name."
+    )
 
 
 def _fields(form: FormData) -> dict[str, Any]:
     fields: dict[str, Any] = {}
-    for name, value in form.items():
+    loras: list[dict[str, Any]] = []
+    for name, value in form.multi_items():
         if name in (*_IMAGES, "mask") or isinstance(value, UploadFile):
             continue
-        fields[name] = _typed(name, value)
-    return fields
+        if name.startswith("loras["):
+            _add_lora(loras, name.removeprefix("loras"), value)
+        else:
+            fields[name] = _typed(name, value)
+    return {"loras": loras, **fields} if loras else fields
+
+
+def _add_lora(loras: list[dict[str, Any]], path: str, value: str) -> None:
+    """One field of how OpenAI's SDKs spell out arrays and objects: [], [][name] and [][weight], or [NAME]."""
+    if path == "[][weight]" and loras and "weight" not in loras[-1]:
+        loras[-1]["weight"] = _typed("strength", value)
+    elif path in ("[]", "[][name]"):
+        loras.append({"name": value})
+    else:
+        loras.append({"name": path[1:].removesuffix("]"), "weight": _typed("strength", value)})
 
 
 def _typed(name: str, text: str) -> Any:

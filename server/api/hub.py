@@ -85,7 +85,7 @@ def router(services: Services) -> APIRouter:
             if services.queue.draining:
                 raise Draining("The server is shutting down.")
             found = services.catalog.resolve(model or services.catalog.default)
-            services.worker.require(found.plan.key, found.id)
+            services.worker.require(found.plan.key, found.id, retry=False)
         except DarkroomError as error:
             return {"available": False, "error": error.message, "code": error.code}
         return {"available": True}

@@ -10,6 +10,7 @@ import contextlib
 import hashlib
 import re
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from fastapi import Request
@@ -68,7 +69,8 @@ async def begin(services: Services, request: Request, order: Order) -> Work[Outc
     fingerprint = await offload(order.size_bytes, lambda: _fingerprint(order, base))
     # No more waiting from here on: between looking for a first and becoming one, nobody may come.
     repeatable = Repeatable(principal, fingerprint, _idempotency_key(request))
-    first = services.repeats.find(repeatable)
+    joinable = _joinable(services, order, request, repeatable, chosen)
+    first = services.repeats.find(repeatable, joinable)
     if first is not None:
         return _join(services, request, first, chosen)
     if chosen:
@@ -81,6 +83,23 @@ async def begin(services: Services, request: Request, order: Order) -> Work[Outc
     work = Work(job, _work(services, order, model, job, base), permit.close)
     services.repeats.add(repeatable, work)
     return work
+
+
+def _joinable(
+    services: Services, order: Order, request: Request, repeatable: Repeatable, chosen: str
+) -> Callable[[Work[Outcome]], bool]:
+    """Which equal work that goes on this request may join: what it repeats, or what must come out alike.
+
+    Without a seed, equal requests at once may be a client's way to get several pictures: the ai package sends n
+    requests where a model makes one at a time.
+    """
+    is_repeat = (
+        bool(repeatable.key)
+        or order.fields.seed is not None
+        or order.route.startswith("hub")  # its clients send again after 60 s, and say nothing of it
+        or request.headers.get("x-stainless-retry-count", "0") != "0"  # OpenAI's SDKs do
+    )
+    return lambda work: is_repeat or (bool(chosen) and services.jobs.has(work.job, chosen))
 
 
 def _join(services: Services, request: Request, first: Work[Outcome], chosen: str) -> Work[Outcome]:
@@ -101,14 +120,23 @@ def _join(services: Services, request: Request, first: Work[Outcome], chosen: st
 def _check(services: Services, order: Order) -> Model:
     fields = order.fields
     model = services.catalog.resolve(fields.model or services.catalog.default)
-    services.worker.require(model.plan.key, model.id)  # before its traits are asked: a missing folder has none
+    services.worker.require(model.plan.key, model.id)
+    try:
+        _check_fields(services, order, model)
+    except BadRequest:
+        services.worker.require(model.plan.key, model.id, retry=False)  # a missing folder has no traits to go by
+        raise
+    return model
+
+
+def _check_fields(services: Services, order: Order, model: Model) -> None:
+    fields = order.fields
     count = len(order.uploads) or len(fields.images)
     if count > services.settings.max_input_images:
         raise BadRequest(f"image has more than {services.settings.max_input_images} pictures.", param="image")
     if order.route != "variations" and not fields.prompt.strip():
         raise BadRequest("prompt must not be empty.", param="prompt")
     specs.check(fields, model, images=count, mask=order.mask is not None or fields.mask is not None)
-    return model
 
 
 def _chosen_id(request: Request) -> str:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
+from pipelines import schedulers
 from pipelines.presets import Preset
 from pipelines.spec import Adapter, Encoding, ImageSpec, Pixels, Task
 from server.api.wire import ImageRequest
@@ -105,6 +106,8 @@ def make_spec(request: ImageRequest, model: Model, size: tuple[int, int], source
     strengths = _STRENGTHS if sources.mask is None else _MASKED_STRENGTHS
     strength = _first(request.strength, None, strengths[request.input_fidelity or "low"])
     steps = request.num_inference_steps or preset.steps or model.family.steps
+    scheduler = request.scheduler or preset.scheduler
+    _check_steps(steps, scheduler, model)
     # An edit draws the last strength × steps of its steps; a pipeline with none left fails.
     if sources.images and not model.family.by_instruction and int(steps * strength) < 1:
         raise BadRequest(f"strength must be at least 1/{steps} to leave one of {steps} steps.", param="strength")
@@ -119,7 +122,7 @@ def make_spec(request: ImageRequest, model: Model, size: tuple[int, int], source
         steps=steps,
         guidance=_first(request.guidance_scale, preset.guidance, model.family.guidance),
         negative_prompt=request.negative_prompt if request.negative_prompt is not None else preset.negative_prompt,
-        scheduler=request.scheduler or preset.scheduler,
+        scheduler=scheduler,
         strength=strength,
         sources=sources.images,
         mask=sources.mask,
@@ -127,6 +130,15 @@ def make_spec(request: ImageRequest, model: Model, size: tuple[int, int], source
         kept=sources.kept,
         matting=model.entry.matting if request.background == "transparent" else None,
     )
+
+
+def _check_steps(steps: int, scheduler: str | None, model: Model) -> None:
+    is_lcm = scheduler == "lcm" or (scheduler is None and model.family.name == "lcm")
+    if is_lcm and steps > schedulers.MOST_LCM_STEPS:
+        raise BadRequest(
+            f"scheduler lcm draws in at most {schedulers.MOST_LCM_STEPS} steps; these would be {steps}.",
+            param="num_inference_steps",
+        )
 
 
 def _adapters(request: ImageRequest, model: Model) -> tuple[Adapter, ...]:

@@ -3,6 +3,7 @@
 Knows fingerprints, Idempotency-Keys and bytes; knows neither HTTP nor pictures. Clients send a request again when its
 answer is slow to come, or lost; drawing it twice would only make the next answer slower.
 
+What still goes on may be an equal request that wants a picture of its own: the caller says whether it may be joined.
 A key says which requests are repeats, so two different keys are never joined, whatever they ask for. Failures are not
 kept: a repeat tries again.
 """
@@ -49,11 +50,11 @@ class Repeats(Generic[T]):
         self._max_bytes = max_bytes
         self._keep_s = keep_s
         self._bytes = 0
-        self._going_on: dict[Repeatable, Work[T]] = {}
+        self._going_on: dict[Repeatable, list[Work[T]]] = {}  # in the order they came
         self._kept: dict[tuple[str, str], _Kept[T]] = {}  # by principal and key; those that have ended in order
 
-    def find(self, request: Repeatable) -> Work[T] | None:
-        """The work that this request repeats. Raises IdempotencyMismatch."""
+    def find(self, request: Repeatable, joinable: Callable[[Work[T]], bool] = lambda work: True) -> Work[T] | None:
+        """The work that this request repeats; what still goes on must be ``joinable``. Raises IdempotencyMismatch."""
         self._forget_old()
         if request.key:
             kept = self._kept.get((request.principal, request.key))
@@ -63,18 +64,19 @@ class Repeats(Generic[T]):
                 )
             if kept is not None and kept.ended_s:
                 return kept.work
-        work = self._going_on.get(request)
-        return work if work is not None and work.wanted else None
+        return next((work for work in self._going_on.get(request, ()) if work.wanted and joinable(work)), None)
 
     def add(self, request: Repeatable, work: Work[T]) -> None:
         """From now on, repeats of ``request`` find ``work``."""
-        self._going_on[request] = work
+        self._going_on.setdefault(request, []).append(work)
         if request.key:
             self._kept[request.principal, request.key] = _Kept(request.fingerprint, work)
         work.when_done(lambda: self._ended(request, work))
 
     def _ended(self, request: Repeatable, work: Work[T]) -> None:
-        if self._going_on.get(request) is work:
+        same = self._going_on[request]
+        same.remove(work)
+        if not same:
             del self._going_on[request]
         place = (request.principal, request.key)
         kept = self._kept.get(place)

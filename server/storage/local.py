@@ -62,7 +62,10 @@ class LocalStore:
         return await asyncio.to_thread(self._sweep, before_unix)
 
     async def has_room(self, bytes_needed: int) -> bool:
-        return await asyncio.to_thread(self._has_room, bytes_needed)
+        try:
+            return await asyncio.to_thread(self._has_room, bytes_needed)
+        except OSError as error:
+            raise ServerFault("The store cannot be reached.") from error
 
     def _put(self, name: str, data: bytes) -> None:
         part = self._folder / f".{name}.{secrets.token_hex(8)}.part"

@@ -128,10 +128,13 @@ class LocalWorker:
             with contextlib.suppress(asyncio.CancelledError):
                 await self._runner
 
-    def require(self, key: str, model: str) -> None:
-        """Raise ModelUnavailable for weights that lately could not be loaded; ``model`` is the ID asked for."""
+    def require(self, key: str, model: str, *, retry: bool = True) -> None:
+        """Raise ModelUnavailable for weights that could not be loaded; ``model`` is the ID asked for.
+
+        With ``retry``, only if that was lately: after a while they are to be tried again.
+        """
         status = self.models[key]
-        if status.state is ModelState.BROKEN and time.monotonic() - status.since_s < _BROKEN_S:
+        if status.state is ModelState.BROKEN and not (retry and time.monotonic() - status.since_s >= _BROKEN_S):
             raise _unavailable(model)
 
     async def draw(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 import diffusers
 import pytest
@@ -11,6 +12,7 @@ import torch
 from pipelines.engine import Engine
 from pipelines.plan import DrawJob
 from pipelines.ragged import Ragged
+from pipelines.spec import Task
 from tests.families import tiny
 from tests.families.drive import Sink, check, draw, half_mask, job, picture
 
@@ -98,3 +100,18 @@ def test_ragged_prompts_are_padded_and_masked() -> None:
     assert first["mask"].tolist() == [[1, 1, 0, 0, 0]]
     assert torch.equal(second["mask"], long["mask"])
     assert ragged.levelled([short, short]) == [short, short]
+
+
+@pytest.mark.parametrize("name", sorted(tiny.BUILDERS))
+def test_every_scheduler_that_is_offered_draws(name: str) -> None:
+    """FlowMatchHeun takes no noise levels of a pipeline's own, LCM's pipelines no other scheduler: both were 500s."""
+    model = tiny.build(name)
+    width, height = model.plan.native_width, model.plan.native_height
+    more: dict[str, Any] = {}
+    if Task.TEXT_TO_IMAGE not in model.family.tasks:
+        more["sources"] = (picture(width, height),)
+    if model.family.tasks == {Task.INPAINTING}:
+        more["mask"] = half_mask(width, height)
+    names = model.family.scheduler_names
+    jobs = [job(model, n, "a cat", steps=3, scheduler=name, **more) for n, name in enumerate(names)]
+    assert len(draw(model, jobs).pictures) == len(names)

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import openai
 import pytest
 from PIL import Image
 
@@ -208,3 +209,35 @@ def test_a_broken_file_is_reported_and_the_model_serves(folder: Path, tmp_path: 
             assert running.draw(**fields, loras=loras).status_code == 200
         error = assert_api_error(running.draw(**fields, loras=["ink"]), 503, "model_unavailable")
         assert error["param"] == "loras"
+
+
+@pytest.mark.parametrize(
+    ("fields", "adapters"),
+    [
+        ([("loras[][name]", "ink"), ("loras[][weight]", "2")], (Adapter("ink", 2.0),)),
+        (
+            [("loras[][name]", "pixel"), ("loras[][name]", "ink"), ("loras[][weight]", "2")],
+            (Adapter("ink", 2.0), Adapter("pixel", 1.0)),
+        ),
+        ([("loras[]", "pixel"), ("loras[]", "ink")], (Adapter("ink", 0.5), Adapter("pixel", 1.0))),
+        ([("loras[ink]", "2.5")], (Adapter("ink", 2.5),)),
+    ],
+)
+def test_forms_carry_them_as_openais_sdks_spell_them_out(
+    mini_paper: Paper, fields: list[tuple[str, str]], adapters: Any
+) -> None:
+    parts: list[Any] = [("image", ("x.png", png(scene(50, 50)))), ("prompt", (None, "x"))]
+    parts += [(name, (None, value)) for name, value in fields]
+    with mini_paper.client() as client:
+        answer = client.post("/v1/images/edits", files=parts)
+        assert answer.status_code == 200, answer.text
+        assert mini_paper.worker.jobs[-1].spec.adapters == adapters
+        answer = client.post("/v1/images/edits", files=[*parts, ("loras[][name]", (None, "none such"))])
+        assert assert_api_error(answer, 400, "invalid_value")["param"] == "loras"
+
+
+def test_an_sdks_adapters_are_drawn_with(mini_paper: Paper) -> None:
+    client = openai.OpenAI(base_url=f"{mini_paper.url}/v1", api_key="none", max_retries=0)
+    for loras in ([{"name": "ink", "weight": 2}], {"ink": 2}):
+        client.images.edit(image=png(scene(50, 50)), prompt="x", extra_body={"loras": loras})
+        assert mini_paper.worker.jobs[-1].spec.adapters == (Adapter("ink", 2.0),)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -18,7 +19,8 @@ from tests.pictures import png, scene
 from tests.running import Running, eventually
 from tests.sse import kinds
 
-BODY = {"prompt": "an apple", "n": 2}
+BODY = {"prompt": "an apple", "n": 2, "seed": 7}
+UNSEEDED = {"prompt": "an apple", "n": 2}
 KEY = {"idempotency-key": "one-and-the-same"}
 
 
@@ -31,19 +33,44 @@ def in_the_background(work: Callable[..., httpx.Response], *args: Any, **options
 def waiting(paper: Paper) -> int:
     """Requests that wait for the paper's first job."""
     ((_, job), *_) = paper.app.state.services.jobs.jobs("local")
-    return sum(work.waiting for work in paper.app.state.services.repeats._going_on.values() if work.job is job)
+    going_on = itertools.chain.from_iterable(paper.app.state.services.repeats._going_on.values())
+    return sum(work.waiting for work in going_on if work.job is job)
 
 
 def test_four_at_a_time_are_drawn_once(server: Running) -> None:
     """The real worker; the metric counts what was really made."""
     before = server.metric("darkroom_pictures_total")
-    fields = {"prompt": "four at a time", "size": "256x256", "num_inference_steps": 40}
+    fields = {"prompt": "four at a time", "size": "256x256", "num_inference_steps": 40, "seed": 1}
     with ThreadPoolExecutor(4) as pool:
         answers = list(pool.map(lambda _: server.draw(**fields), range(4)))
     assert {answer.status_code for answer in answers} == {200}
     assert len({answer.content for answer in answers}) == 1
     assert len({answer.headers["x-job-id"] for answer in answers}) == 1
     assert server.metric("darkroom_pictures_total") == before + 1
+
+
+def test_equal_requests_without_a_seed_get_a_picture_each(desk: Desk) -> None:
+    """The ai package asks four times at once where a model draws one picture a request, and wants four."""
+    paper = desk.open()
+    paper.worker.gate.clear()
+    asked = [in_the_background(paper.post, UNSEEDED) for _ in range(4)]
+    eventually(lambda: len(paper.worker.jobs) == 4)
+    paper.worker.gate.set()
+    assert len({future.result(10).content for future in asked}) == 4
+
+
+@pytest.mark.parametrize("headers", [{"x-stainless-retry-count": "1"}, {"x-job-id": "as-I-named-it"}, KEY])
+def test_a_repeat_that_says_so_joins_without_a_seed(desk: Desk, headers: dict[str, str]) -> None:
+    paper = desk.open()
+    paper.worker.gate.clear()
+    first = {"x-stainless-retry-count": "0"} if "x-stainless-retry-count" in headers else headers
+    asked = [in_the_background(paper.post, UNSEEDED, headers=first)]
+    eventually(lambda: paper.worker.jobs)
+    asked.append(in_the_background(paper.post, UNSEEDED, headers=headers))
+    eventually(lambda: waiting(paper) == 2)
+    paper.worker.gate.set()
+    assert len({future.result(10).content for future in asked}) == 1
+    assert len(paper.worker.jobs) == 1
 
 
 def test_the_job_ends_only_when_all_have_left(desk: Desk) -> None:
@@ -81,7 +108,9 @@ def test_both_prefixes_and_forms_with_equal_files_join(desk: Desk) -> None:
 
     def edit(prefix: str, picture: bytes, name: str) -> httpx.Response:
         with paper.client() as client:
-            return client.post(f"{prefix}/images/edits", data={"prompt": "x"}, files={"image": (name, picture)})
+            return client.post(
+                f"{prefix}/images/edits", data={"prompt": "x", "seed": "1"}, files={"image": (name, picture)}
+            )
 
     same, other = png(scene(40, 40)), png(scene(41, 40))
     asked = [in_the_background(edit, prefix, same, f"{prefix}.png") for prefix in ("/v1", "/api")]

@@ -46,3 +46,20 @@ def test_a_picture_of_its_own_size_is_left_alone(drawn: np.ndarray) -> None:
     spec = ImageSpec("m", "x", 64, 64, 64, 64, 0, 1, 1.0)
     picture = encode(finish(drawn, spec), spec, Encoding(), 0)
     assert np.array_equal(np.asarray(Image.open(io.BytesIO(picture.data))), drawn)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negative"), [("猫" * 11_000, None), ("🐈" * 4_000, "🐕" * 4_000), ("\x01" * 32_000, None)]
+)
+def test_a_prompt_that_exif_has_no_room_for_is_cut_short_in_it(
+    drawn: np.ndarray, prompt: str, negative: str | None
+) -> None:
+    """Pillow refuses such a JPEG: all the work was done, and the answer was a 500."""
+    spec = ImageSpec("m", prompt, 40, 20, 64, 64, 77, 8, 2.5, negative_prompt=negative)
+    for format_ in ("jpeg", "webp", "png"):
+        picture = encode(finish(drawn, spec), spec, Encoding(format_), 0)
+        image = Image.open(io.BytesIO(picture.data))
+        image.load()
+        if format_ != "png":
+            kept = json.loads(image.getexif()[0x010E].encode("ascii").decode("unicode_escape"), strict=False)
+            assert (kept["seed"], kept["prompt"][0]) == (77, prompt[0])

@@ -176,3 +176,14 @@ def test_pinned_memory_comes_in_powers_of_two(loaded: LoadedModel) -> None:
         assert loaded.host_bytes() - before == 64 + 32  # of 3 · 5 and of 5 float32
     finally:
         del loaded._base.unet.extra
+
+
+def test_what_diffusers_says_of_a_broken_folder_names_no_path(plan: ModelPlan) -> None:
+    """/readyz shows the reason to anyone."""
+    folder = Path(plan.folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": "StableDiffusionPipeline"}))
+    (folder / "unet" / "config.json").unlink()
+    with pytest.raises(LoadRefused, match="could not load") as refused:
+        load(plan, CPU)
+    assert str(folder.parent) not in str(refused.value)
