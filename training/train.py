@@ -31,14 +31,14 @@ def main() -> None:
     runtime.BUILD.mkdir(exist_ok=True)
     if not options.fresh:
         started.resume()
-    for module, checkpoint, samples in STAGES:
-        wanted = options.samples if module == "unet" else samples
+    wanted = {module: options.samples if module == "unet" else samples for module, _, samples in STAGES}
+    missing = [module for module, checkpoint, _ in STAGES if runtime.samples_of(checkpoint) < wanted[module]]
+    for module in missing:
+        if module != "autoencoder":
+            run("pool", "--shards", str(pool.SHARDS))  # with it, the codes that the other two agree on
         # a UNet that has begun hears and paints in the latents as they are
         more = ["--decoder-only"] if module == "autoencoder" and runtime.samples_of(unet.CHECKPOINT) else []
-        if runtime.samples_of(checkpoint) < wanted:
-            run(module, "--samples", str(wanted), *more)
-        if module == "autoencoder":
-            run("pool", "--shards", str(pool.SHARDS))  # with it, the codes that the other two agree on
+        run(module, "--samples", str(wanted[module]), *more)
     run("export")
 
 
