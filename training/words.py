@@ -104,9 +104,9 @@ def _make(concepts: list[Concept]) -> Lexicon:
     dictionary = encode.dictionary()
     vectors = encode(dictionary)
     best = (vectors @ proper.T).topk(2, dim=-1)
-    hinted = {word for concept in concepts for word in concept.keywords} | {w for n in taken for w in n.split()}
+    keywords = {word for concept in concepts for word in concept.keywords} | {w for n in taken for w in n.split()}
     fillers: list[str] = []
-    left: list[str] = []
+    hinted: list[str] = []
     nearby: list[tuple[float, str]] = []
     for word, scores, places in zip(dictionary, best.values.tolist(), best.indices.tolist(), strict=True):
         if word in taken or word in banned or word in RESERVED:
@@ -115,7 +115,7 @@ def _make(concepts: list[Concept]) -> Lexicon:
             if len(names[places[0]]) < MOST:
                 names[places[0]].append(word)
         elif scores[0] < FILLER:
-            (left if word in hinted else fillers).append(word)
+            (hinted if word in keywords else fillers).append(word)
     known = {word for own in names for name in own for word in name.split()}
     for word, scores in zip(dictionary, best.values.tolist(), strict=True):
         if scores[0] > FILLER and word not in known and len(word) > 2:
@@ -124,7 +124,7 @@ def _make(concepts: list[Concept]) -> Lexicon:
     runtime.save(VECTORS, {"texts": texts, "vectors": encode(texts).half()})
     traditional = [_first(concept.traditional) for concept in concepts]
     simplified = [_first(concept.simplified) for concept in concepts]
-    return Lexicon(names, traditional, simplified, fillers, left, [word for _, word in sorted(nearby)])
+    return Lexicon(names, traditional, simplified, fillers, hinted, [word for _, word in sorted(nearby)])
 
 
 def _own_names(concept: Concept, banned: set[str]) -> list[str]:

@@ -35,18 +35,16 @@ class Form:
 async def read_form(request: Request, *, max_files: int, max_file_bytes: int) -> Form:
     """Read a multipart body. Raises BadRequest or TooLarge."""
     # One part more than may be kept, so that the refusal below is the one that is answered.
+    limits = {"max_files": max_files + 2, "max_fields": _MAX_FIELDS, "max_part_size": _MAX_FIELD_BYTES}
     try:
-        form = await request.form(max_files=max_files + 2, max_fields=_MAX_FIELDS, max_part_size=_MAX_FIELD_BYTES)
+        async with request.form(**limits) as form:
+            images = [await _bytes(part, max_file_bytes, "image") for name in _IMAGES for part in form.getlist(name)]
+            mask = await _bytes(form["mask"], max_file_bytes, "mask") if "mask" in form else None
+            return Form(_fields(form), images, mask)
     except HTTPException as error:
         raise _refusal(error.detail, max_files) from error
     except UnicodeError as error:
         raise BadRequest("The form's charset cannot be read; send UTF-8.") from error
-    try:
-        images = [await _bytes(part, max_file_bytes, "image") for name in _IMAGES for part in form.getlist(name)]
-        mask = await _bytes(form["mask"], max_file_bytes, "mask") if "mask" in form else None
-        return Form(_fields(form), images, mask)
-    finally:
-        await form.close()
 
 
 def _refusal(detail: str, max_files: int) -> BadRequest | TooLarge:
@@ -77,24 +75,27 @@ def _fields(form: FormData) -> dict[str, Any]:
 
 
 def _add_lora(loras: list[dict[str, Any]], path: str, value: str) -> None:
-    """One field of how OpenAI's SDKs spell out arrays and objects: [], [][name] and [][weight], or [NAME]."""
-    if path == "[][weight]" and loras and "weight" not in loras[-1]:
-        loras[-1]["weight"] = _typed("strength", value)
-    elif path in ("[]", "[][name]"):
+    """One field of how OpenAI's SDKs spell out arrays and objects: [], [][name] and [][weight], or [NAME].
+
+    Nothing says where an array's next item begins, but a key that the last one has already.
+    """
+    if path == "[]":
         loras.append({"name": value})
+    elif path in ("[][name]", "[][weight]"):
+        key = path[3:-1]
+        if not loras or key in loras[-1]:
+            loras.append({})
+        loras[-1][key] = value if key == "name" else _number(value)
     else:
-        loras.append({"name": path[1:].removesuffix("]"), "weight": _typed("strength", value)})
+        loras.append({"name": path[1:].removesuffix("]"), "weight": _number(value)})
 
 
 def _typed(name: str, text: str) -> Any:
     """Form fields are all text; give numbers and booleans the type that JSON would have given them."""
     if name in _INTEGERS and text.isascii() and text.removeprefix("-").isdigit() and len(text) <= 20:
         return int(text)
-    if name in _NUMBERS and len(text) <= 30:
-        try:
-            return float(text)
-        except ValueError:
-            return text
+    if name in _NUMBERS:
+        return _number(text)
     if name == "loras":
         try:
             return msgspec.json.decode(text)
@@ -103,6 +104,13 @@ def _typed(name: str, text: str) -> Any:
     if name in _BOOLEANS and text in ("true", "false"):
         return text == "true"
     return text
+
+
+def _number(text: str) -> float | str:
+    try:
+        return float(text) if len(text) <= 30 else text
+    except ValueError:
+        return text
 
 
 async def _bytes(part: UploadFile | str, limit: int, param: str) -> bytes:

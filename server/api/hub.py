@@ -10,6 +10,7 @@ from collections.abc import Callable
 from typing import Any
 from urllib.parse import urlsplit
 
+import anyio.to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
@@ -85,7 +86,9 @@ def router(services: Services) -> APIRouter:
             if services.queue.draining:
                 raise Draining("The server is shutting down.")
             found = services.catalog.resolve(model or services.catalog.default)
-            services.worker.require(found.plan.key, found.id, retry=False)
+            services.worker.require(found.plan.key, found.id)
+            if await anyio.to_thread.run_sync(found.problem) is not None:  # what is mended may be asked for, and loads
+                services.worker.require(found.plan.key, found.id, retry=False)
         except DarkroomError as error:
             return {"available": False, "error": error.message, "code": error.code}
         return {"available": True}

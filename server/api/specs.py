@@ -107,7 +107,7 @@ def make_spec(request: ImageRequest, model: Model, size: tuple[int, int], source
     strength = _first(request.strength, None, strengths[request.input_fidelity or "low"])
     steps = request.num_inference_steps or preset.steps or model.family.steps
     scheduler = request.scheduler or preset.scheduler
-    _check_steps(steps, scheduler, model)
+    _check_lcm(steps, scheduler, strength if sources.images else 1.0, model)
     # An edit draws the last strength × steps of its steps; a pipeline with none left fails.
     if sources.images and not model.family.by_instruction and int(steps * strength) < 1:
         raise BadRequest(f"strength must be at least 1/{steps} to leave one of {steps} steps.", param="strength")
@@ -132,12 +132,14 @@ def make_spec(request: ImageRequest, model: Model, size: tuple[int, int], source
     )
 
 
-def _check_steps(steps: int, scheduler: str | None, model: Model) -> None:
-    is_lcm = scheduler == "lcm" or (scheduler is None and model.family.name == "lcm")
-    if is_lcm and steps > schedulers.MOST_LCM_STEPS:
+def _check_lcm(steps: int, scheduler: str | None, strength: float, model: Model) -> None:
+    """LCM's own pipelines choose an edit's steps from the last strength × as many; the others do not tell it."""
+    own = model.family.name == "lcm"
+    most = int(schedulers.MOST_LCM_STEPS * (strength if own else 1))
+    if (scheduler == "lcm" or own) and steps > most:
+        of = f" at strength {strength:g}" if own and strength < 1 else ""
         raise BadRequest(
-            f"scheduler lcm draws in at most {schedulers.MOST_LCM_STEPS} steps; these would be {steps}.",
-            param="num_inference_steps",
+            f"scheduler lcm draws in at most {most} steps{of}; these would be {steps}.", param="num_inference_steps"
         )
 
 

@@ -14,7 +14,7 @@ from pipelines.plan import DrawJob
 from pipelines.ragged import Ragged
 from pipelines.spec import Task
 from tests.families import tiny
-from tests.families.drive import Sink, check, draw, half_mask, job, picture
+from tests.families.drive import Sink, check, draw, half_mask, job, picture, run
 
 
 def test_qwen_image_of_one_area_and_two_aspects_keeps_its_shapes() -> None:
@@ -115,3 +115,15 @@ def test_every_scheduler_that_is_offered_draws(name: str) -> None:
     names = model.family.scheduler_names
     jobs = [job(model, n, "a cat", steps=3, scheduler=name, **more) for n, name in enumerate(names)]
     assert len(draw(model, jobs).pictures) == len(names)
+
+
+@pytest.mark.parametrize(("steps", "strength"), [(25, 0.5), (40, 0.8), (50, 1.0)])
+def test_lcm_edits_in_as_many_steps_as_a_request_may_ask_for(steps: int, strength: float) -> None:
+    """server/api/specs.py refuses one more, for which the pipeline has no timesteps."""
+    model = tiny.build("LCM")
+    side = model.plan.native_width
+    fields: dict[str, Any] = {"strength": strength, "sources": (picture(side, side),)}
+    assert draw(model, [job(model, 1, "a cat", steps=steps, **fields)]).pictures
+    sink = Sink()
+    run(model, [job(model, 2, "a cat", steps=steps + 1, **fields)], sink)
+    assert sink.errors

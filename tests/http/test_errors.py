@@ -169,43 +169,6 @@ def test_an_edit_needs_its_picture(paper: Paper, path: str) -> None:
         assert answer.status_code == 400
 
 
-def test_a_form_beyond_its_limits_is_told_which(paper: Paper) -> None:
-    fields: list[Any] = [("prompt", (None, "x")), ("image", ("x.png", png(scene(8, 8))))]
-    forms = {
-        "more than 16 pictures": [*fields, *[("image[]", ("x.png", b"x"))] * 30],
-        "more than 64 fields": [*fields, *[(f"f{n}", (None, "x")) for n in range(80)]],
-        "larger than 1048576 bytes": [*fields, ("user", (None, "x" * 1_100_000))],
-    }
-    with paper.client() as client:
-        for says, parts in forms.items():
-            answer = client.post("/v1/images/edits", files=parts)
-            assert says in assert_api_error(answer, 413, "too_large")["message"]
-        for declared, says in (("", "boundary"), ("; boundary=x; charset=undefined", "UTF-8")):
-            part = b'--x\r\ncontent-disposition: form-data; name="prompt"\r\n\r\nx\r\n--x--\r\n'
-            headers = {"content-type": f"multipart/form-data{declared}"}
-            answer = client.post("/v1/images/edits", content=part, headers=headers)
-            assert says in assert_api_error(answer, 400, "invalid_value")["message"]
-
-
-def test_more_steps_than_lcm_has_are_refused(paper: Paper) -> None:
-    error = assert_api_error(
-        paper.post({"prompt": "x", "scheduler": "lcm", "num_inference_steps": 51}), 400, "invalid_value"
-    )
-    assert error["param"] == "num_inference_steps"
-    assert "at most 50 steps" in error["message"]
-    assert paper.post({"prompt": "x", "scheduler": "lcm", "num_inference_steps": 50}).status_code == 200
-
-
-def test_what_a_broken_model_cannot_tell_of_itself_is_no_fault_of_the_request(paper: Paper) -> None:
-    """A folder that is missing has no traits: edits of it were refused with 400 once it might be tried again."""
-    (key,) = {plan for plan in paper.worker.models if plan}
-    paper.worker.broken = {key}
-    assert_api_error(paper.post({"prompt": "x", "scheduler": "flow_euler"}), 503, "model_unavailable")
-    with paper.client() as client:
-        assert client.get("/api/v2/status").json()["available"] is False
-    assert paper.post({"prompt": "x"}).status_code == 200  # it is tried again
-
-
 def test_an_unknown_model_is_404_with_the_ids_that_exist(paper: Paper, shipped: Catalog) -> None:
     error = assert_api_error(paper.post({"prompt": "x", "model": "canary-model"}), 404, "model_not_found")
     assert error["param"] == "model"

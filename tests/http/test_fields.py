@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from server.catalog import Catalog
 from tests.assertions import assert_api_error
 from tests.paper import Desk, Paper
 from tests.pictures import png, right_half, scene, text
+from tests.running import ROOT
 
 
 def spec_of(paper: Paper, **fields: Any) -> Any:
@@ -210,3 +212,43 @@ def test_our_own_url_is_read_from_the_store_even_where_fetching_is_off(desk: Des
     assert spec_of(paper, image=url).task is Task.IMAGE_TO_IMAGE
     assert_api_error(paper.post({"prompt": "x", "image": url[:-2] + "xx"}), 400, "invalid_image")
     assert_api_error(paper.post({"prompt": "x", "image": "http://127.0.0.1:1/a.png"}), 400, "invalid_image")
+
+
+def test_a_form_beyond_its_limits_is_told_which(paper: Paper) -> None:
+    fields: list[Any] = [("prompt", (None, "x")), ("image", ("x.png", png(scene(8, 8))))]
+    forms = {
+        "more than 16 pictures": [*fields, *[("image[]", ("x.png", b"x"))] * 30],
+        "more than 64 fields": [*fields, *[(f"f{n}", (None, "x")) for n in range(80)]],
+        "larger than 1048576 bytes": [*fields, ("user", (None, "x" * 1_100_000))],
+    }
+    with paper.client() as client:
+        for says, parts in forms.items():
+            answer = client.post("/v1/images/edits", files=parts)
+            assert says in assert_api_error(answer, 413, "too_large")["message"]
+        for declared, says in (("", "boundary"), ("; boundary=x; charset=undefined", "UTF-8")):
+            part = b'--x\r\ncontent-disposition: form-data; name="prompt"\r\n\r\nx\r\n--x--\r\n'
+            headers = {"content-type": f"multipart/form-data{declared}"}
+            answer = client.post("/v1/images/edits", content=part, headers=headers)
+            assert says in assert_api_error(answer, 400, "invalid_value")["message"]
+
+
+def test_more_steps_than_lcm_has_are_refused(desk: Desk, tmp_path: Path) -> None:
+    """Its own pipelines choose an edit's steps from fewer; all of this ended in a 500."""
+    file = tmp_path / "models.yaml"
+    weights = ROOT / "weights" / "darkroom-mini"
+    file.write_text(f"default: plain\nmodels:\n  plain: {{ path: {weights} }}\n"
+                    f"  own: {{ path: {weights}, family: lcm }}\n")  # fmt: skip
+    paper = desk.open(models=file)
+    edit = {"image": text(png(scene(40, 40))), "strength": 0.5}
+    for most, body in (
+        (50, {"model": "plain", "scheduler": "lcm"}),
+        (50, {"model": "plain", "scheduler": "lcm", **edit}),
+        (50, {"model": "own"}),
+        (25, {"model": "own", **edit}),
+    ):
+        path = "/v1/images/edits" if "image" in body else "/v1/images/generations"
+        assert paper.post({"prompt": "x", "num_inference_steps": most, **body}, path).status_code == 200
+        answer = paper.post({"prompt": "x", "num_inference_steps": most + 1, **body}, path)
+        error = assert_api_error(answer, 400, "invalid_value")
+        assert error["param"] == "num_inference_steps"
+        assert f"at most {most} steps" in error["message"]

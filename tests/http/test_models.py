@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import shutil
 from itertools import product
+from pathlib import Path
 
 from server.catalog import QUALITIES
-from tests.paper import Paper
+from tests.assertions import assert_api_error
+from tests.paper import Desk, Paper
+from tests.running import ROOT
 
 
 def test_the_listed_presets_are_those_that_are_drawn_with(paper: Paper) -> None:
@@ -20,3 +24,17 @@ def test_the_listed_presets_are_those_that_are_drawn_with(paper: Paper) -> None:
         spec = paper.worker.jobs[-1].spec
         listed = row["style_presets"][style][quality]
         assert (spec.steps, spec.guidance) == (listed["steps"], listed["guidance"]), (style, quality)
+
+
+def test_what_a_broken_model_cannot_tell_of_itself_is_no_fault_of_the_request(desk: Desk, tmp_path: Path) -> None:
+    """A folder that is missing has no traits: edits of it were refused with 400 once it might be tried again."""
+    file = tmp_path / "models.yaml"
+    file.write_text("default: gone\nmodels:\n  gone: { path: gone }\n")
+    paper = desk.open(models=file)
+    paper.worker.broken = set(paper.worker.models)
+    assert_api_error(paper.post({"prompt": "x", "scheduler": "euler"}), 503, "model_unavailable")
+    with paper.client() as client:
+        assert client.get("/api/v2/status").json()["available"] is False
+        shutil.copytree(ROOT / "weights" / "darkroom-mini", tmp_path / "gone")
+        assert client.get("/api/v2/status").json() == {"available": True}
+    assert paper.post({"prompt": "x"}).status_code == 200  # it is tried again
