@@ -27,12 +27,12 @@ from rich.progress import Progress
 
 from bench import tables, tiny
 from bench.engine import Recorder, job
-from pipelines import loader, selfcheck
-from pipelines.engine import Engine
-from pipelines.loader import LoadedModel
-from pipelines.plan import DrawJob, ModelPlan
-from server import bench
-from server.bench import Mix, Result
+from pipelines.engine.engine import Engine
+from pipelines.models import loader, selfcheck
+from pipelines.models.loader import LoadedModel
+from pipelines.plan import Drawing, ModelPlan
+from server.commands.bench import load
+from server.commands.bench.load import Mix, Result
 from tests.running import ROOT, Running, start
 
 MANY = 8
@@ -75,7 +75,7 @@ def several(arguments: argparse.Namespace) -> None:
     )
 
 
-def draw_in_turn(model: LoadedModel, jobs: list[DrawJob]) -> None:
+def draw_in_turn(model: LoadedModel, jobs: list[Drawing]) -> None:
     drive = Recorder()
     engine = Engine(drive)
     ended = threading.Semaphore(0)
@@ -131,7 +131,7 @@ def saturated(arguments: argparse.Namespace) -> None:
 @torch.inference_mode()
 def bare_rate(model: LoadedModel, batch: int, seconds: float) -> float:
     """Pictures a second of forwards alone: two rows a picture for every step, then one decode."""
-    modules = {target.name: target.module for target in model.targets.values()}
+    modules = {shared.name: shared.module for shared in model.shared_modules.values()}
     unet, vae = modules["unet"], modules["vae"]
     latents = torch.randn(batch, 4, unet.config.sample_size, unet.config.sample_size)
     prompts = torch.randn(2 * batch, 40, unet.config.cross_attention_dim)
@@ -154,8 +154,8 @@ def draw(
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=server.url, timeout=300, limits=limits, trust_env=False) as client:
             with Progress() as progress:
-                asks = bench.make_asks(mix, requests, 1)
-                return await bench.run(client, asks, clients=clients, rate=None, seed=1, command="", progress=progress)
+                asks = load.make_asks(mix, requests, 1)
+                return await load.run(client, asks, clients=clients, rate=None, seed=1, command="", progress=progress)
 
     result = asyncio.run(go())
     assert not result.errors, result.errors

@@ -29,12 +29,12 @@ from dataclasses import dataclass, field
 import torch
 
 from bench import tables, tiny
-from pipelines import selfcheck
-from pipelines.call import call_arguments
-from pipelines.engine import Engine
+from pipelines.engine.arguments import call_arguments
+from pipelines.engine.engine import Engine
 from pipelines.errors import DrawError
-from pipelines.loader import LoadedModel
-from pipelines.plan import DrawJob
+from pipelines.models import selfcheck
+from pipelines.models.loader import LoadedModel
+from pipelines.plan import Drawing
 from pipelines.spec import ImageSpec
 
 STATIC_MOST = 8
@@ -66,7 +66,7 @@ class Drive:
     errors: list[DrawError] = field(default_factory=list)
 
     def latencies(self, clock: str) -> list[float]:
-        return [getattr(self.done[job], clock) - getattr(self.came[job], clock) for job in self.came]
+        return [getattr(self.done[drawing], clock) - getattr(self.came[drawing], clock) for drawing in self.came]
 
     def seconds(self, clock: str) -> float:
         first = min(getattr(moment, clock) for moment in self.came.values())
@@ -76,26 +76,26 @@ class Drive:
 class Recorder(Drive):
     """A drive that is an engine's sink."""
 
-    def started(self, job: DrawJob) -> None: ...
-    def progress(self, job: DrawJob, done: int, of: int) -> None: ...
-    def previewed(self, job: DrawJob, done: int, of: int, picture: torch.Tensor) -> None: ...
+    def started(self, drawing: Drawing) -> None: ...
+    def progress(self, drawing: Drawing, done: int, of: int) -> None: ...
+    def previewed(self, drawing: Drawing, done: int, of: int, picture: torch.Tensor) -> None: ...
 
-    def drawn(self, job: DrawJob, drawn: torch.Tensor) -> None:
-        self.done[job.job_id] = Instant.now()
+    def drawn(self, drawing: Drawing, drawn: torch.Tensor) -> None:
+        self.done[drawing.job_id] = Instant.now()
 
-    def failed(self, job: DrawJob, error: DrawError) -> None:
+    def failed(self, drawing: Drawing, error: DrawError) -> None:
         self.errors.append(error)
 
 
 # Three ways to serve. Each gives a function that takes a request in, and fills a drive until it is left.
 
-Submit = Callable[[DrawJob], None]
+Submit = Callable[[Drawing], None]
 
 
 @contextmanager
 def engine(model: LoadedModel, drive: Recorder, max_active: int | None = None) -> Iterator[Submit]:
     made = Engine(drive) if max_active is None else Engine(drive, max_active=max_active)
-    yield lambda job: made.submit(model, job)
+    yield lambda drawing: made.submit(model, drawing)
     made.close()
     drive.forwards, drive.rows = made.counts["unet_forwards"], made.counts["unet_rows"]
 
@@ -109,7 +109,7 @@ def one_at_a_time(model: LoadedModel, drive: Recorder) -> Iterator[Submit]:
 @contextmanager
 def static(model: LoadedModel, drive: Recorder) -> Iterator[Submit]:
     """The oldest request, and up to seven that wait and are like it, as one call; the next when it is done."""
-    waiting: deque[DrawJob] = deque()
+    waiting: deque[Drawing] = deque()
     change = threading.Condition()
     closing = False
 
@@ -119,16 +119,16 @@ def static(model: LoadedModel, drive: Recorder) -> Iterator[Submit]:
                 change.wait_for(lambda: waiting or closing)
                 if not waiting:
                     return
-                alike = [job for job in waiting if kind(job) == kind(waiting[0])][:STATIC_MOST]
-                for job in alike:
-                    waiting.remove(job)
+                alike = [drawing for drawing in waiting if kind(drawing) == kind(waiting[0])][:STATIC_MOST]
+                for drawing in alike:
+                    waiting.remove(drawing)
             draw_as_one(model, alike)
-            for job in alike:
-                drive.done[job.job_id] = Instant.now()
+            for drawing in alike:
+                drive.done[drawing.job_id] = Instant.now()
 
-    def submit(job: DrawJob) -> None:
+    def submit(drawing: Drawing) -> None:
         with change:
-            waiting.append(job)
+            waiting.append(drawing)
             change.notify()
 
     thread = threading.Thread(target=work)
@@ -140,16 +140,16 @@ def static(model: LoadedModel, drive: Recorder) -> Iterator[Submit]:
     thread.join()
 
 
-def kind(job: DrawJob) -> tuple[object, ...]:
-    return job.spec.steps, job.spec.guidance, job.spec.draw_width, job.spec.draw_height
+def kind(drawing: Drawing) -> tuple[object, ...]:
+    return drawing.spec.steps, drawing.spec.guidance, drawing.spec.draw_width, drawing.spec.draw_height
 
 
 @torch.no_grad()
-def draw_as_one(model: LoadedModel, jobs: Sequence[DrawJob]) -> None:
-    pipeline = model.pipeline(jobs[0].spec.task)
-    arguments = call_arguments(pipeline, model.family, jobs[0].spec, [job.seeds[0] for job in jobs])
-    arguments |= {"prompt": [job.spec.prompt for job in jobs], "num_images_per_prompt": 1}
-    assert len(pipeline(**arguments).images) == len(jobs)
+def draw_as_one(model: LoadedModel, drawings: Sequence[Drawing]) -> None:
+    pipeline = model.pipeline(drawings[0].spec.task)
+    arguments = call_arguments(pipeline, model.family, drawings[0].spec, [drawing.seeds[0] for drawing in drawings])
+    arguments |= {"prompt": [drawing.spec.prompt for drawing in drawings], "num_images_per_prompt": 1}
+    assert len(pipeline(**arguments).images) == len(drawings)
 
 
 WAYS = {"one at a time": one_at_a_time, "static": static, "engine": engine}
@@ -161,29 +161,29 @@ WAYS = {"one at a time": one_at_a_time, "static": static, "engine": engine}
 @dataclass(frozen=True)
 class Load:
     title: str
-    jobs: Sequence[DrawJob]
+    drawings: Sequence[Drawing]
     arrivals: Sequence[float]  # seconds
 
 
-def mixed(model: LoadedModel, count: int, seed: int) -> list[DrawJob]:
+def mixed(model: LoadedModel, count: int, seed: int) -> list[Drawing]:
     """4 to 30 steps, four guidances, one of which (1: none) makes half the rows."""
     dice = random.Random(seed)
     return [
-        job(model, number, steps=dice.randint(4, 30), guidance=dice.choice([1.0, 2.5, 5.0, 7.5]))
+        drawing(model, number, steps=dice.randint(4, 30), guidance=dice.choice([1.0, 2.5, 5.0, 7.5]))
         for number in range(count)
     ]
 
 
-def alike(model: LoadedModel, count: int) -> list[DrawJob]:
-    return [job(model, number, steps=12, guidance=5.0) for number in range(count)]
+def alike(model: LoadedModel, count: int) -> list[Drawing]:
+    return [drawing(model, number, steps=12, guidance=5.0) for number in range(count)]
 
 
-def job(model: LoadedModel, number: int, *, steps: int, guidance: float) -> DrawJob:
+def drawing(model: LoadedModel, number: int, *, steps: int, guidance: float) -> Drawing:
     pixels = model.plan.native_width
     size = {"width": pixels, "height": pixels, "draw_width": pixels, "draw_height": pixels}
     prompt = f"picture number {number}"
     spec = ImageSpec("tiny", prompt, **size, seed=number, steps=steps, guidance=guidance)
-    return DrawJob(f"{number}", model.plan, spec, (number,))
+    return Drawing(f"{number}", model.plan, spec, (number,))
 
 
 def poisson(count: int, rate: float, seed: int) -> list[float]:
@@ -199,7 +199,7 @@ def draw(load: Load, way: str, model: LoadedModel, clock: str) -> Drive:
     drive = Recorder()
     with WAYS[way](model, drive) as submit:
         start = getattr(Instant.now(), clock)
-        for number, (request, at) in enumerate(zip(load.jobs, load.arrivals, strict=True)):
+        for number, (request, at) in enumerate(zip(load.drawings, load.arrivals, strict=True)):
             while (early := start + at - getattr(Instant.now(), clock)) > 0:
                 if len(drive.done) == number:  # nothing to do until then: let it be then
                     start -= early
@@ -207,7 +207,7 @@ def draw(load: Load, way: str, model: LoadedModel, clock: str) -> Drive:
                     time.sleep(POLL_S)
             drive.came[request.job_id] = Instant.now()
             submit(request)
-    assert len(drive.done) == len(load.jobs), drive.errors
+    assert len(drive.done) == len(load.drawings), drive.errors
     return drive
 
 
@@ -258,7 +258,7 @@ def measure(latents: int, arguments: argparse.Namespace) -> None:
         results.setdefault(load.title, []).append(drives)
         return drives
 
-    draw(Load("", burst.jobs[:4], [0.0] * 4), "engine", model, arguments.clock)  # warms up
+    draw(Load("", burst.drawings[:4], [0.0] * 4), "engine", model, arguments.clock)  # warms up
     for number in range(arguments.rounds):
         if "burst" in arguments.loads:
             alone = run(burst)["one at a time"]
@@ -288,12 +288,12 @@ def measure(latents: int, arguments: argparse.Namespace) -> None:
 
 def prepare(model: LoadedModel, latents: int, most_rows: int | None) -> int:
     """The most rows a step may have: as the check at load measured it, or as told."""
-    assert model.shared, model.reason
-    (target,) = (target for target in model.targets.values() if target.is_denoiser)
+    assert model.shares, model.reason
+    (shared,) = (shared for shared in model.shared_modules.values() if shared.is_denoiser)
     area = 4 * latents * latents
     if most_rows is not None:
-        target.most_rows = lambda area: most_rows  # type: ignore[method-assign]
-    return target.most_rows(area)
+        shared.most_rows = lambda area: most_rows  # type: ignore[method-assign]
+    return shared.most_rows(area)
 
 
 def main() -> None:

@@ -2,7 +2,7 @@
 
     python -m bench.order            # seconds, on any machine; writes bench/out/order.md
 
-Simulated: a step takes fixed + row × rows milliseconds, and pipelines.policy.choose picks who takes part, as the
+Simulated: a step takes fixed + row × rows milliseconds, and pipelines.engine.policy.choose picks who takes part, as the
 engine has it. Nothing is measured, so nothing is noisy: the same seed gives the same table everywhere.
 """
 
@@ -15,8 +15,8 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from bench import tables
-from pipelines import policy
-from pipelines.policy import StepCost
+from pipelines.engine import policy
+from pipelines.engine.policy import StepCost
 
 SHORT, LONG = 4, 30  # steps
 SHORT_SHARE = 0.7  # of the requests

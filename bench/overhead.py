@@ -25,12 +25,13 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from bench import tables, tiny
-from pipelines import collate, engine, last_call, policy, run, thread_state, view
-from pipelines.call import call_arguments
-from pipelines.engine import Engine
-from pipelines.loader import LoadedModel
-from pipelines.plan import DrawJob
-from pipelines.policy import StepCost
+from pipelines.engine import call as last_call
+from pipelines.engine import collate, engine, policy, run, thread_state, view
+from pipelines.engine.arguments import call_arguments
+from pipelines.engine.engine import Engine
+from pipelines.engine.policy import StepCost
+from pipelines.models.loader import LoadedModel
+from pipelines.plan import Drawing
 from pipelines.spec import ImageSpec
 
 LATENTS = 8
@@ -61,12 +62,12 @@ class Caller(StableDiffusionPipeline):
 class Silent:
     """A sink that keeps nothing."""
 
-    def started(self, job: DrawJob) -> None: ...
-    def progress(self, job: DrawJob, done: int, of: int) -> None: ...
-    def previewed(self, job: DrawJob, done: int, of: int, picture: torch.Tensor) -> None: ...
+    def started(self, drawing: Drawing) -> None: ...
+    def progress(self, drawing: Drawing, done: int, of: int) -> None: ...
+    def previewed(self, drawing: Drawing, done: int, of: int, picture: torch.Tensor) -> None: ...
 
-    def drawn(self, job: DrawJob, drawn: torch.Tensor) -> None: ...
-    def failed(self, job: DrawJob, error: Exception) -> None:
+    def drawn(self, drawing: Drawing, drawn: torch.Tensor) -> None: ...
+    def failed(self, drawing: Drawing, error: Exception) -> None:
         print("failed:", error)
 
 
@@ -78,22 +79,22 @@ def instant_model(kind: type[StableDiffusionPipeline] = StableDiffusionPipeline)
     if kind is not StableDiffusionPipeline:
         made = kind(**tiny.pipeline(unet).components, requires_safety_checker=False)
         model = LoadedModel(model.plan, made, model.family, model.device)
-    for target in model.targets.values():
-        if target.is_denoiser:
-            target.cost = StepCost(1.0, 1e-9, area=1)  # rows cost nothing: all runs share every step
+    for shared in model.shared_modules.values():
+        if shared.is_denoiser:
+            shared.cost = StepCost(1.0, 1e-9, area=1)  # rows cost nothing: all runs share every step
     return model
 
 
-def jobs(model: LoadedModel, runs: int, steps: int) -> list[DrawJob]:
+def drawings(model: LoadedModel, runs: int, steps: int) -> list[Drawing]:
     pixels = model.plan.native_width
     size = {"width": pixels, "height": pixels, "draw_width": pixels, "draw_height": pixels}
     return [
-        DrawJob(f"{i}", model.plan, ImageSpec("tiny", f"prompt {i}", **size, seed=i, steps=steps, guidance=5.0), (i,))
+        Drawing(f"{i}", model.plan, ImageSpec("tiny", f"prompt {i}", **size, seed=i, steps=steps, guidance=5.0), (i,))
         for i in range(runs)
     ]
 
 
-def through_engine(model: LoadedModel, batch: list[DrawJob]) -> Engine:
+def through_engine(model: LoadedModel, batch: list[Drawing]) -> Engine:
     made = Engine(Silent())  # type: ignore[arg-type]
     ended = threading.Semaphore(0)
     made.submit(model, *batch, done=ended.release)
@@ -103,19 +104,19 @@ def through_engine(model: LoadedModel, batch: list[DrawJob]) -> Engine:
     return made
 
 
-def plainly(model: LoadedModel, batch: list[DrawJob]) -> None:
+def plainly(model: LoadedModel, batch: list[Drawing]) -> None:
     """As the engine's runs, but on one thread: a view whose modules are called where they stand."""
     with torch.no_grad():
-        for job in batch:
-            pipeline = view.bind(model.pipeline(job.spec.task), AtOnce(), targets=model.targets)
-            pipeline(**call_arguments(pipeline, model.family, job.spec, job.seeds))
+        for drawing in batch:
+            pipeline = view.bind(model.pipeline(drawing.spec.task), AtOnce(), modules=model.shared_modules)
+            pipeline(**call_arguments(pipeline, model.family, drawing.spec, drawing.seeds))
 
 
 class AtOnce:
     """A desk that makes every call there and then."""
 
-    def share(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        return target.function(*args, **kwargs)
+    def share(self, shared: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        return shared.function(*args, **kwargs)
 
     def alone(self, work: Callable[[], Any], module: torch.nn.Module | None = None) -> Any:
         return work()
@@ -131,7 +132,7 @@ class AtOnce:
     def stepped(self, done: int, of: int) -> None: ...
 
 
-def per_step(draw: Callable[[list[DrawJob]], object], short: list[DrawJob], long: list[DrawJob]) -> tuple[float, float]:
+def per_step(draw: Callable[[list[Drawing]], object], short: list[Drawing], long: list[Drawing]) -> tuple[float, float]:
     """Milliseconds per step of all runs: on the clock, and of CPU."""
     figures = []
     for batch in (short, long):
@@ -180,7 +181,7 @@ def _timed(function: Callable[..., Any], spent: list[float]) -> Callable[..., An
 def profile(model: LoadedModel, runs: int) -> str:
     spent: dict[str, list[float]] = defaultdict(list)
     with timed_parts(spent):
-        made = through_engine(model, jobs(model, runs, LONG))
+        made = through_engine(model, drawings(model, runs, LONG))
     steps = made.counts["unet_forwards"]
     rows = [
         (title, f"{len(c) / steps:.1f}", f"{tables.median(c) * 1e6:.1f}", f"{_trimmed(c) / steps * 1e3:.3f}")
@@ -201,12 +202,12 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7, help="the median of so many is printed (default: 7)")
     arguments = parser.parse_args()
     bare, model = instant_model(Caller), instant_model()
-    ways: dict[str, Callable[[list[DrawJob]], object]] = {
+    ways: dict[str, Callable[[list[Drawing]], object]] = {
         BARE: lambda batch: through_engine(bare, batch),
         "real pipelines through the engine": lambda batch: through_engine(model, batch),
         "the same plainly, one after another": lambda batch: plainly(model, batch),
     }
-    short, long = (jobs(model, arguments.runs, steps) for steps in (SHORT, LONG))
+    short, long = (drawings(model, arguments.runs, steps) for steps in (SHORT, LONG))
     figures: dict[str, list[tuple[float, float]]] = defaultdict(list)
     for number in range(arguments.rounds + 1):
         print(f"round {number} of {arguments.rounds}", flush=True)

@@ -11,8 +11,8 @@ import transformers
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
-from pipelines.families import FamilyTable
-from pipelines.loader import LoadedModel
+from pipelines.facts.families import FamilyTable
+from pipelines.models.loader import LoadedModel
 from pipelines.plan import ModelPlan
 
 PIXELS_PER_LATENT = 4  # each way

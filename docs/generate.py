@@ -29,14 +29,14 @@ DOCS = Path(__file__).parent
 ROOT = DOCS.parent
 sys.path.insert(0, str(ROOT))
 
-from pipelines.families import FAMILIES, Family  # noqa: E402
+from pipelines.facts.families import FAMILIES, Family  # noqa: E402
 from pipelines.spec import Task  # noqa: E402
-from server.api.wire import ImageRequest, LoraRequest  # noqa: E402
+from server.api.wire import ImageFields, LoraFields  # noqa: E402
 from server.app import create_app  # noqa: E402
-from server.catalog import ModelEntry, ModelsFile, PresetEntry  # noqa: E402
+from server.catalog.catalog import ModelEntry, ModelsFile, PresetEntry  # noqa: E402
+from server.catalog.loras import LoraEntry  # noqa: E402
 from server.cli import build_parser  # noqa: E402
 from server.errors import ANSWERS  # noqa: E402
-from server.loras import LoraEntry  # noqa: E402
 from server.settings import ENV_PREFIX, Settings, read_settings  # noqa: E402
 
 _PART = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
@@ -105,7 +105,7 @@ def _groups() -> Iterator[tuple[str, list[str]]]:
 
 
 def request_fields() -> str:
-    return _fields(ImageRequest)
+    return _fields(ImageFields)
 
 
 def model_keys() -> str:
@@ -129,7 +129,7 @@ def _fields(model: type[BaseModel]) -> str:
         (f"`{name}`", _type(field.annotation), _default(field), _sentence(field, _bounds(field), name))
         for name, field in model.model_fields.items()
     ]
-    return _table(("key" if model is not ImageRequest else "field", "type", "default", "meaning"), rows)
+    return _table(("key" if model is not ImageFields else "field", "type", "default", "meaning"), rows)
 
 
 def families() -> str:
@@ -277,7 +277,7 @@ def _type(annotation: Any) -> str:
         return " or ".join(_type(part) for part in arguments if part is not type(None))
     names: dict[Any, str] = {str: "text", int: "integer", float: "number", bool: "true or false"}
     names |= {ModelEntry: "a model (below)", PresetEntry: "a preset (below)", LoraEntry: "an adapter (below)"}
-    names |= {LoraRequest: "object"}
+    names |= {LoraFields: "object"}
     return names.get(annotation, str(annotation))
 
 

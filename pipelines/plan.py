@@ -1,4 +1,4 @@
-"""What the front asks of a worker: a model to load, a job to draw.
+"""What the front asks of a worker: a model to load, a drawing to draw.
 
 Plain frozen data that crosses the pipe; no torch.
 """
@@ -22,7 +22,7 @@ class ModelPlan(msgspec.Struct, frozen=True):
 
     key: str  # the ID of the entry that names the folder
     folder: str  # absolute path
-    family: str  # a name of pipelines.families, or "other"
+    family: str  # a name of pipelines.facts.families, or "other"
     dtype: str = "auto"  # auto, float32, bfloat16 or float16
     keep: bool = False  # never evicted
     native_width: int = 64  # pixels, of the check at load
@@ -34,7 +34,7 @@ class ModelPlan(msgspec.Struct, frozen=True):
     adapters: tuple[AdapterFile, ...] = ()
 
 
-class DrawJob(msgspec.Struct, frozen=True):
+class Drawing(msgspec.Struct, frozen=True):
     """One request's work: the same spec drawn once per seed, as one batch in one pipeline call."""
 
     job_id: str

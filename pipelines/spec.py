@@ -58,13 +58,13 @@ class ImageSpec(msgspec.Struct, frozen=True):
     steps: int
     guidance: float
     negative_prompt: str | None = None
-    scheduler: str | None = None  # a name of pipelines.schedulers; None: the model's own
+    scheduler: str | None = None  # a name of pipelines.facts.schedulers; None: the model's own
     strength: float = 0.8  # 0..1, image-to-image and inpainting: how much of the source is drawn anew
     sources: tuple[Pixels, ...] = ()
     mask: Pixels | None = None
     adapters: tuple[Adapter, ...] = ()  # by name, none twice, none of weight 0
     kept: Pixels | None = None  # width × height, shown untouched where the mask is 0; None: the first source
-    matting: str | None = None  # what cuts the object from its ground (pipelines.matting); None: nothing does
+    matting: str | None = None  # what cuts the object from its ground (pipelines.pictures.matting); None: nothing does
 
     @property
     def task(self) -> Task:
@@ -76,7 +76,7 @@ class ImageSpec(msgspec.Struct, frozen=True):
 class Picture(msgspec.Struct, frozen=True):
     """One finished image, encoded."""
 
-    index: int  # which of the job's specs
+    index: int  # which of the drawing's specs
     data: bytes
     mime: str  # image/png, image/jpeg or image/webp
     width: int  # pixels

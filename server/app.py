@@ -13,10 +13,10 @@ from anyio import CapacityLimiter
 from fastapi import FastAPI
 
 from server import __version__
-from server.api import described, docs, files, hub, images, jobs, models, ops, page
+from server.api import files, hub, images, jobs, models, openapi, ops
 from server.api.services import Services
-from server.catalog import Catalog, find_models_file, load_catalog
-from server.edge import layers
+from server.catalog.catalog import Catalog, find_models_file, load_catalog
+from server.edge import stack
 from server.edge.keys import Keyring
 from server.errors import ConfigError, DarkroomError, LinkRefused
 from server.inputs.decode import ImageLimits
@@ -24,11 +24,12 @@ from server.inputs.fetch import Fetcher, Own
 from server.jobs.queue import JobQueue
 from server.jobs.registry import JobRegistry
 from server.jobs.repeats import KEEP_S, Repeats
-from server.jobs.studio import Studio
+from server.jobs.runner import JobRunner
 from server.settings import Settings
 from server.storage.signing import Signer, load_or_create_secret
 from server.storage.store import Store, open_store
 from server.telemetry import Metrics
+from server.web import docs, page
 from server.worker.local import LocalWorker, ModelState, ModelStatus
 
 log = logging.getLogger("darkroom.app")
@@ -63,7 +64,7 @@ def create_app(settings: Settings) -> FastAPI:
         title="Darkroom",
         version=__version__,
         description="A self-hosted image-generation server.",
-        openapi_tags=described.TAGS,
+        openapi_tags=openapi.TAGS,
         lifespan=lifespan,
         docs_url=None,
         redoc_url=None,
@@ -74,7 +75,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router(services))
     app.include_router(docs.router())
     app.include_router(page.router())
-    layers.install(app, settings, keyring, count=_counter(services.metrics))
+    stack.install(app, settings, keyring, count=_counter(services.metrics))
     return app
 
 
@@ -104,7 +105,7 @@ def _build(settings: Settings, catalog: Catalog) -> Services:
         settings=settings,
         catalog=catalog,
         queue=queue,
-        studio=Studio(queue, worker, metrics, log_prompts=settings.log_prompts),
+        runner=JobRunner(queue, worker, metrics, log_prompts=settings.log_prompts),
         jobs=JobRegistry(queue),
         # Half their life: what is answered again must have URLs that can still be fetched.
         repeats=Repeats(lambda outcome: outcome.size_bytes, keep_s=min(KEEP_S, settings.url_lifetime_s / 2)),

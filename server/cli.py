@@ -118,15 +118,15 @@ def _run(arguments: argparse.Namespace, rest: list[str]) -> int:
             serve(read_settings(rest))
             return 0
         case "check":
-            from server.inspection import check
+            from server.commands.check import check
 
             return check(read_settings(**_given(models=arguments.models)))
         case "demo":
-            from server.demo import demo
+            from server.commands.demo import demo
 
             return demo(arguments.out, arguments.n)
         case "generate" | "edit":
-            from server.commands.making import make
+            from server.commands.generate import make
 
             return make(arguments)
         case "bench":
@@ -136,10 +136,10 @@ def _run(arguments: argparse.Namespace, rest: list[str]) -> int:
         case "models":
             settings = read_settings(**_given(models=arguments.models))
             if arguments.action == "pull":
-                from server.inspection import pull
+                from server.commands.check import pull
 
                 return pull(settings, arguments.id)
-            from server.commands.listing import list_models
+            from server.commands.models import list_models
 
             return list_models(arguments, settings)
     raise AssertionError(arguments.command)
@@ -151,7 +151,7 @@ def _given(**flags: Any) -> dict[str, Any]:
 
 
 def _bench(arguments: argparse.Namespace) -> int:
-    from server.bench import TASKS, Mix, bench
+    from server.commands.bench.load import TASKS, Mix, bench
 
     try:
         mix = Mix(

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from server.catalog import Catalog, Model, load_catalog
+from server.catalog.catalog import Catalog, Model, load_catalog
 from server.errors import WorkerLost
-from tests.paper import Desk, Paper
+from tests.paper import Paper, PaperServers
 from tests.running import ROOT, Running, start
 
 # One thread a process: several workers run at a time here, and OpenMP threads that wait for each other at every
@@ -40,15 +40,15 @@ def mini(shipped: Catalog) -> Model:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[Desk]:
+def desk(tmp_path: Path) -> Iterator[PaperServers]:
     """Servers whose worker is made of paper: everything but the drawing is real."""
-    with Desk(tmp_path) as opened:
+    with PaperServers(tmp_path) as opened:
         yield opened
 
 
 @pytest.fixture(scope="session")
 def _shared_paper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paper]:
-    with Desk(tmp_path_factory.mktemp("paper")) as opened:
+    with PaperServers(tmp_path_factory.mktemp("paper")) as opened:
         yield opened.open()
 
 

@@ -16,7 +16,7 @@ import pytest
 from fastapi import FastAPI
 from PIL import Image
 
-from pipelines.plan import DrawJob, ModelPlan
+from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, Picture
 from server.app import create_app
 from server.edge.keys import Keyring
@@ -41,7 +41,7 @@ class PaperWorker:
         self.forget()
 
     def forget(self) -> None:
-        self.jobs: list[DrawJob] = []
+        self.jobs: list[Drawing] = []
         self.encodings: list[Encoding] = []
         self.cancelled: list[str] = []
         self.failure: DarkroomError | None = None
@@ -59,7 +59,7 @@ class PaperWorker:
 
     async def draw(
         self,
-        job: DrawJob,
+        job: Drawing,
         encoding: Encoding,
         progress: Callable[[int, int], None],
         previewed: Callable[[int, Picture], None] = lambda number, picture: None,
@@ -82,7 +82,7 @@ class PaperWorker:
         pictures = tuple(self._paper(encoding, job, index) for index in range(len(job.seeds)))
         return protocol.Finished(job.job_id, pictures, 0.001, text_tokens=3)
 
-    def _paper(self, encoding: Encoding, job: DrawJob, index: int) -> Picture:
+    def _paper(self, encoding: Encoding, job: Drawing, index: int) -> Picture:
         out = io.BytesIO()
         Image.new("RGB", (2, 2), "white").save(out, encoding.format)
         data = out.getvalue() + bytes(self.ballast)
@@ -112,7 +112,7 @@ class Paper:
             return client.post(path, **content, **options)
 
 
-class Desk:
+class PaperServers:
     """Opens paper servers, and closes them all."""
 
     def __init__(self, folder: Path) -> None:
@@ -120,7 +120,7 @@ class Desk:
         self._stack = contextlib.ExitStack()
         self._count = 0
 
-    def __enter__(self) -> Desk:
+    def __enter__(self) -> PaperServers:
         return self
 
     def __exit__(self, *error: object) -> None:

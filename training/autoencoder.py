@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
 from . import concepts, runtime
-from .scenes import Studio
+from .scenes import SceneRenderer
 
 CHECKPOINT = runtime.CHECKPOINTS / "autoencoder.pt"
 SAMPLES = 36_000
@@ -54,7 +54,7 @@ def loss_of(made: Tensor, real: Tensor, latents: Tensor) -> tuple[Tensor, Tensor
 
 def train(target: int, batch: int, peak: float, decoder_only: bool) -> None:
     runtime.quiet_start(11)
-    studio = Studio(runtime.ART, concepts.load(runtime.ART))
+    studio = SceneRenderer(runtime.ART, concepts.load(runtime.ART))
     net, course, log = build(), runtime.Course(target, runtime.samples_of(CHECKPOINT), 0.4), 0.0
     if (state := runtime.restore(CHECKPOINT)) is not None:
         net.load_state_dict({k: v.float() for k, v in state["average"].items()})

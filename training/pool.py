@@ -14,7 +14,7 @@ from diffusers import AutoencoderTiny
 from torch import Tensor
 
 from . import autoencoder, codes, concepts, runtime
-from .scenes import SHARES, Scene, Studio
+from .scenes import SHARES, Scene, SceneRenderer
 
 FOLDER = runtime.BUILD / "pool"
 SHARD, BATCH = 4096, 32
@@ -28,7 +28,7 @@ def fill(shards: int, first: int = 0) -> None:
     FOLDER.mkdir(exist_ok=True)
     known, net = concepts.load(runtime.ART), autoencoder.load()
     codes.load(runtime.ART, known, net)  # they are made of the same latents
-    studio = Studio(runtime.ART, known)
+    studio = SceneRenderer(runtime.ART, known)
     for number in range(first, shards):
         path = FOLDER / f"{number:04}.pt"
         if path.exists():
@@ -46,7 +46,7 @@ def fill(shards: int, first: int = 0) -> None:
 
 @torch.no_grad()
 def encode(
-    studio: Studio, net: AutoencoderTiny, scenes: list[Scene], rng: np.random.Generator
+    studio: SceneRenderer, net: AutoencoderTiny, scenes: list[Scene], rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """(B, 4, 16, 16) latents in half precision, and (B, MOST, 4) where the objects are."""
     rows, boxes = zip(*(studio.place(scene, rng) for scene in scenes), strict=True)

@@ -47,7 +47,7 @@ class Scene:
     second: int = -1
 
 
-class Studio:
+class SceneRenderer:
     """Sprites and grounds in memory, ready to render."""
 
     def __init__(self, art: Path, concepts: list[Concept], size: int = SIZE) -> None:

@@ -11,9 +11,9 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
-from server.api import described
-from server.api.etags import held_by_client
+from server.api import openapi
 from server.api.services import Services
+from server.edge.etags import held_by_client
 from server.errors import LinkRefused, NotFound, RangeRefused
 from server.storage.store import StoredPicture
 
@@ -21,7 +21,7 @@ _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The picture.", "content": {mime: {} for mime in ("image/png", "image/jpeg", "image/webp")}},
     206: {"description": "The range of it that was asked for."},
     304: {"description": "The client has it already (If-None-Match)."},
-    **described.errors(LinkRefused, NotFound, RangeRefused),
+    **openapi.errors(LinkRefused, NotFound, RangeRefused),
 }
 _ONE_RANGE = re.compile(r"bytes=(?:(\d{1,15})-(\d{0,15})|-(\d{1,15}))", re.ASCII)
 

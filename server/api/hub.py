@@ -14,15 +14,15 @@ import anyio.to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from server.api import described, hub_wire
-from server.api.deliver import Outcome, base_url, written
-from server.api.early import headers_in_time
+from server.api import hub_wire, openapi
+from server.api.generation import Submission, make
 from server.api.images import ERRORS
-from server.api.making import Order, make
-from server.api.offload import offload
+from server.api.late_answer import headers_in_time
+from server.api.off_loop import off_loop
+from server.api.results import Outcome, base_url, written
 from server.api.services import Services
-from server.api.wire import ImageRequest, read_json
-from server.catalog import Model
+from server.api.wire import ImageFields, read_json
+from server.catalog.catalog import Model
 from server.errors import DarkroomError, Draining, Unauthorized
 from server.worker.local import ModelState
 
@@ -33,7 +33,7 @@ _IMAGE_TYPES = ("", "image", "image_generation", "imageGeneration")
 
 def router(services: Services) -> APIRouter:
     routes = APIRouter(tags=["hub"])
-    keyed: dict[str, Any] = {"dependencies": [described.KEY]}
+    keyed: dict[str, Any] = {"dependencies": [openapi.KEY]}
 
     @routes.get("/__blocklet__.js", summary="Where is the hub?", response_description="Here.")
     async def discovery() -> JSONResponse:
@@ -47,7 +47,7 @@ def router(services: Services) -> APIRouter:
 
         async def work() -> Response:
             fields = await _fields(request, hub_wire.read_enveloped)
-            return await _enveloped(services, await make(services, request, Order("hub", fields)))
+            return await _enveloped(services, await make(services, request, Submission("hub", fields)))
 
         return await headers_in_time(request, work(), within_s=services.settings.hub_headers_s)
 
@@ -55,7 +55,7 @@ def router(services: Services) -> APIRouter:
     async def generations(request: Request) -> Response:
         """What `imageGenerationsV2` of `@blocklet/aigne-hub` calls."""
         fields = await _fields(request, hub_wire.read_flat)
-        return await _flat(await make(services, request, Order("hub flat", fields)))
+        return await _flat(await make(services, request, Submission("hub flat", fields)))
 
     async def models(type: str = "") -> list[dict[str, Any]]:
         """Every model of models.yaml, in the hub's shape; none when another type than `image` is asked for."""
@@ -68,7 +68,7 @@ def router(services: Services) -> APIRouter:
             methods=["GET"],
             summary="List the models (hub)",
             response_description="The models.",
-            responses=described.errors(Unauthorized),
+            responses=openapi.errors(Unauthorized),
             include_in_schema=path == "/api/ai/models",
             **keyed,
         )
@@ -77,7 +77,7 @@ def router(services: Services) -> APIRouter:
         "/api/v2/status",
         summary="Can this model be used? (hub)",
         response_description="Whether, and if not, why.",
-        responses=described.errors(Unauthorized),
+        responses=openapi.errors(Unauthorized),
         **keyed,
     )
     async def status(model: str = "") -> dict[str, Any]:
@@ -97,7 +97,7 @@ def router(services: Services) -> APIRouter:
         "/api/user/info",
         summary="Whose key is this? (hub)",
         response_description="The key's owner, without credits.",
-        responses=described.errors(Unauthorized),
+        responses=openapi.errors(Unauthorized),
         **keyed,
     )
     async def user(request: Request) -> dict[str, Any]:
@@ -115,14 +115,14 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-async def _fields(request: Request, read: Callable[[dict[str, Any]], ImageRequest]) -> ImageRequest:
+async def _fields(request: Request, read: Callable[[dict[str, Any]], ImageFields]) -> ImageFields:
     body = await request.body()
-    return await offload(len(body), lambda: read(read_json(body)))
+    return await off_loop(len(body), lambda: read(read_json(body)))
 
 
 def _pictures(shape: str) -> dict[str, Any]:
     """What the OpenAPI document says of a route that draws."""
-    content = {"application/json": described.hub_body(enveloped=shape == "enveloped")}
+    content = {"application/json": openapi.hub_body(enveloped=shape == "enveloped")}
     return {
         "response_description": "The pictures.",
         "responses": ERRORS,

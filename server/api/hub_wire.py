@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from server.api.wire import ImageRequest, read_request
+from server.api.wire import ImageFields, read_request
 from server.errors import BadRequest
 
 _HUMP = re.compile(r"(?<=[a-z0-9])[A-Z]")
@@ -17,12 +17,12 @@ _RESPONSE_FORMATS = {"url": "url", "file": "b64_json", "local": "b64_json"}
 _FILE_UNION = '{"type": "url", "url": …} or {"type": "file", "data": base64}'
 
 
-def read_flat(body: dict[str, Any]) -> ImageRequest:
+def read_flat(body: dict[str, Any]) -> ImageFields:
     """The body of POST /api/v2/image/generations: our own fields, in camelCase or snake_case. Raises BadRequest."""
     return _read(_snake(body))
 
 
-def read_enveloped(body: dict[str, Any]) -> ImageRequest:
+def read_enveloped(body: dict[str, Any]) -> ImageFields:
     """The body of POST /api/v2/image: fields in ``input`` and in its ``modelOptions``. Raises BadRequest."""
     given = _object(body, "input")
     if given is None:
@@ -37,7 +37,7 @@ def read_enveloped(body: dict[str, Any]) -> ImageRequest:
     return _read({**fields, "response_format": _RESPONSE_FORMATS[file_type]})
 
 
-def _read(fields: dict[str, Any]) -> ImageRequest:
+def _read(fields: dict[str, Any]) -> ImageFields:
     fields.pop("stream", None)  # these routes answer with JSON, whatever a model's options say
     if "image" in fields:
         image = fields["image"]

@@ -1,37 +1,37 @@
 """Making pictures: POST …/images/generations, …/images/edits and …/images/variations.
 
-Knows bodies and answers; what happens between them is ``server.api.making``'s. Knows no model by name; what differs
-between models is in models.yaml and pipelines.families.
+Knows bodies and answers; what happens between them is ``server.api.generation``'s. Knows no model by name; what differs
+between models is in models.yaml and pipelines.facts.families.
 """
 
 from __future__ import annotations
 
 from fastapi import APIRouter, Request, Response
 
-from server.api import described, making
-from server.api.deliver import answer
+from server.api import generation, openapi
 from server.api.forms import Form, read_form
-from server.api.making import Order
-from server.api.offload import offload
+from server.api.generation import Submission
+from server.api.off_loop import off_loop
+from server.api.results import answer
 from server.api.services import Services
 from server.api.stream import streamed
-from server.api.wire import ImageRequest, read_json, read_request, read_variation
+from server.api.wire import ImageFields, read_json, read_request, read_variation
 from server.errors import ANSWERS, BadRequest, LinkRefused, MethodNotAllowed, NotFound, RangeRefused
 
 _PREFIXES = ("/api", "/v1")
 _JSON = "application/json"
 _MULTIPART = "multipart/form-data"
 _ELSEWHERE = (NotFound, LinkRefused, MethodNotAllowed, RangeRefused)  # errors of other routes
-ERRORS = described.errors(*(kind for kind in ANSWERS if kind not in _ELSEWHERE))
+ERRORS = openapi.errors(*(kind for kind in ANSWERS if kind not in _ELSEWHERE))
 
 
 def router(services: Services) -> APIRouter:
     """The routes, under both prefixes that clients use."""
-    routes = APIRouter(tags=["images"], dependencies=[described.KEY], responses=ERRORS)
+    routes = APIRouter(tags=["images"], dependencies=[openapi.KEY], responses=ERRORS)
 
     async def generations(request: Request) -> Response:
         """Draw pictures from a prompt; with ``image``, draw them from that picture."""
-        return await _answered(services, request, Order("generations", await _fields(request)))
+        return await _answered(services, request, Submission("generations", await _fields(request)))
 
     async def edits(request: Request) -> Response:
         """Draw an uploaded picture anew; with a mask, only where it is transparent (or, without alpha, white)."""
@@ -39,24 +39,26 @@ def router(services: Services) -> APIRouter:
             fields = await _fields(request)
             if not fields.images:
                 raise BadRequest("image is required.", param="image", code="missing_field")
-            return await _answered(services, request, Order("edits", fields))
+            return await _answered(services, request, Submission("edits", fields))
         form = await _form(services, request)
-        order = Order("edits", read_request(form.fields), tuple(form.images), form.mask)
-        return await _answered(services, request, order)
+        submission = Submission("edits", read_request(form.fields), tuple(form.images), form.mask)
+        return await _answered(services, request, submission)
 
     async def variations(request: Request) -> Response:
         """Draw an uploaded picture anew, without a prompt. No other field than ``image`` is needed."""
         if not request.headers.get("content-type", "").lower().startswith(_MULTIPART):
             raise BadRequest(f"The body must be {_MULTIPART}, with a file named image.")
         form = await _form(services, request)
-        return await _answered(services, request, Order("variations", read_variation(form.fields), tuple(form.images)))
+        return await _answered(
+            services, request, Submission("variations", read_variation(form.fields), tuple(form.images))
+        )
 
     for prefix in _PREFIXES:
         shown = prefix == _PREFIXES[0]
         for path, endpoint, summary, body in (
-            ("generations", generations, "Make pictures", {_JSON: described.json_body()}),
-            ("edits", edits, "Edit a picture", {_MULTIPART: described.form_body(), _JSON: described.json_body()}),
-            ("variations", variations, "Vary a picture", {_MULTIPART: described.variation_body()}),
+            ("generations", generations, "Make pictures", {_JSON: openapi.json_body()}),
+            ("edits", edits, "Edit a picture", {_MULTIPART: openapi.form_body(), _JSON: openapi.json_body()}),
+            ("variations", variations, "Vary a picture", {_MULTIPART: openapi.variation_body()}),
         ):
             routes.add_api_route(
                 f"{prefix}/images/{path}",
@@ -64,15 +66,15 @@ def router(services: Services) -> APIRouter:
                 methods=["POST"],
                 include_in_schema=shown,
                 summary=summary,
-                responses=described.IMAGES,
+                responses=openapi.IMAGES,
                 openapi_extra={"requestBody": {"required": True, "content": body}},
             )
     return routes
 
 
-async def _fields(request: Request) -> ImageRequest:
+async def _fields(request: Request) -> ImageFields:
     body = await request.body()
-    return await offload(len(body), lambda: read_request(read_json(body)))
+    return await off_loop(len(body), lambda: read_request(read_json(body)))
 
 
 async def _form(services: Services, request: Request) -> Form:
@@ -83,7 +85,7 @@ async def _form(services: Services, request: Request) -> Form:
     return form
 
 
-async def _answered(services: Services, request: Request, order: Order) -> Response:
-    if order.fields.stream:
-        return await streamed(services, request, order, await making.begin(services, request, order))
-    return await answer(await making.make(services, request, order))
+async def _answered(services: Services, request: Request, submission: Submission) -> Response:
+    if submission.fields.stream:
+        return await streamed(services, request, submission, await generation.begin(services, request, submission))
+    return await answer(await generation.make(services, request, submission))

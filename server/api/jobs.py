@@ -9,14 +9,14 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 
-from server.api import described
+from server.api import openapi
 from server.api.services import Services
 from server.errors import NotFound, Unauthorized
 from server.jobs.job import Job
 
 
 def router(services: Services) -> APIRouter:
-    routes = APIRouter(tags=["jobs"], dependencies=[described.KEY], responses=described.errors(Unauthorized))
+    routes = APIRouter(tags=["jobs"], dependencies=[openapi.KEY], responses=openapi.errors(Unauthorized))
 
     async def jobs(request: Request) -> dict[str, Any]:
         """Your jobs: those that wait or run, and those that ended in the last ten minutes. Oldest first."""
@@ -38,9 +38,9 @@ def router(services: Services) -> APIRouter:
     for prefix in ("/api", "/v1"):
         shown = prefix == "/v1"
         for path, endpoint, method, summary, answer in (
-            ("jobs", jobs, "GET", "List your jobs", described.JobsAnswer),
-            ("jobs/{job_id}", job, "GET", "How far is a job?", described.JobAnswer),
-            ("jobs/{job_id}", cancel, "DELETE", "Cancel a job", described.JobAnswer),
+            ("jobs", jobs, "GET", "List your jobs", openapi.JobsAnswer),
+            ("jobs/{job_id}", job, "GET", "How far is a job?", openapi.JobAnswer),
+            ("jobs/{job_id}", cancel, "DELETE", "Cancel a job", openapi.JobAnswer),
         ):
             routes.add_api_route(
                 f"{prefix}/images/{path}",
@@ -51,7 +51,7 @@ def router(services: Services) -> APIRouter:
                 response_model=None,
                 responses={
                     200: {"model": answer, "description": "The jobs." if path == "jobs" else "The job."},
-                    **({} if path == "jobs" else described.errors(NotFound)),
+                    **({} if path == "jobs" else openapi.errors(NotFound)),
                 },
             )
     return routes

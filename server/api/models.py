@@ -6,9 +6,9 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from server.api import described
+from server.api import openapi
 from server.api.services import Services
-from server.catalog import QUALITIES, Model
+from server.catalog.catalog import QUALITIES, Model
 from server.errors import ModelNotFound, Unauthorized
 
 # The file has no dates; clients only need an integer. 2026-01-01, the year the vendors' models ended.
@@ -17,7 +17,7 @@ _STYLES = ("vivid", "natural")  # a request that names none has the first
 
 
 def router(services: Services) -> APIRouter:
-    routes = APIRouter(tags=["models"], dependencies=[described.KEY], responses=described.errors(Unauthorized))
+    routes = APIRouter(tags=["models"], dependencies=[openapi.KEY], responses=openapi.errors(Unauthorized))
 
     async def models() -> dict[str, Any]:
         """Every model of models.yaml."""
@@ -43,7 +43,7 @@ def router(services: Services) -> APIRouter:
             methods=["GET"],
             summary="Describe one model",
             response_description="The model.",
-            responses=described.errors(ModelNotFound),
+            responses=openapi.errors(ModelNotFound),
             include_in_schema=shown,
         )
     return routes

@@ -8,12 +8,12 @@ from fastapi import APIRouter, Response
 from fastapi.responses import JSONResponse
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
-from server.api import described
+from server.api import openapi
 from server.api.services import Services
 from server.errors import Unauthorized
 from server.worker.local import ModelState
 
-_NO_KEY = described.errors(Unauthorized)
+_NO_KEY = openapi.errors(Unauthorized)
 
 
 def router(services: Services) -> APIRouter:
@@ -41,7 +41,7 @@ def router(services: Services) -> APIRouter:
         "/metrics",
         summary="Prometheus metrics",
         response_class=Response,
-        dependencies=[described.KEY],
+        dependencies=[openapi.KEY],
         responses={200: {"description": "The metrics.", "content": {"text/plain": {}}}, **_NO_KEY},
     )
     async def metrics() -> Response:

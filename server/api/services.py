@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 from anyio import CapacityLimiter
 
-from server.catalog import Catalog
+from server.catalog.catalog import Catalog
 from server.inputs.decode import ImageLimits
 from server.inputs.fetch import Fetcher
 from server.jobs.queue import JobQueue
 from server.jobs.registry import JobRegistry
 from server.jobs.repeats import Repeats
-from server.jobs.studio import Studio
+from server.jobs.runner import JobRunner
 from server.settings import Settings
 from server.storage.signing import Signer
 from server.storage.store import Store
@@ -21,7 +21,7 @@ from server.telemetry import Metrics
 from server.worker.local import LocalWorker
 
 if TYPE_CHECKING:
-    from server.api.deliver import Outcome
+    from server.api.results import Outcome
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Services:
     settings: Settings
     catalog: Catalog
     queue: JobQueue
-    studio: Studio
+    runner: JobRunner
     jobs: JobRegistry
     repeats: Repeats[Outcome]
     worker: LocalWorker

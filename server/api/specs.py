@@ -9,11 +9,11 @@ from __future__ import annotations
 import secrets
 from dataclasses import dataclass
 
-from pipelines import schedulers
-from pipelines.presets import Preset
+from pipelines.facts import schedulers
+from pipelines.facts.presets import Preset
 from pipelines.spec import Adapter, Encoding, ImageSpec, Pixels, Task
-from server.api.wire import ImageRequest
-from server.catalog import Model
+from server.api.wire import ImageFields
+from server.catalog.catalog import Model
 from server.errors import BadRequest
 
 # 32 bits: what other tools' seed fields take, and exact in every client's numbers.
@@ -33,28 +33,28 @@ class Sources:
     kept: Pixels | None = None  # of the first one's size: what is shown where the mask is 0, if not that itself
 
 
-def check(request: ImageRequest, model: Model, *, images: int, mask: bool) -> None:
+def check(fields: ImageFields, model: Model, *, images: int, mask: bool) -> None:
     """Refuse what this model cannot do, before anything is fetched or decoded. Raises BadRequest."""
-    if len(request.prompt) > model.entry.max_prompt:
+    if len(fields.prompt) > model.entry.max_prompt:
         raise BadRequest(f"prompt is longer than {model.entry.max_prompt} characters.", param="prompt")
-    if request.negative_prompt and len(request.negative_prompt) > model.entry.max_prompt:
+    if fields.negative_prompt and len(fields.negative_prompt) > model.entry.max_prompt:
         raise BadRequest(
             f"negative_prompt is longer than {model.entry.max_prompt} characters.", param="negative_prompt"
         )
-    if request.size not in (None, "auto"):
-        model.size(request.size or "")
-    if request.num_inference_steps and request.num_inference_steps > model.entry.max_steps:
+    if fields.size not in (None, "auto"):
+        model.size(fields.size or "")
+    if fields.num_inference_steps and fields.num_inference_steps > model.entry.max_steps:
         raise BadRequest(f"num_inference_steps must be at most {model.entry.max_steps}.", param="num_inference_steps")
-    if request.scheduler is not None and request.scheduler not in model.scheduler_names:
+    if fields.scheduler is not None and fields.scheduler not in model.scheduler_names:
         allowed = ", ".join(model.scheduler_names)
         raise BadRequest(f"scheduler must be one of {allowed}.", param="scheduler")
-    _check_loras(request, model)
-    _check_background(request, model)
+    _check_loras(fields, model)
+    _check_background(fields, model)
     _check_task(model, images=images, mask=mask)
 
 
-def _check_loras(request: ImageRequest, model: Model) -> None:
-    names = [lora.name for lora in request.loras]
+def _check_loras(fields: ImageFields, model: Model) -> None:
+    names = [lora.name for lora in fields.loras]
     if names and not model.entry.loras:
         raise BadRequest(f"{model.id} has no loras.", param="loras")
     if any(name not in model.entry.loras for name in names):
@@ -63,8 +63,8 @@ def _check_loras(request: ImageRequest, model: Model) -> None:
         raise BadRequest("loras must not name one twice.", param="loras")
 
 
-def _check_background(request: ImageRequest, model: Model) -> None:
-    if request.background != "transparent":
+def _check_background(fields: ImageFields, model: Model) -> None:
+    if fields.background != "transparent":
         return
     if model.entry.matting is None:
         raise BadRequest(
@@ -72,7 +72,7 @@ def _check_background(request: ImageRequest, model: Model) -> None:
             " /v1/models name transparent. Whoever runs the server can give it one: matting in models.yaml.",
             param="background",
         )
-    if request.output_format == "jpeg":
+    if fields.output_format == "jpeg":
         raise BadRequest("background transparent needs output_format png or webp; jpeg has none.", param="background")
 
 
@@ -89,53 +89,53 @@ def _check_task(model: Model, *, images: int, mask: bool) -> None:
         raise BadRequest(f"{model.id} edits {allowed} at a time.", param="image")
 
 
-def target_size(request: ImageRequest, model: Model, first: Pixels | None) -> tuple[int, int]:
+def target_size(fields: ImageFields, model: Model, first: Pixels | None) -> tuple[int, int]:
     """The pixels of the finished picture. ``auto`` on an edit keeps the source's size, within the model's limit."""
-    if request.size == "auto" and first is not None and model.entry.sizes == "any":
+    if fields.size == "auto" and first is not None and model.entry.sizes == "any":
         scale = min(1.0, model.entry.max_side / max(first.width, first.height))
         return max(_MIN_SIDE, round(first.width * scale)), max(_MIN_SIDE, round(first.height * scale))
-    if request.size in (None, "auto"):
+    if fields.size in (None, "auto"):
         return model.size(model.entry.default_size)
-    return model.size(request.size or "")
+    return model.size(fields.size or "")
 
 
-def make_spec(request: ImageRequest, model: Model, size: tuple[int, int], sources: Sources) -> ImageSpec:
-    """The spec of every picture of this request, but for the seed. Raises BadRequest."""
-    preset = model.preset(request.quality, request.style)
+def make_spec(fields: ImageFields, model: Model, size: tuple[int, int], sources: Sources) -> ImageSpec:
+    """The spec of every picture of a request, but for the seed. Raises BadRequest."""
+    preset = model.preset(fields.quality, fields.style)
     draw_width, draw_height = model.area.size_for(*size)
     strengths = _STRENGTHS if sources.mask is None else _MASKED_STRENGTHS
-    strength = _first(request.strength, None, strengths[request.input_fidelity or "low"])
-    steps = request.num_inference_steps or preset.steps or model.family.steps
-    scheduler = request.scheduler or preset.scheduler
+    strength = _first(fields.strength, None, strengths[fields.input_fidelity or "low"])
+    steps = fields.num_inference_steps or preset.steps or model.family.steps
+    scheduler = fields.scheduler or preset.scheduler
     _check_lcm(steps, scheduler, strength if sources.images else 1.0, model)
     # An edit draws the last strength × steps of its steps; a pipeline with none left fails.
     if sources.images and not model.family.by_instruction and int(steps * strength) < 1:
         raise BadRequest(f"strength must be at least 1/{steps} to leave one of {steps} steps.", param="strength")
     return ImageSpec(
         model=model.id,
-        prompt=_prompt(request, model, preset),
+        prompt=_prompt(fields, model, preset),
         width=size[0],
         height=size[1],
         draw_width=draw_width,
         draw_height=draw_height,
         seed=0,
         steps=steps,
-        guidance=_first(request.guidance_scale, preset.guidance, model.family.guidance),
-        negative_prompt=request.negative_prompt if request.negative_prompt is not None else preset.negative_prompt,
+        guidance=_first(fields.guidance_scale, preset.guidance, model.family.guidance),
+        negative_prompt=fields.negative_prompt if fields.negative_prompt is not None else preset.negative_prompt,
         scheduler=scheduler,
         strength=strength,
         sources=sources.images,
         mask=sources.mask,
-        adapters=_adapters(request, model),
+        adapters=_adapters(fields, model),
         kept=sources.kept,
-        matting=model.entry.matting if request.background == "transparent" else None,
+        matting=model.entry.matting if fields.background == "transparent" else None,
     )
 
 
 def _check_lcm(steps: int, scheduler: str | None, strength: float, model: Model) -> None:
     """LCM's own pipelines choose an edit's steps from the last strength × as many; the others do not tell it."""
     own = model.family.name == "lcm"
-    most = int(schedulers.MOST_LCM_STEPS * (strength if own else 1))
+    most = int(schedulers.MAX_LCM_STEPS * (strength if own else 1))
     if (scheduler == "lcm" or own) and steps > most:
         of = f" at strength {strength:g}" if own and strength < 1 else ""
         raise BadRequest(
@@ -143,31 +143,31 @@ def _check_lcm(steps: int, scheduler: str | None, strength: float, model: Model)
         )
 
 
-def _adapters(request: ImageRequest, model: Model) -> tuple[Adapter, ...]:
+def _adapters(fields: ImageFields, model: Model) -> tuple[Adapter, ...]:
     """In one order, and without those that change nothing: requests for the same are equal."""
     weights = {
-        lora.name: model.entry.loras[lora.name].weight if lora.weight is None else lora.weight for lora in request.loras
+        lora.name: model.entry.loras[lora.name].weight if lora.weight is None else lora.weight for lora in fields.loras
     }
     return tuple(Adapter(name, weight) for name, weight in sorted(weights.items()) if weight != 0)
 
 
-def _prompt(request: ImageRequest, model: Model, preset: Preset) -> str:
+def _prompt(fields: ImageFields, model: Model, preset: Preset) -> str:
     """What is drawn; with a ground that can be cut away where it will be, unless the client speaks of one."""
     ground = ""
-    if request.background == "transparent" and "background" not in request.prompt.lower():
+    if fields.background == "transparent" and "background" not in fields.prompt.lower():
         ground = model.entry.matting_prompt
-    return request.prompt + ground + (preset.prompt_suffix or "")
+    return fields.prompt + ground + (preset.prompt_suffix or "")
 
 
-def make_seeds(request: ImageRequest) -> tuple[int, ...]:
+def make_seeds(fields: ImageFields) -> tuple[int, ...]:
     """One seed a picture: the request's and those that follow it, or as many random ones."""
-    if request.seed is None:
-        return tuple(secrets.randbits(_RANDOM_SEED_BITS) for _ in range(request.n))
-    return tuple((request.seed + offset) % 2**63 for offset in range(request.n))
+    if fields.seed is None:
+        return tuple(secrets.randbits(_RANDOM_SEED_BITS) for _ in range(fields.n))
+    return tuple((fields.seed + offset) % 2**63 for offset in range(fields.n))
 
 
-def make_encoding(request: ImageRequest, *, metadata: bool) -> Encoding:
-    return Encoding(request.output_format, request.output_compression, metadata)
+def make_encoding(fields: ImageFields, *, metadata: bool) -> Encoding:
+    return Encoding(fields.output_format, fields.output_compression, metadata)
 
 
 def _first(asked: float | None, preset: float | None, default: float) -> float:

@@ -11,9 +11,9 @@ from typing import Any
 
 from fastapi import Request
 
-from server.api.deliver import Item, Outcome, background, item_fields
 from server.api.events import KEEP_ALIVE, KEEP_ALIVE_S, Events, EventStream, event
-from server.api.making import Order
+from server.api.generation import Submission
+from server.api.results import Item, Outcome, background, item_fields
 from server.api.services import Services
 from server.edge.disconnect import unless_disconnected
 from server.jobs.feed import Feed, Preview
@@ -24,7 +24,7 @@ _PROGRESS_S = 0.1  # at most so often is progress told
 _EVENTS = {"edits": "image_edit"}  # by route; every other is image_generation
 
 
-async def streamed(services: Services, request: Request, order: Order, work: Work[Outcome]) -> EventStream:
+async def streamed(services: Services, request: Request, submission: Submission, work: Work[Outcome]) -> EventStream:
     """The response, once nothing but the drawing can fail. Raises what stands against that."""
     feed = Feed()
     attendance = contextlib.ExitStack()
@@ -35,16 +35,16 @@ async def streamed(services: Services, request: Request, order: Order, work: Wor
     except BaseException:
         attendance.close()
         raise
-    return EventStream(_Story(services, order, work, feed).events(), attendance)
+    return EventStream(_Story(services, submission, work, feed).events(), attendance)
 
 
 class _Story:
     """One job, told to one reader."""
 
-    def __init__(self, services: Services, order: Order, work: Work[Outcome], feed: Feed) -> None:
+    def __init__(self, services: Services, submission: Submission, work: Work[Outcome], feed: Feed) -> None:
         self._jobs = services.jobs
-        self._fields = order.fields
-        self._kind = _EVENTS.get(order.route, "image_generation")
+        self._fields = submission.fields
+        self._kind = _EVENTS.get(submission.route, "image_generation")
         self._work = work
         self._job = work.job
         self._feed = feed

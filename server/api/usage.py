@@ -8,15 +8,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from pipelines.plan import DrawJob
+from pipelines.plan import Drawing
 
 _PATCH = 16  # pixels
 
 
-def usage(draw: DrawJob, text_tokens: int, pictures: int) -> dict[str, Any]:
+def usage(drawing: Drawing, text_tokens: int, pictures: int) -> dict[str, Any]:
     """For ``pictures`` of the job's."""
-    sources = sum(_tokens(source.width, source.height) for source in draw.spec.sources)
-    made = _tokens(draw.spec.width, draw.spec.height) * pictures
+    sources = sum(_tokens(source.width, source.height) for source in drawing.spec.sources)
+    made = _tokens(drawing.spec.width, drawing.spec.height) * pictures
     return {
         "input_tokens": text_tokens + sources,
         "output_tokens": made,

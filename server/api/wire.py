@@ -21,8 +21,8 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from server.catalog.loras import MAX_WEIGHT
 from server.errors import BadRequest
-from server.loras import MAX_WEIGHT
 
 MAX_SEED = 2**63 - 1
 VARIATION_STRENGTH = 0.6
@@ -41,7 +41,7 @@ def _is_text(value: str) -> str:
 Text = Annotated[str, Field(max_length=_MAX_TEXT), AfterValidator(_is_text)]
 
 
-class LoraRequest(BaseModel):
+class LoraFields(BaseModel):
     """One adapter, and how much of it."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True)
@@ -72,7 +72,7 @@ _LORAS_SCHEMA = {
         "required": ["name"],
     },
 }
-Loras = Annotated[tuple[LoraRequest, ...], BeforeValidator(_spell_out), WithJsonSchema(_LORAS_SCHEMA)]
+Loras = Annotated[tuple[LoraFields, ...], BeforeValidator(_spell_out), WithJsonSchema(_LORAS_SCHEMA)]
 
 
 def _images(value: Any, *, alone: bool) -> list[str]:
@@ -96,7 +96,7 @@ def _referred(item: Any, param: str) -> str:
     raise BadRequest(f'{param}: a picture must be {{"image_url": URL or data: URL}}.', param=param)
 
 
-class ImageRequest(BaseModel):
+class ImageFields(BaseModel):
     """The body of a generation or an edit. Unknown fields are ignored, as clients expect."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, protected_namespaces=())
@@ -180,17 +180,17 @@ def read_json(body: bytes) -> dict[str, Any]:
     return data
 
 
-def read_variation(data: dict[str, Any]) -> ImageRequest:
+def read_variation(data: dict[str, Any]) -> ImageFields:
     """The same fields without a prompt, and a strength that leaves the picture recognisable."""
     chosen = {} if data.keys() & {"strength", "input_fidelity"} else {"strength": VARIATION_STRENGTH}
     fields = read_request({**chosen, **data, "prompt": "none"})
     return fields.model_copy(update={"prompt": ""})
 
 
-def read_request(data: dict[str, Any]) -> ImageRequest:
+def read_request(data: dict[str, Any]) -> ImageFields:
     """Check the fields. Raises BadRequest naming the first that is wrong, and what it may be."""
     try:
-        return ImageRequest.model_validate(data)
+        return ImageFields.model_validate(data)
     except ValidationError as error:
         raise _refuse(error.errors(include_input=False, include_url=False)[0]) from None
 

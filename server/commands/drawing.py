@@ -1,4 +1,4 @@
-"""One order to a server: sent, watched while it is drawn, and its pictures taken as they come.
+"""One request to a server: sent, watched while it is drawn, and its pictures taken as they come.
 
 Knows the API from outside, streamed and not; knows nothing of terminals and files.
 """
@@ -20,7 +20,7 @@ _EVENT_STREAM = "text/event-stream"
 
 
 @dataclass(frozen=True)
-class Order:
+class PictureRequest:
     """What is asked for: a route below /v1/images/, and the request's fields."""
 
     route: str  # generations or edits
@@ -37,7 +37,7 @@ class Order:
 
 @dataclass(frozen=True)
 class Stage:
-    """Where the order is. ``place`` 1: the next to be drawn; steps are 0 of 0 until they are counted."""
+    """Where the request is. ``place`` 1: the next to be drawn; steps are 0 of 0 until they are counted."""
 
     state: str  # queued or running
     place: int
@@ -55,11 +55,11 @@ class Drawn:
     format: str  # png, jpeg or webp
 
 
-async def draw(client: httpx.AsyncClient, order: Order) -> AsyncIterator[Stage | Drawn]:
-    """Send the order; yields its stages, where the server tells them, and its pictures. Raises CommandFailed."""
-    body = {**order.fields, "response_format": "b64_json"}
+async def draw(client: httpx.AsyncClient, request: PictureRequest) -> AsyncIterator[Stage | Drawn]:
+    """Send the request; yields its stages, where the server tells them, and its pictures. Raises CommandFailed."""
+    body = {**request.fields, "response_format": "b64_json"}
     streamed = {**body, "stream": True, "stream_progress": True}
-    path = f"/v1/images/{order.route}"
+    path = f"/v1/images/{request.route}"
     async with client.stream("POST", path, json=streamed) as response:
         if not await _refuses_streams(response):
             async for item in _read(response):

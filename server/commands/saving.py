@@ -16,11 +16,11 @@ from server.errors import ConfigError
 FORMATS = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".webp": "webp"}
 ENDINGS = {"png": ".png", "jpeg": ".jpg", "webp": ".webp"}
 _OTHER_FORMATS = (".avif", ".bmp", ".gif", ".heic", ".jfif", ".jp2", ".jxl", ".svg", ".tif", ".tiff")
-_MOST_WORDS = 48  # characters of the prompt in a name
+_MAX_WORDS = 48  # characters of the prompt in a name
 
 
 @dataclass(frozen=True)
-class Place:
+class Destination:
     """A folder, or the file of one picture."""
 
     path: Path
@@ -59,8 +59,8 @@ def slug(prompt: str) -> str:
     """The first words of a prompt as part of a file's name, in whatever script they are."""
     words = re.findall(r"\w+", unicodedata.normalize("NFC", prompt).lower())
     name = "-".join(words)
-    if len(name) > _MOST_WORDS:
-        name = name[: _MOST_WORDS + 1].rpartition("-")[0] or name[:_MOST_WORDS]
+    if len(name) > _MAX_WORDS:
+        name = name[: _MAX_WORDS + 1].rpartition("-")[0] or name[:_MAX_WORDS]
     return name or "picture"
 
 

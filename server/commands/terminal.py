@@ -17,7 +17,7 @@ from PIL import Image
 
 _KITTY_CHUNK = 4096  # characters of base64 in one escape sequence
 _CELL = 10  # pixels: about a character's width
-_MOST_COLUMNS = 80
+_MAX_COLUMNS = 80
 _SIXEL_TERMS = ("foot", "mlterm", "contour", "yaft", "xterm-sixel")
 _GAP = 1  # share of a picture's side between two, percent
 _CHECKER = 8  # squares a side behind what is transparent
@@ -41,7 +41,7 @@ def choose_way(asked: str, environment: Mapping[str, str], *, tty: bool) -> str:
 
 def render(pictures: Sequence[Image.Image], way: str, columns: int) -> str:
     """The characters that show ``pictures`` in one row, no wider than ``columns``."""
-    columns = max(4, min(columns, _MOST_COLUMNS))
+    columns = max(4, min(columns, _MAX_COLUMNS))
     row = _in_a_row([_on_checker(picture) for picture in pictures])
     if way == "kitty":
         return "".join(_kitty(row, columns)) + "\n"

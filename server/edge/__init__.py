@@ -1,6 +1,6 @@
 """The edge: everything that stands between a socket and a route. No torch, no jobs, no models.
 
-From the socket inwards, each layer in its own file (``layers.install`` stacks them):
+From the socket inwards, each layer in its own file (``stack.install`` stacks them):
 
     deadlines    heads arrive in time and are not endless, answers are taken        (uvicorn protocol)
     upgrades     an offer of another protocol is declined, and its request answered (uvicorn protocol)

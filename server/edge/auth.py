@@ -11,9 +11,9 @@ import re
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from server.edge.guest import GuestRules
 from server.edge.headers import values
 from server.edge.keys import LOCAL, Keyring, Principal
+from server.edge.rebinding import GuestRules
 from server.errors import NotFound, Unauthorized
 from server.settings import Settings
 

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pipelines.plan import DrawJob
+from pipelines.plan import Drawing
 from pipelines.spec import Picture
 from server.errors import DarkroomError
 from server.jobs.feed import Feed
@@ -61,7 +61,7 @@ class Job:
     steps_done: int = 0
     steps_of: int = 0
     error: DarkroomError | None = None  # what it failed with
-    draw: DrawJob | None = None  # once nothing is left to refuse, until it has ended
+    drawing: Drawing | None = None  # once nothing is left to refuse, until it has ended
     size: str = ""  # WIDTHxHEIGHT, once it is decided
     ready: asyncio.Event = field(default_factory=asyncio.Event)  # nothing is left to refuse
     ended: asyncio.Event = field(default_factory=asyncio.Event)
@@ -81,16 +81,16 @@ class Job:
         elif not _NEXT[state]:
             self.ended_s = time.monotonic()
             # Sources and pictures are megabytes, and the job is remembered for a while.
-            self.draw = None
+            self.drawing = None
             self.stop = lambda: None  # it led to the pictures
             self.ended.set()
         self._tell()
 
-    def prepared(self, draw: DrawJob) -> None:
+    def prepared(self, drawing: Drawing) -> None:
         """Everything is decided: from here on only the drawing can fail."""
-        self.draw = draw
-        self.size = f"{draw.spec.width}x{draw.spec.height}"
-        self.steps_of = draw.spec.steps
+        self.drawing = drawing
+        self.size = f"{drawing.spec.width}x{drawing.spec.height}"
+        self.steps_of = drawing.spec.steps
         self.ready.set()
 
     @contextlib.contextmanager

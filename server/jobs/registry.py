@@ -15,7 +15,7 @@ from server.jobs.job import Job, State
 from server.jobs.queue import JobQueue
 
 KEEP_S = 600.0  # after a job's end
-_MOST_ENDED = 200  # of one principal
+_MAX_ENDED = 200  # of one principal
 _LIVE = (State.QUEUED, State.RUNNING)
 
 
@@ -94,7 +94,7 @@ class JobRegistry:
         jobs = self._jobs.get(principal, {})
         ended = [name for name, job in jobs.items() if job.state not in _LIVE]
         oldest_s = time.monotonic() - KEEP_S
-        surplus = ended[: max(0, len(ended) - _MOST_ENDED)]
+        surplus = ended[: max(0, len(ended) - _MAX_ENDED)]
         for name in {*surplus, *(name for name in ended if jobs[name].ended_s < oldest_s)}:
             del jobs[name]
         if not jobs:

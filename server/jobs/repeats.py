@@ -20,7 +20,7 @@ from server.jobs.work import Work
 
 KEEP_S = 600.0  # after the end
 _MAX_BYTES = 64 * 1024 * 1024  # of kept outcomes
-_LEAST_BYTES = 4096  # what an outcome without any bytes counts
+_MIN_BYTES = 4096  # what an outcome without any bytes counts
 
 T = TypeVar("T")
 
@@ -85,7 +85,7 @@ class Repeats(Generic[T]):
         del self._kept[place]
         if not work.succeeded:
             return
-        kept.size = max(_LEAST_BYTES, self._size_of(work.result()))
+        kept.size = max(_MIN_BYTES, self._size_of(work.result()))
         if kept.size > self._max_bytes:
             return  # others' would go in vain
         kept.ended_s = time.monotonic()

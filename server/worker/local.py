@@ -20,7 +20,7 @@ from enum import StrEnum
 
 import msgspec
 
-from pipelines.plan import DrawJob, ModelPlan
+from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, Picture
 from server.errors import (
     DarkroomError,
@@ -44,7 +44,7 @@ _START_TIMEOUT_S = 120.0  # for the child to import torch and say hello
 
 
 class ModelState(StrEnum):
-    """Where a model's weights are; the values of pipelines.residency.Place, which needs torch."""
+    """Where a model's weights are; the values of pipelines.models.residency.Place, which needs torch."""
 
     UNLOADED = "unloaded"
     LOADING = "loading"
@@ -139,29 +139,29 @@ class LocalWorker:
 
     async def draw(
         self,
-        job: DrawJob,
+        drawing: Drawing,
         encoding: Encoding,
         progress: Callable[[int, int], None],
         previewed: Callable[[int, Picture], None] = lambda number, picture: None,
     ) -> protocol.Finished:
         """Draw a job. Cancelling this coroutine stops the drawing at its next step."""
-        self.require(job.plan.key, job.spec.model)
+        self.require(drawing.plan.key, drawing.spec.model)
         await self._up.wait()  # a worker that is being replaced is waited for; the job's deadline bounds it
         flight = _Flight(asyncio.get_running_loop().create_future(), progress, previewed)
         if not self._flights:
             self._heard_s = time.monotonic()  # an idle worker owes no sign of life; from here on it does
-        self._flights[job.job_id] = flight
+        self._flights[drawing.job_id] = flight
         try:
-            await self._send(protocol.Draw(job, encoding))
+            await self._send(protocol.Draw(drawing, encoding))
             return await flight.result
         except ConnectionError:
             raise _lost() from None
         except asyncio.CancelledError:
             with contextlib.suppress(ConnectionError):
-                await self._send(protocol.Cancel(job.job_id))
+                await self._send(protocol.Cancel(drawing.job_id))
             raise
         finally:
-            self._flights.pop(job.job_id, None)
+            self._flights.pop(drawing.job_id, None)
 
     async def _send(self, message: protocol.ToWorker) -> None:
         if self._writer is None:

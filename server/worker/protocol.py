@@ -11,7 +11,7 @@ import struct
 
 import msgspec
 
-from pipelines.plan import DrawJob, ModelPlan
+from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, Picture
 
 HEADER = struct.Struct(">I")
@@ -27,7 +27,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
 class Draw(msgspec.Struct, frozen=True, tag=True):
     """Draw this job; pictures come back encoded as said."""
 
-    job: DrawJob
+    drawing: Drawing
     encoding: Encoding
 
 
@@ -51,7 +51,7 @@ class Moved(msgspec.Struct, frozen=True, tag=True):
     """A model's weights have come or gone; ``reason``, for the operator, says why it is broken."""
 
     key: str
-    place: str  # a value of pipelines.residency.Place
+    place: str  # a value of pipelines.models.residency.Place
     reason: str
     seconds: float
 

@@ -10,7 +10,7 @@ from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
 from tests.browser.page import Page
-from tests.paper import Desk, Paper
+from tests.paper import Paper, PaperServers
 
 # Nothing that looks for updates, variations or hosts of its own: a machine without a network must do.
 FLAGS = (
@@ -59,13 +59,13 @@ def page(chrome: Chrome) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="module")
-def shared_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Desk]:
-    with Desk(tmp_path_factory.mktemp("paper")) as opened:
+def shared_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PaperServers]:
+    with PaperServers(tmp_path_factory.mktemp("paper")) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def shared_calm(shared_desk: Desk) -> Paper:
+def shared_calm(shared_desk: PaperServers) -> Paper:
     return shared_desk.open()
 
 

@@ -9,7 +9,7 @@ import pytest
 from server.errors import BadImage, GenerationFailed
 from server.worker.local import ModelState
 from tests.browser.page import REFUSED, Page
-from tests.paper import Desk, Paper
+from tests.paper import Paper, PaperServers
 from tests.running import eventually
 
 FOCUS = "return document.activeElement.id"
@@ -60,7 +60,7 @@ def test_a_late_failure_leaves_the_focus_where_somebody_writes(page: Page, calm:
     assert page.run(FOCUS) == "prompt"
 
 
-def test_a_key_that_no_header_can_carry_is_refused_in_its_dialog(page: Page, shared_desk: Desk) -> None:
+def test_a_key_that_no_header_can_carry_is_refused_in_its_dialog(page: Page, shared_desk: PaperServers) -> None:
     """The browser threw at every request, and the page said that the server could not be reached."""
     page.expects = (REFUSED,)
     paper = shared_desk.open(keys=True)
@@ -75,7 +75,7 @@ def test_a_key_that_no_header_can_carry_is_refused_in_its_dialog(page: Page, sha
     page.until("return document.getElementById('model').options.length > 0")
 
 
-def test_a_kept_key_that_no_header_can_carry_is_forgotten(page: Page, shared_desk: Desk) -> None:
+def test_a_kept_key_that_no_header_can_carry_is_forgotten(page: Page, shared_desk: PaperServers) -> None:
     page.expects = (REFUSED,)
     paper = shared_desk.open(keys=True)
     page.open(paper.url, storage={"darkroom.key": CANNOT_BE_SENT}, wait=False)
@@ -83,7 +83,7 @@ def test_a_kept_key_that_no_header_can_carry_is_forgotten(page: Page, shared_des
     assert page.text("#key-note").startswith("This server asks for a key.")
 
 
-def test_a_key_entered_for_a_request_fills_the_lists(page: Page, shared_desk: Desk) -> None:
+def test_a_key_entered_for_a_request_fills_the_lists(page: Page, shared_desk: PaperServers) -> None:
     page.expects = (REFUSED,)
     paper = shared_desk.open(keys=True)
     page.open(paper.url, wait=False)

@@ -9,7 +9,7 @@ import pytest
 
 from server.errors import GenerationFailed
 from tests.browser.page import REFUSED, Page
-from tests.paper import Desk, Paper
+from tests.paper import Paper, PaperServers
 from tests.running import eventually
 
 
@@ -69,7 +69,7 @@ def test_an_empty_prompt_is_asked_for_and_nothing_is_sent(page: Page, calm: Pape
 
 def test_a_server_that_goes_away_is_named_as_the_reason(page: Page, tmp_path: Path) -> None:
     page.expects = (REFUSED, "net::ERR")
-    with Desk(tmp_path) as desk:
+    with PaperServers(tmp_path) as desk:
         paper = desk.open()
         page.open(paper.url)
     page.ask("too late")
@@ -77,7 +77,7 @@ def test_a_server_that_goes_away_is_named_as_the_reason(page: Page, tmp_path: Pa
     assert page.text("[role=alert] strong").startswith("The server cannot be reached.")
 
 
-def test_a_full_server_is_waited_for_with_a_countdown(page: Page, shared_desk: Desk) -> None:
+def test_a_full_server_is_waited_for_with_a_countdown(page: Page, shared_desk: PaperServers) -> None:
     page.expects = (REFUSED,)
     paper = shared_desk.open(queue_size=1)
     paper.worker.gate.clear()
@@ -93,7 +93,7 @@ def test_a_full_server_is_waited_for_with_a_countdown(page: Page, shared_desk: D
     assert [row["fields"]["prompt"] for row in page.kept()] == ["the second", "the first"]
 
 
-def test_a_countdown_that_is_cancelled_ends_as_cancelled(page: Page, shared_desk: Desk) -> None:
+def test_a_countdown_that_is_cancelled_ends_as_cancelled(page: Page, shared_desk: PaperServers) -> None:
     """Cancelling woke the countdown, which then said that the server was full and stayed so."""
     page.expects = (REFUSED,)
     paper = shared_desk.open(queue_size=1)
@@ -111,7 +111,7 @@ def test_a_countdown_that_is_cancelled_ends_as_cancelled(page: Page, shared_desk
     page.until("return document.querySelectorAll('#latest .tile img').length === 1")
 
 
-def test_the_place_in_the_queue_is_shown(page: Page, shared_desk: Desk) -> None:
+def test_the_place_in_the_queue_is_shown(page: Page, shared_desk: PaperServers) -> None:
     paper = shared_desk.open(running_jobs=1)
     paper.worker.gate.clear()
     page.open(paper.url)
@@ -122,7 +122,7 @@ def test_the_place_in_the_queue_is_shown(page: Page, shared_desk: Desk) -> None:
     page.until("return document.querySelectorAll('#latest .tile img').length === 3")
 
 
-def test_a_key_is_asked_for_kept_and_sent(page: Page, shared_desk: Desk) -> None:
+def test_a_key_is_asked_for_kept_and_sent(page: Page, shared_desk: PaperServers) -> None:
     page.expects = (REFUSED,)
     paper = shared_desk.open(keys=True)
     page.open(paper.url, wait=False)

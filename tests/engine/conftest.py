@@ -11,15 +11,15 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines import selfcheck
-from pipelines.engine import Engine
+from pipelines.engine.engine import Engine
+from pipelines.engine.run import Call
+from pipelines.engine.shared import SharedModule
 from pipelines.errors import DrawError
-from pipelines.loader import LoadedModel, load, quiet_libraries
-from pipelines.plan import DrawJob, ModelPlan
-from pipelines.run import Call
+from pipelines.models import selfcheck
+from pipelines.models.loader import LoadedModel, load, quiet_libraries
+from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import ImageSpec
-from pipelines.target import Target
-from server.catalog import load_catalog
+from server.catalog.catalog import load_catalog
 
 ROOT = Path(__file__).parent.parent.parent
 # Measured: 1e-6 in float32; the bound leaves room for another machine's kernels.
@@ -30,36 +30,36 @@ SAME = 5e-5
 class Seen:
     """A sink: everything the engine told, in order."""
 
-    drawn_by_job: dict[str, torch.Tensor] = field(default_factory=dict)
+    drawn_by_id: dict[str, torch.Tensor] = field(default_factory=dict)
     errors: dict[str, DrawError] = field(default_factory=dict)
     steps: list[tuple[str, int, int]] = field(default_factory=list)
     previews: list[tuple[str, int, torch.Tensor]] = field(default_factory=list)
-    on_progress: Callable[[DrawJob, int], None] = lambda job, done: None
+    on_progress: Callable[[Drawing, int], None] = lambda drawing, done: None
 
-    def started(self, job: DrawJob) -> None:
+    def started(self, drawing: Drawing) -> None:
         pass
 
-    def progress(self, job: DrawJob, done: int, of: int) -> None:
-        self.steps.append((job.job_id, done, of))
-        self.on_progress(job, done)
+    def progress(self, drawing: Drawing, done: int, of: int) -> None:
+        self.steps.append((drawing.job_id, done, of))
+        self.on_progress(drawing, done)
 
-    def previewed(self, job: DrawJob, done: int, of: int, picture: torch.Tensor) -> None:
-        self.previews.append((job.job_id, done, picture.clone()))
+    def previewed(self, drawing: Drawing, done: int, of: int, picture: torch.Tensor) -> None:
+        self.previews.append((drawing.job_id, done, picture.clone()))
 
-    def drawn(self, job: DrawJob, drawn: torch.Tensor) -> None:
-        self.drawn_by_job[job.job_id] = drawn.clone()
+    def drawn(self, drawing: Drawing, drawn: torch.Tensor) -> None:
+        self.drawn_by_id[drawing.job_id] = drawn.clone()
 
-    def failed(self, job: DrawJob, error: DrawError) -> None:
-        self.errors[job.job_id] = error
+    def failed(self, drawing: Drawing, error: DrawError) -> None:
+        self.errors[drawing.job_id] = error
 
 
 @dataclass
 class Bench:
-    """Draws jobs together on one model and tells what happened."""
+    """Draws drawings together on one model and tells what happened."""
 
     model: LoadedModel
 
-    def job(self, name: str, *, n: int = 1, **changes: object) -> DrawJob:
+    def drawing(self, name: str, *, n: int = 1, **changes: object) -> Drawing:
         plan = self.model.plan
         fields: dict[str, object] = {
             "model": plan.key,
@@ -75,22 +75,22 @@ class Bench:
         principal = str(changes.pop("principal", "local"))
         seed = int(str(changes.pop("seed", 1)))
         spec = ImageSpec(**{**fields, **changes})  # type: ignore[arg-type]
-        return DrawJob(name, plan, spec, tuple(range(seed, seed + n)), principal)
+        return Drawing(name, plan, spec, tuple(range(seed, seed + n)), principal)
 
-    def draw(self, jobs: Sequence[DrawJob], seen: Seen | None = None) -> tuple[Seen, Engine]:
-        """All of ``jobs`` at once; returns when every one has ended."""
+    def draw(self, drawings: Sequence[Drawing], seen: Seen | None = None) -> tuple[Seen, Engine]:
+        """All of ``drawings`` at once; returns when every one has ended."""
         seen = seen or Seen()
         engine = Engine(seen)
         ended = threading.Semaphore(0)
-        engine.submit(self.model, *jobs, done=ended.release)
-        for _ in jobs:
+        engine.submit(self.model, *drawings, done=ended.release)
+        for _ in drawings:
             assert ended.acquire(timeout=120)
         engine.close()
         return seen, engine
 
-    def alone(self, job: DrawJob) -> torch.Tensor:
-        seen, _ = self.draw([job])
-        return seen.drawn_by_job[job.job_id]
+    def alone(self, drawing: Drawing) -> torch.Tensor:
+        seen, _ = self.draw([drawing])
+        return seen.drawn_by_id[drawing.job_id]
 
 
 @pytest.fixture(scope="session")
@@ -108,19 +108,19 @@ def bench(checked_model: LoadedModel) -> Bench:
     return Bench(checked_model)
 
 
-def denoiser(bench: Bench) -> Target:
-    return next(target for target in bench.model.targets.values() if target.is_denoiser)
+def denoiser(bench: Bench) -> SharedModule:
+    return next(shared for shared in bench.model.shared_modules.values() if shared.is_denoiser)
 
 
-def faulty(monkeypatch: pytest.MonkeyPatch, target: Target, raise_if: Any) -> None:
-    real = target.function
+def faulty(monkeypatch: pytest.MonkeyPatch, shared: SharedModule, raise_if: Any) -> None:
+    real = shared.function
 
     def function(*args: Any, **kwargs: Any) -> Any:
         sample = args[0] if args else kwargs.get("sample", kwargs.get("x"))
         raise_if(sample)
         return real(*args, **kwargs)
 
-    monkeypatch.setattr(target, "function", function)
+    monkeypatch.setattr(shared, "function", function)
 
 
 def no_memory() -> None:
@@ -128,8 +128,8 @@ def no_memory() -> None:
     torch.empty(1 << 58)
 
 
-def decoder(bench: Bench) -> Target:
-    return next(target for target in bench.model.targets.values() if target.name == "vae")
+def decoder(bench: Bench) -> SharedModule:
+    return next(shared for shared in bench.model.shared_modules.values() if shared.name == "vae")
 
 
 def observed(bench: Bench) -> list[Call]:
@@ -137,7 +137,7 @@ def observed(bench: Bench) -> list[Call]:
     calls: list[Call] = []
     ended = threading.Semaphore(0)
     engine = Engine(Seen(), observe=calls.append)
-    engine.submit(bench.model, bench.job("a", steps=1), done=ended.release)
+    engine.submit(bench.model, bench.drawing("a", steps=1), done=ended.release)
     assert ended.acquire(timeout=60)
     engine.close()
     return calls

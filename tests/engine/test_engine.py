@@ -13,31 +13,31 @@ import msgspec
 import pytest
 import torch
 
-from pipelines import preview
-from pipelines.engine import Engine
+from pipelines.engine import preview
+from pipelines.engine.engine import Engine
 from pipelines.errors import Cancelled
-from pipelines.plan import DrawJob
+from pipelines.plan import Drawing
 from tests.engine.conftest import SAME, Bench, Seen, denoiser, faulty
 
 
 def test_mixed_requests_share_steps_and_change_nothing(bench: Bench) -> None:
-    jobs = [
-        bench.job("a", steps=2, guidance=1.5),
-        bench.job("b", steps=5, guidance=4.0, prompt="two dogs", scheduler="euler_a"),
-        bench.job("c", steps=4, n=2, prompt="a city at night", seed=7, negative_prompt="a dog"),
-        bench.job("d", steps=3, scheduler="dpmpp_2m"),
+    drawings = [
+        bench.drawing("a", steps=2, guidance=1.5),
+        bench.drawing("b", steps=5, guidance=4.0, prompt="two dogs", scheduler="euler_a"),
+        bench.drawing("c", steps=4, n=2, prompt="a city at night", seed=7, negative_prompt="a dog"),
+        bench.drawing("d", steps=3, scheduler="dpmpp_2m"),
     ]
-    alone = {job.job_id: bench.alone(job) for job in jobs}
-    seen, engine = bench.draw(jobs)
-    for job in jobs:
-        assert (seen.drawn_by_job[job.job_id] - alone[job.job_id]).abs().max() < SAME
+    alone = {drawing.job_id: bench.alone(drawing) for drawing in drawings}
+    seen, engine = bench.draw(drawings)
+    for drawing in drawings:
+        assert (seen.drawn_by_id[drawing.job_id] - alone[drawing.job_id]).abs().max() < SAME
     assert engine.counts[f"{denoiser(bench).name}_forwards"] < 2 + 5 + 4 + 3
 
 
 def test_n_pictures_are_the_pictures_of_their_seeds(bench: Bench) -> None:
-    together = bench.alone(bench.job("n", n=4, seed=10))
+    together = bench.alone(bench.drawing("n", n=4, seed=10))
     for index in range(4):
-        one = bench.alone(bench.job("one", seed=10 + index))
+        one = bench.alone(bench.drawing("one", seed=10 + index))
         assert (together[index] - one[0]).abs().max() < SAME
 
 
@@ -46,13 +46,13 @@ def test_a_newcomer_joins_at_the_next_step(bench: Bench) -> None:
     engine = Engine(seen)
     ended = threading.Semaphore(0)
 
-    def join(job: DrawJob, done: int) -> None:
-        if job.job_id == "long" and done == 2 and not late.is_set():
+    def join(drawing: Drawing, done: int) -> None:
+        if drawing.job_id == "long" and done == 2 and not late.is_set():
             late.set()
-            engine.submit(bench.model, bench.job("late", steps=2), done=ended.release)
+            engine.submit(bench.model, bench.drawing("late", steps=2), done=ended.release)
 
     seen.on_progress = join
-    engine.submit(bench.model, bench.job("long", steps=12), done=ended.release)
+    engine.submit(bench.model, bench.drawing("long", steps=12), done=ended.release)
     for _ in range(2):
         assert ended.acquire(timeout=120)
     engine.close()
@@ -62,19 +62,19 @@ def test_a_newcomer_joins_at_the_next_step(bench: Bench) -> None:
 
 
 def test_cancelling_stops_at_the_next_step_and_spares_the_others(bench: Bench) -> None:
-    kept = bench.job("kept", steps=6, prompt="a city at night")
+    kept = bench.drawing("kept", steps=6, prompt="a city at night")
     alone = bench.alone(kept)
     seen = Seen()
     engine = Engine(seen)
     ended = threading.Semaphore(0)
-    seen.on_progress = lambda job, done: engine.cancel("gone") if job.job_id == "gone" and done == 2 else None
-    engine.submit(bench.model, bench.job("gone", steps=30), kept, done=ended.release)
+    seen.on_progress = lambda drawing, done: engine.cancel("gone") if drawing.job_id == "gone" and done == 2 else None
+    engine.submit(bench.model, bench.drawing("gone", steps=30), kept, done=ended.release)
     for _ in range(2):
         assert ended.acquire(timeout=120)
     engine.close()
     assert isinstance(seen.errors["gone"], Cancelled)
     assert max(done for name, done, _ in seen.steps if name == "gone") <= 3
-    assert (seen.drawn_by_job["kept"] - alone).abs().max() < SAME
+    assert (seen.drawn_by_id["kept"] - alone).abs().max() < SAME
 
 
 def test_a_job_cancelled_before_it_starts_never_does(bench: Bench) -> None:
@@ -82,7 +82,7 @@ def test_a_job_cancelled_before_it_starts_never_does(bench: Bench) -> None:
     engine = Engine(seen)
     ended = threading.Semaphore(0)
     with engine._change:  # as if the loop were busy
-        engine.submit(bench.model, bench.job("early", steps=20), done=ended.release)
+        engine.submit(bench.model, bench.drawing("early", steps=20), done=ended.release)
         engine.cancel("early")
     assert ended.acquire(timeout=60)
     engine.close()
@@ -91,7 +91,7 @@ def test_a_job_cancelled_before_it_starts_never_does(bench: Bench) -> None:
 
 
 def test_one_runs_exception_ends_that_run_alone(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    good, bad = bench.job("good", steps=3), bench.job("bad", steps=3, seed=99)
+    good, bad = bench.drawing("good", steps=3), bench.drawing("bad", steps=3, seed=99)
     alone = bench.alone(good)
 
     def raise_if(sample: torch.Tensor) -> None:
@@ -103,47 +103,47 @@ def test_one_runs_exception_ends_that_run_alone(bench: Bench, monkeypatch: pytes
     seen, engine = bench.draw([good, bad])
     assert not seen.errors
     assert engine.counts["retried_alone"] >= 1
-    assert (seen.drawn_by_job["good"] - alone).abs().max() < SAME
+    assert (seen.drawn_by_id["good"] - alone).abs().max() < SAME
 
 
 def test_an_unshared_model_draws_one_run_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = [bench.job("a"), bench.job("b", seed=2), bench.job("c", seed=3)]
-    alone = {job.job_id: bench.alone(job) for job in jobs}
-    monkeypatch.setattr(bench.model, "shared", False)
-    seen, engine = bench.draw(jobs)
+    drawings = [bench.drawing("a"), bench.drawing("b", seed=2), bench.drawing("c", seed=3)]
+    alone = {drawing.job_id: bench.alone(drawing) for drawing in drawings}
+    monkeypatch.setattr(bench.model, "shares", False)
+    seen, engine = bench.draw(drawings)
     assert engine.counts[f"{denoiser(bench).name}_forwards"] == 9
     names = [name for name, _, _ in seen.steps]
     assert names == sorted(names), "a run's steps are not mixed with another's"
-    for job in jobs:
-        assert torch.equal(seen.drawn_by_job[job.job_id], alone[job.job_id])
+    for drawing in drawings:
+        assert torch.equal(seen.drawn_by_id[drawing.job_id], alone[drawing.job_id])
 
 
 def test_every_step_is_reported(bench: Bench) -> None:
-    seen, _ = bench.draw([bench.job("a", steps=4), bench.job("b", steps=2, seed=2)])
+    seen, _ = bench.draw([bench.drawing("a", steps=4), bench.drawing("b", steps=2, seed=2)])
     assert [(done, of) for name, done, of in seen.steps if name == "a"] == [(i, 4) for i in range(1, 5)]
     assert [(done, of) for name, done, of in seen.steps if name == "b"] == [(1, 2), (2, 2)]
 
 
 @pytest.mark.parametrize("scheduler", [None, "euler", "euler_a", "dpmpp_2m", "unipc"])
 def test_previews_come_nearer_to_the_picture(bench: Bench, scheduler: str | None) -> None:
-    job = msgspec.structs.replace(bench.job("a", steps=12, scheduler=scheduler), previews=3)
-    seen, _ = bench.draw([job, bench.job("b", steps=6, seed=2)])
+    drawing = msgspec.structs.replace(bench.drawing("a", steps=12, scheduler=scheduler), previews=3)
+    seen, _ = bench.draw([drawing, bench.drawing("b", steps=6, seed=2)])
     assert [(name, done) for name, done, _ in seen.previews] == [("a", 3), ("a", 6), ("a", 9)]
-    final = seen.drawn_by_job["a"]
+    final = seen.drawn_by_id["a"]
     away = [float((picture - final).abs().mean()) for _, _, picture in seen.previews]
     assert away[0] > away[1] > away[2]
-    plain = bench.alone(bench.job("a", steps=12, scheduler=scheduler))
+    plain = bench.alone(bench.drawing("a", steps=12, scheduler=scheduler))
     assert (plain - final).abs().max() < SAME, "looking changes nothing"
 
 
 def test_nothing_is_left_behind(bench: Bench) -> None:
-    """The integrity of an idle engine: no run, no call, no thread outlives its job."""
+    """The integrity of an idle engine: no run, no call, no thread outlives its drawing."""
     before = threading.active_count()
     seen = Seen()
     engine = Engine(seen)
     ended = threading.Semaphore(0)
     for round_ in range(3):
-        engine.submit(bench.model, *(bench.job(f"{round_}-{i}", steps=2) for i in range(3)), done=ended.release)
+        engine.submit(bench.model, *(bench.drawing(f"{round_}-{i}", steps=2) for i in range(3)), done=ended.release)
         for _ in range(3):
             assert ended.acquire(timeout=120)
     deadline = time.monotonic() + 5
@@ -174,11 +174,11 @@ def test_a_runs_tensors_do_not_wait_for_the_garbage_collector(
     seen, ended = Seen(), threading.Semaphore(0)
     engine = Engine(seen)
     if end == "cancelled":
-        seen.on_progress = lambda job, done: engine.cancel(job.job_id)
+        seen.on_progress = lambda drawing, done: engine.cancel(drawing.job_id)
     gc.collect()
     gc.disable()
     try:
-        engine.submit(bench.model, bench.job("a"), done=ended.release)
+        engine.submit(bench.model, bench.drawing("a"), done=ended.release)
         assert ended.acquire(timeout=60)
         engine.close()
         assert bool(seen.errors) == (end != "drawn")
@@ -200,7 +200,7 @@ def test_a_lost_device_ends_the_engine_not_just_the_run(bench: Bench, monkeypatc
     monkeypatch.setattr(threading, "excepthook", died.append)
     seen = Seen()
     engine = Engine(seen)
-    engine.submit(bench.model, bench.job("a"), bench.job("b"))
+    engine.submit(bench.model, bench.drawing("a"), bench.drawing("b"))
     engine._thread.join(60)
     assert [args.exc_type for args in died] == [torch.AcceleratorError]
     assert not seen.errors, "the front answers for what a worker had when it ended"
@@ -211,9 +211,9 @@ def test_a_preview_that_fails_harms_nothing(bench: Bench, monkeypatch: pytest.Mo
     def fail(*args: Any) -> Any:
         raise AttributeError("a pipeline without a vae")
 
-    alone = bench.alone(bench.job("a"))
+    alone = bench.alone(bench.drawing("a"))
     monkeypatch.setattr(preview, broken, fail)
-    seen, _ = bench.draw([msgspec.structs.replace(bench.job("a"), previews=2)])
+    seen, _ = bench.draw([msgspec.structs.replace(bench.drawing("a"), previews=2)])
     assert not seen.errors
     assert not seen.previews
-    assert torch.equal(seen.drawn_by_job["a"], alone)
+    assert torch.equal(seen.drawn_by_id["a"], alone)

@@ -9,19 +9,19 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines import engine as engine_module
-from pipelines import selfcheck
+from pipelines.engine import engine as engine_module
+from pipelines.engine.policy import StepCost
+from pipelines.engine.shared import SharedModule
 from pipelines.errors import OutOfMemory
-from pipelines.policy import StepCost
-from pipelines.target import Target
+from pipelines.models import selfcheck
 from tests.engine.conftest import SAME, Bench, decoder, denoiser, faulty, no_memory, observed
 
 
 def test_out_of_memory_halves_the_batch_and_is_remembered(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    jobs = [bench.job(f"j{i}", seed=i, steps=2) for i in range(4)]
-    alone = {job.job_id: bench.alone(job) for job in jobs}
-    target = denoiser(bench)
-    monkeypatch.setattr(target, "learned_rows", {})
+    drawings = [bench.drawing(f"j{i}", seed=i, steps=2) for i in range(4)]
+    alone = {drawing.job_id: bench.alone(drawing) for drawing in drawings}
+    shared = denoiser(bench)
+    monkeypatch.setattr(shared, "learned_rows", {})
     refused = []
 
     def raise_if(sample: torch.Tensor) -> None:
@@ -29,51 +29,51 @@ def test_out_of_memory_halves_the_batch_and_is_remembered(bench: Bench, monkeypa
             refused.append(sample.shape[0])
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    faulty(monkeypatch, target, raise_if)
-    monkeypatch.setattr(target, "cost", None)
-    seen, engine = bench.draw(jobs)
+    faulty(monkeypatch, shared, raise_if)
+    monkeypatch.setattr(shared, "cost", None)
+    seen, engine = bench.draw(drawings)
     assert not seen.errors
     assert refused == [8], "the size that fitted is remembered, so it happens once"
     assert engine.counts["out_of_memory"] == 1
-    for job in jobs:
-        assert (seen.drawn_by_job[job.job_id] - alone[job.job_id]).abs().max() < SAME
+    for drawing in drawings:
+        assert (seen.drawn_by_id[drawing.job_id] - alone[drawing.job_id]).abs().max() < SAME
 
 
 def test_one_request_too_large_for_the_device_is_cut_by_rows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    job = bench.job("eight", n=4, steps=2)
-    alone = bench.alone(job)
-    target = denoiser(bench)
-    monkeypatch.setattr(target, "learned_rows", {})
+    drawing = bench.drawing("eight", n=4, steps=2)
+    alone = bench.alone(drawing)
+    shared = denoiser(bench)
+    monkeypatch.setattr(shared, "learned_rows", {})
 
     def raise_if(sample: torch.Tensor) -> None:
         if sample.shape[0] > 3:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    faulty(monkeypatch, target, raise_if)
-    seen, _ = bench.draw([job])
-    assert (seen.drawn_by_job["eight"] - alone).abs().max() < SAME
+    faulty(monkeypatch, shared, raise_if)
+    seen, _ = bench.draw([drawing])
+    assert (seen.drawn_by_id["eight"] - alone).abs().max() < SAME
 
 
 def test_no_room_even_for_one_row_is_refused_and_the_next_works(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = denoiser(bench)
-    monkeypatch.setattr(target, "learned_rows", {})
+    shared = denoiser(bench)
+    monkeypatch.setattr(shared, "learned_rows", {})
     with monkeypatch.context() as patch:
 
         def raise_if(sample: torch.Tensor) -> None:
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-        faulty(patch, target, raise_if)
-        seen, _ = bench.draw([bench.job("big")])
+        faulty(patch, shared, raise_if)
+        seen, _ = bench.draw([bench.drawing("big")])
         assert isinstance(seen.errors["big"], OutOfMemory)
-    seen, _ = bench.draw([bench.job("next")])
-    assert "next" in seen.drawn_by_job
+    seen, _ = bench.draw([bench.drawing("next")])
+    assert "next" in seen.drawn_by_id
 
 
 def test_the_cpus_out_of_memory_halves_the_batch_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """It was taken for a bug in a forward: each run was tried alone, and what did not fit was answered 500."""
-    target = denoiser(bench)
-    monkeypatch.setattr(target, "learned_rows", {})
-    monkeypatch.setattr(target, "cost", None)
+    shared = denoiser(bench)
+    monkeypatch.setattr(shared, "learned_rows", {})
+    monkeypatch.setattr(shared, "cost", None)
     refused = []
 
     def raise_if(sample: torch.Tensor) -> None:
@@ -81,8 +81,8 @@ def test_the_cpus_out_of_memory_halves_the_batch_too(bench: Bench, monkeypatch: 
             refused.append(sample.shape[0])
             no_memory()
 
-    faulty(monkeypatch, target, raise_if)
-    seen, engine = bench.draw([bench.job(f"j{i}", seed=i, steps=2) for i in range(4)])
+    faulty(monkeypatch, shared, raise_if)
+    seen, engine = bench.draw([bench.drawing(f"j{i}", seed=i, steps=2) for i in range(4)])
     assert not seen.errors
     assert refused == [8]
     assert (engine.counts["out_of_memory"], engine.counts["retried_alone"]) == (1, 0)
@@ -90,10 +90,10 @@ def test_the_cpus_out_of_memory_halves_the_batch_too(bench: Bench, monkeypatch: 
 
 @pytest.mark.parametrize("n", [1, 4])
 def test_no_room_on_the_cpu_is_refused_as_such(bench: Bench, monkeypatch: pytest.MonkeyPatch, n: int) -> None:
-    target = denoiser(bench)
-    monkeypatch.setattr(target, "learned_rows", {})
-    faulty(monkeypatch, target, lambda sample: no_memory())
-    seen, _ = bench.draw([bench.job("big", n=n)])
+    shared = denoiser(bench)
+    monkeypatch.setattr(shared, "learned_rows", {})
+    faulty(monkeypatch, shared, lambda sample: no_memory())
+    seen, _ = bench.draw([bench.drawing("big", n=n)])
     assert isinstance(seen.errors["big"], OutOfMemory)
 
 
@@ -102,7 +102,7 @@ def test_no_room_in_a_runs_own_code_is_refused_as_such(bench: Bench, monkeypatch
         no_memory()
 
     monkeypatch.setattr(engine_module, "call_arguments", fail)
-    seen, _ = bench.draw([bench.job("big")])
+    seen, _ = bench.draw([bench.drawing("big")])
     assert isinstance(seen.errors["big"], OutOfMemory)
 
 
@@ -112,8 +112,8 @@ def test_at_most_one_decode_goes_between_two_steps(bench: Bench, monkeypatch: py
     faulty(monkeypatch, denoiser(bench), lambda sample: order.append("step"))
     faulty(monkeypatch, decoder(bench), lambda sample: order.append("decode"))
     monkeypatch.setattr(decoder(bench), "learned_rows", dict.fromkeys(range(100_000), 1))
-    short = [bench.job(f"s{i}", seed=i, steps=1) for i in range(3)]
-    seen, _ = bench.draw([*short, bench.job("long", steps=8)])
+    short = [bench.drawing(f"s{i}", seed=i, steps=1) for i in range(3)]
+    seen, _ = bench.draw([*short, bench.drawing("long", steps=8)])
     assert not seen.errors
     assert order.count("decode") == 4
     last = len(order) - 1 - order[::-1].index("step")
@@ -123,19 +123,19 @@ def test_at_most_one_decode_goes_between_two_steps(bench: Bench, monkeypatch: py
 
 def test_a_decode_has_as_many_rows_as_its_pictures_size_allows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Eight rows were decoded together whatever their size: at 1024 x 1024, tens of GiB."""
-    target = decoder(bench)
+    shared = decoder(bench)
     side = bench.model.plan.native_width
     sizes: list[int] = []
-    faulty(monkeypatch, target, lambda sample: sizes.append(sample.shape[0]))
-    alone = bench.alone(bench.job("four", n=4, steps=1))
+    faulty(monkeypatch, shared, lambda sample: sizes.append(sample.shape[0]))
+    alone = bench.alone(bench.drawing("four", n=4, steps=1))
     assert sizes == [4]
-    monkeypatch.setattr(target, "learned_rows", {})
-    area = next(call.area for call in observed(bench) if call.target is target)
-    rows = {pixels: target.most_rows(area * pixels**2 // side**2) for pixels in (256, 512, 1024, 1536)}
+    monkeypatch.setattr(shared, "learned_rows", {})
+    area = next(call.area for call in observed(bench) if call.shared is shared)
+    rows = {pixels: shared.most_rows(area * pixels**2 // side**2) for pixels in (256, 512, 1024, 1536)}
     assert rows == {256: 8, 512: 8, 1024: 2, 1536: 1}
-    monkeypatch.setattr(target, "learned_rows", {area: 3})
+    monkeypatch.setattr(shared, "learned_rows", {area: 3})
     sizes.clear()
-    cut = bench.alone(bench.job("four", n=4, steps=1))
+    cut = bench.alone(bench.drawing("four", n=4, steps=1))
     assert sizes == [3, 1], "one request's too"
     assert (cut - alone).abs().max() < SAME
 
@@ -143,88 +143,88 @@ def test_a_decode_has_as_many_rows_as_its_pictures_size_allows(bench: Bench, mon
 def test_a_cut_decode_that_does_not_fit_is_cut_smaller_and_remembered(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = decoder(bench)
-    alone = bench.alone(bench.job("five", n=5, steps=1))
-    area = next(call.area for call in observed(bench) if call.target is target)
-    monkeypatch.setattr(target, "learned_rows", {area: 2})
+    shared = decoder(bench)
+    alone = bench.alone(bench.drawing("five", n=5, steps=1))
+    area = next(call.area for call in observed(bench) if call.shared is shared)
+    monkeypatch.setattr(shared, "learned_rows", {area: 2})
 
     def raise_if(sample: torch.Tensor) -> None:
         if sample.shape[0] > 1:
             no_memory()
 
-    faulty(monkeypatch, target, raise_if)
-    cut = bench.alone(bench.job("five", n=5, steps=1))
-    assert target.learned_rows == {area: 1}
+    faulty(monkeypatch, shared, raise_if)
+    cut = bench.alone(bench.drawing("five", n=5, steps=1))
+    assert shared.learned_rows == {area: 1}
     assert (cut - alone).abs().max() < SAME
 
 
 def test_a_compiled_denoiser_sees_few_shapes(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """Every number of rows was one more shape; now rows go up in buckets, and what fills them up changes nothing."""
-    target = denoiser(bench)
-    jobs = [
-        bench.job("a", steps=2, n=3),
-        bench.job("b", steps=5, guidance=4.0, prompt="two dogs", scheduler="euler_a"),
-        bench.job("c", steps=3, guidance=1.0, prompt="a city at night", seed=7),
+    shared = denoiser(bench)
+    drawings = [
+        bench.drawing("a", steps=2, n=3),
+        bench.drawing("b", steps=5, guidance=4.0, prompt="two dogs", scheduler="euler_a"),
+        bench.drawing("c", steps=3, guidance=1.0, prompt="a city at night", seed=7),
     ]
-    alone = {job.job_id: bench.alone(job) for job in jobs}
+    alone = {drawing.job_id: bench.alone(drawing) for drawing in drawings}
     sizes: list[int] = []
-    faulty(monkeypatch, target, lambda sample: sizes.append(sample.shape[0]))
-    bench.draw(jobs)
+    faulty(monkeypatch, shared, lambda sample: sizes.append(sample.shape[0]))
+    bench.draw(drawings)
     assert not set(sizes) <= {1, 2, 4, 8, 16, 32}
     sizes.clear()
-    monkeypatch.setattr(target, "compiled", True)
-    seen, engine = bench.draw(jobs)
+    monkeypatch.setattr(shared, "compiled", True)
+    seen, engine = bench.draw(drawings)
     assert set(sizes) <= {1, 2, 4, 8, 16, 32}
-    assert engine.counts[f"{target.name}_rows"] < sum(sizes), "only rows that were asked for are counted"
-    for job in jobs:
-        assert (seen.drawn_by_job[job.job_id] - alone[job.job_id]).abs().max() < SAME
+    assert engine.counts[f"{shared.name}_rows"] < sum(sizes), "only rows that were asked for are counted"
+    for drawing in drawings:
+        assert (seen.drawn_by_id[drawing.job_id] - alone[drawing.job_id]).abs().max() < SAME
 
 
 def test_an_unshared_model_is_not_filled_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
     faulty(monkeypatch, denoiser(bench), lambda sample: sizes.append(sample.shape[0]))
     monkeypatch.setattr(denoiser(bench), "compiled", True)
-    monkeypatch.setattr(bench.model, "shared", False)
-    bench.alone(bench.job("three", n=3, steps=1))
+    monkeypatch.setattr(bench.model, "shares", False)
+    bench.alone(bench.drawing("three", n=3, steps=1))
     assert sizes == [6]
 
 
 def test_a_compiled_denoiser_is_warm_before_anybody_waits(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    target = denoiser(bench)
+    shared = denoiser(bench)
     sizes: list[int] = []
-    faulty(monkeypatch, target, lambda sample: sizes.append(sample.shape[0]))
-    monkeypatch.setattr(target, "compiled", True)
-    monkeypatch.setattr(selfcheck, "_measure", lambda target, call: None)
-    monkeypatch.setattr(target, "cost", StepCost(0.011, 0.019, 1024))
-    monkeypatch.setattr(target, "learned_rows", {})
-    (area,) = {call.area for call in observed(bench) if call.target is target}
+    faulty(monkeypatch, shared, lambda sample: sizes.append(sample.shape[0]))
+    monkeypatch.setattr(shared, "compiled", True)
+    monkeypatch.setattr(selfcheck, "_measure", lambda shared, call: None)
+    monkeypatch.setattr(shared, "cost", StepCost(0.011, 0.019, 1024))
+    monkeypatch.setattr(shared, "learned_rows", {})
+    (area,) = {call.area for call in observed(bench) if call.shared is shared}
     selfcheck.check(bench.model)
-    assert target.most_rows(area) == 8
+    assert shared.most_rows(area) == 8
     assert sizes[-4:] == [1, 2, 4, 8]
 
     def raise_if(sample: torch.Tensor) -> None:
         if sample.shape[0] > 4:
             no_memory()
 
-    faulty(monkeypatch, target, raise_if)
+    faulty(monkeypatch, shared, raise_if)
     selfcheck.check(bench.model)
-    assert target.most_rows(area) == 4, "and loads where the last of them does not fit"
+    assert shared.most_rows(area) == 4, "and loads where the last of them does not fit"
 
 
 def test_what_was_compiled_is_seen_by_itself() -> None:
     module = torch.nn.Sequential(torch.nn.Linear(2, 2))
-    assert not Target("unet", module, module, first=False).compiled
+    assert not SharedModule("unet", module, module, first=False).compiled
     module[0].compile(backend="eager")
-    assert Target("unet", module, module, first=False).compiled
+    assert SharedModule("unet", module, module, first=False).compiled
 
 
 def test_what_a_failed_step_made_is_let_go_of_before_the_next_try(
     bench: Bench, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """An error's frames hold the forward's activations for as long as its handler runs: half a batch would not fit."""
-    target = denoiser(bench)
-    monkeypatch.setattr(target, "learned_rows", {})
-    monkeypatch.setattr(target, "cost", None)
+    shared = denoiser(bench)
+    monkeypatch.setattr(shared, "learned_rows", {})
+    monkeypatch.setattr(shared, "cost", None)
     held: list[weakref.ref[torch.Tensor]] = []
 
     def raise_if(sample: torch.Tensor) -> None:
@@ -234,8 +234,8 @@ def test_what_a_failed_step_made_is_let_go_of_before_the_next_try(
             held.append(weakref.ref(activations))
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    faulty(monkeypatch, target, raise_if)
-    seen, _ = bench.draw([bench.job("a", n=2, steps=1), bench.job("b", seed=5, steps=1)])
+    faulty(monkeypatch, shared, raise_if)
+    seen, _ = bench.draw([bench.drawing("a", n=2, steps=1), bench.drawing("b", seed=5, steps=1)])
     assert len(held) > 2
     assert not seen.errors
 
@@ -244,9 +244,9 @@ def test_what_a_failed_step_made_is_let_go_of_before_the_next_try(
 def test_a_check_at_load_that_runs_out_of_memory_bounds_the_rows(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
-    target = denoiser(bench)
-    monkeypatch.setattr(target, "cost", None)
-    monkeypatch.setattr(target, "learned_rows", {})
+    shared = denoiser(bench)
+    monkeypatch.setattr(shared, "cost", None)
+    monkeypatch.setattr(shared, "learned_rows", {})
 
     def raise_if(sample: torch.Tensor) -> None:
         if sample.shape[0] > 16:
@@ -254,9 +254,9 @@ def test_a_check_at_load_that_runs_out_of_memory_bounds_the_rows(
                 no_memory()
             raise torch.OutOfMemoryError("CUDA out of memory")
 
-    faulty(monkeypatch, target, raise_if)
+    faulty(monkeypatch, shared, raise_if)
     monkeypatch.setattr(selfcheck, "_COST_BUDGET_S", 60.0)
     selfcheck.check(bench.model)
-    assert list(target.learned_rows.values()) == [16]
-    area = next(iter(target.learned_rows))
-    assert target.most_rows(area) <= 16
+    assert list(shared.learned_rows.values()) == [16]
+    area = next(iter(shared.learned_rows))
+    assert shared.most_rows(area) <= 16

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines import thread_state
-from pipelines.engine import Engine
-from pipelines.thread_state import ThreadState
+from pipelines.engine import thread_state
+from pipelines.engine.engine import Engine
+from pipelines.engine.thread_state import ThreadState
 from tests.engine.conftest import Bench, Seen
 
 SWITCHES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
@@ -25,7 +25,7 @@ SWITCHES: dict[str, Callable[[], AbstractContextManager[Any]]] = {
 
 @pytest.mark.parametrize("switch", SWITCHES)
 def test_a_runs_switches_do_not_reach_the_others(bench: Bench, monkeypatch: pytest.MonkeyPatch, switch: str) -> None:
-    plain, odd = bench.job("plain", steps=4, prompt="two dogs"), bench.job("odd", steps=4)
+    plain, odd = bench.drawing("plain", steps=4, prompt="two dogs"), bench.drawing("odd", steps=4)
     alone = bench.alone(plain)
     kind = type(bench.model.pipeline(plain.spec.task))
     call = kind.__call__
@@ -41,7 +41,7 @@ def test_a_runs_switches_do_not_reach_the_others(bench: Bench, monkeypatch: pyte
     monkeypatch.setattr(kind, "__call__", switching)
     before: list[ThreadState] = []
     sink = Seen()
-    sink.on_progress = lambda job, done: seen[job.job_id].append(thread_state.current())
+    sink.on_progress = lambda drawing, done: seen[drawing.job_id].append(thread_state.current())
     engine = Engine(sink)
     ended = threading.Semaphore(0)
 
@@ -54,7 +54,7 @@ def test_a_runs_switches_do_not_reach_the_others(bench: Bench, monkeypatch: pyte
         assert ended.acquire(timeout=120)
     engine.close()
     assert not sink.errors
-    assert (sink.drawn_by_job["plain"] - alone).abs().max() < 5e-5
+    assert (sink.drawn_by_id["plain"] - alone).abs().max() < 5e-5
     assert set(seen["plain"]) == {engine.thread_state}
     assert set(before) == {engine.thread_state}, "the thread is as it was once the run has ended"
     (odd_state,) = set(seen["odd"])

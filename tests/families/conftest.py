@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from pipelines.loader import quiet_libraries
+from pipelines.models.loader import quiet_libraries
 
 
 @pytest.fixture(scope="session", autouse=True)

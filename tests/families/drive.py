@@ -11,13 +11,13 @@ from unittest import mock
 
 import torch
 
-from pipelines import selfcheck
-from pipelines.embeddings import EmbeddingCache
-from pipelines.engine import Engine
+from pipelines.engine.embeddings import EmbeddingCache
+from pipelines.engine.engine import Engine
+from pipelines.engine.policy import StepCost
 from pipelines.errors import DrawError
-from pipelines.loader import LoadedModel
-from pipelines.plan import DrawJob
-from pipelines.policy import StepCost
+from pipelines.models import selfcheck
+from pipelines.models.loader import LoadedModel
+from pipelines.plan import Drawing
 from pipelines.spec import ImageSpec, Pixels
 
 
@@ -28,24 +28,24 @@ class Sink:
     pictures: dict[str, torch.Tensor] = field(default_factory=dict)
     errors: dict[str, DrawError] = field(default_factory=dict)
 
-    def started(self, job: DrawJob) -> None:
+    def started(self, drawing: Drawing) -> None:
         pass
 
-    def progress(self, job: DrawJob, done: int, of: int) -> None:
+    def progress(self, drawing: Drawing, done: int, of: int) -> None:
         pass
 
-    def previewed(self, job: DrawJob, done: int, of: int, picture: torch.Tensor) -> None: ...
+    def previewed(self, drawing: Drawing, done: int, of: int, picture: torch.Tensor) -> None: ...
 
-    def drawn(self, job: DrawJob, drawn: torch.Tensor) -> None:
-        self.pictures[job.job_id] = drawn.float()
+    def drawn(self, drawing: Drawing, drawn: torch.Tensor) -> None:
+        self.pictures[drawing.job_id] = drawn.float()
 
-    def failed(self, job: DrawJob, error: DrawError) -> None:
-        self.errors[job.job_id] = error
+    def failed(self, drawing: Drawing, error: DrawError) -> None:
+        self.errors[drawing.job_id] = error
 
 
 @dataclass(frozen=True)
 class Drawn:
-    pictures: dict[str, torch.Tensor]  # by job
+    pictures: dict[str, torch.Tensor]  # by drawing
     forwards: int  # of the denoiser, and of the ControlNet if there is one
     fallbacks: int  # steps that failed together and were tried alone
 
@@ -59,40 +59,42 @@ def check(model: LoadedModel) -> None:
     """The check at load, with room for 16 rows a step: measured, it would differ from run to run, and forwards too."""
     with mock.patch.object(selfcheck, "_measure"):
         selfcheck.check(model)
-    for target in model.targets.values():
-        target.cost = _SixteenRows(fixed_s=1.0, row_s=1.0, area=1)
+    for shared in model.shared_modules.values():
+        shared.cost = _SixteenRows(fixed_s=1.0, row_s=1.0, area=1)
 
 
-def run(model: LoadedModel, jobs: Sequence[DrawJob], sink: Sink, embeddings: EmbeddingCache | None = None) -> Engine:
-    """Draw the jobs, all at once, into ``sink``. The engine has ended, and kept its counts."""
+def run(
+    model: LoadedModel, drawings: Sequence[Drawing], sink: Sink, embeddings: EmbeddingCache | None = None
+) -> Engine:
+    """Draw the drawings, all at once, into ``sink``. The engine has ended, and kept its counts."""
     engine = Engine(sink, embeddings=embeddings)
     ended = threading.Semaphore(0)
-    engine.submit(model, *jobs, done=ended.release)
-    for _ in jobs:
+    engine.submit(model, *drawings, done=ended.release)
+    for _ in drawings:
         ended.acquire()
     engine.close()
     return engine
 
 
-def draw(model: LoadedModel, jobs: Sequence[DrawJob]) -> Drawn:
-    """Draw the jobs, all at once."""
+def draw(model: LoadedModel, drawings: Sequence[Drawing]) -> Drawn:
+    """Draw the drawings, all at once."""
     sink = Sink()
-    engine = run(model, jobs, sink)
+    engine = run(model, drawings, sink)
     assert not sink.errors, sink.errors
-    denoisers = {target.name for target in model.targets.values() if target.is_denoiser}
+    denoisers = {shared.name for shared in model.shared_modules.values() if shared.is_denoiser}
     forwards = sum(engine.counts[f"{name}_forwards"] for name in denoisers)
     return Drawn(sink.pictures, forwards, engine.counts["retried_alone"])
 
 
-def job(
+def drawing(
     model: LoadedModel, number: int, prompt: str, *, n: int = 1, size: tuple[int, int] | None = None, **fields: Any
-) -> DrawJob:
+) -> Drawing:
     """One request. ``size`` is width × height in pixels, the model's native size if not given."""
     width, height = size or (model.plan.native_width, model.plan.native_height)
     sizes = {"width": width, "height": height, "draw_width": width, "draw_height": height}
     values = {"seed": number, "steps": 4, "guidance": model.family.guidance, **sizes, **fields}
     spec = ImageSpec(model=model.plan.key, prompt=prompt, **values)
-    return DrawJob(f"{number}", model.plan, spec, tuple(range(number, number + n)))
+    return Drawing(f"{number}", model.plan, spec, tuple(range(number, number + n)))
 
 
 def picture(width: int, height: int, seed: int = 0) -> Pixels:

@@ -12,12 +12,12 @@ from dataclasses import dataclass
 import msgspec
 import torch
 
-from pipelines.loader import LoadedModel, quiet_libraries
-from pipelines.plan import DrawJob
+from pipelines.models.loader import LoadedModel, quiet_libraries
+from pipelines.plan import Drawing
 from tests.families import tiny
-from tests.families.drive import check, draw, half_mask, job, picture
+from tests.families.drive import check, draw, drawing, half_mask, picture
 
-Requests = Callable[[LoadedModel], list[DrawJob]]
+Requests = Callable[[LoadedModel], list[Drawing]]
 
 SHORT = "a red apple"
 LONG = "two dogs on a wide beach, in the evening, seen from far above"
@@ -41,7 +41,7 @@ class Result:
     row: Row
     shared: bool
     reason: str
-    jobs: int
+    drawings: int
     pictures: int
     forwards_alone: int
     forwards_together: int
@@ -54,25 +54,25 @@ def run(row: Row) -> Result:
     """Check the model as a worker does when it loads it, then draw the row's requests alone and together."""
     model = tiny.build(row.name)
     check(model)
-    jobs = row.requests(model)
-    alone = [draw(model, [one]) for one in jobs]
-    together = draw(model, jobs)
-    drawn = [(one.pictures[j.job_id], together.pictures[j.job_id]) for j, one in zip(jobs, alone, strict=True)]
+    drawings = row.requests(model)
+    alone = [draw(model, [one]) for one in drawings]
+    together = draw(model, drawings)
+    drawn = [(one.pictures[j.job_id], together.pictures[j.job_id]) for j, one in zip(drawings, alone, strict=True)]
     return Result(
         row,
-        model.shared,
+        model.shares,
         model.reason,
-        len(jobs),
-        sum(len(j.seeds) for j in jobs),
+        len(drawings),
+        sum(len(j.seeds) for j in drawings),
         sum(one.forwards for one in alone),
         together.forwards,
         max(float((a - b).abs().max()) for a, b in drawn),
-        _prompt_matters(model, jobs[0], alone[0].pictures[jobs[0].job_id]),
+        _prompt_matters(model, drawings[0], alone[0].pictures[drawings[0].job_id]),
         together.fallbacks,
     )
 
 
-def _prompt_matters(model: LoadedModel, first: DrawJob, before: torch.Tensor) -> float:
+def _prompt_matters(model: LoadedModel, first: Drawing, before: torch.Tensor) -> float:
     other = msgspec.structs.replace(first, spec=msgspec.structs.replace(first.spec, prompt=OTHER + " and land"))
     return float((draw(model, [other]).pictures[first.job_id] - before).abs().max())
 
@@ -84,13 +84,13 @@ def text_requests(guidances: Sequence[float] = (4.0, 2.5, 6.0), schedulers: Sequ
     """Different prompts, lengths, seeds, steps, guidance and schedulers, a negative prompt, and two pictures of one."""
     low, middle, high = guidances
 
-    def requests(model: LoadedModel) -> list[DrawJob]:
+    def requests(model: LoadedModel) -> list[Drawing]:
         names = [schedulers[i % len(schedulers)] for i in range(4)]
         return [
-            job(model, 10, SHORT, steps=4, guidance=low, scheduler=names[0]),
-            job(model, 20, LONG, steps=6, guidance=middle, scheduler=names[1]),
-            job(model, 30, OTHER, steps=5, guidance=high, negative_prompt="blurry", scheduler=names[2]),
-            job(model, 40, SHORT + " and a pear", steps=3, guidance=low, n=2, scheduler=names[3]),
+            drawing(model, 10, SHORT, steps=4, guidance=low, scheduler=names[0]),
+            drawing(model, 20, LONG, steps=6, guidance=middle, scheduler=names[1]),
+            drawing(model, 30, OTHER, steps=5, guidance=high, negative_prompt="blurry", scheduler=names[2]),
+            drawing(model, 40, SHORT + " and a pear", steps=3, guidance=low, n=2, scheduler=names[3]),
         ]
 
     return requests
@@ -99,48 +99,55 @@ def text_requests(guidances: Sequence[float] = (4.0, 2.5, 6.0), schedulers: Sequ
 def with_source(text: Requests, *, inpaint: bool = True) -> Requests:
     """The text requests, one drawn anew from a picture, and one repainted in half a picture."""
 
-    def requests(model: LoadedModel) -> list[DrawJob]:
+    def requests(model: LoadedModel) -> list[Drawing]:
         side = model.plan.native_width
         source = picture(side, side)
-        jobs = [*text(model)[:3], job(model, 50, OTHER, steps=6, strength=0.7, sources=(source,))]
+        drawings = [*text(model)[:3], drawing(model, 50, OTHER, steps=6, strength=0.7, sources=(source,))]
         if inpaint:
-            jobs.append(job(model, 60, SHORT, steps=4, strength=0.9, sources=(source,), mask=half_mask(side, side)))
-        return [*jobs, text(model)[3]]
+            drawings.append(
+                drawing(model, 60, SHORT, steps=4, strength=0.9, sources=(source,), mask=half_mask(side, side))
+            )
+        return [*drawings, text(model)[3]]
 
     return requests
 
 
-def inpaint_requests(model: LoadedModel) -> list[DrawJob]:
+def inpaint_requests(model: LoadedModel) -> list[Drawing]:
     side = model.plan.native_width
     masked = {"mask": half_mask(side, side)}
     return [
-        job(model, 10, SHORT, steps=4, strength=1.0, sources=(picture(side, side),), **masked),
-        job(model, 20, LONG, steps=6, strength=0.8, guidance=3.0, sources=(picture(side, side, 1),), **masked),
-        job(
+        drawing(model, 10, SHORT, steps=4, strength=1.0, sources=(picture(side, side),), **masked),
+        drawing(model, 20, LONG, steps=6, strength=0.8, guidance=3.0, sources=(picture(side, side, 1),), **masked),
+        drawing(
             model, 30, OTHER, steps=5, strength=1.0, sources=(picture(side, side, 2),), negative_prompt="dim", **masked
         ),
-        job(model, 40, SHORT, steps=4, strength=1.0, n=2, scheduler="euler", sources=(picture(side, side),), **masked),
+        drawing(
+            model, 40, SHORT, steps=4, strength=1.0, n=2, scheduler="euler", sources=(picture(side, side),), **masked
+        ),
     ]
 
 
 def edit_requests(*, text: bool, references: int = 1) -> Requests:
     """Edits of pictures of one size, one of another size, and with ``text`` two drawn from nothing."""
 
-    def requests(model: LoadedModel) -> list[DrawJob]:
+    def requests(model: LoadedModel) -> list[Drawing]:
         side = model.plan.native_width
         guidance = model.family.guidance
-        jobs = [
-            job(model, 10, SHORT, steps=4, sources=(picture(side, side),)),
-            job(model, 20, LONG, steps=6, guidance=guidance + 1, sources=(picture(side, side, 1),)),
-            job(model, 30, OTHER, steps=5, n=2, sources=(picture(side, side, 2),)),
-            job(model, 40, SHORT, steps=3, sources=(picture(side * 2, side, 3),)),
+        drawings = [
+            drawing(model, 10, SHORT, steps=4, sources=(picture(side, side),)),
+            drawing(model, 20, LONG, steps=6, guidance=guidance + 1, sources=(picture(side, side, 1),)),
+            drawing(model, 30, OTHER, steps=5, n=2, sources=(picture(side, side, 2),)),
+            drawing(model, 40, SHORT, steps=3, sources=(picture(side * 2, side, 3),)),
         ]
         if references > 1:
             two = (picture(side, side, 4), picture(side, side, 5))
-            jobs += [job(model, 50, OTHER, steps=3, sources=two), job(model, 60, LONG, steps=4, sources=two)]
+            drawings += [
+                drawing(model, 50, OTHER, steps=3, sources=two),
+                drawing(model, 60, LONG, steps=4, sources=two),
+            ]
         if text:
-            jobs += [job(model, 70, OTHER, steps=4), job(model, 80, LONG, steps=5)]
-        return jobs
+            drawings += [drawing(model, 70, OTHER, steps=4), drawing(model, 80, LONG, steps=5)]
+        return drawings
 
     return requests
 
@@ -198,7 +205,7 @@ rounded up to a power of ten because its digits differ from one machine to anoth
 def line(result: Result) -> str:
     """The row of the table, without the measured difference."""
     forwards = f"{result.forwards_alone} → {result.forwards_together}"
-    return f"| {result.row.name} | {result.row.what} | {result.jobs} | {forwards} |"
+    return f"| {result.row.name} | {result.row.what} | {result.drawings} | {forwards} |"
 
 
 def without_difference(text: str) -> str:

@@ -9,15 +9,15 @@ import msgspec
 import pytest
 import torch
 
-from pipelines import adapters
-from pipelines.call import call_arguments
-from pipelines.embeddings import EmbeddingCache
+from pipelines.engine import adapters
+from pipelines.engine.arguments import call_arguments
+from pipelines.engine.embeddings import EmbeddingCache
 from pipelines.errors import AdapterRefused
-from pipelines.loader import LoadedModel
-from pipelines.plan import AdapterFile, DrawJob
+from pipelines.models.loader import LoadedModel
+from pipelines.plan import AdapterFile, Drawing
 from pipelines.spec import Adapter
 from tests.families import tiny
-from tests.families.drive import Sink, check, draw, job, run
+from tests.families.drive import Sink, check, draw, drawing, run
 from tests.loras import write_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")  # what is compared with loads two too
@@ -41,8 +41,8 @@ def adapted(name: str, files: dict[str, Path]) -> LoadedModel:
     return model
 
 
-def plain(name: str, files: dict[str, Path], one: DrawJob) -> torch.Tensor:
-    """What diffusers alone draws, on a pipeline of its own that has just the adapters of this job."""
+def plain(name: str, files: dict[str, Path], one: Drawing) -> torch.Tensor:
+    """What diffusers alone draws, on a pipeline of its own that has just the adapters of this drawing."""
     model = tiny.build(name)
     pipeline = part_of(model)
     wanted = one.spec.adapters
@@ -65,20 +65,20 @@ def test_mixed_requests_draw_what_diffusers_draws_alone(name: str, tmp_path: Pat
     model = adapted(name, files)
     assert not model.adapters.broken
     check(model)
-    assert model.shared, model.reason
+    assert model.shares, model.reason
     assert model.adapters.mixed
-    jobs = [
-        job(model, number, "an old map" if number % 2 else "a cat", steps=3 + number % 3, adapters=wanted)
+    drawings = [
+        drawing(model, number, "an old map" if number % 2 else "a cat", steps=3 + number % 3, adapters=wanted)
         for number, wanted in enumerate(SETS, 10)
     ]
-    expected = {one.job_id: plain(name, files, one) for one in jobs}
-    together = draw(model, jobs)
+    expected = {one.job_id: plain(name, files, one) for one in drawings}
+    together = draw(model, drawings)
     assert together.fallbacks == 0
     assert together.forwards <= 12, "of 31: they share steps, whatever their adapters"
-    for one in jobs:
+    for one in drawings:
         assert float((together.pictures[one.job_id] - expected[one.job_id]).abs().max()) <= SAME, one.spec.adapters
     # And they are not all the base model's picture.
-    base = plain(name, files, job(model, 11, "an old map", steps=5))
+    base = plain(name, files, drawing(model, 11, "an old map", steps=5))
     assert float((base - expected["11"]).abs().max()) > 100 * SAME
 
 
@@ -91,23 +91,23 @@ def test_where_adapters_are_switched_equal_sets_share_steps(tmp_path: Path) -> N
     }
     model = adapted("SD 1.x", files)
     check(model)
-    assert model.shared, model.reason
-    same = [job(model, number, "a cat", steps=4, adapters=(B,)) for number in range(4)]
+    assert model.shares, model.reason
+    same = [drawing(model, number, "a cat", steps=4, adapters=(B,)) for number in range(4)]
     assert draw(model, same).forwards == 4
-    jobs = [job(model, number, "a cat", steps=20, adapters=(A,) if number % 2 else (B,)) for number in range(4)]
+    drawings = [drawing(model, number, "a cat", steps=20, adapters=(A,) if number % 2 else (B,)) for number in range(4)]
     order: list[str] = []
 
     class Watched(Sink):
-        def progress(self, job: DrawJob, done: int, of: int) -> None:
-            order.append(job.job_id)
+        def progress(self, drawing: Drawing, done: int, of: int) -> None:
+            order.append(drawing.job_id)
 
     sink = Watched()
-    engine = run(model, jobs, sink, EmbeddingCache())
+    engine = run(model, drawings, sink, EmbeddingCache())
     assert engine.counts["unet_forwards"] == 40
     assert engine.counts["adapter_switches"] <= 16, "no thrashing"
     assert {"0", "1"} <= set(order[: len(order) * 3 // 4]), "both sets are drawn, whichever went first"
     assert not sink.errors
-    few = [msgspec.structs.replace(one, spec=msgspec.structs.replace(one.spec, steps=4)) for one in jobs]
+    few = [msgspec.structs.replace(one, spec=msgspec.structs.replace(one.spec, steps=4)) for one in drawings]
     pictures = draw(model, few).pictures
     for one in few:  # DoRA divides by norms, which amplifies a batch's rounding; alone the two are equal
         assert float((pictures[one.job_id] - plain("SD 1.x", files, one)).abs().max()) <= 5 * SAME
@@ -120,22 +120,22 @@ def test_layers_whose_input_has_no_rows_keep_different_adapters_apart(tmp_path: 
     inner = layer.forward
     layer.forward = lambda x, *rest: inner(x.flatten(0, 1), *rest).unflatten(0, x.shape[:2])
     check(model)
-    assert model.shared, model.reason
+    assert model.shares, model.reason
     assert not model.adapters.mixed
-    jobs = [job(model, number, "a cat", steps=4, adapters=(A,) if number % 2 else ()) for number in range(4)]
-    together = draw(model, jobs)
+    drawings = [drawing(model, number, "a cat", steps=4, adapters=(A,) if number % 2 else ()) for number in range(4)]
+    together = draw(model, drawings)
     assert (together.forwards, together.fallbacks) == (8, 0)
-    for one in jobs:
+    for one in drawings:
         assert float((together.pictures[one.job_id] - plain("SD 1.x", files, one)).abs().max()) <= SAME
 
 
 def test_a_number_that_overflows_in_an_adapter_stays_in_its_rows(tmp_path: Path) -> None:
     files = {"a": write("SD 1.x", tmp_path, seed=1, size=1e30)}
     good = adapted("SD 1.x", {})
-    alone = draw(good, [job(good, 1, "a cat")]).pictures["1"]
+    alone = draw(good, [drawing(good, 1, "a cat")]).pictures["1"]
     model = adapted("SD 1.x", files)
     sink = Sink()
-    base, bad = job(model, 1, "a cat"), job(model, 2, "a cat", adapters=(A,))
+    base, bad = drawing(model, 1, "a cat"), drawing(model, 2, "a cat", adapters=(A,))
     run(model, [base, bad], sink)
     assert "2" in sink.errors
     assert float((sink.pictures["1"] - alone).abs().max()) <= SAME
@@ -147,11 +147,13 @@ def test_what_an_adapter_does_not_change_is_shared(tmp_path: Path) -> None:
     model = adapted("SD 1.x", files)
     check(model)
     cache, sink = EmbeddingCache(), Sink()
-    jobs = [job(model, number, "a cat", adapters=wanted) for number, wanted in enumerate([(), (A,), (B,), (A, B)])]
-    run(model, jobs, sink, cache)
+    drawings = [
+        drawing(model, number, "a cat", adapters=wanted) for number, wanted in enumerate([(), (A,), (B,), (A, B)])
+    ]
+    run(model, drawings, sink, cache)
     assert cache.misses == 2 * 2, "prompt and no prompt; as the base model encodes them, and as b does"
-    expected = [plain("SD 1.x", files, one) for one in jobs]
-    for one, alone in zip(jobs, expected, strict=True):
+    expected = [plain("SD 1.x", files, one) for one in drawings]
+    for one, alone in zip(drawings, expected, strict=True):
         assert float((sink.pictures[one.job_id] - alone).abs().max()) <= SAME
 
 
@@ -168,8 +170,8 @@ def test_a_broken_adapter_spares_its_model(tmp_path: Path) -> None:
     model = adapted("SD 1.x", {**files, "good": good})
     assert set(model.adapters.broken) == set(files), model.adapters.broken
     check(model)
-    one, base = job(model, 1, "a cat", adapters=(Adapter("good", 1.0),)), job(model, 2, "a cat")
-    refused = job(model, 3, "a cat", adapters=(Adapter("cut", 1.0),))
+    one, base = drawing(model, 1, "a cat", adapters=(Adapter("good", 1.0),)), drawing(model, 2, "a cat")
+    refused = drawing(model, 3, "a cat", adapters=(Adapter("cut", 1.0),))
     sink = Sink()
     run(model, [one, base, refused], sink, None)
     assert isinstance(sink.errors["3"], AdapterRefused)

@@ -12,17 +12,17 @@ import diffusers
 import pytest
 import torch
 
-from pipelines.families import FamilyTable
-from pipelines.loader import LoadedModel
+from pipelines.facts.families import FamilyTable
+from pipelines.models.loader import LoadedModel
 from pipelines.spec import Task
 from tests.families import tiny
-from tests.families.drive import check, draw, job
+from tests.families.drive import check, draw, drawing
 
 Plant = Callable[[], LoadedModel]
 
 
 def _denoiser(model: LoadedModel) -> Any:
-    return next(target.module for target in model.targets.values() if target.is_denoiser)
+    return next(shared.module for shared in model.shared_modules.values() if shared.is_denoiser)
 
 
 def first_timestep_only() -> LoadedModel:
@@ -98,19 +98,19 @@ PLANTS: tuple[Plant, ...] = (
 def test_a_model_with_dependent_rows_runs_unshared(plant: Plant) -> None:
     model = plant()
     check(model)
-    assert not model.shared
+    assert not model.shares
     assert model.reason
 
-    jobs = [job(model, 1, "a red apple", steps=3), job(model, 2, "two dogs on a beach", steps=5)]
-    alone = [draw(plant(), [one]) for one in jobs]
-    together = draw(model, jobs)
+    drawings = [drawing(model, 1, "a red apple", steps=3), drawing(model, 2, "two dogs on a beach", steps=5)]
+    alone = [draw(plant(), [one]) for one in drawings]
+    together = draw(model, drawings)
     assert together.forwards == sum(one.forwards for one in alone)
-    for one, drawn in zip(jobs, alone, strict=True):
+    for one, drawn in zip(drawings, alone, strict=True):
         assert torch.equal(together.pictures[one.job_id], drawn.pictures[one.job_id])
 
 
 def test_a_sound_model_shares() -> None:
     model = tiny.build("SD 1.x")
     check(model)
-    assert model.shared
+    assert model.shares
     assert not model.reason

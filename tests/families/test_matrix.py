@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.families import FAMILIES
+from pipelines.facts.families import FAMILIES
 from tests.families import matrix, tiny
 
 DOC = Path(__file__).parents[2] / "docs" / "families.md"

@@ -9,22 +9,22 @@ import diffusers
 import pytest
 import torch
 
-from pipelines.engine import Engine
-from pipelines.plan import DrawJob
-from pipelines.ragged import Ragged
+from pipelines.engine.engine import Engine
+from pipelines.engine.ragged import Ragged
+from pipelines.plan import Drawing
 from pipelines.spec import Task
 from tests.families import tiny
-from tests.families.drive import Sink, check, draw, half_mask, job, picture, run
+from tests.families.drive import Sink, check, draw, drawing, half_mask, picture, run
 
 
 def test_qwen_image_of_one_area_and_two_aspects_keeps_its_shapes() -> None:
     # Rows of one length; only the first of a batch's img_shapes is read, so joining them drew the second askew.
     model = tiny.build("Qwen-Image")
     check(model)
-    jobs = [job(model, 1, "a cat", size=(64, 32)), job(model, 2, "a cat", size=(32, 64))]
-    alone = [draw(model, [one]).pictures[one.job_id] for one in jobs]
-    together = draw(model, jobs).pictures
-    for one, drawn in zip(jobs, alone, strict=True):
+    drawings = [drawing(model, 1, "a cat", size=(64, 32)), drawing(model, 2, "a cat", size=(32, 64))]
+    alone = [draw(model, [one]).pictures[one.job_id] for one in drawings]
+    together = draw(model, drawings).pictures
+    for one, drawn in zip(drawings, alone, strict=True):
         assert float((together[one.job_id] - drawn).abs().max()) <= 5e-6
 
 
@@ -32,19 +32,19 @@ def test_z_image_with_as_many_rows_as_channels() -> None:
     # 16 tensors of 16 channels: a list of rows, or 16 tensors with rows inside? Only the trace can tell.
     model = tiny.build("Z-Image")
     check(model)
-    jobs = [job(model, number, "a cat", steps=2, n=4) for number in (10, 20, 30, 40)]
-    alone = [draw(model, [one]).pictures[one.job_id] for one in jobs]
-    together = draw(model, jobs)
+    drawings = [drawing(model, number, "a cat", steps=2, n=4) for number in (10, 20, 30, 40)]
+    alone = [draw(model, [one]).pictures[one.job_id] for one in drawings]
+    together = draw(model, drawings)
     assert together.forwards == 2
-    for one, drawn in zip(jobs, alone, strict=True):
+    for one, drawn in zip(drawings, alone, strict=True):
         assert float((together.pictures[one.job_id] - drawn).abs().max()) <= 5e-6
 
 
 def test_schedulers_that_count_in_integers_and_in_floats_share_steps() -> None:
     model = tiny.build("SD 1.x")
     check(model)
-    jobs = [job(model, 1, "a cat", scheduler="ddim"), job(model, 2, "a cat", scheduler="euler")]
-    assert draw(model, jobs).forwards == 4
+    drawings = [drawing(model, 1, "a cat", scheduler="ddim"), drawing(model, 2, "a cat", scheduler="euler")]
+    assert draw(model, drawings).forwards == 4
 
 
 @pytest.mark.parametrize("name", ["FLUX.1 Kontext", "FLUX.2 Klein", "PixArt-Sigma", "Sana", "Qwen-Image-Edit"])
@@ -52,38 +52,38 @@ def test_the_picture_has_the_size_asked_for(name: str) -> None:
     # Kontext drew every picture at a megapixel; PixArt and Sana at a size that they were trained on.
     model = tiny.build(name)
     source = () if name in ("PixArt-Sigma", "Sana") else (picture(80, 48),)
-    drawn = draw(model, [job(model, 1, "a cat", steps=1, size=(96, 64), sources=source)]).pictures["1"]
+    drawn = draw(model, [drawing(model, 1, "a cat", steps=1, size=(96, 64), sources=source)]).pictures["1"]
     assert drawn.shape == (1, 3, 64, 96)
 
 
 def test_qwen_edit_repaints_within_a_mask() -> None:
     model = tiny.build("Qwen-Image-Edit")
-    drawn = draw(model, [job(model, 1, "a cat", sources=(picture(64, 64),), mask=half_mask(64, 64))])
+    drawn = draw(model, [drawing(model, 1, "a cat", sources=(picture(64, 64),), mask=half_mask(64, 64))])
     assert drawn.pictures["1"].shape == (1, 3, 64, 64)
 
 
 class _Leaves(Sink):
     """A client that leaves after the second step."""
 
-    def progress(self, job: DrawJob, done: int, of: int) -> None:
+    def progress(self, drawing: Drawing, done: int, of: int) -> None:
         if done == 2:
             raise RuntimeError("gone")
 
 
 def test_a_step_cache_forgets_a_run_that_did_not_finish() -> None:
-    def cached() -> tuple[object, DrawJob]:
+    def cached() -> tuple[object, Drawing]:
         model = tiny.build("FLUX.1")
-        next(t.module for t in model.targets.values() if t.is_denoiser).enable_cache(  # type: ignore[operator]
+        next(t.module for t in model.shared_modules.values() if t.is_denoiser).enable_cache(  # type: ignore[operator]
             diffusers.FirstBlockCacheConfig(threshold=10.0)
         )
         check(model)
-        return model, job(model, 2, "an old map", steps=4)
+        return model, drawing(model, 2, "an old map", steps=4)
 
     model, other = cached()
     before = draw(model, [other]).pictures["2"]
     ended = threading.Semaphore(0)
     engine = Engine(_Leaves())
-    engine.submit(model, job(model, 1, "a cat", steps=4), done=ended.release)
+    engine.submit(model, drawing(model, 1, "a cat", steps=4), done=ended.release)
     ended.acquire()
     engine.close()
     assert torch.equal(draw(model, [other]).pictures["2"], before)
@@ -113,8 +113,8 @@ def test_every_scheduler_that_is_offered_draws(name: str) -> None:
     if model.family.tasks == {Task.INPAINTING}:
         more["mask"] = half_mask(width, height)
     names = model.family.scheduler_names
-    jobs = [job(model, n, "a cat", steps=3, scheduler=name, **more) for n, name in enumerate(names)]
-    assert len(draw(model, jobs).pictures) == len(names)
+    drawings = [drawing(model, n, "a cat", steps=3, scheduler=name, **more) for n, name in enumerate(names)]
+    assert len(draw(model, drawings).pictures) == len(names)
 
 
 @pytest.mark.parametrize(("steps", "strength"), [(25, 0.5), (40, 0.8), (50, 1.0)])
@@ -123,7 +123,7 @@ def test_lcm_edits_in_as_many_steps_as_a_request_may_ask_for(steps: int, strengt
     model = tiny.build("LCM")
     side = model.plan.native_width
     fields: dict[str, Any] = {"strength": strength, "sources": (picture(side, side),)}
-    assert draw(model, [job(model, 1, "a cat", steps=steps, **fields)]).pictures
+    assert draw(model, [drawing(model, 1, "a cat", steps=steps, **fields)]).pictures
     sink = Sink()
-    run(model, [job(model, 2, "a cat", steps=steps + 1, **fields)], sink)
+    run(model, [drawing(model, 2, "a cat", steps=steps + 1, **fields)], sink)
     assert sink.errors

@@ -11,8 +11,8 @@ import zlib
 
 import torch
 
-from pipelines.families import FamilyTable
-from pipelines.loader import LoadedModel
+from pipelines.facts.families import FamilyTable
+from pipelines.models.loader import LoadedModel
 from pipelines.plan import ModelPlan
 from tests.families import dits, unets
 from tests.families.parts import Rows

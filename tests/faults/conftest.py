@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from server.catalog import Model
+from server.catalog.catalog import Model
 from tests.running import ROOT, Running, start
 
 STEP_TIMEOUT_S = 8.0

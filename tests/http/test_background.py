@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from tests.assertions import assert_api_error
-from tests.paper import Desk, Paper
+from tests.paper import Paper, PaperServers
 from tests.pictures import files, opened, png, right_half, scene, text
 from tests.running import ROOT, Running
 
@@ -65,7 +65,7 @@ def test_jpeg_has_no_transparency(paper: Paper) -> None:
     assert "png" in error["message"]
 
 
-def test_a_model_without_matting_says_what_helps(desk: Desk, tmp_path: Path) -> None:
+def test_a_model_without_matting_says_what_helps(desk: PaperServers, tmp_path: Path) -> None:
     file = tmp_path / "models.yaml"
     weights = ROOT / "weights" / "darkroom-mini"
     file.write_text(f"default: plain\nmodels:\n  plain: {{ path: {weights} }}\n"

@@ -11,14 +11,14 @@ from typing import Any
 import pytest
 
 from server import errors
-from server.api.wire import ImageRequest
-from server.catalog import Catalog
+from server.api.wire import ImageFields
+from server.catalog.catalog import Catalog
 from server.edge.auth import OPEN_PATHS
 from server.edge.keys import Keyring
 from server.worker.local import ModelState
 from tests.assertions import assert_api_error
 from tests.http.test_door import paths_of
-from tests.paper import Desk, Paper
+from tests.paper import Paper, PaperServers
 from tests.pictures import png, right_half, scene, text
 from tests.running import eventually
 
@@ -186,7 +186,7 @@ def test_unknown_routes_and_methods(paper: Paper) -> None:
         assert "POST" in answer.headers["allow"]
 
 
-def test_a_body_or_picture_too_large_is_413(desk: Desk) -> None:
+def test_a_body_or_picture_too_large_is_413(desk: PaperServers) -> None:
     paper = desk.open(max_image_bytes=100_000, max_body_bytes=1_000_000)
     assert_api_error(paper.post({"prompt": "x" * 1_100_000}), 413, "too_large")
     big = text(b"\x89PNG" + bytes(150_000))
@@ -196,7 +196,7 @@ def test_a_body_or_picture_too_large_is_413(desk: Desk) -> None:
         assert assert_api_error(answer, 413, "too_large")["param"] == "image"
 
 
-def test_no_key_and_a_wrong_key_are_401(desk: Desk) -> None:
+def test_no_key_and_a_wrong_key_are_401(desk: PaperServers) -> None:
     paper = desk.open(keys=True)
     with paper.live.client() as client:
         for headers in ({}, {"authorization": "Bearer dk_wrong"}, {"authorization": f"Basic {paper.key}"}):
@@ -205,7 +205,7 @@ def test_no_key_and_a_wrong_key_are_401(desk: Desk) -> None:
     assert not paper.worker.jobs
 
 
-def test_every_route_of_the_server_but_the_open_ones_asks_for_the_key(desk: Desk) -> None:
+def test_every_route_of_the_server_but_the_open_ones_asks_for_the_key(desk: PaperServers) -> None:
     paper = desk.open(keys=True)
     paths = paths_of(paper.app)
     assert {"/api/images/generations", "/v1/images/edits", "/metrics", "/openapi.json", "/docs", "/v1/models"} <= paths
@@ -221,7 +221,7 @@ def test_every_route_of_the_server_but_the_open_ones_asks_for_the_key(desk: Desk
     assert not paper.worker.jobs
 
 
-def test_a_full_queue_is_429_in_no_time_and_its_places_come_back(desk: Desk) -> None:
+def test_a_full_queue_is_429_in_no_time_and_its_places_come_back(desk: PaperServers) -> None:
     paper = desk.open(queue_size=4)
     paper.worker.gate.clear()
     admitted = [threading.Thread(target=paper.post, args=({"prompt": "x", "seed": seed},)) for seed in range(4)]
@@ -244,7 +244,7 @@ def test_a_full_queue_is_429_in_no_time_and_its_places_come_back(desk: Desk) -> 
     assert paper.post({"prompt": "x"}).status_code == 200
 
 
-def test_one_keys_share_of_the_queue_is_429_for_that_key_alone(desk: Desk) -> None:
+def test_one_keys_share_of_the_queue_is_429_for_that_key_alone(desk: PaperServers) -> None:
     paper = desk.open(keys=True, key_jobs=1)
     other = Keyring(paper.app.state.services.settings.data_dir / "keys.json").create("other")
     paper.worker.gate.clear()
@@ -273,7 +273,7 @@ def test_whatever_fails_while_drawing_is_answered_by_the_table(paper: Paper, kin
     assert paper.post({"prompt": "x"}).status_code == 200
 
 
-def test_a_job_past_its_deadline_is_503_and_cancelled(desk: Desk) -> None:
+def test_a_job_past_its_deadline_is_503_and_cancelled(desk: PaperServers) -> None:
     paper = desk.open(job_timeout_s=0.3)
     paper.worker.gate.clear()
     assert_api_error(paper.post({"prompt": "x"}), 503, "deadline_exceeded")
@@ -281,7 +281,7 @@ def test_a_job_past_its_deadline_is_503_and_cancelled(desk: Desk) -> None:
 
 
 def test_a_full_store_is_507_before_any_device_work_and_b64_still_works(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: PaperServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     paper = desk.open()
 
@@ -309,7 +309,7 @@ def assert_inline_alone(paper: Paper) -> None:
 
 @pytest.mark.parametrize("broken", ["has_room", "put"])
 def test_a_store_that_fails_costs_nobody_a_picture_who_did_not_ask_for_a_url(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch, broken: str
+    desk: PaperServers, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
     paper = desk.open()
 
@@ -322,7 +322,7 @@ def test_a_store_that_fails_costs_nobody_a_picture_who_did_not_ask_for_a_url(
 
 
 def test_a_store_that_fills_up_during_the_put_is_507_for_urls_and_b64_still_works(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: PaperServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import errno
     import os
@@ -343,7 +343,7 @@ def test_a_store_that_fills_up_during_the_put_is_507_for_urls_and_b64_still_work
     assert not list(folder.iterdir())
 
 
-def test_a_server_that_can_draw_with_nothing_is_not_ready(desk: Desk) -> None:
+def test_a_server_that_can_draw_with_nothing_is_not_ready(desk: PaperServers) -> None:
     paper = desk.open()
     with paper.client() as client:
         assert client.get("/readyz").status_code == 200
@@ -359,7 +359,7 @@ def test_openapi_lists_every_field(paper: Paper) -> None:
         "schema"
     ]
 
-    assert set(ImageRequest.model_fields) <= set(schema["properties"])
+    assert set(ImageFields.model_fields) <= set(schema["properties"])
     assert all(field.get("description") for field in schema["properties"].values())
     assert "multipart/form-data" in document["paths"]["/api/images/edits"]["post"]["requestBody"]["content"]
     json.dumps(document)

@@ -11,7 +11,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from server.catalog import Model
+from server.catalog.catalog import Model
 from tests.pictures import files, pixels, png, right_half, scene, text
 from tests.running import Running
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from pipelines.spec import Task
-from server.catalog import Catalog
+from server.catalog.catalog import Catalog
 from tests.assertions import assert_api_error
-from tests.paper import Desk, Paper
+from tests.paper import Paper, PaperServers
 from tests.pictures import png, right_half, scene, text
 from tests.running import ROOT
 
@@ -175,7 +175,7 @@ def test_pictures_as_openais_json_edits_spell_them_are_not_dropped(paper: Paper,
     assert unmasked.sources == ours.sources
 
 
-def test_picture_urls_come_from_public_url(desk: Desk) -> None:
+def test_picture_urls_come_from_public_url(desk: PaperServers) -> None:
     paper = desk.open(public_url="https://pictures.example/base/")
     url = paper.post({"prompt": "x"}).json()["data"][0]["url"]
     assert url.startswith("https://pictures.example/base/files/")
@@ -184,7 +184,7 @@ def test_picture_urls_come_from_public_url(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("header", ["host", "x-forwarded-host", "x-forwarded-proto", "forwarded"])
-def test_no_header_ever_gets_into_a_url(desk: Desk, header: str) -> None:
+def test_no_header_ever_gets_into_a_url(desk: PaperServers, header: str) -> None:
     paper = desk.open(keys=True)
     for value in ("evil.example", "a/x?", "evil.example:1/@"):
         answer = paper.post({"prompt": "x"}, headers={header: value})
@@ -194,19 +194,19 @@ def test_no_header_ever_gets_into_a_url(desk: Desk, header: str) -> None:
         assert "a/x" not in answer.text
 
 
-def test_without_keys_a_foreign_host_is_refused(desk: Desk) -> None:
+def test_without_keys_a_foreign_host_is_refused(desk: PaperServers) -> None:
     answer = desk.open().post({"prompt": "x"}, headers={"host": "evil.example"})
     assert_api_error(answer, 400, "host_refused")
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_parameters_in_the_picture_can_be_switched_off(desk: Desk, kept: bool) -> None:
+def test_parameters_in_the_picture_can_be_switched_off(desk: PaperServers, kept: bool) -> None:
     paper = desk.open(picture_metadata=kept)
     paper.post({"prompt": "x"})
     assert paper.worker.encodings[0].metadata is kept
 
 
-def test_our_own_url_is_read_from_the_store_even_where_fetching_is_off(desk: Desk) -> None:
+def test_our_own_url_is_read_from_the_store_even_where_fetching_is_off(desk: PaperServers) -> None:
     paper = desk.open(fetch="off", public_url="http://nowhere.invalid")
     url = paper.post({"prompt": "x"}).json()["data"][0]["url"]
     assert spec_of(paper, image=url).task is Task.IMAGE_TO_IMAGE
@@ -232,7 +232,7 @@ def test_a_form_beyond_its_limits_is_told_which(paper: Paper) -> None:
             assert says in assert_api_error(answer, 400, "invalid_value")["message"]
 
 
-def test_more_steps_than_lcm_has_are_refused(desk: Desk, tmp_path: Path) -> None:
+def test_more_steps_than_lcm_has_are_refused(desk: PaperServers, tmp_path: Path) -> None:
     """Its own pipelines choose an edit's steps from fewer; all of this ended in a 500."""
     file = tmp_path / "models.yaml"
     weights = ROOT / "weights" / "darkroom-mini"

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.assertions import assert_api_error
-from tests.paper import Desk, Paper
+from tests.paper import Paper, PaperServers
 from tests.running import eventually
 
 
@@ -31,7 +31,7 @@ class Stored:
 
 
 @pytest.fixture
-def stored(desk: Desk) -> Iterator[Stored]:
+def stored(desk: PaperServers) -> Iterator[Stored]:
     paper = desk.open(keys=True)
     url = paper.post({"prompt": "x"}).json()["data"][0]["url"]
     with paper.live.client() as client:
@@ -129,7 +129,7 @@ def test_no_name_leaves_the_store(stored: Stored, name: str) -> None:
         assert b"tester" not in answer.content
 
 
-def test_an_expired_picture_is_swept(desk: Desk) -> None:
+def test_an_expired_picture_is_swept(desk: PaperServers) -> None:
     paper = desk.open(url_lifetime_s=1, sweep_interval_s=0.05)
     paper.post({"prompt": "x"})
     folder = paper.app.state.services.settings.data_dir / "pictures"

@@ -13,7 +13,7 @@ import httpx
 import numpy as np
 import pytest
 
-from server.catalog import Catalog, Model
+from server.catalog.catalog import Catalog, Model
 from tests.assertions import assert_api_error
 from tests.pictures import files, opened, parameters, pixels, png, right_half, scene, text
 from tests.running import Running

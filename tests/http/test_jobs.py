@@ -13,7 +13,7 @@ import pytest
 from server.edge.keys import Keyring
 from server.errors import StoreFull
 from tests.assertions import assert_api_error
-from tests.paper import Desk, Paper
+from tests.paper import Paper, PaperServers
 from tests.running import Running, eventually
 
 JOBS = "/v1/images/jobs"
@@ -58,7 +58,7 @@ def test_a_running_jobs_steps_can_be_watched_and_cancelled(server: Running) -> N
     assert server.metric("darkroom_queue_jobs", state="running") == 0
 
 
-def test_a_row_from_beginning_to_end(desk: Desk) -> None:
+def test_a_row_from_beginning_to_end(desk: PaperServers) -> None:
     paper = desk.open(running_jobs=1)
     paper.worker.gate.clear()
     queue = paper.app.state.services.queue
@@ -85,7 +85,7 @@ def test_a_row_from_beginning_to_end(desk: Desk) -> None:
     assert [row["status"] for row in get(paper).json()["data"]] == ["done"] * 3
 
 
-def test_deleting_one_that_waits_its_turn_and_one_that_has_ended(desk: Desk) -> None:
+def test_deleting_one_that_waits_its_turn_and_one_that_has_ended(desk: PaperServers) -> None:
     paper = desk.open(running_jobs=1)
     paper.worker.gate.clear()
     queue = paper.app.state.services.queue
@@ -138,7 +138,7 @@ def test_ids_that_nobody_may_choose(paper: Paper, name: str) -> None:
     assert not paper.worker.jobs
 
 
-def test_a_chosen_id_serves_once(desk: Desk) -> None:
+def test_a_chosen_id_serves_once(desk: PaperServers) -> None:
     paper = desk.open()
     header = {"x-job-id": "chosen-by-me"}
     assert paper.post({"prompt": "x"}, headers=header).headers["x-job-id"] == "chosen-by-me"
@@ -150,7 +150,7 @@ def test_a_chosen_id_serves_once(desk: Desk) -> None:
     assert paper.post({"prompt": "x"}, headers=other).status_code == 200  # it had come to nothing
 
 
-def test_two_principals_see_nothing_of_each_other(desk: Desk) -> None:
+def test_two_principals_see_nothing_of_each_other(desk: PaperServers) -> None:
     paper = desk.open(keys=True)
     other = Keyring(paper.app.state.services.settings.data_dir / "keys.json").create("other")
     eventually(lambda: get(paper, key=other).status_code == 200)

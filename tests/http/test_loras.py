@@ -16,10 +16,10 @@ import pytest
 from PIL import Image
 
 from pipelines.spec import Adapter
-from server.catalog import Model
+from server.catalog.catalog import Model
 from tests.assertions import assert_api_error
 from tests.loras import write_lora
-from tests.paper import Desk, Paper
+from tests.paper import Paper, PaperServers
 from tests.pictures import files, pixels, png, scene
 from tests.running import ROOT, Running, start
 
@@ -53,7 +53,7 @@ def write_models(folder: Path, a: str = "a.safetensors", b: str = "b.safetensors
 
 
 @pytest.fixture
-def mini_paper(desk: Desk, tmp_path: Path) -> Paper:
+def mini_paper(desk: PaperServers, tmp_path: Path) -> Paper:
     return desk.open(models=write_models(tmp_path))
 
 

@@ -9,7 +9,7 @@ import numpy.typing as npt
 import pytest
 from PIL import Image
 
-from pipelines.fitting import cover
+from pipelines.pictures.fitting import cover
 from tests.pictures import files, opened, png, scene, text
 from tests.running import Running
 

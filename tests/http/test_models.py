@@ -6,9 +6,9 @@ import shutil
 from itertools import product
 from pathlib import Path
 
-from server.catalog import QUALITIES
+from server.catalog.catalog import QUALITIES
 from tests.assertions import assert_api_error
-from tests.paper import Desk, Paper
+from tests.paper import Paper, PaperServers
 from tests.running import ROOT
 
 
@@ -26,7 +26,9 @@ def test_the_listed_presets_are_those_that_are_drawn_with(paper: Paper) -> None:
         assert (spec.steps, spec.guidance) == (listed["steps"], listed["guidance"]), (style, quality)
 
 
-def test_what_a_broken_model_cannot_tell_of_itself_is_no_fault_of_the_request(desk: Desk, tmp_path: Path) -> None:
+def test_what_a_broken_model_cannot_tell_of_itself_is_no_fault_of_the_request(
+    desk: PaperServers, tmp_path: Path
+) -> None:
     """A folder that is missing has no traits: edits of it were refused with 400 once it might be tried again."""
     file = tmp_path / "models.yaml"
     file.write_text("default: gone\nmodels:\n  gone: { path: gone }\n")

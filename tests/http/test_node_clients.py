@@ -16,7 +16,7 @@ import pytest
 
 from server.errors import ModelUnavailable, WorkerLost
 from tests import node
-from tests.paper import Desk
+from tests.paper import PaperServers
 from tests.pictures import opened, pixels, png, right_half, scene
 from tests.running import Running, eventually, start
 
@@ -52,7 +52,7 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, Any]]]:
     """The addresses and keys of servers that cannot draw: one is full, one has no model."""
-    with Desk(tmp_path_factory.mktemp("desks")) as desk:
+    with PaperServers(tmp_path_factory.mktemp("desks")) as desk:
         full, broken = desk.open(keys=True, queue_size=1), desk.open(keys=True)
         full.worker.gate.clear()
         broken.worker.failure = ModelUnavailable("gpt-image-1 cannot be served: its folder is missing.")
@@ -166,7 +166,7 @@ def test_the_hubs_own_list_of_models_needs_a_server_without_keys(reports: Report
 def test_a_hub_client_is_not_made_to_ask_again(tmp_path: Path, fails: bool) -> None:
     """@aigne/aigne-hub repeats a request that has no headers after its timeout, here 4 s instead of 60."""
     node.install(node.CLIENTS)
-    with Desk(tmp_path / "desk") as desk:
+    with PaperServers(tmp_path / "desk") as desk:
         paper = desk.open(hub_headers_s=1)
         paper.worker.gate.clear()
         paper.worker.failure = WorkerLost("The worker ended in mid-picture.") if fails else None

@@ -14,7 +14,7 @@ import pytest
 
 from server.errors import WorkerLost
 from tests.assertions import assert_api_error
-from tests.paper import Desk, Paper
+from tests.paper import Paper, PaperServers
 from tests.pictures import png, scene
 from tests.running import Running, eventually
 from tests.sse import kinds
@@ -49,7 +49,7 @@ def test_four_at_a_time_are_drawn_once(server: Running) -> None:
     assert server.metric("darkroom_pictures_total") == before + 1
 
 
-def test_equal_requests_without_a_seed_get_a_picture_each(desk: Desk) -> None:
+def test_equal_requests_without_a_seed_get_a_picture_each(desk: PaperServers) -> None:
     """The ai package asks four times at once where a model draws one picture a request, and wants four."""
     paper = desk.open()
     paper.worker.gate.clear()
@@ -60,7 +60,7 @@ def test_equal_requests_without_a_seed_get_a_picture_each(desk: Desk) -> None:
 
 
 @pytest.mark.parametrize("headers", [{"x-stainless-retry-count": "1"}, {"x-job-id": "as-I-named-it"}, KEY])
-def test_a_repeat_that_says_so_joins_without_a_seed(desk: Desk, headers: dict[str, str]) -> None:
+def test_a_repeat_that_says_so_joins_without_a_seed(desk: PaperServers, headers: dict[str, str]) -> None:
     paper = desk.open()
     paper.worker.gate.clear()
     first = {"x-stainless-retry-count": "0"} if "x-stainless-retry-count" in headers else headers
@@ -73,7 +73,7 @@ def test_a_repeat_that_says_so_joins_without_a_seed(desk: Desk, headers: dict[st
     assert len(paper.worker.jobs) == 1
 
 
-def test_the_job_ends_only_when_all_have_left(desk: Desk) -> None:
+def test_the_job_ends_only_when_all_have_left(desk: PaperServers) -> None:
     paper = desk.open()
     paper.worker.gate.clear()
     with paper.client() as leaving, paper.client() as staying, ThreadPoolExecutor(2) as pool:
@@ -89,7 +89,7 @@ def test_the_job_ends_only_when_all_have_left(desk: Desk) -> None:
     assert len(paper.worker.jobs) == 1
 
 
-def test_when_all_have_left_it_is_cancelled(desk: Desk) -> None:
+def test_when_all_have_left_it_is_cancelled(desk: PaperServers) -> None:
     paper = desk.open()
     paper.worker.gate.clear()
     with paper.client() as one, paper.client() as two, ThreadPoolExecutor(2) as pool:
@@ -102,7 +102,7 @@ def test_when_all_have_left_it_is_cancelled(desk: Desk) -> None:
     eventually(lambda: paper.app.state.services.queue.held == 0)
 
 
-def test_both_prefixes_and_forms_with_equal_files_join(desk: Desk) -> None:
+def test_both_prefixes_and_forms_with_equal_files_join(desk: PaperServers) -> None:
     paper = desk.open()
     paper.worker.gate.clear()
 
@@ -124,7 +124,7 @@ def test_both_prefixes_and_forms_with_equal_files_join(desk: Desk) -> None:
     assert len(paper.worker.jobs) == 2
 
 
-def test_another_body_or_route_does_not_join(desk: Desk) -> None:
+def test_another_body_or_route_does_not_join(desk: PaperServers) -> None:
     paper = desk.open()
     paper.worker.gate.clear()
     asked = [in_the_background(paper.post, {**BODY, **more}) for more in ({}, {"seed": 1}, {"stream": True})]
@@ -133,7 +133,7 @@ def test_another_body_or_route_does_not_join(desk: Desk) -> None:
     assert [future.result(10).status_code for future in asked] == [200] * 3
 
 
-def test_joined_streams_both_see_what_is_still_to_come(desk: Desk) -> None:
+def test_joined_streams_both_see_what_is_still_to_come(desk: PaperServers) -> None:
     paper = desk.open()
     paper.worker.gate.clear()
     body = {**BODY, "stream": True, "partial_images": 1}
@@ -148,7 +148,7 @@ def test_joined_streams_both_see_what_is_still_to_come(desk: Desk) -> None:
     assert len(paper.worker.jobs) == 1
 
 
-def test_a_joined_request_finds_the_job_under_its_own_name_too(desk: Desk) -> None:
+def test_a_joined_request_finds_the_job_under_its_own_name_too(desk: PaperServers) -> None:
     paper = desk.open()
     paper.worker.gate.clear()
     asked = [in_the_background(paper.post, BODY, headers={"x-job-id": "named-first"})]
@@ -165,7 +165,7 @@ def test_a_joined_request_finds_the_job_under_its_own_name_too(desk: Desk) -> No
 
 
 @pytest.mark.parametrize("more", [{"response_format": "b64_json"}, {"response_format": "url"}, {"stream": True}])
-def test_a_key_is_answered_alike_after_the_end(desk: Desk, more: dict[str, Any]) -> None:
+def test_a_key_is_answered_alike_after_the_end(desk: PaperServers, more: dict[str, Any]) -> None:
     paper = desk.open()
     first, again = (paper.post({**BODY, **more}, headers=KEY) for _ in range(2))
     assert first.status_code == 200
@@ -179,7 +179,7 @@ def test_a_key_is_answered_alike_after_the_end(desk: Desk, more: dict[str, Any])
     assert len(paper.worker.jobs) == 2
 
 
-def test_a_key_with_another_body_is_a_mismatch(desk: Desk) -> None:
+def test_a_key_with_another_body_is_a_mismatch(desk: PaperServers) -> None:
     paper = desk.open()
     assert paper.post(BODY, headers=KEY).status_code == 200
     answer = paper.post({**BODY, "n": 1}, headers=KEY)
@@ -188,7 +188,7 @@ def test_a_key_with_another_body_is_a_mismatch(desk: Desk) -> None:
     assert len(paper.worker.jobs) == 1
 
 
-def test_a_failure_is_not_kept(desk: Desk) -> None:
+def test_a_failure_is_not_kept(desk: PaperServers) -> None:
     paper = desk.open()
     paper.worker.failure = WorkerLost("It died.")
     assert_api_error(paper.post(BODY, headers=KEY), 503, "worker_lost")
@@ -200,7 +200,7 @@ def test_an_endless_key_is_refused(paper: Paper) -> None:
     assert_api_error(paper.post(BODY, headers={"idempotency-key": "k" * 256}), 400, "invalid_value")
 
 
-def test_a_repeat_is_not_answered_with_urls_that_have_expired(desk: Desk) -> None:
+def test_a_repeat_is_not_answered_with_urls_that_have_expired(desk: PaperServers) -> None:
     paper = desk.open(url_lifetime_s=1)
     first = paper.post(BODY, headers=KEY).json()["data"][0]["url"]
     time.sleep(1.1)
@@ -209,7 +209,7 @@ def test_a_repeat_is_not_answered_with_urls_that_have_expired(desk: Desk) -> Non
     assert len(paper.worker.jobs) == 2
 
 
-def test_no_more_than_a_few_wait_for_one_job(desk: Desk) -> None:
+def test_no_more_than_a_few_wait_for_one_job(desk: PaperServers) -> None:
     """Each that joins holds its body, and no permit: without a bound, one key could fill the memory."""
     paper = desk.open()
     paper.worker.gate.clear()
@@ -225,7 +225,7 @@ def test_no_more_than_a_few_wait_for_one_job(desk: Desk) -> None:
     assert {future.result(10).status_code for future in asked} == {200}
 
 
-def test_two_keys_are_refused(desk: Desk) -> None:
+def test_two_keys_are_refused(desk: PaperServers) -> None:
     with desk.open().client() as client:
         headers = [("idempotency-key", "one"), ("idempotency-key", "two")]
         answer = client.post("/v1/images/generations", json=BODY, headers=headers)

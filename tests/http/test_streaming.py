@@ -22,7 +22,7 @@ import pytest
 from server.edge.deadlines import DeadlineProtocol
 from server.errors import WorkerLost
 from tests.assertions import assert_api_error
-from tests.paper import Desk, Paper
+from tests.paper import Paper, PaperServers
 from tests.pictures import opened, pixels, png, right_half, scene, text
 from tests.running import Running, eventually
 from tests.sse import events, kinds
@@ -191,7 +191,7 @@ def test_what_can_be_refused_before_drawing_is_refused_with_a_status(
     assert not paper.worker.jobs
 
 
-def test_a_full_queue_refuses_a_stream_with_a_status(desk: Desk) -> None:
+def test_a_full_queue_refuses_a_stream_with_a_status(desk: PaperServers) -> None:
     paper = desk.open(queue_size=1)
     paper.worker.gate.clear()
     with open_stream(paper):
@@ -199,7 +199,7 @@ def test_a_full_queue_refuses_a_stream_with_a_status(desk: Desk) -> None:
         assert_api_error(paper.post({**STREAM, "seed": 8}), 429, "queue_full")
 
 
-def test_a_failure_after_the_headers_is_the_last_event(desk: Desk) -> None:
+def test_a_failure_after_the_headers_is_the_last_event(desk: PaperServers) -> None:
     paper = desk.open()  # a death is remembered
     paper.worker.failure = WorkerLost("It died.")
     answer = post_and_then_open_the_gate(paper)
@@ -215,7 +215,7 @@ def test_a_failure_after_the_headers_is_the_last_event(desk: Desk) -> None:
     assert answer.headers["x-request-id"] in data["error"]["message"]
 
 
-def test_the_openai_client_raises_what_a_stream_ends_with(desk: Desk) -> None:
+def test_the_openai_client_raises_what_a_stream_ends_with(desk: PaperServers) -> None:
     paper = desk.open()  # a death is remembered
     paper.worker.failure = WorkerLost("It died.")
     paper.worker.gate.clear()
@@ -231,7 +231,7 @@ def test_an_unforeseen_failure_says_nothing_of_itself(paper: Paper, monkeypatch:
     async def fails(*_: object) -> None:
         raise RuntimeError("canary <object at 0x7f00>")
 
-    monkeypatch.setattr("server.api.making.deliver", fails)
+    monkeypatch.setattr("server.api.generation.deliver", fails)
     answer = post_and_then_open_the_gate(paper)
     ((kind, data),) = events(answer.text)
     assert (kind, data["error"]["code"]) == ("error", "internal_error")
@@ -247,7 +247,7 @@ def test_silence_is_broken_by_comments(paper: Paper, monkeypatch: pytest.MonkeyP
     assert kinds(answer.text) == [COMPLETED]
 
 
-def test_who_waits_is_told_the_place_that_it_has(desk: Desk) -> None:
+def test_who_waits_is_told_the_place_that_it_has(desk: PaperServers) -> None:
     paper = desk.open(running_jobs=1)
     paper.worker.gate.clear()
     queue = paper.app.state.services.queue
@@ -269,7 +269,7 @@ def test_who_waits_is_told_the_place_that_it_has(desk: Desk) -> None:
     assert all(kinds(answer.text)[-1] == COMPLETED for answer in answers)
 
 
-def test_draining_ends_a_waiting_stream_with_an_error_and_lets_a_running_one_finish(desk: Desk) -> None:
+def test_draining_ends_a_waiting_stream_with_an_error_and_lets_a_running_one_finish(desk: PaperServers) -> None:
     paper = desk.open(running_jobs=1)
     paper.worker.gate.clear()
     queue = paper.app.state.services.queue
@@ -310,7 +310,7 @@ def test_a_slow_reader_holds_up_nobody_loses_previews_and_gets_its_pictures(pape
     assert found[-10:] == [COMPLETED] * 10
 
 
-def test_a_reader_that_takes_nothing_is_cut_off(desk: Desk) -> None:
+def test_a_reader_that_takes_nothing_is_cut_off(desk: PaperServers) -> None:
     paper = desk.open(write_timeout_s=0.4)
     paper.worker.ballast = 4 << 20
     with open_stream(paper, n=4) as connection:
@@ -321,7 +321,7 @@ def test_a_reader_that_takes_nothing_is_cut_off(desk: Desk) -> None:
 
 
 def test_nor_does_one_keep_its_connection_with_the_end_of_an_answer(
-    desk: Desk, monkeypatch: pytest.MonkeyPatch
+    desk: PaperServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writing is not paused for less than 64 KiB, and a connection that is closed waits for them to leave."""
     connection_made = DeadlineProtocol.connection_made
@@ -343,7 +343,7 @@ def test_nor_does_one_keep_its_connection_with_the_end_of_an_answer(
     assert taken < paper.worker.ballast
 
 
-def test_a_slow_reader_that_reads_is_not_cut_off(desk: Desk) -> None:
+def test_a_slow_reader_that_reads_is_not_cut_off(desk: PaperServers) -> None:
     paper = desk.open(write_timeout_s=0.5)
     paper.worker.ballast = 3 << 20
     with open_stream(paper, receive_bytes=1 << 20) as connection:

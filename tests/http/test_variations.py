@@ -8,7 +8,7 @@ import openai
 import pytest
 
 from pipelines.spec import Task
-from server.catalog import Catalog
+from server.catalog.catalog import Catalog
 from tests.assertions import assert_api_error
 from tests.paper import Paper
 from tests.pictures import files, opened, pixels, png, right_half, scene, text

@@ -18,16 +18,16 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from server.api import docs as docs_page
 from server.api import files, hub, images, jobs, models, ops
-from server.api import page as web_page
-from server.api.wire import ImageRequest
+from server.api.wire import ImageFields
 from server.app import create_app
-from server.catalog import ModelEntry, ModelsFile, PresetEntry
+from server.catalog.catalog import ModelEntry, ModelsFile, PresetEntry
+from server.catalog.loras import LoraEntry
 from server.cli import build_parser
 from server.errors import ANSWERS
-from server.loras import LoraEntry
 from server.settings import API_KEY_VARIABLE, ENV_PREFIX, URL_VARIABLE, Settings
+from server.web import docs as docs_page
+from server.web import page as web_page
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -111,7 +111,7 @@ def test_docs_name_no_setting_that_does_not_exist() -> None:
         ("models.md", "model-keys", ModelEntry),
         ("models.md", "preset-keys", PresetEntry),
         ("models.md", "lora-keys", LoraEntry),
-        ("api.md", "request-fields", ImageRequest),
+        ("api.md", "request-fields", ImageFields),
     ],
 )
 def test_keys_and_fields_are_documented(page: str, name: str, shape: type[BaseModel]) -> None:
@@ -268,7 +268,7 @@ def test_the_picture_in_the_readme_is_small() -> None:
 
 
 def test_the_example_of_models_yaml_can_be_read(tmp_path: Path) -> None:
-    from server.catalog import load_catalog
+    from server.catalog.catalog import load_catalog
 
     for name, text in (("README.md", README), ("models.md", _text("models.md"))):
         (example,) = (body for language, body in _FENCE.findall(text) if language == "yaml")

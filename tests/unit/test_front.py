@@ -13,7 +13,7 @@ from tests.running import ROOT, Running, eventually, start
 
 def test_the_front_never_imports_torch() -> None:
     code = (
-        "import sys, server.serve, server.cli, server.inspection; "
+        "import sys, server.serve, server.cli, server.commands.check; "
         "heavy = ('torch', 'diffusers', 'transformers', 'accelerate', 'numpy', 'httpcore', 'httpx'); "
         "print([name for name in heavy if name in sys.modules])"
     )

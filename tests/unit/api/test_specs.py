@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.presets import DrawingArea, Preset, overlay
+from pipelines.facts.presets import DrawingArea, Preset, overlay
 from server.api.specs import make_seeds
-from server.api.wire import ImageRequest
+from server.api.wire import ImageFields
 
 SMALL = DrawingArea(64, 64, 16, 64 * 64 // 4, 64 * 64 * 5 // 4)
 LARGE = DrawingArea(1024, 1024, 16, 1024 * 1024 // 4, 1024 * 1024 * 5 // 4)
@@ -57,5 +57,5 @@ def test_a_later_preset_wins_where_it_says_something() -> None:
 
 
 def test_seeds_follow_the_requests_and_wrap_around() -> None:
-    assert make_seeds(ImageRequest(prompt="x", n=3, seed=2**63 - 2)) == (2**63 - 2, 2**63 - 1, 0)
-    assert len(set(make_seeds(ImageRequest(prompt="x", n=10)))) == 10
+    assert make_seeds(ImageFields(prompt="x", n=3, seed=2**63 - 2)) == (2**63 - 2, 2**63 - 1, 0)
+    assert len(set(make_seeds(ImageFields(prompt="x", n=10)))) == 10

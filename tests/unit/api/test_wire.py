@@ -9,15 +9,15 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.api.wire import ImageRequest, read_json, read_request
+from server.api.wire import ImageFields, read_json, read_request
 from server.errors import BadRequest
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4))
-FIELDS = st.dictionaries(st.sampled_from([*ImageRequest.model_fields, "images", "user", ""]), JSON, max_size=8)
+FIELDS = st.dictionaries(st.sampled_from([*ImageFields.model_fields, "images", "user", ""]), JSON, max_size=8)
 
 
-def attempt(fields: dict[str, Any]) -> ImageRequest | BadRequest:
+def attempt(fields: dict[str, Any]) -> ImageFields | BadRequest:
     try:
         return read_request(fields)
     except BadRequest as refusal:
@@ -37,7 +37,7 @@ def test_any_values_in_the_fields(fields: dict[str, Any]) -> None:
     request = attempt({"prompt": "x", **fields})
     if isinstance(request, BadRequest):
         refusal = request
-        assert refusal.param in {*ImageRequest.model_fields, "images"}
+        assert refusal.param in {*ImageFields.model_fields, "images"}
         assert refusal.message.endswith(".")
         assert len(refusal.message) < 200
         return
@@ -51,7 +51,7 @@ def test_any_values_in_the_fields(fields: dict[str, Any]) -> None:
 @settings(max_examples=200, deadline=None)
 @given(
     st.sampled_from(
-        sorted(set(ImageRequest.model_fields) - {"prompt", "model", "image", "negative_prompt"} | {"images"})
+        sorted(set(ImageFields.model_fields) - {"prompt", "model", "image", "negative_prompt"} | {"images"})
     )
 )
 def test_what_was_sent_is_not_echoed(field: str) -> None:

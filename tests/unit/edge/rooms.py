@@ -13,7 +13,7 @@ from starlette.routing import Mount
 
 from server.edge.disconnect import unless_disconnected
 from server.edge.keys import Keyring
-from server.edge.layers import install
+from server.edge.stack import install
 from server.errors import BadImage, QueueFull
 from server.settings import Settings
 

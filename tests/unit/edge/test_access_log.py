@@ -11,7 +11,7 @@ from starlette.types import Receive, Scope, Send
 from server.edge.access_log import AccessLog, route_template
 from server.edge.disconnect import ClientLeft
 from server.edge.keys import Keyring
-from server.edge.layers import install
+from server.edge.stack import install
 from tests.unit.edge.asgi import exchange, http_scope
 from tests.unit.edge.live import serve, settings_for
 from tests.unit.edge.rooms import make_app

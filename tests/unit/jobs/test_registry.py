@@ -69,7 +69,7 @@ def test_ended_jobs_are_forgotten_in_time_and_in_number(registry: JobRegistry, m
     registry.add(old)
     registry.add(going_on)
     assert [found for _, found in registry.jobs("ada")] == [going_on]
-    monkeypatch.setattr(module, "_MOST_ENDED", 3)
+    monkeypatch.setattr(module, "_MAX_ENDED", 3)
     ended = [job(state=State.CANCELLED) for _ in range(6)]
     for one in ended:
         registry.add(one)

@@ -10,15 +10,15 @@ import msgspec
 import pytest
 import torch
 
-from pipelines import loader
 from pipelines.errors import DrawError, LoadRefused
-from pipelines.plan import DrawJob, ModelPlan
+from pipelines.models import loader
+from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, ImageSpec
 from server.worker import protocol
-from server.worker.child import Device
+from server.worker.child.device import Device
 from tests.running import eventually
 
-JOB = DrawJob("job_1", ModelPlan("m", "/m", "other"), ImageSpec("m", "p", 48, 32, 24, 16, 0, 4, 1.0), (5,))
+JOB = Drawing("job_1", ModelPlan("m", "/m", "other"), ImageSpec("m", "p", 48, 32, 24, 16, 0, 4, 1.0), (5,))
 OTHER = ModelPlan("other", "/other", "other")
 
 
@@ -49,9 +49,9 @@ class LateDevice(Device):
         self._behind_load = {JOB.job_id: 0.0}
         self._failures = {}
 
-    def _submit(self, model: Any, job: DrawJob) -> None:
-        self.cancel(job.job_id)
-        self.engine.known.add(job.job_id)
+    def _submit(self, model: Any, drawing: Drawing) -> None:
+        self.cancel(drawing.job_id)
+        self.engine.known.add(drawing.job_id)
 
 
 def test_a_job_cancelled_before_the_engine_knows_it_is_not_drawn() -> None:
@@ -111,9 +111,9 @@ def device(link: Link, loads: Loads) -> Iterator[Device]:
 
 def send(device: Device, *job_ids: str) -> None:
     for job_id in job_ids:
-        job = msgspec.structs.replace(JOB, job_id=job_id)
-        device.reporter.expect(job, Encoding("png", 90))
-        device.draw(job)
+        drawing = msgspec.structs.replace(JOB, job_id=job_id)
+        device.reporter.expect(drawing, Encoding("png", 90))
+        device.draw(drawing)
 
 
 def test_a_load_that_fails_is_not_tried_again_for_those_who_waited_for_it(

@@ -1,4 +1,4 @@
-"""Pictures on their way out of the worker: previews before the end of their job, and never in its way."""
+"""Pictures on their way out of the worker: previews before the end of their drawing, and never in its way."""
 
 from __future__ import annotations
 
@@ -9,12 +9,13 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.plan import DrawJob, ModelPlan
+from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, ImageSpec
-from server.worker import child, protocol
+from server.worker import protocol
+from server.worker.child import reporter as reporting
 
 SPEC = ImageSpec("m", "p", 48, 32, 24, 16, 0, 4, 1.0)
-JOB = DrawJob("job_1", ModelPlan("m", "/m", "other"), SPEC, (5, 6), previews=3)
+JOB = Drawing("job_1", ModelPlan("m", "/m", "other"), SPEC, (5, 6), previews=3)
 PICTURES = torch.rand(2, 3, 16, 24) * 0.9 + 0.05
 
 
@@ -40,16 +41,16 @@ def link() -> Link:
 
 
 @pytest.fixture
-def reporter(link: Link, monkeypatch: pytest.MonkeyPatch) -> Iterator[child.Reporter]:
+def reporter(link: Link, monkeypatch: pytest.MonkeyPatch) -> Iterator[reporting.Reporter]:
     monkeypatch.setattr("os.cpu_count", lambda: 1)
-    made = child.Reporter(link)  # type: ignore[arg-type]
+    made = reporting.Reporter(link)  # type: ignore[arg-type]
     made.expect(JOB, Encoding("jpeg", 95))
     made.started(JOB)
     yield made
     made.close()
 
 
-def test_previews_are_whole_pictures_and_come_before_the_end(link: Link, reporter: child.Reporter) -> None:
+def test_previews_are_whole_pictures_and_come_before_the_end(link: Link, reporter: reporting.Reporter) -> None:
     reporter.previewed(JOB, 1, 4, PICTURES)
     reporter.previewed(JOB, 2, 4, PICTURES)
     reporter.drawn(JOB, PICTURES)
@@ -64,16 +65,16 @@ def test_previews_are_whole_pictures_and_come_before_the_end(link: Link, reporte
 
 
 def test_previews_are_left_out_while_the_encoders_are_behind(
-    link: Link, reporter: child.Reporter, monkeypatch: pytest.MonkeyPatch
+    link: Link, reporter: reporting.Reporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = threading.Event()
-    encoded = child._encoded
+    encoded = reporting._encoded
 
     def late(*arguments: Any) -> Iterator[Any]:
         assert gate.wait(10)
         yield from encoded(*arguments)
 
-    monkeypatch.setattr(child, "_encoded", late)
+    monkeypatch.setattr(reporting, "_encoded", late)
     for done in range(1, 6):
         reporter.previewed(JOB, done, 9, PICTURES)
     gate.set()
@@ -83,7 +84,7 @@ def test_previews_are_left_out_while_the_encoders_are_behind(
     assert isinstance(link.sent[-1], protocol.Finished)
 
 
-def test_a_preview_that_cannot_be_encoded_costs_nothing_else(link: Link, reporter: child.Reporter) -> None:
+def test_a_preview_that_cannot_be_encoded_costs_nothing_else(link: Link, reporter: reporting.Reporter) -> None:
     reporter.previewed(JOB, 1, 4, torch.full_like(PICTURES, float("nan")))
     reporter.drawn(JOB, PICTURES)
     reporter.close()
@@ -92,10 +93,10 @@ def test_a_preview_that_cannot_be_encoded_costs_nothing_else(link: Link, reporte
 
 
 def test_progress_is_told_at_most_so_often_and_every_step_is_counted(
-    link: Link, reporter: child.Reporter, monkeypatch: pytest.MonkeyPatch
+    link: Link, reporter: reporting.Reporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter((10.0, 10.01, 10.02, 10.06, 10.07))
-    monkeypatch.setattr(child.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(reporting.time, "monotonic", lambda: next(clock))
     for done in range(1, 6):
         reporter.progress(JOB, done, 5)
     assert link.steps() == [(1, 1), (4, 3), (5, 1)]

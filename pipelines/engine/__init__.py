@@ -1,0 +1,1 @@
+"""Continuous batching at the denoising step. Knows a model by its protocol; loads nothing."""

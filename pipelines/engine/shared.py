@@ -1,0 +1,118 @@
+"""The modules of a loaded model that runs meet at, and what is known of each.
+
+Knows which component plays which part in a diffusers pipeline; knows neither runs nor threads.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+
+from pipelines.engine.collate import Part, Path, Signature
+from pipelines.engine.policy import BUCKETS, StepCost, bucket
+from pipelines.engine.ragged import RAGGED
+
+_DENOISERS = ("unet", "transformer", "transformer_2", "prior", "controlnet")
+_EARLY = ("controlnet",)  # its output is an argument of the denoiser's next call
+# Their decode takes a generator and never draws from it; any other decoder's keeps its runs apart.
+_PLAIN_DECODERS = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
+_UNMEASURED_ROWS = 16
+_DECODE_ROWS = 8  # decoding takes far more memory a row than a denoiser step
+_DECODE_PIXELS = 2 * 1024 * 1024  # of all rows of a decode: 8 of 512 x 512, 2 of 1024 x 1024
+
+
+class _Key:
+    """Equal to itself alone."""
+
+    __slots__ = ("__weakref__",)
+
+
+@dataclass(eq=False)
+class SharedModule:
+    """One method of one module that several runs may call as one."""
+
+    name: str
+    module: torch.nn.Module
+    function: Callable[..., Any]
+    first: bool  # goes before denoiser steps; a decode, before every other
+    ignores_generator: bool = False
+    parts: dict[Path, Part] = field(default_factory=dict)  # of the arguments, from the trace at load
+    output_parts: dict[Path, Part] = field(default_factory=dict)
+    cost: StepCost | None = None  # measured at load
+    pixels: float = 0.0  # that a decoder makes of a latent element, from the trace at load
+    learned_rows: dict[int, int] = field(default_factory=dict)  # area → rows that fitted, after an out-of-memory
+
+    _keys: weakref.WeakValueDictionary[Hashable, _Key] = field(default_factory=weakref.WeakValueDictionary)
+
+    def __post_init__(self) -> None:
+        self.signature = Signature(self.module.forward if self.is_denoiser else self.function)
+        modules = self.module.modules() if self.is_denoiser else ()
+        self.compiled = any(module._compiled_call_impl is not None for module in modules)
+        self.ragged = RAGGED.get(type(self.module).__name__) if self.is_denoiser else None
+
+    @property
+    def is_denoiser(self) -> bool:
+        return self.name in _DENOISERS
+
+    def keeps_state(self) -> bool:
+        """Does a layer remember its last call (diffusers' step caches do)? Then another run's call must not follow."""
+        registries = (getattr(module, "_diffusers_hook", None) for module in self.module.modules())
+        hooks = (hook for registry in registries if registry is not None for hook in registry.hooks.values())
+        return any(hook._is_stateful for hook in hooks)
+
+    def forget(self) -> None:
+        """Drop what a run that did not finish left in step caches."""
+        reset = getattr(self.module, "_reset_stateful_cache", None)
+        if reset is not None:
+            reset()
+
+    def intern(self, key: Hashable) -> Hashable:
+        """One object for all equal keys, kept while a run has it: keys are compared far more often than made."""
+        return self._keys.setdefault(key, _Key())
+
+    def most_rows(self, area: int) -> int:
+        """The most rows of ``area`` latent elements that one call should have."""
+        if not self.is_denoiser:
+            pixels = max(1, round(self.pixels * area))
+            planned = max(1, min(_DECODE_ROWS, _DECODE_PIXELS // pixels))
+        else:
+            planned = self.cost.most_rows(area) if self.cost is not None else _UNMEASURED_ROWS
+        most = min(planned, self.learned_rows.get(area, planned))
+        return max(size for size in BUCKETS if size <= most) if self.compiled else most
+
+    def filled_up(self, rows: int) -> int:
+        """The rows that the module is called with for so many: compiled, it is to see few shapes."""
+        return bucket(rows) if self.compiled else rows
+
+    def at_once(self, rows: int, area: int) -> int:
+        """How many of one call's rows are run together: a denoiser's call is made as its pipeline made it."""
+        return rows if self.is_denoiser else min(rows, self.most_rows(area))
+
+
+def find_shared_modules(components: dict[str, Any]) -> dict[int, SharedModule]:
+    """The modules among a pipeline's components, by the module's identity."""
+    modules: dict[int, SharedModule] = {}
+    for name, component in components.items():
+        if not isinstance(component, torch.nn.Module):
+            continue
+        if name in _DENOISERS:
+            modules[id(component)] = SharedModule(name, component, component, first=name in _EARLY)
+        elif name == "vae" and not casts_itself(component):
+            decoder: Any = component
+            plain = type(component).__name__.startswith(_PLAIN_DECODERS)
+            modules[id(component)] = SharedModule(name, component, decoder.decode, first=True, ignores_generator=plain)
+    return modules
+
+
+def casts_itself(vae: torch.nn.Module) -> bool:
+    """Do pipelines cast this VAE to float32 around its calls (SDXL's, in float16)? Then no run may meet another."""
+    return bool(getattr(getattr(vae, "config", None), "force_upcast", False)) and _dtype(vae) is torch.float16
+
+
+def _dtype(module: torch.nn.Module) -> torch.dtype | None:
+    parameter = next(module.parameters(), None)
+    return None if parameter is None else parameter.dtype

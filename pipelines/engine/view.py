@@ -1,0 +1,213 @@
+"""A run's own view of a shared pipeline: same weights, its own scheduler, stand-ins where it meets the engine.
+
+Knows how a diffusers pipeline keeps its components; knows neither threads nor scheduling. The pipeline's code
+is not changed: its call runs on a shallow copy whose denoiser, VAE, encoders and scheduler are this run's.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import functools
+import logging
+from collections import OrderedDict
+from collections.abc import Callable, Hashable, Iterator, Mapping
+from typing import Any, Protocol
+
+import diffusers
+import torch
+
+from pipelines.engine import preview
+from pipelines.engine.collate import Signature
+from pipelines.engine.embeddings import EmbeddingCache
+from pipelines.engine.shared import SharedModule
+from pipelines.errors import BadPicture, Cancelled
+from pipelines.facts import schedulers
+
+log = logging.getLogger("darkroom.view")
+
+Forward = Callable[..., Any]
+
+
+class Desk(Protocol):
+    """Where a run's stand-ins hand over their calls."""
+
+    width: int  # pixels that the run draws
+    height: int
+
+    def share(self, shared: SharedModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Make this call together with other runs' calls. May raise to stop the run."""
+
+    def alone(self, work: Callable[[], Any], module: torch.nn.Module | None = None) -> Any:
+        """Do this work on the engine's thread, with no other run in between, and this run's adapters on ``module``."""
+
+    def adapters(self, module: torch.nn.Module) -> Hashable:
+        """What this run's adapters make of ``module``: equal for runs that may take each other's outputs."""
+
+    def stepped(self, done: int, of: int) -> None:
+        """The run's scheduler has done a step."""
+
+    def wants_preview(self, done: int, of: int) -> bool:
+        """Did the client ask to see the picture as it is after this step?"""
+
+    def previewed(self, done: int, of: int, picture: torch.Tensor) -> None:
+        """What the picture would be: (n, 3, h, w), 0..1, at the VAE's own size."""
+
+
+def bind(
+    pipeline: Any,
+    desk: Desk,
+    *,
+    modules: Mapping[int, SharedModule],
+    scheduler: str | None = None,
+    embeddings: EmbeddingCache | None = None,
+) -> Any:
+    """A shallow copy of ``pipeline`` for one run, whose heavy modules work through ``desk``."""
+    view = copy.copy(pipeline)
+    own = copy.deepcopy(pipeline.scheduler) if scheduler is None else _make_scheduler(pipeline.scheduler, scheduler)
+    _count_steps(own, view, desk)
+    _put(view, "scheduler", own)
+    for name, component in pipeline.components.items():
+        if not isinstance(component, torch.nn.Module):
+            continue
+        shared = modules.get(id(component))
+        if name == "vae":
+            _put(view, name, _vae(component, shared, desk))
+        elif shared is not None:
+            _put(view, name, stand_in(component, forward=_shared(shared, desk)))
+        else:
+            _put(view, name, stand_in(component, forward=_encoder(component, desk, embeddings)))
+    return view
+
+
+def stand_in(module: torch.nn.Module, **methods: Forward) -> torch.nn.Module:
+    """A clone that shares the module's parameters, config and children, with some methods replaced.
+
+    A real nn.Module of the same class: isinstance, ``.config``, ``.dtype`` and ``.device`` go on working (a plain
+    proxy object breaks a pipeline's device discovery).
+    """
+    clone = copy.copy(module)
+    for name, method in methods.items():
+        clone.__dict__[name] = method
+    # A compiled module would call its graph and pass the replaced forward by.
+    clone.__dict__["_compiled_call_impl"] = None
+    # The real module is called through its own hooks; they must not run twice.
+    clone.__dict__["_forward_hooks"] = OrderedDict()
+    clone.__dict__["_forward_pre_hooks"] = OrderedDict()
+    return clone
+
+
+def _put(view: Any, name: str, component: Any) -> None:
+    # Past DiffusionPipeline.__setattr__, which would rewrite the config that all views share.
+    view.__dict__[name] = component
+
+
+def _shared(shared: SharedModule, desk: Desk) -> Forward:
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        return desk.share(shared, args, kwargs)
+
+    return forward
+
+
+def _encoder(module: torch.nn.Module, desk: Desk, embeddings: EmbeddingCache | None) -> Forward:
+    signature = Signature(module.forward)
+
+    def forward(*args: Any, **kwargs: Any) -> Any:
+        key = None
+        if embeddings is not None:
+            key = embeddings.key(module, signature.normalise(args, kwargs), desk.adapters(module))
+        if key is None or embeddings is None:
+            return desk.alone(lambda: module(*args, **kwargs), module)
+        kept = embeddings.get(key)
+        if kept is None:
+            kept = desk.alone(lambda: module(*args, **kwargs), module)
+            embeddings.put(key, kept)
+        return kept
+
+    return forward
+
+
+def _vae(vae: torch.nn.Module, shared: SharedModule | None, desk: Desk) -> torch.nn.Module:
+    plain: Any = vae
+
+    def encode(*args: Any, **kwargs: Any) -> Any:
+        return desk.alone(lambda: plain.encode(*args, **kwargs))
+
+    def decode(*args: Any, **kwargs: Any) -> Any:
+        if shared is None:
+            return desk.alone(lambda: plain.decode(*args, **kwargs))
+        return desk.share(shared, args, kwargs)
+
+    return stand_in(vae, encode=encode, decode=_guarded(decode, vae, desk))
+
+
+def _guarded(decode: Forward, vae: torch.nn.Module, desk: Desk) -> Forward:
+    """Decode; where low precision overflowed to NaN (diffusers#5803), decode once more in float32.
+
+    The look at the numbers makes a CUDA device wait for the host, so there it is only done for float16; what
+    other precisions make is checked with the finished picture.
+    """
+
+    def again(latents: torch.Tensor, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        exact: Any = copy.deepcopy(vae).float()
+        return exact.decode(latents.float(), *args, **kwargs)
+
+    def guarded(latents: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        looks = latents.device.type == "cpu" or latents.dtype is torch.float16
+        if looks and not bool(torch.isfinite(latents).all()):
+            raise BadPicture("the denoiser made NaN or infinite latents")
+        result = decode(latents, *args, **kwargs)
+        sample = result[0] if isinstance(result, tuple) else result.sample
+        if not looks or bool(torch.isfinite(sample).all()):
+            return result
+        return desk.alone(lambda: again(latents, args, kwargs))
+
+    return guarded
+
+
+def _count_steps(scheduler: Any, view: Any, desk: Desk) -> None:
+    step = scheduler.step
+    done = 0
+
+    @functools.wraps(step)  # pipelines ask step's signature whether to pass their generator
+    def counted(*args: Any, **kwargs: Any) -> Any:
+        nonlocal done
+        # Pipelines note how many steps this call really takes (fewer than asked for when strength < 1).
+        of = max(done + 1, getattr(view, "_num_timesteps", 0) or len(scheduler.timesteps))
+        clean = None
+        if desk.wants_preview(done + 1, of) and len(args) >= 3:
+            with _harmless():
+                clean = preview.clean_latents(scheduler, *args[:3])
+        result = step(*args, **kwargs)
+        done += 1
+        desk.stepped(done, of)
+        if clean is not None:
+            _show(view, desk, clean, done, of)
+        return result
+
+    scheduler.step = counted
+
+
+@contextlib.contextmanager
+def _harmless() -> Iterator[None]:
+    """A preview that cannot be made is left out; it never harms its run, whatever the pipeline and its VAE are."""
+    try:
+        yield
+    except (Cancelled, torch.AcceleratorError):
+        raise
+    except Exception as error:
+        log.warning("preview left out", extra={"error": type(error).__name__})
+
+
+def _show(view: Any, desk: Desk, clean: torch.Tensor, done: int, of: int) -> None:
+    with _harmless():
+        latents = preview.decodable(view, clean, desk.width, desk.height)
+        if latents is None:
+            return
+        decoded = view.vae.decode(latents.to(view.vae.dtype), return_dict=False)[0]
+        desk.previewed(done, of, preview.to_picture(decoded))
+
+
+def _make_scheduler(own: Any, name: str) -> Any:
+    class_name, options = schedulers.lookup(name)
+    return getattr(diffusers, class_name).from_config(own.config, **options)

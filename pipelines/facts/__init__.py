@@ -1,0 +1,1 @@
+"""What is told without torch: families, samplers, presets, folders."""

@@ -1,0 +1,1 @@
+"""From a folder to a device: loading, tuning, residency, and the check at load."""

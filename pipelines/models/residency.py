@@ -1,0 +1,246 @@
+"""Which models are on the device, in host memory, on disk; who may stay, who must go.
+
+Knows plans, bytes and pins; knows neither runs nor HTTP. A model in use is pinned and never evicted; the rest go
+least recently used first, when another needs the room: from a CUDA device to host memory, from there to disk.
+"""
+
+from __future__ import annotations
+
+import gc
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+import torch
+
+from pipelines.errors import DrawError, LoadRefused, OutOfMemory, is_out_of_memory
+from pipelines.models.loader import LoadedModel
+from pipelines.plan import ModelPlan
+
+log = logging.getLogger("darkroom.residency")
+
+_WORKING_SHARE = 0.25  # of the budget: kept for latents, activations and decoding
+_HOST_SHARE = 0.5  # of free host memory: for models that had to leave the device
+_CUDA_NO_MEMORY = 2  # cudaErrorMemoryAllocation: also what pinning host memory fails with, and no fault of the device
+
+
+class Place(StrEnum):
+    """Where a model's weights are."""
+
+    DISK = "unloaded"
+    LOADING = "loading"
+    DEVICE = "ready"
+    HOST = "offloaded"
+    BROKEN = "broken"
+
+
+class Watcher(Protocol):
+    """Who is told that a model has moved. Must return at once."""
+
+    def __call__(self, key: str, place: Place, reason: str, seconds: float) -> None: ...
+
+
+@dataclass
+class _Resident:
+    model: LoadedModel
+    size: int  # bytes on the device
+    host_size: int  # bytes of host memory, when it is there
+    pins: int = 0
+    place: Place = Place.DEVICE
+    leaving: bool = False  # a load makes room by it: who wants it again waits behind that load
+    used: float = field(default_factory=time.monotonic)
+
+
+class Residency:
+    """The models of one device, within ``budget`` bytes of weights. Safe to call from any thread.
+
+    ``load`` brings a model onto the device and may take minutes; ``size_of`` tells its bytes beforehand.
+    """
+
+    def __init__(
+        self,
+        load: Callable[[ModelPlan], LoadedModel],
+        size_of: Callable[[ModelPlan], int],
+        watcher: Watcher,
+        *,
+        device: torch.device,
+        budget: int,
+        host_budget: int = 0,
+    ) -> None:
+        self._load = load
+        self._size_of = size_of
+        self._watcher = watcher
+        self._device = device
+        self._budget = budget
+        self._host_budget = host_budget if device.type == "cuda" else 0
+        self._residents: dict[ModelPlan, _Resident] = {}
+        self._changed = threading.Condition()
+        self._loading = threading.Lock()  # one load at a time: they share the disk, the bus and the budget
+
+    def pin_if_ready(self, plan: ModelPlan) -> LoadedModel | None:
+        """The model, pinned, if it is on the device now and may stay; None without waiting if it is not."""
+        with self._changed:
+            resident = self._residents.get(plan)
+            if resident is None or resident.place is not Place.DEVICE or resident.leaving:
+                return None
+            resident.pins += 1
+            resident.used = time.monotonic()
+            return resident.model
+
+    def pin(self, plan: ModelPlan) -> LoadedModel:
+        """The model, pinned; brought to the device first if need be, once however many ask.
+
+        Raises LoadRefused, and OutOfMemory for a model that is larger than the budget.
+        """
+        with self._loading:
+            model = self.pin_if_ready(plan)
+            if model is not None:
+                return model
+            started = time.monotonic()
+            self._watcher(plan.key, Place.LOADING, "", 0.0)
+            try:
+                self._bring(plan)
+            except torch.AcceleratorError:
+                raise  # the device is lost to this process, which ends; another takes its place
+            except Exception as error:  # whatever it was: nobody may wait for this model for ever
+                if is_out_of_memory(error):
+                    self._watcher(plan.key, Place.BROKEN, "the device has no room for it", time.monotonic() - started)
+                    raise OutOfMemory("the device has no room for the model") from None
+                reason = str(error) if isinstance(error, DrawError) else f"{type(error).__name__}: {error}"
+                self._watcher(plan.key, Place.BROKEN, reason, time.monotonic() - started)
+                raise LoadRefused(reason) from error
+            self._watcher(plan.key, Place.DEVICE, "", time.monotonic() - started)
+            model = self.pin_if_ready(plan)
+        assert model is not None
+        return model
+
+    def unpin(self, plan: ModelPlan) -> None:
+        with self._changed:
+            self._residents[plan].pins -= 1
+            self._changed.notify_all()
+
+    def _bring(self, plan: ModelPlan) -> None:
+        resident = self._residents.get(plan)
+        size = resident.size if resident is not None else self._size_of(plan)
+        self._make_room(size, plan)
+        if resident is not None:
+            self._bring_back(plan, resident)
+            return
+        model = self._load(plan)
+        with self._changed:
+            self._residents[plan] = _Resident(model, model.weight_bytes(), model.host_bytes())
+
+    def _bring_back(self, plan: ModelPlan, resident: _Resident) -> None:
+        try:
+            resident.model.move(self._device)
+        except Exception:  # half of it may have moved: the next who wants it reads it from disk
+            with self._changed:
+                del self._residents[plan]
+            raise
+        with self._changed:
+            resident.place = Place.DEVICE
+        if torch.cuda.is_available():
+            torch.accelerator.empty_host_cache()
+
+    def _make_room(self, size: int, coming: ModelPlan) -> None:
+        """Evict until ``size`` more bytes fit. Raises LoadRefused if they never will."""
+        limit = int(self._budget * (1 - _WORKING_SHARE))
+        kept = sum(r.size for p, r in self._residents.items() if p.keep)
+        if size + kept > limit:
+            kept_says = f", {kept >> 20} MiB of them for models that it keeps" if kept else ""
+            raise LoadRefused(
+                f"its weights take {size >> 20} MiB; the device has {limit >> 20} MiB for weights{kept_says}"
+            )
+        while (leaver := self._wait_for_leaver(limit - size)) is not None:
+            self._evict(leaver, coming)
+
+    def _wait_for_leaver(self, limit: int) -> ModelPlan | None:
+        """The model to evict next, in use by nobody and marked as leaving; None if all fit into ``limit`` bytes."""
+        with self._changed:
+            while True:
+                for resident in self._residents.values():
+                    resident.leaving = False
+                there = {p: r for p, r in self._residents.items() if r.place is Place.DEVICE}
+                if sum(resident.size for resident in there.values()) <= limit:
+                    return None
+                plan = min((p for p in there if not p.keep), key=lambda p: _last_to_leave(p, there[p]))
+                resident = there[plan]
+                resident.leaving = True  # also while it is in use: steady work would hold it, and this load, for ever
+                if resident.pins == 0:
+                    return plan
+                self._changed.wait()
+
+    def _evict(self, plan: ModelPlan, coming: ModelPlan) -> None:
+        """Send away a model that is marked as leaving. Not under the lock: moving and collecting take seconds, and
+        the engine and all other models go on meanwhile."""
+        on_host = not plan.offload and self._make_room_on_host(self._residents[plan].host_size, coming)
+        self._left(plan, Place.HOST if on_host and self._move_to_host(plan) else Place.DISK)
+
+    def _make_room_on_host(self, size: int, coming: ModelPlan) -> bool:
+        """Drop models from host memory, least recently used first, until ``size`` more bytes fit; False if they never
+        will. ``coming`` is about to leave it, and does not count."""
+        if size > self._host_budget:
+            return False
+        while (oldest := self._too_many_on_host(self._host_budget - size, coming)) is not None:
+            self._left(oldest, Place.DISK)
+        return True
+
+    def _too_many_on_host(self, limit: int, coming: ModelPlan) -> ModelPlan | None:
+        """The least recently used of those in host memory, if they take more than ``limit`` bytes."""
+        hosted = {p: r for p, r in self._residents.items() if r.place is Place.HOST and p != coming}
+        if sum(resident.host_size for resident in hosted.values()) <= limit:
+            return None
+        return min(hosted, key=lambda plan: hosted[plan].used)
+
+    def _move_to_host(self, plan: ModelPlan) -> bool:
+        """False if there is no room after all; the model is of no more use then, for half of it may have moved."""
+        try:
+            self._residents[plan].model.move(torch.device("cpu"))
+        except Exception as error:
+            if isinstance(error, torch.AcceleratorError) and getattr(error, "error_code", None) != _CUDA_NO_MEMORY:
+                raise
+            log.warning("no host memory for a model", extra={"model": plan.key, "error": type(error).__name__})
+            return False
+        return True
+
+    def _left(self, plan: ModelPlan, place: Place) -> None:
+        """Note that a model is now on the host, or nowhere but on disk, and give back the memory where it was."""
+        with self._changed:
+            resident = self._residents[plan]
+            resident.place, resident.leaving = place, False
+            if place is Place.DISK:
+                del self._residents[plan]
+        del resident
+        if place is Place.DISK:
+            gc.collect()  # pipelines, and what drew on them, go round in circles: the weights would stay for now
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+            torch.accelerator.empty_host_cache()
+        log.info("model evicted", extra={"model": plan.key, "to": str(place)})
+        self._watcher(plan.key, place, "", 0.0)
+
+
+def _last_to_leave(plan: ModelPlan, resident: _Resident) -> tuple[bool, bool, float]:
+    """The greater, the later: those in use, then those that are offloaded and so give little room."""
+    return resident.pins > 0, plan.offload, resident.used
+
+
+def measure_budget(device: torch.device) -> tuple[int, int]:
+    """Bytes for models on ``device``, and of host memory for models that left it, from what is free now."""
+    host = _free_host_bytes()
+    if device.type == "cuda":
+        free, _ = torch.cuda.mem_get_info(device)
+        return int(free), int(host * _HOST_SHARE)
+    return host, 0
+
+
+def _free_host_bytes() -> int:
+    with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123, a kernel file, not a path of ours
+        for line in file:
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    return 8 << 30

@@ -1,0 +1,263 @@
+"""Proof at load: do this model's runs give together what they give alone?
+
+Knows the engine from outside. Two short runs are drawn alone and together and compared; the same call at one and
+at two pictures tells which arguments are rows; steps of growing batches tell what a row costs. A model that does
+not pass is served all the same, one run at a time.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import threading
+import time
+from collections.abc import Sequence
+
+import msgspec
+import torch
+
+from pipelines.engine import collate
+from pipelines.engine.engine import Engine
+from pipelines.engine.policy import BUCKETS, StepCost, fit_cost
+from pipelines.engine.run import Call
+from pipelines.engine.shared import SharedModule
+from pipelines.errors import DrawError, is_out_of_memory
+from pipelines.models.loader import LoadedModel
+from pipelines.plan import Drawing
+from pipelines.spec import Adapter, ImageSpec, Pixels, Task
+
+log = logging.getLogger("darkroom.selfcheck")
+
+_STEPS_A, _STEPS_B = 2, 3  # different, so that the two are at different timesteps when they share a step
+# How far a picture may be from itself drawn alone, against how far the two pictures are from each other. Measured
+# on a dozen families: 1e-6 in float32; half precision rounds at every layer.
+_TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+_COST_BUDGET_S = 2.5  # for measuring what a row costs
+_COST_COPIES = (1, 2, 4, 8, 16)
+_MIN_COPIES = 4  # sizes, for a cost
+_COST_ROUNDS = 4
+
+
+class _Collector:
+    """A sink that keeps what was drawn."""
+
+    def __init__(self) -> None:
+        self.drawn_by_id: dict[str, torch.Tensor] = {}
+        self.error: DrawError | None = None
+
+    def started(self, drawing: Drawing) -> None:
+        pass
+
+    def progress(self, drawing: Drawing, done: int, of: int) -> None:
+        pass
+
+    def previewed(self, drawing: Drawing, done: int, of: int, picture: torch.Tensor) -> None:
+        pass
+
+    def drawn(self, drawing: Drawing, drawn: torch.Tensor) -> None:
+        self.drawn_by_id[drawing.job_id] = drawn.float().cpu()
+
+    def failed(self, drawing: Drawing, error: DrawError) -> None:
+        self.error = error
+
+
+def check(model: LoadedModel) -> None:
+    """Decide whether ``model`` may share steps, and measure its step cost; the model keeps both. Raises DrawError
+    if it cannot draw at all."""
+    started = time.monotonic()
+    calls: list[Call] = []
+    drawing_a, drawing_b = _drawing(model, "a red apple", 1), _drawing(model, "two dogs on a beach", 2, steps=_STEPS_B)
+    alone_a = _draw(model, [drawing_a], calls)[0]
+    first = _first_calls(calls)
+    calls.clear()
+    _draw(model, [_drawing(model, "a red apple", 1, n=2)], calls)
+    for shared, call in _first_calls(calls).items():
+        shared.parts.update(collate.trace_parts(first[shared].arguments, call.arguments))
+        shared.output_parts.update(collate.trace_parts(first[shared].output, call.output))
+        if not shared.is_denoiser:
+            shared.pixels = math.prod(first[shared].output[0].shape[-2:]) / first[shared].area
+    alone_b = _draw(model, [drawing_b], [])[0]
+    stateful = [shared.name for shared in model.shared_modules.values() if shared.keeps_state()]
+    if stateful:
+        _unshare(model, f"the {stateful[0]} has a step cache")
+    else:
+        try:
+            together_a, together_b = _draw(model, [drawing_a, drawing_b], [])
+            _compare(model, (alone_a, alone_b), (together_a, together_b))
+        except DrawError as error:
+            _unshare(model, f"together fails: {error}")
+    if model.shares and model.adapters:
+        _check_adapters(model, drawing_a, alone_a, alone_b)
+    for shared, call in first.items():
+        if shared.is_denoiser and model.shares:
+            _measure(shared, call)
+            if shared.compiled:
+                _warm(shared, call)
+    log.info(
+        "model checked",
+        extra={
+            "model": model.plan.key,
+            "shared": model.shares,
+            "reason": model.reason,
+            "most_rows": {t.name: t.most_rows(c.area) for t, c in first.items() if t.is_denoiser},
+            "seconds": round(time.monotonic() - started, 2),
+        },
+    )
+
+
+def _check_adapters(model: LoadedModel, drawing: Drawing, base: torch.Tensor, other: torch.Tensor) -> None:
+    """May runs with different adapters share steps? They must give together what they give alone, up to the rounding
+    that any batch has, and nearer to that than to the picture without the adapter."""
+    name = model.adapters.names[0]
+    spec = msgspec.structs.replace(drawing.spec, adapters=(Adapter(name, 1.0),))
+    adapted = msgspec.structs.replace(drawing, job_id="check-adapter", spec=spec)
+    try:
+        alone = _draw(model, [adapted], [])[0]
+        together = _draw(model, [drawing, adapted], [])
+        off = max(float((a - b).abs().mean()) for a, b in zip((base, alone), together, strict=True))
+        allowed = _allowed(model) * float((base - other).abs().mean())
+        effect = float((base - alone).abs().mean())
+        model.adapters.mixed = off <= allowed and off <= effect / 2
+        reason = f"together differs from alone by {off:.2g}, of {effect:.2g} that {name} changes"
+    except DrawError as error:
+        model.adapters.mixed, reason = False, str(error)
+    model.adapters.rest()
+    if not model.adapters.mixed:
+        log.warning("adapters do not share steps", extra={"model": model.plan.key, "reason": reason})
+
+
+def _drawing(model: LoadedModel, prompt: str, seed: int, *, n: int = 1, steps: int = _STEPS_A) -> Drawing:
+    width, height = model.plan.native_width, model.plan.native_height
+    tasks = model.family.tasks
+    spec = ImageSpec(
+        model=model.plan.key,
+        prompt=prompt,
+        width=width,
+        height=height,
+        draw_width=width,
+        draw_height=height,
+        seed=seed,
+        steps=steps,
+        guidance=model.family.guidance,
+        sources=() if Task.TEXT_TO_IMAGE in tasks else (_grey(width, height, "RGB"),),
+        mask=_grey(width, height, "L") if tasks == {Task.INPAINTING} else None,
+    )
+    return Drawing(f"check-{seed}", model.plan, spec, tuple(range(seed, seed + n)))
+
+
+def _grey(width: int, height: int, mode: str) -> Pixels:
+    return Pixels(width, height, mode, bytes([160]) * (width * height * len(mode)))
+
+
+def _draw(model: LoadedModel, drawings: Sequence[Drawing], calls: list[Call]) -> list[torch.Tensor]:
+    sink = _Collector()
+    engine = Engine(sink, observe=calls.append)
+    left = threading.Semaphore(0)
+    engine.submit(model, *drawings, done=left.release)
+    for _ in drawings:
+        left.acquire()
+    engine.close()
+    if sink.error is not None:
+        raise sink.error
+    if engine.counts["retried_alone"]:
+        raise DrawError("a shared step had to be tried again alone")
+    return [sink.drawn_by_id[drawing.job_id] for drawing in drawings]
+
+
+def _first_calls(calls: Sequence[Call]) -> dict[SharedModule, Call]:
+    first: dict[SharedModule, Call] = {}
+    for call in calls:
+        first.setdefault(call.shared, call)
+    return first
+
+
+def _compare(
+    model: LoadedModel, alone: tuple[torch.Tensor, torch.Tensor], together: tuple[torch.Tensor, torch.Tensor]
+) -> None:
+    apart = float((alone[0] - alone[1]).abs().mean())
+    off = max(float((a - b).abs().mean()) for a, b in zip(alone, together, strict=True))
+    allowed = _allowed(model)
+    # Not a number, or two prompts that look alike, prove nothing: such a model runs unshared.
+    if not off <= allowed * apart:
+        _unshare(model, f"together differs from alone by {off:.2g}, of {apart:.2g} between two pictures")
+
+
+def _allowed(model: LoadedModel) -> float:
+    dtype = next((p.dtype for t in model.shared_modules.values() if t.is_denoiser for p in t.module.parameters()), None)
+    return _TOLERANCE.get(dtype or torch.float32, 1e-3)
+
+
+def _unshare(model: LoadedModel, reason: str) -> None:
+    model.shares, model.reason = False, reason
+
+
+def _measure(shared: SharedModule, call: Call) -> None:
+    """Time the call with its rows once, twice, four times …, in rounds, until the budget is spent.
+
+    The best of several rounds counts, and rounds go through all sizes: a busy machine then slows every size alike.
+    Where the budget is spent before there are sizes enough for a line, all that the largest took is taken for its
+    rows': so slow a step has no fixed cost to speak of.
+    """
+    best: dict[int, float] = {}
+    fitting = list(_COST_COPIES)
+    spent_s = 0.0
+    for copies in _COST_COPIES * _COST_ROUNDS:
+        if spent_s > _COST_BUDGET_S:
+            break
+        if copies > fitting[-1]:
+            continue
+        rows = [call.rows] * copies
+        try:
+            arguments = collate.merge([call.arguments] * copies, rows, shared.parts)
+            if sum(rows) not in best and _is_on_cuda(shared):
+                _seconds(shared, arguments)  # a shape's first forward chooses kernels, and compiles: no step's cost
+            seconds = _seconds(shared, arguments)
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            fitting = [fewer for fewer in fitting if fewer < copies] or [0]
+            torch.cuda.empty_cache()
+            continue
+        best[sum(rows)] = min(seconds, best.get(sum(rows), seconds))
+        spent_s += seconds
+    if len(best) >= _MIN_COPIES:
+        shared.cost = fit_cost(sorted(best.items()), call.area)
+    elif spent_s > _COST_BUDGET_S:
+        most = max(best)
+        shared.cost = StepCost(0.0, best[most] / most, call.area)
+    if fitting[-1] < _COST_COPIES[-1]:
+        shared.learned_rows[call.area] = max(1, call.rows * fitting[-1])
+
+
+def _warm(shared: SharedModule, call: Call) -> None:
+    """Run a compiled module once with each number of rows that it will be called with: it compiles before anybody
+    waits for it."""
+    row = collate.take_rows(call.arguments, 0, 1, call.rows, shared.parts)
+    for rows in (size for size in BUCKETS if size <= shared.most_rows(call.area)):
+        try:
+            _seconds(shared, collate.merge([row] * rows, [1] * rows, shared.parts))
+        except Exception as error:
+            if not is_out_of_memory(error):
+                raise
+            shared.learned_rows[call.area] = max(1, rows // 2)
+            torch.cuda.empty_cache()
+            break
+
+
+def _seconds(shared: SharedModule, arguments: dict[str, object]) -> float:
+    _synchronise(shared)
+    started = time.perf_counter()
+    with torch.no_grad():
+        shared.function(**arguments)
+    _synchronise(shared)
+    return time.perf_counter() - started
+
+
+def _synchronise(shared: SharedModule) -> None:
+    if _is_on_cuda(shared):
+        torch.cuda.synchronize(next(shared.module.parameters()).device)
+
+
+def _is_on_cuda(shared: SharedModule) -> bool:
+    parameter = next(shared.module.parameters(), None)
+    return parameter is not None and parameter.is_cuda

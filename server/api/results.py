@@ -1,0 +1,164 @@
+"""Finished pictures → the answer: stored behind signed URLs, inline as base64, or both.
+
+Knows the answer's shape and where URLs come from; a URL is never made from the Host header.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import anyio.to_thread
+import msgspec
+from fastapi import Request, Response
+
+from pipelines.plan import Drawing
+from pipelines.spec import Picture
+from server.api.services import Services
+from server.api.usage import usage
+from server.api.wire import ImageFields
+from server.catalog.catalog import Model
+from server.errors import ServerFault, StoreFull
+from server.jobs.job import Job
+from server.storage.store import Store, new_name
+from server.worker.protocol import Finished
+
+log = logging.getLogger("darkroom.api")
+
+
+class Wanted(NamedTuple):
+    """In which forms a picture is answered."""
+
+    url: bool
+    inline: bool
+    spare_url: bool = False  # left out where there is no room: nobody asked for it, and the picture is inline
+
+
+@dataclass(frozen=True)
+class Item:
+    """One picture of an answer."""
+
+    seed: int
+    data: bytes | None  # where it is wanted inline
+    url: str | None  # where that is wanted
+    background: str  # as it came out: no flat ground, nothing to cut
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """Everything that answers say, whatever their shape."""
+
+    created: int  # unix seconds
+    model: str
+    size: str
+    quality: str
+    background: str
+    output_format: str
+    items: tuple[Item, ...]
+    usage: dict[str, Any]
+    usage_of_one: dict[str, Any]  # of each picture, where each has an event of its own
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(len(item.data or b"") for item in self.items)
+
+
+def wanted(fields: ImageFields, model: Model) -> Wanted:
+    """A stream always carries its pictures; beside them, URLs only where they were asked for by name."""
+    if fields.stream:
+        return Wanted(url=fields.response_format == "url", inline=True)
+    form = fields.response_format or model.entry.default_response
+    return Wanted(url=form in ("url", "both"), inline=form in ("b64_json", "both"), spare_url=form == "both")
+
+
+async def deliver(
+    services: Services, fields: ImageFields, model: Model, job: Job, drawing: Drawing, finished: Finished, base: str
+) -> Outcome:
+    """Keep the pictures, as far as they are to be kept. Raises StoreFull when one cannot be that must."""
+    form = wanted(fields, model)
+    items = []
+    for picture in finished.pictures:
+        url = await _url(services, picture, base, spare=form.spare_url) if form.url else None
+        items.append(Item(picture.seed, picture.data if form.inline else None, url, background(picture.transparent)))
+    return Outcome(
+        created=job.created,
+        model=model.id,
+        size=f"{drawing.spec.width}x{drawing.spec.height}",
+        quality=fields.quality,
+        background=background(any(picture.transparent for picture in finished.pictures)),
+        output_format=fields.output_format,
+        items=tuple(items),
+        usage=usage(drawing, finished.text_tokens, len(items)),
+        usage_of_one=usage(drawing, finished.text_tokens, 1),
+    )
+
+
+def background(transparent: bool) -> str:
+    return "transparent" if transparent else "opaque"
+
+
+async def answer(outcome: Outcome) -> Response:
+    """The 200 answer in OpenAI's shape."""
+    body = {
+        "created": outcome.created,
+        "data": [item_fields(item) for item in outcome.items],
+        "model": outcome.model,
+        "size": outcome.size,
+        "quality": outcome.quality,
+        "background": outcome.background,
+        "output_format": outcome.output_format,
+        "usage": outcome.usage,
+    }
+    return await written(body)
+
+
+async def written(body: dict[str, Any]) -> Response:
+    """JSON with pictures in it: tens of megabytes of base64, which msgspec makes of bytes as it writes, on a thread."""
+    encoded = await anyio.to_thread.run_sync(msgspec.json.encode, body)
+    return Response(encoded, media_type="application/json")
+
+
+def item_fields(item: Item) -> dict[str, Any]:
+    fields: dict[str, Any] = {"seed": item.seed}
+    if item.data is not None:
+        fields["b64_json"] = item.data
+    if item.url is not None:
+        fields["url"] = item.url
+    return fields
+
+
+async def _url(services: Services, picture: Picture, base: str, *, spare: bool) -> str | None:
+    """Where the picture is kept from now on; None if it is not, which it must be unless ``spare``."""
+    try:
+        if spare and not await services.store.has_room(len(picture.data)):
+            return None
+        return base + await _stored(services, picture)
+    except (StoreFull, ServerFault) as error:
+        if not spare:
+            raise
+        log.warning("picture not kept; it is answered inline", extra={"error": error.message})
+        return None
+
+
+async def _stored(services: Services, picture: Picture) -> str:
+    """Store a picture; the signed path at which it is found."""
+    name = new_name(picture.mime)
+    await services.store.put(name, picture.data, picture.mime)
+    return services.signer.url_path(name, int(time.time()) + services.settings.url_lifetime_s)
+
+
+async def require_room(store: Store, drawing: Drawing) -> None:
+    """Raise StoreFull if the store could not hold the job's pictures, reckoned without compression."""
+    if not await store.has_room(drawing.spec.width * drawing.spec.height * 4 * len(drawing.seeds)):
+        raise StoreFull("The server has no room to keep pictures; response_format b64_json still works.")
+
+
+def base_url(services: Services, request: Request) -> str:
+    """What a client types before the path: the public_url setting, else the address it reached us at."""
+    if services.settings.public_url is not None:
+        return services.settings.public_url
+    # The local end of this very connection, as the socket knows it: no client can choose it.
+    host, port = request.scope["server"]
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"

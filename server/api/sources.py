@@ -1,0 +1,106 @@
+"""From what a request carries as pictures to decoded pixels of the size that the job needs.
+
+Knows where pictures come from and how large they must be; decoding runs on threads, off the event loop.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+
+import anyio.to_thread
+from PIL import Image, ImageChops
+
+from pipelines.pictures.fitting import cover, to_pil, to_pixels
+from pipelines.pictures.masks import cover_mask, feather, stretch
+from pipelines.spec import Pixels, Task
+from server.api.services import Services
+from server.api.specs import Sources, target_size
+from server.api.wire import ImageFields
+from server.catalog.catalog import Model
+from server.inputs.decode import Decoded, decode_image, decode_mask
+from server.inputs.source import read_source
+
+_MAX_REFERENCE_PIXELS = 4 * 1024 * 1024  # a reference larger than this is shrunk before it goes to the worker
+
+
+async def read_sources(services: Services, texts: Sequence[str], *, param: str) -> list[bytes]:
+    """The bytes behind URLs, data: URLs and base64 texts, in order."""
+    return [await read_source(text, fetcher=services.fetcher, limits=services.limits, param=param) for text in texts]
+
+
+async def make_sources(
+    services: Services,
+    fields: ImageFields,
+    model: Model,
+    images: Sequence[bytes],
+    mask: bytes | None,
+    *,
+    holes: bool = True,
+) -> tuple[tuple[int, int], Sources]:
+    """Decode the pictures and bring them to the size of the job. Returns that size, and the sources.
+
+    ``holes``: what is transparent may be what to repaint, where the model has it so.
+    """
+    if not images:
+        return target_size(fields, model, None), Sources()
+    make = functools.partial(_make, services, fields, model, images, mask, holes=holes)
+    return await anyio.to_thread.run_sync(make, limiter=services.decoding)
+
+
+def _make(
+    services: Services,
+    fields: ImageFields,
+    model: Model,
+    images: Sequence[bytes],
+    mask: bytes | None,
+    *,
+    holes: bool,
+) -> tuple[tuple[int, int], Sources]:
+    decoded = [decode_image(data, limits=services.limits, param="image") for data in images]
+    size = target_size(fields, model, decoded[0].rgb)
+    painted, kept = None, None
+    if mask is not None:
+        painted = _mask_for(decode_mask(mask, limits=services.limits, param="mask"), decoded[0].rgb, size)
+        if decoded[0].rgba is not None and fields.background != "opaque" and fields.output_format != "jpeg":
+            kept = _cover(decoded[0].rgba, size)
+    elif holes and len(decoded) == 1 and _is_its_own_mask(decoded[0], model):
+        painted, kept = _holes(decoded[0], size)
+    fit = _shrink if model.family.by_instruction else _cover
+    first = _cover if painted is not None else fit  # cut like its mask, pixel by pixel
+    sources = (first(decoded[0].rgb, size), *(fit(picture.rgb, size) for picture in decoded[1:]))
+    return size, Sources(sources, painted, kept)
+
+
+def _mask_for(mask: Pixels, source: Pixels, size: tuple[int, int]) -> Pixels:
+    """A mask of any size is brought to its picture's first, so that both are then cut alike."""
+    whole = stretch(to_pil(mask), source.width, source.height)
+    return to_pixels(feather(cover_mask(whole, *size)))
+
+
+def _is_its_own_mask(source: Decoded, model: Model) -> bool:
+    """Does this model repaint what is transparent in a source that comes without a mask?"""
+    if not model.entry.alpha_mask or source.alpha is None or Task.INPAINTING not in model.family.tasks:
+        return False
+    return 0 in source.alpha.data
+
+
+def _holes(source: Decoded, size: tuple[int, int]) -> tuple[Pixels, Pixels]:
+    """The transparency of a picture as its mask, and its colours, which go over what is drawn in the holes."""
+    assert source.alpha is not None
+    assert source.rgba is not None
+    mask = cover_mask(ImageChops.invert(to_pil(source.alpha)), *size)
+    return to_pixels(mask), to_pixels(cover(to_pil(source.rgba), *size).convert("RGB"))
+
+
+def _cover(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    return to_pixels(cover(to_pil(pixels), *size))
+
+
+def _shrink(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+    """A reference keeps its own shape; the pipeline brings it to the size it wants."""
+    scale = (_MAX_REFERENCE_PIXELS / (pixels.width * pixels.height)) ** 0.5
+    if scale >= 1:
+        return pixels
+    smaller = (max(1, round(pixels.width * scale)), max(1, round(pixels.height * scale)))
+    return to_pixels(to_pil(pixels).resize(smaller, Image.Resampling.LANCZOS))

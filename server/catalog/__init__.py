@@ -1,0 +1,1 @@
+"""models.yaml: what clients may name, and what draws for it."""

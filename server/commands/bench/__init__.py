@@ -1,0 +1,1 @@
+"""``darkroom bench``: load on a running server."""

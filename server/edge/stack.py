@@ -1,0 +1,31 @@
+"""The order of the layers around one application. Knows the order and nothing else; see ``server.edge``."""
+
+from __future__ import annotations
+
+from fastapi import FastAPI
+
+from server.edge import answers
+from server.edge.access_log import AccessLog, Count
+from server.edge.auth import Auth
+from server.edge.body import BodyLimit
+from server.edge.boundary import ErrorBoundary
+from server.edge.keys import Keyring
+from server.edge.lingering_close import UnreadBody
+from server.edge.request_id import RequestIds
+from server.settings import Settings
+
+
+def install(app: FastAPI, settings: Settings, keyring: Keyring, *, count: Count | None = None) -> None:
+    """Put every layer around ``app`` and give its own failures the one shape. Once, before it serves.
+
+    ``count`` is told the route template and status of every request, for metrics.
+    """
+    answers.install(app)
+    app.router.redirect_slashes = False  # Starlette builds that redirect from the Host header
+    # Starlette puts each added layer outside those before it: innermost first.
+    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
+    app.add_middleware(Auth, settings=settings, keyring=keyring)
+    app.add_middleware(ErrorBoundary)
+    app.add_middleware(AccessLog, count=count)
+    app.add_middleware(UnreadBody)
+    app.add_middleware(RequestIds)

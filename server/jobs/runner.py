@@ -1,0 +1,113 @@
+"""The studio: takes a job from admission to its pictures, or to the one error that says why not.
+
+Knows the queue, the workers and deadlines; knows nothing of HTTP. Cancelling the awaiting task cancels the job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import copy
+import hashlib
+import logging
+import time
+from collections.abc import Iterator
+
+import msgspec
+
+from pipelines.plan import Drawing
+from pipelines.spec import Encoding
+from server.errors import DarkroomError, DeadlineExceeded, GenerationFailed, ServerFault, WorkerLost
+from server.jobs.job import Job, State
+from server.jobs.queue import JobQueue
+from server.telemetry import Metrics
+from server.worker import protocol
+from server.worker.local import LocalWorker
+
+log = logging.getLogger("darkroom.jobs")
+
+_FATAL_DEATHS = 2  # a job that was running at two deaths of a worker is not tried a third time
+_MEMORY_S = 600.0  # for how long deaths are remembered
+
+
+class JobRunner:
+    """Draws jobs on the workers of this server."""
+
+    def __init__(self, queue: JobQueue, worker: LocalWorker, metrics: Metrics, *, log_prompts: bool = False) -> None:
+        self._queue = queue
+        self._worker = worker
+        self._metrics = metrics
+        self._log_prompts = log_prompts
+        self._deaths: dict[bytes, tuple[int, float]] = {}  # fingerprint → deaths, last (monotonic)
+
+    @contextlib.contextmanager
+    def ending(self, job: Job) -> Iterator[None]:
+        """The job ends with what is done inside: done, failed or cancelled, whatever happens."""
+        outcome = State.FAILED
+        try:
+            yield
+            outcome = State.DONE
+        except asyncio.CancelledError:
+            outcome = State.CANCELLED
+            raise
+        except DarkroomError as error:
+            job.error = copy.copy(error)  # without its frames, which hold the sources
+            raise
+        except Exception:
+            job.error = ServerFault("The server failed on this job; its log says why.")
+            raise
+        finally:
+            drawing = job.drawing
+            job.transition(outcome)
+            self._count(job, drawing)
+
+    def prepared(self, job: Job, drawing: Drawing) -> None:
+        """Everything about the job is decided. Raises GenerationFailed for one that kills workers."""
+        # As long as no worker has died, no source need be hashed.
+        deaths, last = self._deaths.get(_fingerprint(drawing), (0, 0.0)) if self._deaths else (0, 0.0)
+        if deaths >= _FATAL_DEATHS and time.monotonic() - last < _MEMORY_S:
+            raise GenerationFailed("This request ended the process that drew it twice; it is not tried again.")
+        job.prepared(drawing)
+
+    async def draw(self, job: Job, drawing: Drawing, encoding: Encoding) -> protocol.Finished:
+        """Wait for the job's turn and draw it: its pictures, in the order of its seeds, and what they cost."""
+        try:
+            async with asyncio.timeout_at(job.deadline_s), self._queue.turn(job.principal, job.key):
+                job.transition(State.RUNNING)
+                finished = await self._worker.draw(drawing, encoding, job.stepped, job.previewed)
+        except TimeoutError:
+            raise DeadlineExceeded("The job did not finish in the time that this server allows.") from None
+        except WorkerLost:
+            self._note_death(drawing)
+            raise
+        self._metrics.draw_seconds.labels(job.model).observe(finished.seconds)
+        self._metrics.pictures.labels(job.model).inc(len(finished.pictures))
+        return finished
+
+    def _count(self, job: Job, drawing: Drawing | None) -> None:
+        seconds = time.monotonic() - job.admitted_s
+        self._metrics.jobs.labels(job.model, str(job.state)).inc()
+        self._metrics.job_seconds.labels(job.model).observe(seconds)
+        fields: dict[str, object] = {
+            "job": job.key,
+            "model": job.model,
+            "outcome": str(job.state),
+            "seconds": round(seconds, 3),
+        }
+        if drawing is not None:
+            fields |= {"task": str(drawing.spec.task), "n": len(drawing.seeds)}
+        if drawing is not None and self._log_prompts:
+            fields["prompt"] = drawing.spec.prompt
+        log.info("job ended", extra=fields)
+
+    def _note_death(self, drawing: Drawing) -> None:
+        now = time.monotonic()
+        self._deaths = {print_: seen for print_, seen in self._deaths.items() if now - seen[1] < _MEMORY_S}
+        key = _fingerprint(drawing)
+        self._deaths[key] = (self._deaths.get(key, (0, 0.0))[0] + 1, now)
+
+
+def _fingerprint(drawing: Drawing) -> bytes:
+    """Alike for a request and its repeats, whose seeds may be new ones."""
+    spec = msgspec.structs.replace(drawing.spec, seed=0)
+    return hashlib.sha256(msgspec.msgpack.encode(spec)).digest()

@@ -1,0 +1,100 @@
+"""The worker process: reads messages from the inherited socket, draws, writes messages back.
+
+Started by module name with the socket's file descriptor; the only module above ``pipelines`` that imports
+torch. Knows the protocol and the engine; never speaks HTTP, opens no port, fetches nothing.
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+import os
+import signal
+import socket
+import sys
+import threading
+
+# Before any import that reads them: nothing is ever fetched, nothing is ever reported.
+os.environ.update(
+    HF_HUB_OFFLINE="1",
+    TRANSFORMERS_OFFLINE="1",
+    HF_HUB_DISABLE_TELEMETRY="1",
+    DIFFUSERS_DISABLE_TELEMETRY="1",
+    DO_NOT_TRACK="1",
+    TRANSFORMERS_VERBOSITY="error",
+    DIFFUSERS_VERBOSITY="error",
+)
+
+if __name__ == "__main__":
+    # Ctrl-C reaches the whole process group, also while torch is still being imported; the front decides when to stop.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as service managers send it to all processes of a service
+
+import torch
+
+from pipelines.models import loader
+from server.telemetry import configure_logging
+from server.worker import protocol
+from server.worker.child.device import Device
+from server.worker.child.link import Link
+
+log = logging.getLogger("darkroom.worker")
+
+
+def serve(sock: socket.socket, device_setting: str) -> None:
+    """Read and obey messages until the front says stop or goes away."""
+    loader.quiet_libraries()
+    link = Link(sock)
+    where = loader.choose_device(device_setting)
+    name = torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU"
+    device = Device(where, link)
+    link.send(protocol.Hello(str(where), name, str(torch.__version__)))
+    while (message := link.receive()) is not None:
+        match message:
+            case protocol.Load(plan):
+                device.preload(plan)
+            case protocol.Draw(drawing, encoding):
+                device.reporter.expect(drawing, encoding)
+                device.draw(drawing)
+            case protocol.Cancel(job_id):
+                device.cancel(job_id)
+            case protocol.Stop():
+                break
+    if message is None:
+        os._exit(1)  # the front is gone: nobody waits for what is still being drawn
+    device.close()
+    link.close()
+
+
+def _die(failure: threading.ExceptHookArgs) -> None:
+    log.critical(
+        "worker thread failed", exc_info=(failure.exc_type, failure.exc_value or Exception(), failure.exc_traceback)
+    )
+    sys.stderr.flush()
+    os._exit(1)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--fd", type=int, required=True)
+    parser.add_argument("--device", required=True)
+    parser.add_argument("--log-level", default="info")
+    arguments = parser.parse_args()
+    configure_logging(arguments.log_level, process="worker")
+    threading.excepthook = _die  # a thread of ours that fails would leave drawings waiting for ever
+    code = 0
+    try:
+        with socket.socket(fileno=arguments.fd) as sock:
+            serve(sock, arguments.device)
+    except OSError:
+        code = 1  # the front is gone
+    except Exception:
+        log.exception("worker failed")
+        code = 1
+    # At once: a thread that still waits would keep the process for ever, and Python takes seconds to unload torch.
+    sys.stderr.flush()
+    os._exit(code)
+
+
+if __name__ == "__main__":
+    main()

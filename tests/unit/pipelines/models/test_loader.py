@@ -1,0 +1,189 @@
+"""How much of a device a model will take: told from its files before it is loaded, and from its tensors afterwards."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+import torch
+from diffusers import DiffusionPipeline
+from safetensors.torch import save_file
+from torch.testing._internal.two_tensor import TwoTensor
+
+from pipelines.errors import LoadRefused
+from pipelines.models import loader, tuning
+from pipelines.models.loader import LoadedModel, load, weight_bytes
+from pipelines.plan import AdapterFile, ModelPlan
+from server.catalog.catalog import Model
+
+CPU, CUDA = torch.device("cpu"), torch.device("cuda")
+UNET = {"proj.weight": (64, 32), "conv.weight": (8, 8, 3, 3), "proj.bias": (64,)}
+TEXT = {"embed.weight": (100, 16), "layer.weight": (16, 16)}
+
+
+def elements(shapes: dict[str, tuple[int, ...]]) -> int:
+    return sum(torch.Size(shape).numel() for shape in shapes.values())
+
+
+def write(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    save_file({name: torch.zeros(shape, dtype=torch.float16) for name, shape in shapes.items()}, path)
+
+
+@pytest.fixture
+def plan(tmp_path: Path) -> ModelPlan:
+    """A folder as hubs have them: variants and twins beside the weights, and files of no component."""
+    parts = {
+        "unet": ["diffusers", "UNet2DConditionModel"],
+        "text_encoder": ["transformers", "CLIPTextModel"],
+        "scheduler": ["diffusers", "DDIMScheduler"],
+        "safety_checker": [None, None],
+    }
+    folder = tmp_path / "model"
+    write(folder / "v1-5-pruned.safetensors", UNET | TEXT)
+    write(folder / "old_text_encoder" / "model.safetensors", TEXT)
+    write(folder / "safety_checker" / "model.safetensors", TEXT)
+    for variant in ("", ".fp16", ".non_ema"):
+        write(folder / "unet" / f"diffusion_pytorch_model{variant}.safetensors", UNET)
+    write(folder / "text_encoder" / "model.fp16.safetensors", TEXT)
+    shards = {name: f"model-0000{number}-of-00002.safetensors" for number, name in enumerate(TEXT, 1)}
+    for name, file in shards.items():
+        write(folder / "text_encoder" / file, {name: TEXT[name]})
+    index = folder / "text_encoder" / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": shards}))
+    for name in ("unet", "text_encoder"):
+        (folder / name / "config.json").write_text("{}")
+    (folder / "scheduler").mkdir()
+    (folder / "model_index.json").write_text(json.dumps({"_class_name": "X", **parts}))
+    return ModelPlan("m", str(folder), "other")
+
+
+@pytest.fixture(scope="module")
+def loaded(mini: Model) -> LoadedModel:
+    return load(mini.plan, CPU)
+
+
+def test_variants_twins_and_files_of_no_component_do_not_count(plan: ModelPlan) -> None:
+    """All of them did: ordinary hub folders were taken for three to four times what they are, and refused."""
+    assert weight_bytes(plan, CPU) == 4 * (elements(UNET) + elements(TEXT))
+    assert weight_bytes(plan, CUDA) == 2 * (elements(UNET) + elements(TEXT))
+
+
+def test_weights_under_a_name_of_their_own_count(plan: ModelPlan) -> None:
+    for file in (Path(plan.folder) / "unet").glob("*.safetensors"):
+        file.unlink()
+    write(Path(plan.folder) / "unet" / "its_own_name.safetensors", UNET)
+    assert weight_bytes(plan, CPU) == 4 * (elements(UNET) + elements(TEXT))
+
+
+def test_loras_count_and_broken_ones_do_not(plan: ModelPlan, tmp_path: Path) -> None:
+    write(tmp_path / "ink.safetensors", {"lora": (8, 8)})
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    files = tuple(AdapterFile(name, str(tmp_path / f"{name}.safetensors")) for name in ("ink", "torn"))
+    with_loras = msgspec.structs.replace(plan, adapters=files)
+    assert weight_bytes(with_loras, CPU) == weight_bytes(plan, CPU) + 4 * 64
+
+
+@pytest.mark.parametrize(("quantise", "per_element"), [("int8", 1), ("float8", 1), ("nf4", 0.5625)])
+def test_a_quantised_denoiser_takes_less(plan: ModelPlan, quantise: str, per_element: float) -> None:
+    """It was refused for a size that it never has. What is no matrix, and what is not the denoiser, stays as it is."""
+    quantised = msgspec.structs.replace(plan, quantise=quantise)
+    matrix = 64 * 32
+    whole = 2 * (elements(UNET) - matrix + elements(TEXT))
+    assert weight_bytes(quantised, CUDA) == int(matrix * per_element) + whole
+
+
+def test_what_is_quantised_is_what_counts_as_quantised() -> None:
+    assert loader._QUANTISED == tuning._DENOISERS
+
+
+def test_an_offloaded_model_takes_the_layer_that_runs_and_the_next(plan: ModelPlan, loaded: LoadedModel) -> None:
+    """It was refused where it did not fit as a whole, which is what offloading is for."""
+    offloaded = msgspec.structs.replace(plan, offload=True)
+    assert weight_bytes(offloaded, CUDA) == 2 * 2 * (64 * 32)
+    assert weight_bytes(offloaded, CPU) == weight_bytes(plan, CPU)  # nothing is offloaded there
+    modules = (loaded._base.unet, loaded._base.text_encoder, loaded._base.vae)
+    largest = max(p.numel() * p.element_size() for module in modules for p in module.parameters())
+    offloaded = msgspec.structs.replace(loaded.plan, offload=True)
+    again = LoadedModel(offloaded, loaded._base, loaded.family, CUDA)
+    assert again.weight_bytes() == 2 * largest < loaded.weight_bytes()
+
+
+def test_a_tensor_made_of_smaller_ones_counts_as_what_it_is_made_of(loaded: LoadedModel) -> None:
+    """torchao's say that they are bfloat16."""
+    before = loaded.weight_bytes()
+    module = torch.nn.Linear(4, 4, bias=False)
+    module.weight = torch.nn.Parameter(TwoTensor(torch.zeros(4, 4), torch.zeros(4, 4)), requires_grad=False)
+    loaded._base.unet.extra = module
+    try:
+        assert loaded.weight_bytes() == before + 2 * 4 * 16
+    finally:
+        del loaded._base.unet.extra
+
+
+def test_what_is_told_from_the_files_is_what_the_model_then_takes(mini: Model, loaded: LoadedModel) -> None:
+    assert weight_bytes(mini.plan, CPU) == pytest.approx(loaded.weight_bytes(), rel=0.01)
+
+
+def test_a_broken_folder_is_refused_before_any_model_makes_room_for_it(plan: ModelPlan) -> None:
+    (Path(plan.folder) / "model_index.json").unlink()
+    with pytest.raises(LoadRefused, match=r"model_index\.json is missing"):
+        weight_bytes(plan, CPU)
+
+
+def test_a_lost_device_is_no_broken_folder(mini: Model, monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch's error of a lost device is a RuntimeError, as those of broken folders are."""
+
+    def fail(*args: Any, **kwargs: Any) -> Any:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr(DiffusionPipeline, "from_pretrained", fail)
+    with pytest.raises(torch.AcceleratorError):
+        load(mini.plan, CPU)
+
+
+@pytest.mark.parametrize("way", [CPU, CUDA])
+def test_weights_leave_cuda_for_pinned_memory_and_come_back_at_the_speed_of_the_bus(
+    way: torch.device, loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch pins what it copies to the host without blocking. Whoever reads it must wait for the copies."""
+    done: list[Any] = []
+    monkeypatch.setattr(torch.nn.Module, "to", lambda self, *args, **kwargs: done.append((type(self), args, kwargs)))
+    monkeypatch.setattr(torch.cuda, "synchronize", done.append)
+    parts = (loaded._base.text_encoder, loaded._base.unet, loaded._base.vae)
+    LoadedModel(loaded.plan, loaded._base, loaded.family, CUDA).move(way)
+    *moved, last = done
+    assert sorted(moved, key=str) == sorted(((type(p), (way,), {"non_blocking": True}) for p in parts), key=str)
+    assert last == CUDA
+
+
+def test_quantised_weights_are_moved_by_their_library(loaded: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    done: list[Any] = []
+    monkeypatch.setattr(type(loaded._base), "to", lambda self, device: done.append(device))
+    quantised = msgspec.structs.replace(loaded.plan, quantise="nf4")
+    LoadedModel(quantised, loaded._base, loaded.family, CUDA).move(CPU)
+    assert done == [CPU]
+
+
+def test_pinned_memory_comes_in_powers_of_two(loaded: LoadedModel) -> None:
+    module = torch.nn.Linear(3, 5)
+    before = loaded.host_bytes()
+    loaded._base.unet.extra = module
+    try:
+        assert loaded.host_bytes() - before == 64 + 32  # of 3 · 5 and of 5 float32
+    finally:
+        del loaded._base.unet.extra
+
+
+def test_what_diffusers_says_of_a_broken_folder_names_no_path(plan: ModelPlan) -> None:
+    """/readyz shows the reason to anyone."""
+    folder = Path(plan.folder)
+    index = json.loads((folder / "model_index.json").read_text())
+    (folder / "model_index.json").write_text(json.dumps({**index, "_class_name": "StableDiffusionPipeline"}))
+    (folder / "unet" / "config.json").unlink()
+    with pytest.raises(LoadRefused, match="could not load") as refused:
+        load(plan, CPU)
+    assert str(folder.parent) not in str(refused.value)

@@ -1,0 +1,373 @@
+"""Which models may be on the device: one load however many ask, no eviction while in use, the budget kept."""
+
+from __future__ import annotations
+
+import gc
+import threading
+import time
+import weakref
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.errors import LoadRefused, OutOfMemory
+from pipelines.models.residency import Place, Residency
+from pipelines.plan import ModelPlan
+from tests.running import eventually
+
+GIB = 1 << 30
+
+
+class Weights:
+    """As much of a loaded model as residency asks of it."""
+
+    def __init__(self, plan: ModelPlan, house: House) -> None:
+        self.plan = plan
+        self._house = house
+
+    def weight_bytes(self) -> int:
+        return self._house.size_of(self.plan)
+
+    def host_bytes(self) -> int:
+        return self._house.size_of(self.plan)
+
+    def move(self, device: torch.device) -> None:
+        self._house.moving.set()
+        assert self._house.may_move.wait(10)
+        if device.type == self._house.no_way_to:
+            raise self._house.moving_error
+
+
+class House:
+    """A residency with room for two models of 1 GiB (on CUDA, host memory has room for so many), and a record of what
+    it did."""
+
+    def __init__(self, *, broken: str = "", device: str = "cpu", on_host: int = 2, **sizes: int) -> None:
+        self.loads: list[str] = []
+        self.moves: list[tuple[str, Place]] = []
+        self.broken = broken
+        self.loading_s = 0.0
+        self.error: Exception | None = None
+        self.moving, self.may_move = threading.Event(), threading.Event()
+        self.may_move.set()
+        self.no_way_to, self.moving_error = "", RuntimeError("can't allocate memory")
+        self.sizes = sizes
+        self.residency = Residency(
+            self._load,
+            self.size_of,
+            self._moved,
+            device=torch.device(device),
+            budget=3 * GIB,  # a quarter of it is for working
+            host_budget=on_host * GIB,
+        )
+
+    def size_of(self, plan: ModelPlan) -> int:
+        return self.sizes.get(plan.key, GIB)
+
+    def _load(self, plan: ModelPlan) -> Any:
+        self.loads.append(plan.key)
+        time.sleep(self.loading_s)
+        if self.error is not None:
+            raise self.error
+        if plan.key == self.broken:
+            raise LoadRefused("torn")
+        return Weights(plan, self)
+
+    def _moved(self, key: str, place: Place, reason: str, seconds: float) -> None:
+        self.moves.append((key, place))
+
+    def use(self, key: str, *, keep: bool = False, offload: bool = False) -> ModelPlan:
+        plan = ModelPlan(key, f"/models/{key}", "other", keep=keep, offload=offload)
+        self.residency.pin(plan)
+        return plan
+
+    def visit(self, *keys: str) -> None:
+        for key in keys:
+            self.residency.unpin(self.use(key))
+
+    def places(self) -> dict[str, Place]:
+        return dict(move for move in self.moves if move[1] is not Place.LOADING)
+
+    def leaving(self) -> list[str]:
+        return [plan.key for plan, resident in self.residency._residents.items() if resident.leaving]
+
+    def pins(self, plan: ModelPlan) -> int:
+        return self.residency._residents[plan].pins
+
+    def begin(self, key: str) -> threading.Event:
+        """Use a model on a thread of its own; set once it has come."""
+        came = threading.Event()
+        threading.Thread(target=lambda: (self.use(key), came.set()), daemon=True).start()
+        return came
+
+
+def test_many_askers_make_one_load() -> None:
+    house = House()
+    house.loading_s = 0.05
+    threads = [threading.Thread(target=house.use, args=("a",)) for _ in range(16)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert house.loads == ["a"]
+
+
+def test_the_least_recently_used_goes_and_comes_back() -> None:
+    house = House()
+    a, b = house.use("a"), house.use("b")
+    house.residency.unpin(a)
+    house.residency.unpin(b)
+    house.residency.unpin(house.use("a"))  # now b is the older one
+    house.use("c")
+    assert ("b", Place.DISK) in house.moves
+    assert house.residency.pin_if_ready(a) is not None
+    assert house.residency.pin_if_ready(b) is None
+
+
+def test_a_model_in_use_is_not_evicted_but_waited_for() -> None:
+    house = House()
+    a, _b = house.use("a"), house.use("b")
+    assert house.residency.pin_if_ready(a) is not None  # pinned twice now
+    house.use("b")  # the older one is a
+    came = house.begin("c")
+    assert not came.wait(0.1)
+    house.residency.unpin(a)
+    assert not came.wait(0.1)
+    house.residency.unpin(a)
+    assert came.wait(5)
+    assert ("a", Place.DISK) in house.moves
+
+
+def test_a_model_that_is_always_in_use_is_left_by_new_work_while_a_load_waits_for_it() -> None:
+    """Under steady work its pins never reached none: the load waited for ever, and every other load behind it."""
+    house = House()
+    a, _b = house.use("a"), house.use("b")
+    came = house.begin("c")
+    eventually(lambda: house.residency.pin_if_ready(a) is None)
+    for _ in range(house.pins(a)):
+        house.residency.unpin(a)
+    assert came.wait(5)
+    assert house.moves[-2:] == [("a", Place.DISK), ("c", Place.DEVICE)]
+
+
+def test_a_model_that_need_not_leave_after_all_stays() -> None:
+    house = House()
+    a, b = house.use("a"), house.use("b")
+    came = house.begin("c")
+    eventually(lambda: house.leaving() == ["a"])
+    house.residency.unpin(b)
+    assert came.wait(5)
+    assert house.residency.pin_if_ready(a) is not None
+
+
+def test_a_load_for_which_kept_models_leave_no_room_is_refused_and_holds_up_nobody() -> None:
+    """It waited for ever, and every later load behind it, until the front ended the worker."""
+    house = House(big=3 * GIB // 2, small=GIB // 4)
+    house.residency.unpin(house.use("kept", keep=True))
+    refused: list[BaseException] = []
+
+    def ask() -> None:
+        try:
+            house.use("big")
+        except LoadRefused as refusal:
+            refused.append(refusal)
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    assert house.begin("small").wait(5)
+    thread.join(5)
+    assert [str(refusal) for refusal in refused] == [
+        "its weights take 1536 MiB; the device has 2304 MiB for weights, 1024 MiB of them for models that it keeps"
+    ]
+    assert ("big", Place.BROKEN) in house.moves
+
+
+def test_work_on_other_models_does_not_wait_for_one_that_is_being_moved() -> None:
+    """Moving takes seconds; the engine's thread and the one that reads messages stood still as long."""
+    house = House(device="cuda")
+    a, b = house.use("a"), house.use("b")
+    house.residency.unpin(a)
+    house.may_move.clear()
+    came, done = house.begin("c"), threading.Event()
+    assert house.moving.wait(5)
+
+    def work() -> None:
+        assert house.residency.pin_if_ready(b) is not None
+        house.residency.unpin(b)
+        assert house.residency.pin_if_ready(a) is None  # it is on its way
+        done.set()
+
+    threading.Thread(target=work, daemon=True).start()
+    try:
+        assert done.wait(2)
+        assert not came.is_set()
+    finally:
+        house.may_move.set()
+    assert came.wait(5)
+    assert ("a", Place.HOST) in house.moves
+
+
+def test_a_kept_model_stays() -> None:
+    house = House()
+    kept, b = house.use("kept", keep=True), house.use("b")
+    house.residency.unpin(kept)
+    house.residency.unpin(b)
+    house.use("c")
+    assert house.residency.pin_if_ready(kept) is not None
+    assert ("b", Place.DISK) in house.moves
+
+
+def test_a_broken_model_is_told_and_can_be_tried_again() -> None:
+    house = House(broken="a")
+    with pytest.raises(LoadRefused, match="torn"):
+        house.use("a")
+    assert house.moves[-1] == ("a", Place.BROKEN)
+    house.broken = ""
+    house.use("a")
+    assert house.moves[-1] == ("a", Place.DEVICE)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [torch.OutOfMemoryError("CUDA out of memory."), RuntimeError("DefaultCPUAllocator: can't allocate memory")],
+    ids=["cuda", "cpu"],
+)
+def test_a_model_that_memory_has_no_room_for_after_all_is_refused_as_such(error: Exception) -> None:
+    house = House()
+    house.error = error
+    with pytest.raises(OutOfMemory, match="no room for the model"):
+        house.use("a")
+    assert house.moves[-1] == ("a", Place.BROKEN)
+
+
+def test_a_lost_device_is_no_refusal() -> None:
+    house = House()
+    house.error = torch.AcceleratorError("CUDA error: device-side assert triggered")
+    with pytest.raises(torch.AcceleratorError):
+        house.use("a")
+
+
+def test_a_model_larger_than_the_device_is_refused_by_its_headers() -> None:
+    refused = Residency(
+        lambda plan: pytest.fail("must not be loaded"),
+        lambda plan: 100 * GIB,
+        lambda key, place, reason, seconds: None,
+        device=torch.device("cpu"),
+        budget=3 * GIB,
+    )
+    with pytest.raises(LoadRefused, match="MiB for weights"):
+        refused.pin(ModelPlan("a", "/models/a", "other"))
+
+
+def test_a_model_that_goes_to_disk_is_gone() -> None:
+    """A pipeline and what drew on it refer to each other: without a collection their weights would stay."""
+    house = House()
+    plan = house.use("a")
+    model: Any = house.residency.pin_if_ready(plan)
+    model.itself = model
+    weights = weakref.ref(model)
+    del model
+    for _ in range(2):
+        house.residency.unpin(plan)
+    house.use("b")
+    gc.disable()
+    try:
+        house.use("c")
+        assert weights() is None
+    finally:
+        gc.enable()
+
+
+def test_host_memory_keeps_those_that_were_used_last() -> None:
+    """Whoever came there first stayed for good, and all others were read from disk at every change."""
+    house = House(device="cuda", on_host=1)
+    house.visit("a", "b", "c")
+    assert house.places() == {"a": Place.HOST, "b": Place.DEVICE, "c": Place.DEVICE}
+    house.visit("d")
+    assert house.places() == {"a": Place.DISK, "b": Place.HOST, "c": Place.DEVICE, "d": Place.DEVICE}
+
+
+def test_models_that_change_places_on_a_full_host_are_not_read_from_disk() -> None:
+    house = House(device="cuda", on_host=1)
+    house.visit("a", "b", "c")
+    for key in ("a", "b", "c", "a"):
+        house.visit(key)
+    assert house.loads == ["a", "b", "c"]
+
+
+def test_a_model_that_leaves_host_memory_is_gone() -> None:
+    house = House(device="cuda", on_host=1)
+    model: Any = house.residency.pin(ModelPlan("a", "/models/a", "other"))
+    house.residency.unpin(model.plan)
+    model.itself = model
+    weights = weakref.ref(model)
+    del model
+    house.visit("b", "c")
+    assert weights() is not None
+    gc.disable()
+    try:
+        house.visit("d")
+        assert weights() is None
+    finally:
+        gc.enable()
+
+
+def test_a_model_that_host_memory_never_holds_drives_nobody_out_of_it() -> None:
+    house = House(device="cuda", on_host=1, big=2 * GIB)
+    house.visit("a", "b", "big", "c")
+    assert house.places() == {"a": Place.DISK, "b": Place.HOST, "big": Place.DISK, "c": Place.DEVICE}
+
+
+def test_an_offloaded_model_goes_to_disk() -> None:
+    """Its weights are in host memory already, and diffusers does not move them: nothing would become free."""
+    house = House(device="cuda", big=9 * GIB // 4)
+    house.residency.unpin(house.use("a", offload=True))
+    house.visit("b", "big")
+    assert house.places() == {"a": Place.DISK, "b": Place.HOST, "big": Place.DEVICE}
+
+
+def test_an_offloaded_model_makes_room_last() -> None:
+    """It gives little, and takes long to come back."""
+    house = House(a=GIB // 8, c=5 * GIB // 4)
+    house.residency.unpin(house.use("a", offload=True))
+    house.visit("b", "c")
+    assert house.places() == {"a": Place.DEVICE, "b": Place.DISK, "c": Place.DEVICE}
+    house.visit("b", "d")  # c goes, and all three fit
+    assert house.places()["a"] is Place.DEVICE
+
+
+def test_a_model_that_host_memory_has_no_room_for_after_all_goes_to_disk() -> None:
+    house = House(device="cuda")
+    house.visit("a", "b")
+    house.no_way_to = "cpu"
+    house.visit("c")
+    assert house.places() == {"a": Place.DISK, "b": Place.DEVICE, "c": Place.DEVICE}
+    house.no_way_to = ""
+    house.visit("a")
+    assert house.loads == ["a", "b", "c", "a"]
+
+
+def test_memory_that_cannot_be_pinned_is_no_lost_device() -> None:
+    house = House(device="cuda")
+    house.visit("a", "b")
+    house.no_way_to, house.moving_error = "cpu", torch.AcceleratorError("CUDA error: out of memory")
+    house.moving_error.error_code = 2  # type: ignore[attr-defined]
+    house.visit("c")
+    assert house.places()["a"] is Place.DISK
+    house.moving_error.error_code = 710  # type: ignore[attr-defined]
+    with pytest.raises(torch.AcceleratorError):
+        house.visit("a")
+
+
+def test_a_model_that_could_not_be_brought_back_is_read_from_disk() -> None:
+    """Half of it may be on the device."""
+    house = House(device="cuda")
+    house.visit("a", "b", "c")
+    house.no_way_to = "cuda"
+    with pytest.raises(LoadRefused, match="can't allocate"):
+        house.visit("a")
+    house.no_way_to = ""
+    house.visit("a")
+    assert house.loads == ["a", "b", "c", "a"]
+    assert house.places()["a"] is Place.DEVICE

@@ -1,0 +1,95 @@
+"""Tiles: pictures past a size are decoded in them, whatever the VAE's class calls its tiles; others are not."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from diffusers import (
+    AsymmetricAutoencoderKL,
+    AutoencoderDC,
+    AutoencoderKL,
+    AutoencoderKLFlux2,
+    AutoencoderKLQwenImage,
+    AutoencoderTiny,
+)
+
+from pipelines.models import tuning
+
+_KL: dict[str, Any] = {
+    "block_out_channels": (8, 8),
+    "down_block_types": ("DownEncoderBlock2D",) * 2,
+    "up_block_types": ("UpDecoderBlock2D",) * 2,
+    "norm_num_groups": 4,
+    "layers_per_block": 1,
+    "latent_channels": 4,
+    "sample_size": 8,
+}
+
+
+def kl() -> Any:
+    return AutoencoderKL(**_KL)
+
+
+def flux2() -> Any:
+    return AutoencoderKLFlux2(**_KL)
+
+
+def qwen() -> Any:
+    return AutoencoderKLQwenImage(
+        base_dim=8, z_dim=4, dim_mult=[1, 1, 1, 1], num_res_blocks=1, latents_mean=[0.0] * 4, latents_std=[1.0] * 4
+    )
+
+
+def sana() -> Any:
+    blocks = ("ResBlock", "ResBlock", "ResBlock")
+    return AutoencoderDC(
+        latent_channels=4,
+        encoder_block_types=blocks,
+        decoder_block_types=blocks,
+        encoder_block_out_channels=(8, 8, 8),
+        decoder_block_out_channels=(8, 8, 8),
+        encoder_layers_per_block=(1, 1, 1),
+        decoder_layers_per_block=(1, 1, 1),
+        encoder_qkv_multiscales=((), (), ()),
+        decoder_qkv_multiscales=((), (), ()),
+    )
+
+
+def decoder_calls(vae: Any, side: int) -> int:
+    """How often decoding one picture of so many pixels a side calls the decoder: once, or once a tile."""
+    scale = {AutoencoderKLQwenImage: 8, AutoencoderDC: 4}.get(type(vae), 2)
+    latents = torch.zeros(1, 4, side // scale, side // scale)
+    if isinstance(vae, AutoencoderKLQwenImage):
+        latents = latents.unsqueeze(2)
+    calls: list[object] = []
+    handle = vae.decoder.register_forward_pre_hook(lambda module, arguments: calls.append(module))
+    with torch.no_grad():
+        sample = vae.decode(latents).sample
+    handle.remove()
+    assert sample.shape[-2:] == (side, side)
+    return len(calls)
+
+
+@pytest.mark.parametrize("build", [kl, flux2, qwen, sana])
+def test_large_pictures_are_decoded_in_tiles_by_every_vae_that_can(
+    build: Callable[[], Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only AutoencoderKL's were: one large picture of FLUX.2, Qwen-Image or Sana took the device's memory."""
+    monkeypatch.setattr(tuning, "_TILE_PIXELS", 64)
+    vae = build()
+    tuning._tile(SimpleNamespace(vae=vae))
+    assert decoder_calls(vae, 64) == 1, "smaller ones are decoded whole: tiles leave seams"
+    assert decoder_calls(vae, 96) == 4
+
+
+def test_a_vae_that_cannot_tile_or_would_tile_every_picture_is_left_alone() -> None:
+    tiny = AutoencoderTiny()
+    untiled = AsymmetricAutoencoderKL(norm_num_groups=4, down_block_out_channels=(8,), up_block_out_channels=(8,))
+    for vae in (tiny, untiled, None):
+        tuning._tile(SimpleNamespace(vae=vae))
+    assert not tiny.use_tiling
+    tuning._tile(SimpleNamespace())

@@ -1,0 +1,65 @@
+"""Finished pixels become exactly the size and the file that were asked for, with or without their parameters."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from pipelines.pictures.images import encode, finish
+from pipelines.spec import Encoding, ImageSpec
+
+SPEC = ImageSpec("m", "кот ☕ 猫", 40, 20, 64, 64, 77, 8, 2.5, negative_prompt="rain", scheduler="euler")
+
+
+@pytest.fixture
+def drawn() -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 255, (64, 64, 3), dtype=np.uint8)
+
+
+@pytest.mark.parametrize("format_", ["png", "jpeg", "webp"])
+@pytest.mark.parametrize("kept", [True, False])
+def test_parameters_are_in_the_file_unless_switched_off(drawn: np.ndarray, format_: str, kept: bool) -> None:
+    picture = encode(finish(drawn, SPEC), SPEC, Encoding(format_, 90, kept), 3)
+    image = Image.open(io.BytesIO(picture.data))
+    image.load()
+    assert (image.size, picture.width, picture.height, picture.index, picture.seed) == ((40, 20), 40, 20, 3, 77)
+    assert picture.mime == f"image/{format_}"
+    if format_ == "png" and kept:
+        found = json.loads(image.info["parameters"])
+        assert (found["prompt"], found["seed"], found["steps"], found["model"]) == (SPEC.prompt, 77, 8, "m")
+        assert (found["negative_prompt"], found["scheduler"], found["size"]) == ("rain", "euler", "40x20")
+    assert (b"Darkroom" in picture.data) is kept
+    assert (b"rain" in picture.data) is kept
+
+
+def test_what_the_aspect_has_too_much_of_is_cut_evenly() -> None:
+    array = np.zeros((64, 64, 3), dtype=np.uint8)
+    array[16:48] = 255  # the middle half
+    assert np.asarray(finish(array, SPEC))[2:-2].min() > 200
+
+
+def test_a_picture_of_its_own_size_is_left_alone(drawn: np.ndarray) -> None:
+    spec = ImageSpec("m", "x", 64, 64, 64, 64, 0, 1, 1.0)
+    picture = encode(finish(drawn, spec), spec, Encoding(), 0)
+    assert np.array_equal(np.asarray(Image.open(io.BytesIO(picture.data))), drawn)
+
+
+@pytest.mark.parametrize(
+    ("prompt", "negative"), [("猫" * 11_000, None), ("🐈" * 4_000, "🐕" * 4_000), ("\x01" * 32_000, None)]
+)
+def test_a_prompt_that_exif_has_no_room_for_is_cut_short_in_it(
+    drawn: np.ndarray, prompt: str, negative: str | None
+) -> None:
+    """Pillow refuses such a JPEG: all the work was done, and the answer was a 500."""
+    spec = ImageSpec("m", prompt, 40, 20, 64, 64, 77, 8, 2.5, negative_prompt=negative)
+    for format_ in ("jpeg", "webp", "png"):
+        picture = encode(finish(drawn, spec), spec, Encoding(format_), 0)
+        image = Image.open(io.BytesIO(picture.data))
+        image.load()
+        if format_ != "png":
+            kept = json.loads(image.getexif()[0x010E].encode("ascii").decode("unicode_escape"), strict=False)
+            assert (kept["seed"], kept["prompt"][0]) == (77, prompt[0])
