@@ -8,7 +8,6 @@ not: it leaves its own model unavailable and the others serving.
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -27,6 +26,7 @@ from pipelines.facts.presets import DrawingArea, Preset, overlay
 from pipelines.plan import ModelPlan
 from server.catalog import lines, loras
 from server.catalog.loras import LoraEntry, LoraName
+from server.catalog.shipped import shipped_models_file
 from server.errors import BadRequest, ConfigError, ModelNotFound
 
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
@@ -264,12 +264,8 @@ def find_models_file(setting: Path | None) -> Path:
         if not setting.is_file():
             raise ConfigError(f"{setting}: no such file (DARKROOM_MODELS, --models)")
         return setting.resolve()
-    shipped = (
-        Path(__file__).parents[2] / "models.yaml",
-        Path(sys.prefix) / "share" / "darkroom" / "models.yaml",
-    )
-    for candidate in (Path("models.yaml"), *shipped):
-        if candidate.is_file():
+    for candidate in (Path("models.yaml"), shipped_models_file()):
+        if candidate is not None and candidate.is_file():
             return candidate.resolve()
     raise ConfigError("no models.yaml in this folder; name one with --models FILE")
 

@@ -81,11 +81,18 @@ def test_nothing_else_is_let_in() -> None:
 
 def test_what_the_wheel_is_made_of_is_copied_before_it_is_built() -> None:
     hatch = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]
-    needed = {"pyproject.toml", PYPROJECT["project"]["readme"], *hatch["packages"], *hatch["shared-data"]}
+    needed = {"pyproject.toml", PYPROJECT["project"]["readme"], *hatch["packages"], *hatch["force-include"]}
     needed |= {pattern for pattern in PYPROJECT["project"]["license-files"] if "/" not in pattern}
     build = next(i for i, (name, rest) in enumerate(ALL) if name == "RUN" and rest.endswith("--no-deps ."))
     before = " ".join(rest for name, rest in ALL[:build] if name == "COPY").split()
     assert needed <= set(before)
+
+
+def test_the_docs_say_where_the_embedded_model_lies_in_the_image() -> None:
+    (path,) = re.findall(r"`/opt/darkroom/lib/python3\.12/site-packages/([^`]+)`", (ROOT / "docs/docker.md").read_text())
+    included = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
+    assert path == f"{included['weights']}/darkroom-mini"
+    assert (ROOT / "weights/darkroom-mini").is_dir()
 
 
 def test_the_dependencies_are_those_of_pyproject() -> None:
