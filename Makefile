@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test serve check train evaluate clean
+.PHONY: demo test serve check format docs train evaluate clean
 
 demo: .venv/.installed
 	$(BIN)/darkroom demo
@@ -19,6 +19,14 @@ check: .venv/.installed
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m pytest tests/unit/test_docs.py
+
+# What `make check` asks for and a program can do.
+format: .venv/.installed
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+docs: .venv/.installed
+	$(BIN)/python docs/generate.py
 
 # Hours; it goes on where it stopped. training/README.md says what it needs and what it makes.
 train: .venv/.installed .art/node_modules

@@ -20,7 +20,7 @@ CLI = CLIENTS / "cli"
 def install(folder: Path) -> None:
     """Install the packages that a folder's lockfile names, if it has changed. Skips where there is no Node."""
     if shutil.which("node") is None or shutil.which("npm") is None:
-        pytest.skip("NOT TESTED: no Node on this machine, so no Node client was run (Node 20 and npm needed)")
+        pytest.skip("needs Node 20 or newer, with npm: apt-get install nodejs npm (from Debian 13 on)")
     lock = (folder / "package-lock.json").read_bytes()
     installed = folder / "node_modules" / ".installed-lock.json"  # a copy of the lockfile that was installed from
     if installed.exists() and installed.read_bytes() == lock:

@@ -36,7 +36,7 @@ def _found(*names: str) -> str | None:
 def chrome(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chrome]:
     browser, driver = _found("chromium", "chromium-browser", "google-chrome"), _found("chromedriver")
     if browser is None or driver is None:
-        pytest.skip("no Chromium with its driver on this machine (Debian: apt-get install chromium chromium-driver)")
+        pytest.skip("needs Chromium and its driver: apt-get install chromium chromium-driver")
     options = ChromeOptions()
     options.binary_location = browser
     for flag in (*FLAGS, f"--user-data-dir={tmp_path_factory.mktemp('profile')}"):

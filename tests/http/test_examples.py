@@ -29,7 +29,7 @@ def test_examples_run(server: Running, page: str, tmp_path: Path) -> None:
 
 def _run(language: str, text: str, folder: Path) -> str:
     if language == "sh" and shutil.which("curl") is None:
-        pytest.skip("this machine has no curl")
+        pytest.skip("needs curl: apt-get install curl")
     command = ["bash", "-euo", "pipefail", "-c", text] if language == "sh" else [sys.executable, "-c", text]
     # A proxy that the environment names has no way to a server on loopback.
     environment = {name: value for name, value in os.environ.items() if not name.lower().endswith("_proxy")}

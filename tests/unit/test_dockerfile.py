@@ -89,7 +89,9 @@ def test_what_the_wheel_is_made_of_is_copied_before_it_is_built() -> None:
 
 
 def test_the_docs_say_where_the_embedded_model_lies_in_the_image() -> None:
-    (path,) = re.findall(r"`/opt/darkroom/lib/python3\.12/site-packages/([^`]+)`", (ROOT / "docs/docker.md").read_text())
+    (path,) = re.findall(
+        r"`/opt/darkroom/lib/python3\.12/site-packages/([^`]+)`", (ROOT / "docs/docker.md").read_text()
+    )
     included = PYPROJECT["tool"]["hatch"]["build"]["targets"]["wheel"]["force-include"]
     assert path == f"{included['weights']}/darkroom-mini"
     assert (ROOT / "weights/darkroom-mini").is_dir()

@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 import pytest
+import yaml
 from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
@@ -33,10 +34,19 @@ ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 # Ours: not the model cards and licences of others, not what a virtual environment brings.
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.glob("*.md"))]
+PAGES = [*sorted(ROOT.glob("*.md")), *sorted(DOCS.glob("*.md"))]
+TEXTS = [
+    *PAGES,
+    ROOT / "training" / "README.md",
+    ROOT / "training" / "data" / "model_card.md",
+    ROOT / "weights" / "darkroom-mini" / "README.md",
+    ROOT / "server" / "web" / "static" / "docs" / "README.md",
+]
 SOURCE_FOLDERS = ("server", "pipelines")
+CODE = (*SOURCE_FOLDERS, "training", "bench", "tests", "docs")
 
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+_GENERATED = re.compile(r"<!-- generated: .*?<!-- end -->", re.DOTALL)
 _LINK = re.compile(r"\]\((?!https?://|mailto:)([^)\s]+)\)")
 _HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
 
@@ -169,7 +179,9 @@ def _routes(app: FastAPI) -> set[tuple[str, str]]:
     routers = [module.router(services) for module in (images, hub, jobs, files, models, ops)]
     routes = [route for router in [*routers, docs_page.router(), web_page.router()] for route in router.routes]
     assert all(isinstance(route, APIRoute) for route in routes)
-    found = {(method, route.path_format) for route in routes if isinstance(route, APIRoute) for method in route.methods}
+    found = {
+        (method, route.path_format) for route in routes if isinstance(route, APIRoute) for method in route.methods or ()
+    }
     assert app.openapi_url is not None
     return {pair for pair in found if pair[0] != "HEAD"} | {("GET", app.openapi_url)}
 
@@ -215,10 +227,15 @@ def test_the_two_commands_come_first() -> None:
     assert [line.split("#")[0].strip() for line in body.strip().splitlines()] == ["make demo", "make test"]
 
 
-def test_ci_runs_the_readmes_test_command() -> None:
+def test_ci_runs_the_gates_and_then_the_readmes_test_command() -> None:
+    """tests/unit/test_ci.py runs the script."""
     lines = (ROOT / ".ci" / "run").read_text(encoding="utf-8").splitlines()
-    commands = [line for line in lines if line and not line.startswith(("#", "set ", "cd "))]
-    assert commands == ["make test"]
+    assert [line for line in lines if line.startswith("make ")] == ["make check", "make test"]
+
+
+def test_a_commit_runs_the_same_gates() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert [hook["entry"] for repository in hooks for hook in repository["hooks"]] == ["make check"]
 
 
 def _tree() -> list[str]:
@@ -260,6 +277,29 @@ def test_links_lead_somewhere(page: Path) -> None:
 
 def _anchor(heading: str) -> str:
     return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
+
+
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.relative_to(ROOT).as_posix())
+def test_lines_of_prose_have_at_most_120_columns(text: Path) -> None:
+    prose = _FENCE.sub("", _GENERATED.sub("", text.read_text(encoding="utf-8")))
+    lines = [re.sub(r"https?://\S+", "", line) for line in prose.splitlines() if not line.startswith("|")]
+    assert [line for line in lines if len(line) > 120] == []
+
+
+def test_the_model_card_is_the_one_that_ships() -> None:
+    """training/export.py puts it there."""
+    card = (ROOT / "training" / "data" / "model_card.md").read_text(encoding="utf-8")
+    assert (ROOT / "weights" / "darkroom-mini" / "README.md").read_text(encoding="utf-8") == card
+    (folder,) = re.findall(r'from_pretrained\("([^"]+)"', card)
+    assert (ROOT / folder / "model_index.json").is_file()
+
+
+@pytest.mark.parametrize("page", TEXTS, ids=lambda text: text.relative_to(ROOT).as_posix())
+def test_files_of_the_code_that_are_named_exist(page: Path) -> None:
+    """Where a page names a file without its folder (`collate.py`), there must be one of that name."""
+    code = [path.relative_to(ROOT).as_posix() for folder in CODE for path in (ROOT / folder).rglob("*.py")]
+    named = set(re.findall(r"(?<![\w/.])((?:[\w-]+/)*\w+\.py)\b", page.read_text(encoding="utf-8")))
+    assert [name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in code)] == []
 
 
 def test_the_picture_in_the_readme_is_small() -> None:

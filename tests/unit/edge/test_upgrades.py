@@ -85,7 +85,7 @@ public class Post { public static void main(String[] a) throws Exception {
 """
 
 
-@pytest.mark.skipif(shutil.which("javac") is None, reason="no JDK here")
+@pytest.mark.skipif(shutil.which("javac") is None, reason="needs a JDK: apt-get install default-jdk-headless")
 def test_javas_own_client(live: Live, tmp_path: Path) -> None:
     (tmp_path / "Post.java").write_text(JAVA)
     command = ["java", str(tmp_path / "Post.java"), live.url]

@@ -345,7 +345,7 @@ def test_a_dead_first_address_does_not_hide_a_live_second(resolver: dict[str, li
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     openssl = shutil.which("openssl")
     if openssl is None:
-        pytest.skip("needs the openssl command")
+        pytest.skip("needs openssl: apt-get install openssl")
     pem = tmp_path_factory.mktemp("tls") / "both.pem"
     command = [
         openssl,

@@ -30,7 +30,7 @@ def s3_endpoint() -> Iterator[str]:
         yield os.environ["TEST_S3_ENDPOINT"]
         return
     if importlib.util.find_spec("moto") is None:
-        pytest.skip("needs moto[server], or TEST_S3_ENDPOINT")
+        pytest.skip("needs moto[server], of the dev extra, or TEST_S3_ENDPOINT")
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
