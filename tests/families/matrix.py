@@ -227,7 +227,8 @@ NOTES = """Not in the table, because not shared:
 
 - references of different sizes (FLUX.1 Kontext, FLUX.2, Qwen-Image-Edit): their rows have different lengths, and those
   models take no mask for the picture's part; such edits run beside each other, each size in its own step
-- prompts of different lengths, for a model that takes them unpadded with no mask and is not in pipelines/ragged.py
+- prompts of different lengths, for a model that takes them unpadded with no mask and is not listed in
+  pipelines/engine/ragged.py
 - a model with a step cache (FirstBlockCache and the like), perturbed-attention guidance, or any layer that mixes rows:
   the check at load finds it, and it draws one run at a time (tests/families/test_faults.py)"""
 
