@@ -11,10 +11,11 @@ import torch
 
 from pipelines.engine.engine import Engine
 from pipelines.engine.ragged import Ragged
+from pipelines.engine.sink import KeepingSink
 from pipelines.plan import Drawing
 from pipelines.spec import Task
 from tests.families import tiny
-from tests.families.drive import Sink, check, draw, drawing, half_mask, picture, run
+from tests.families.drive import check, draw, drawing, half_mask, picture, run
 
 
 def test_qwen_image_of_one_area_and_two_aspects_keeps_its_shapes() -> None:
@@ -62,7 +63,7 @@ def test_qwen_edit_repaints_within_a_mask() -> None:
     assert drawn.pictures["1"].shape == (1, 3, 64, 64)
 
 
-class _Leaves(Sink):
+class _Leaves(KeepingSink):
     """A client that leaves after the second step."""
 
     def progress(self, drawing: Drawing, done: int, of: int) -> None:
@@ -124,6 +125,6 @@ def test_lcm_edits_in_as_many_steps_as_a_request_may_ask_for(steps: int, strengt
     side = model.plan.native_width
     fields: dict[str, Any] = {"strength": strength, "sources": (picture(side, side),)}
     assert draw(model, [drawing(model, 1, "a cat", steps=steps, **fields)]).pictures
-    sink = Sink()
+    sink = KeepingSink()
     run(model, [drawing(model, 2, "a cat", steps=steps + 1, **fields)], sink)
     assert sink.errors

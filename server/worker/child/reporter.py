@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import msgspec
 import torch
 
+from pipelines.engine.sink import Sink
 from pipelines.errors import DrawError
 from pipelines.pictures import images
 from pipelines.plan import Drawing
@@ -43,7 +44,7 @@ class _Underway:
     previews: list[Future[None]] = field(default_factory=list)
 
 
-class Reporter:
+class Reporter(Sink):
     """Turns the engine's events into messages; encodes pictures on threads of its own, off the step loop."""
 
     def __init__(self, link: Link) -> None:
@@ -115,5 +116,5 @@ class Reporter:
 def _encoded(drawing: Drawing, frames: images.Frames, encoding: Encoding) -> Iterator[Picture]:
     pictures = frames.arrays()
     for index, seed in enumerate(drawing.seeds):
-        spec = msgspec.structs.replace(drawing.spec, seed=seed)
-        yield images.encode(images.finish(pictures[index], spec), spec, encoding, index)
+        picture = images.finish(pictures[index], drawing.spec)
+        yield images.encode(picture, drawing.spec, encoding, index=index, seed=seed)

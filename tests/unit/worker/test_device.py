@@ -18,7 +18,7 @@ from server.worker import protocol
 from server.worker.child.device import Device
 from tests.running import eventually
 
-JOB = Drawing("job_1", ModelPlan("m", "/m", "other"), ImageSpec("m", "p", 48, 32, 24, 16, 0, 4, 1.0), (5,))
+JOB = Drawing("job_1", ModelPlan("m", "/m", "other"), ImageSpec("m", "p", 48, 32, 24, 16, 4, 1.0), (5,))
 OTHER = ModelPlan("other", "/other", "other")
 
 

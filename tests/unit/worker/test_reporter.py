@@ -14,7 +14,7 @@ from pipelines.spec import Encoding, ImageSpec
 from server.worker import protocol
 from server.worker.child import reporter as reporting
 
-SPEC = ImageSpec("m", "p", 48, 32, 24, 16, 0, 4, 1.0)
+SPEC = ImageSpec("m", "p", 48, 32, 24, 16, 4, 1.0)
 JOB = Drawing("job_1", ModelPlan("m", "/m", "other"), SPEC, (5, 6), previews=3)
 PICTURES = torch.rand(2, 3, 16, 24) * 0.9 + 0.05
 

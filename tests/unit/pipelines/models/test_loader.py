@@ -13,8 +13,9 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 from torch.testing._internal.two_tensor import TwoTensor
 
+from pipelines.engine.shared import DENOISERS
 from pipelines.errors import LoadRefused
-from pipelines.models import loader, tuning
+from pipelines.models import tuning
 from pipelines.models.loader import LoadedModel, load, weight_bytes
 from pipelines.plan import AdapterFile, ModelPlan
 from server.catalog.catalog import Model
@@ -96,8 +97,12 @@ def test_a_quantised_denoiser_takes_less(plan: ModelPlan, quantise: str, per_ele
     assert weight_bytes(quantised, CUDA) == int(matrix * per_element) + whole
 
 
-def test_what_is_quantised_is_what_counts_as_quantised() -> None:
-    assert loader._QUANTISED == tuning._DENOISERS
+def test_what_is_quantised_is_what_counts_as_quantised(plan: ModelPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "_bitsandbytes", lambda name: object())
+    monkeypatch.setattr(tuning, "PipelineQuantizationConfig", lambda quant_mapping: quant_mapping)
+    small = msgspec.structs.replace(plan, quantise="int8")
+    assert set(tuning.quantisation(small)) == set(DENOISERS)
+    assert weight_bytes(small, CPU) < weight_bytes(plan, CPU), "the plan's denoiser is among them"
 
 
 def test_an_offloaded_model_takes_the_layer_that_runs_and_the_next(plan: ModelPlan, loaded: LoadedModel) -> None:
