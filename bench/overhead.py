@@ -39,7 +39,7 @@ SHORT, LONG = 10, 60  # steps
 BARE = "the engine's own: callers of the denoiser"
 
 
-class Instant(UNet2DConditionModel):
+class Instant(UNet2DConditionModel):  # type: ignore[misc]
     """A denoiser that finds nothing to do."""
 
     @functools.wraps(UNet2DConditionModel.forward)
@@ -47,7 +47,7 @@ class Instant(UNet2DConditionModel):
         return (sample,)
 
 
-class Caller(StableDiffusionPipeline):
+class Caller(StableDiffusionPipeline):  # type: ignore[misc]
     """A pipeline that does nothing but call its denoiser."""
 
     def __call__(self, num_inference_steps: int, **_: Any) -> Any:

@@ -12,6 +12,7 @@ import torch
 from pipelines.engine.engine import Engine
 from pipelines.engine.ragged import Ragged
 from pipelines.engine.sink import KeepingSink
+from pipelines.models.loader import LoadedModel
 from pipelines.plan import Drawing
 from pipelines.spec import Task
 from tests.families import tiny
@@ -72,7 +73,7 @@ class _Leaves(KeepingSink):
 
 
 def test_a_step_cache_forgets_a_run_that_did_not_finish() -> None:
-    def cached() -> tuple[object, Drawing]:
+    def cached() -> tuple[LoadedModel, Drawing]:
         model = tiny.build("FLUX.1")
         next(t.module for t in model.shared_modules.values() if t.is_denoiser).enable_cache(  # type: ignore[operator]
             diffusers.FirstBlockCacheConfig(threshold=10.0)
@@ -92,8 +93,13 @@ def test_a_step_cache_forgets_a_run_that_did_not_finish() -> None:
 
 def test_ragged_prompts_are_padded_and_masked() -> None:
     ragged = Ragged("tokens", "mask")
-    short = {"tokens": torch.ones(1, 2, 3), "mask": None, "steps": 4}
-    long = {"tokens": torch.ones(2, 5, 3), "mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]), "steps": 4}
+    short: dict[str, Any] = {"tokens": torch.ones(1, 2, 3), "mask": None, "steps": 4}
+    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
+    long: dict[str, Any] = {
+        "tokens": torch.ones(2, 5, 3),
+        "mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),
+        "steps": 4,
+    }
     assert ragged.folded(short)["tokens"].shape == (1, 0, 3)
     assert ragged.folded(long)["mask"] is None
     first, second = ragged.levelled([short, long])

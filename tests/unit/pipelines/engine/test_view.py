@@ -32,8 +32,11 @@ class Turnstile:
             raise Cancelled("told to")
         return shared.function(*args, **kwargs)
 
-    def alone(self, work: Callable[[], Any]) -> Any:
+    def alone(self, work: Callable[[], Any], module: torch.nn.Module | None = None) -> Any:
         return work()
+
+    def adapters(self, module: torch.nn.Module) -> tuple[()]:
+        return ()
 
     def wants_preview(self, done: int, of: int) -> bool:
         return False

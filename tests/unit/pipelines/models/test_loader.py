@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -25,11 +26,11 @@ UNET = {"proj.weight": (64, 32), "conv.weight": (8, 8, 3, 3), "proj.bias": (64,)
 TEXT = {"embed.weight": (100, 16), "layer.weight": (16, 16)}
 
 
-def elements(shapes: dict[str, tuple[int, ...]]) -> int:
+def elements(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return sum(torch.Size(shape).numel() for shape in shapes.values())
 
 
-def write(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+def write(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: torch.zeros(shape, dtype=torch.float16) for name, shape in shapes.items()}, path)
 
@@ -121,7 +122,8 @@ def test_a_tensor_made_of_smaller_ones_counts_as_what_it_is_made_of(loaded: Load
     """torchao's say that they are bfloat16."""
     before = loaded.weight_bytes()
     module = torch.nn.Linear(4, 4, bias=False)
-    module.weight = torch.nn.Parameter(TwoTensor(torch.zeros(4, 4), torch.zeros(4, 4)), requires_grad=False)
+    two_tensors: Any = TwoTensor  # untyped
+    module.weight = torch.nn.Parameter(two_tensors(torch.zeros(4, 4), torch.zeros(4, 4)), requires_grad=False)
     loaded._base.unet.extra = module
     try:
         assert loaded.weight_bytes() == before + 2 * 4 * 16
