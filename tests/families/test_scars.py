@@ -94,7 +94,6 @@ def test_a_step_cache_forgets_a_run_that_did_not_finish() -> None:
 def test_ragged_prompts_are_padded_and_masked() -> None:
     ragged = Ragged("tokens", "mask")
     short: dict[str, Any] = {"tokens": torch.ones(1, 2, 3), "mask": None, "steps": 4}
-    mask = torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]])
     long: dict[str, Any] = {
         "tokens": torch.ones(2, 5, 3),
         "mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),
