@@ -31,7 +31,8 @@ from server.storage.signing import Signer, load_or_create_secret
 from server.storage.store import Store, open_store
 from server.telemetry import Metrics
 from server.web import docs, page
-from server.worker.local import LocalWorker, ModelState, ModelStatus
+from server.worker.local import LocalWorker
+from server.worker.status import ModelState, ModelStatus
 
 log = logging.getLogger("darkroom.app")
 
