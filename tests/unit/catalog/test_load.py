@@ -74,6 +74,22 @@ def test_a_file_that_is_not_text_or_not_there_is_refused_by_name(tmp_path: Path)
         find_models_file(tmp_path / "nowhere.yaml")
 
 
+def test_the_file_of_this_folder_goes_before_the_one_that_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_models_file(None) == ROOT / "models.yaml"
+    (tmp_path / "models.yaml").touch()
+    assert find_models_file(None) == tmp_path / "models.yaml"
+
+
+def test_an_installation_without_the_file_says_how_to_name_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("server.catalog.load.shipped_models_file", lambda: None)
+    with pytest.raises(ConfigError, match="--models"):
+        find_models_file(None)
+
+
 def test_like_takes_over_all_but_names(tmp_path: Path) -> None:
     both = catalog(tmp_path)
     base, other = both.models["mini"], both.models["dall-e-2"]
