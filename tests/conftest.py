@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from server.catalog.catalog import Catalog, Model, load_catalog
+from server.catalog.catalog import Catalog, Model
+from server.catalog.load import load_catalog
 from server.errors import WorkerLost
 from tests.paper import Paper, PaperServers
 from tests.running import ROOT, Running, start

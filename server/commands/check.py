@@ -10,7 +10,8 @@ from pathlib import Path
 
 from rich.progress import Progress
 
-from server.catalog.catalog import Catalog, find_models_file, load_catalog
+from server.catalog.catalog import Catalog
+from server.catalog.load import find_models_file, load_catalog
 from server.errors import ConfigError
 from server.settings import Settings
 

@@ -15,7 +15,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from server.catalog.catalog import Catalog, find_models_file, load_catalog
+from server.catalog.catalog import Catalog
+from server.catalog.load import find_models_file, load_catalog
 from server.commands.connection import Address, CommandFailed, client_of, read_address, read_json, refusal
 from server.settings import Settings
 

@@ -19,7 +19,7 @@ from pipelines.models import selfcheck
 from pipelines.models.loader import LoadedModel, load, quiet_libraries
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import ImageSpec
-from server.catalog.catalog import load_catalog
+from server.catalog.load import load_catalog
 
 ROOT = Path(__file__).parent.parent.parent
 # Measured: 1e-6 in float32; the bound leaves room for another machine's kernels.
