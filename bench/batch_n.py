@@ -34,7 +34,8 @@ from pipelines.models import loader, selfcheck
 from pipelines.models.loader import LoadedModel
 from pipelines.plan import Drawing, ModelPlan
 from server.commands.bench import load
-from server.commands.bench.load import Mix, Result
+from server.commands.bench.load import LoadResult
+from server.commands.bench.mix import Mix, make_asks
 from tests.running import ROOT, Running, start
 
 MANY = 8
@@ -104,7 +105,7 @@ def saturated(arguments: argparse.Namespace) -> None:
     )
     model = loader.load(plan, torch.device("cpu"))
     bare: dict[int, list[float]] = {batch: [] for batch in BARE_BATCHES}
-    through: list[Result] = []
+    through: list[LoadResult] = []
     with tempfile.TemporaryDirectory() as folder, start(Path(folder), queue_size=10_000) as server:
         draw(server, 2 * CLIENTS, arguments.size)  # warms up
         for number in range(arguments.rounds):
@@ -148,15 +149,15 @@ def bare_rate(model: LoadedModel, batch: int, seconds: float) -> float:
 
 def draw(
     server: Running, requests: int, size: str, *, steps: int = STEPS, n: int = 1, clients: int = CLIENTS
-) -> Result:
+) -> LoadResult:
     """Have the server answer so many requests, from clients that each wait for their answer."""
     mix = Mix(sizes=(size,), steps=(steps, steps), guidance=(GUIDANCE,), counts=(n,), model=MODEL)
 
-    async def go() -> Result:
+    async def go() -> LoadResult:
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=server.url, timeout=300, limits=limits, trust_env=False) as client:
             with Progress() as progress:
-                asks = load.make_asks(mix, requests, 1)
+                asks = make_asks(mix, requests, 1)
                 return await load.run(client, asks, clients=clients, rate=None, seed=1, command="", progress=progress)
 
     result = asyncio.run(go())
