@@ -13,11 +13,13 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import functools
 import tempfile
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import httpx
 import msgspec
@@ -26,13 +28,14 @@ import torch
 from rich.progress import Progress
 
 from bench import tables, tiny
-from bench.engine import Recorder, job
+from bench.engine import Recorder
 from pipelines.engine.engine import Engine
 from pipelines.models import loader, selfcheck
 from pipelines.models.loader import LoadedModel
 from pipelines.plan import Drawing, ModelPlan
 from server.commands.bench import load
-from server.commands.bench.load import Mix, Result
+from server.commands.bench.load import LoadResult
+from server.commands.bench.mix import Mix, make_asks
 from tests.running import ROOT, Running, start
 
 MANY = 8
@@ -51,7 +54,7 @@ def several(arguments: argparse.Namespace) -> None:
     for latents in (8, 16):
         model = tiny.model(latents)
         selfcheck.check(model)
-        single = [job(model, number, steps=STEPS, guidance=GUIDANCE) for number in range(MANY)]
+        single = [tiny.drawing(model, number, steps=STEPS, guidance=GUIDANCE) for number in range(MANY)]
         together = msgspec.structs.replace(single[0], seeds=tuple(range(MANY)))
         draw_in_turn(model, single[:2])  # warms up
         figures = []
@@ -59,10 +62,10 @@ def several(arguments: argparse.Namespace) -> None:
             print(f"{latents}×{latents}, round {number + 1} of {arguments.rounds}", flush=True)
             figures.append(
                 (
-                    timed(lambda m=model, j=together: draw_in_turn(m, [j])),  # type: ignore[misc]
-                    timed(lambda m=model, j=single: draw_in_turn(m, j)),
+                    timed(functools.partial(draw_in_turn, model, [together])),
+                    timed(functools.partial(draw_in_turn, model, single)),
                 )
-            )  # type: ignore[misc]
+            )
         for place, clock in enumerate(("wall", "CPU")):
             one, eight = (tables.median(figure[way][place] for figure in figures) for way in (0, 1))
             ratio = tables.median(figure[0][place] / figure[1][place] for figure in figures)
@@ -75,11 +78,11 @@ def several(arguments: argparse.Namespace) -> None:
     )
 
 
-def draw_in_turn(model: LoadedModel, jobs: list[Drawing]) -> None:
+def draw_in_turn(model: LoadedModel, drawings: list[Drawing]) -> None:
     drive = Recorder()
     engine = Engine(drive)
     ended = threading.Semaphore(0)
-    for one in jobs:
+    for one in drawings:
         engine.submit(model, one, done=ended.release)
         ended.acquire()
     engine.close()
@@ -102,7 +105,7 @@ def saturated(arguments: argparse.Namespace) -> None:
     )
     model = loader.load(plan, torch.device("cpu"))
     bare: dict[int, list[float]] = {batch: [] for batch in BARE_BATCHES}
-    through: list[Result] = []
+    through: list[LoadResult] = []
     with tempfile.TemporaryDirectory() as folder, start(Path(folder), queue_size=10_000) as server:
         draw(server, 2 * CLIENTS, arguments.size)  # warms up
         for number in range(arguments.rounds):
@@ -131,7 +134,7 @@ def saturated(arguments: argparse.Namespace) -> None:
 @torch.inference_mode()
 def bare_rate(model: LoadedModel, batch: int, seconds: float) -> float:
     """Pictures a second of forwards alone: two rows a picture for every step, then one decode."""
-    modules = {shared.name: shared.module for shared in model.shared_modules.values()}
+    modules: dict[str, Any] = {shared.name: shared.module for shared in model.shared_modules.values()}
     unet, vae = modules["unet"], modules["vae"]
     latents = torch.randn(batch, 4, unet.config.sample_size, unet.config.sample_size)
     prompts = torch.randn(2 * batch, 40, unet.config.cross_attention_dim)
@@ -139,22 +142,22 @@ def bare_rate(model: LoadedModel, batch: int, seconds: float) -> float:
     while time.perf_counter() - started < seconds or not done:
         for step in range(STEPS):
             unet(torch.cat([latents, latents]), torch.tensor(step), encoder_hidden_states=prompts, return_dict=False)
-        vae.decode(latents, return_dict=False)  # type: ignore[operator]
+        vae.decode(latents, return_dict=False)
         done += batch
     return done / (time.perf_counter() - started)
 
 
 def draw(
     server: Running, requests: int, size: str, *, steps: int = STEPS, n: int = 1, clients: int = CLIENTS
-) -> Result:
+) -> LoadResult:
     """Have the server answer so many requests, from clients that each wait for their answer."""
     mix = Mix(sizes=(size,), steps=(steps, steps), guidance=(GUIDANCE,), counts=(n,), model=MODEL)
 
-    async def go() -> Result:
+    async def go() -> LoadResult:
         limits = httpx.Limits(max_connections=None)
         async with httpx.AsyncClient(base_url=server.url, timeout=300, limits=limits, trust_env=False) as client:
             with Progress() as progress:
-                asks = load.make_asks(mix, requests, 1)
+                asks = make_asks(mix, requests, 1)
                 return await load.run(client, asks, clients=clients, rate=None, seed=1, command="", progress=progress)
 
     result = asyncio.run(go())

@@ -31,13 +31,13 @@ import torch
 from bench import tables, tiny
 from pipelines.engine.arguments import call_arguments
 from pipelines.engine.engine import Engine
+from pipelines.engine.sink import Sink
 from pipelines.errors import DrawError
 from pipelines.models import selfcheck
 from pipelines.models.loader import LoadedModel
 from pipelines.plan import Drawing
-from pipelines.spec import ImageSpec
 
-STATIC_MOST = 8
+STATIC_MAX = 8
 LOADS = ("burst", "poisson", "uniform")
 LOAD_OF_CAPACITY = 0.8
 POLL_S = 0.001
@@ -49,6 +49,10 @@ class Instant:
 
     wall: float
     cpu: float
+
+    def on(self, clock: str) -> float:
+        """Seconds on the clock of that name: wall or cpu."""
+        return {"wall": self.wall, "cpu": self.cpu}[clock]
 
     @staticmethod
     def now() -> Instant:
@@ -66,19 +70,15 @@ class Drive:
     errors: list[DrawError] = field(default_factory=list)
 
     def latencies(self, clock: str) -> list[float]:
-        return [getattr(self.done[drawing], clock) - getattr(self.came[drawing], clock) for drawing in self.came]
+        return [self.done[job_id].on(clock) - came.on(clock) for job_id, came in self.came.items()]
 
     def seconds(self, clock: str) -> float:
-        first = min(getattr(moment, clock) for moment in self.came.values())
-        return max(getattr(moment, clock) for moment in self.done.values()) - first
+        first = min(moment.on(clock) for moment in self.came.values())
+        return max(moment.on(clock) for moment in self.done.values()) - first
 
 
-class Recorder(Drive):
+class Recorder(Drive, Sink):
     """A drive that is an engine's sink."""
-
-    def started(self, drawing: Drawing) -> None: ...
-    def progress(self, drawing: Drawing, done: int, of: int) -> None: ...
-    def previewed(self, drawing: Drawing, done: int, of: int, picture: torch.Tensor) -> None: ...
 
     def drawn(self, drawing: Drawing, drawn: torch.Tensor) -> None:
         self.done[drawing.job_id] = Instant.now()
@@ -119,7 +119,7 @@ def static(model: LoadedModel, drive: Recorder) -> Iterator[Submit]:
                 change.wait_for(lambda: waiting or closing)
                 if not waiting:
                     return
-                alike = [drawing for drawing in waiting if kind(drawing) == kind(waiting[0])][:STATIC_MOST]
+                alike = [drawing for drawing in waiting if kind(drawing) == kind(waiting[0])][:STATIC_MAX]
                 for drawing in alike:
                     waiting.remove(drawing)
             draw_as_one(model, alike)
@@ -159,7 +159,7 @@ WAYS = {"one at a time": one_at_a_time, "static": static, "engine": engine}
 
 
 @dataclass(frozen=True)
-class Load:
+class Workload:
     title: str
     drawings: Sequence[Drawing]
     arrivals: Sequence[float]  # seconds
@@ -169,21 +169,13 @@ def mixed(model: LoadedModel, count: int, seed: int) -> list[Drawing]:
     """4 to 30 steps, four guidances, one of which (1: none) makes half the rows."""
     dice = random.Random(seed)
     return [
-        drawing(model, number, steps=dice.randint(4, 30), guidance=dice.choice([1.0, 2.5, 5.0, 7.5]))
+        tiny.drawing(model, number, steps=dice.randint(4, 30), guidance=dice.choice([1.0, 2.5, 5.0, 7.5]))
         for number in range(count)
     ]
 
 
 def alike(model: LoadedModel, count: int) -> list[Drawing]:
-    return [drawing(model, number, steps=12, guidance=5.0) for number in range(count)]
-
-
-def drawing(model: LoadedModel, number: int, *, steps: int, guidance: float) -> Drawing:
-    pixels = model.plan.native_width
-    size = {"width": pixels, "height": pixels, "draw_width": pixels, "draw_height": pixels}
-    prompt = f"picture number {number}"
-    spec = ImageSpec("tiny", prompt, **size, seed=number, steps=steps, guidance=guidance)
-    return Drawing(f"{number}", model.plan, spec, (number,))
+    return [tiny.drawing(model, number, steps=12, guidance=5.0) for number in range(count)]
 
 
 def poisson(count: int, rate: float, seed: int) -> list[float]:
@@ -194,7 +186,7 @@ def poisson(count: int, rate: float, seed: int) -> list[float]:
     return arrivals
 
 
-def draw(load: Load, way: str, model: LoadedModel, clock: str) -> Drive:
+def draw(load: Workload, way: str, model: LoadedModel, clock: str) -> Drive:
     """Send the requests as they come, on ``clock``, and wait for the last picture."""
     drive = Recorder()
     with WAYS[way](model, drive) as submit:
@@ -246,19 +238,19 @@ def measure(latents: int, arguments: argparse.Namespace) -> None:
     selfcheck.check(model)
     most_rows = prepare(model, latents, arguments.most_rows)
     count, seed = arguments.requests, arguments.seed
-    burst = Load(f"{count} at once, mixed", mixed(model, count, seed), [0.0] * count)
-    uniform = Load(f"{count} at once, all alike", alike(model, count), [0.0] * count)
+    burst = Workload(f"{count} at once, mixed", mixed(model, count, seed), [0.0] * count)
+    uniform = Workload(f"{count} at once, all alike", alike(model, count), [0.0] * count)
     coming = mixed(model, arguments.arrivals, seed)
     results: dict[str, list[dict[str, Drive]]] = {}
     started = time.monotonic()
 
-    def run(load: Load) -> dict[str, Drive]:
+    def run(load: Workload) -> dict[str, Drive]:
         print(f"{time.monotonic() - started:4.0f} s  {latents}×{latents}  {load.title}", flush=True)
         drives = {way: draw(load, way, model, arguments.clock) for way in WAYS}
         results.setdefault(load.title, []).append(drives)
         return drives
 
-    draw(Load("", burst.drawings[:4], [0.0] * 4), "engine", model, arguments.clock)  # warms up
+    draw(Workload("", burst.drawings[:4], [0.0] * 4), "engine", model, arguments.clock)  # warms up
     for number in range(arguments.rounds):
         if "burst" in arguments.loads:
             alone = run(burst)["one at a time"]
@@ -266,7 +258,7 @@ def measure(latents: int, arguments: argparse.Namespace) -> None:
             alone = draw(burst, "one at a time", model, arguments.clock)
         if "poisson" in arguments.loads:
             rate = LOAD_OF_CAPACITY * count / alone.seconds(arguments.clock)
-            run(Load("Poisson, 0.8 of capacity", coming, poisson(len(coming), rate, seed + number)))
+            run(Workload("Poisson, 0.8 of capacity", coming, poisson(len(coming), rate, seed + number)))
         if "uniform" in arguments.loads:
             run(uniform)
     heads = ("load", "clock", *(f"{m} ÷ one at a time" for m in MEASURES), *(f"{m} ÷ static" for m in MEASURES))

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from bench import tables
 from pipelines.engine import policy
-from pipelines.engine.policy import StepCost
+from pipelines.engine.cost import StepCost
 
 SHORT, LONG = 4, 30  # steps
 SHORT_SHARE = 0.7  # of the requests

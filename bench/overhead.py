@@ -25,21 +25,21 @@ import torch
 from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 
 from bench import tables, tiny
-from pipelines.engine import call as last_call
-from pipelines.engine import collate, engine, policy, run, thread_state, view
+from pipelines.engine import call, collate, engine, policy, run, thread_state, view
 from pipelines.engine.arguments import call_arguments
+from pipelines.engine.cost import StepCost
 from pipelines.engine.engine import Engine
-from pipelines.engine.policy import StepCost
+from pipelines.engine.sink import Sink
+from pipelines.errors import DrawError
 from pipelines.models.loader import LoadedModel
 from pipelines.plan import Drawing
-from pipelines.spec import ImageSpec
 
 LATENTS = 8
 SHORT, LONG = 10, 60  # steps
 BARE = "the engine's own: callers of the denoiser"
 
 
-class Instant(UNet2DConditionModel):
+class Instant(UNet2DConditionModel):  # type: ignore[misc]
     """A denoiser that finds nothing to do."""
 
     @functools.wraps(UNet2DConditionModel.forward)
@@ -47,7 +47,7 @@ class Instant(UNet2DConditionModel):
         return (sample,)
 
 
-class Caller(StableDiffusionPipeline):
+class Caller(StableDiffusionPipeline):  # type: ignore[misc]
     """A pipeline that does nothing but call its denoiser."""
 
     def __call__(self, num_inference_steps: int, **_: Any) -> Any:
@@ -59,15 +59,10 @@ class Caller(StableDiffusionPipeline):
         return SimpleNamespace(images=latents[0])
 
 
-class Silent:
-    """A sink that keeps nothing."""
+class Complaining(Sink):
+    """A sink that keeps nothing, and says what failed."""
 
-    def started(self, drawing: Drawing) -> None: ...
-    def progress(self, drawing: Drawing, done: int, of: int) -> None: ...
-    def previewed(self, drawing: Drawing, done: int, of: int, picture: torch.Tensor) -> None: ...
-
-    def drawn(self, drawing: Drawing, drawn: torch.Tensor) -> None: ...
-    def failed(self, drawing: Drawing, error: Exception) -> None:
+    def failed(self, drawing: Drawing, error: DrawError) -> None:
         print("failed:", error)
 
 
@@ -86,16 +81,11 @@ def instant_model(kind: type[StableDiffusionPipeline] = StableDiffusionPipeline)
 
 
 def drawings(model: LoadedModel, runs: int, steps: int) -> list[Drawing]:
-    pixels = model.plan.native_width
-    size = {"width": pixels, "height": pixels, "draw_width": pixels, "draw_height": pixels}
-    return [
-        Drawing(f"{i}", model.plan, ImageSpec("tiny", f"prompt {i}", **size, seed=i, steps=steps, guidance=5.0), (i,))
-        for i in range(runs)
-    ]
+    return [tiny.drawing(model, number, steps=steps, guidance=5.0) for number in range(runs)]
 
 
 def through_engine(model: LoadedModel, batch: list[Drawing]) -> Engine:
-    made = Engine(Silent())  # type: ignore[arg-type]
+    made = Engine(Complaining())
     ended = threading.Semaphore(0)
     made.submit(model, *batch, done=ended.release)
     for _ in batch:
@@ -113,7 +103,7 @@ def plainly(model: LoadedModel, batch: list[Drawing]) -> None:
 
 
 class AtOnce:
-    """A desk that makes every call there and then."""
+    """A rendezvous that makes every call there and then."""
 
     def share(self, shared: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         return shared.function(*args, **kwargs)
@@ -130,6 +120,7 @@ class AtOnce:
         return False
 
     def stepped(self, done: int, of: int) -> None: ...
+    def previewed(self, done: int, of: int, picture: torch.Tensor) -> None: ...
 
 
 def per_step(draw: Callable[[list[Drawing]], object], short: list[Drawing], long: list[Drawing]) -> tuple[float, float]:
@@ -148,8 +139,8 @@ def per_step(draw: Callable[[list[Drawing]], object], short: list[Drawing], long
 
 PARTS: tuple[tuple[object, str, str], ...] = (
     (run, "Call", "looking at a call: all of it"),
-    (last_call.LastCall, "alike", "— is it like the run's last?"),
-    (run, "group_key", "— if not: the key that says who may share"),
+    (call.LastCall, "alike", "— is it like the run's last?"),
+    (call, "group_key", "— if not: the key that says who may share"),
     (thread_state, "current", "what torch remembers per thread"),
     (policy, "choose", "choosing who goes"),
     (collate.Merger, "merge", "merging arguments"),
@@ -193,7 +184,7 @@ def profile(model: LoadedModel, runs: int) -> str:
 def _trimmed(calls: list[float]) -> float:
     """Their sum, without what a busy machine put in between: no call counts for more than ten times the median."""
     limit = 10 * tables.median(calls)
-    return sum(min(call, limit) for call in calls)
+    return sum(min(seconds, limit) for seconds in calls)
 
 
 def main() -> None:

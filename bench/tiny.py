@@ -13,7 +13,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from pipelines.facts.families import FamilyTable
 from pipelines.models.loader import LoadedModel
-from pipelines.plan import ModelPlan
+from pipelines.plan import Drawing, ModelPlan
+from pipelines.spec import ImageSpec
 
 PIXELS_PER_LATENT = 4  # each way
 _FEATURES = 64  # of the prompt's tokens
@@ -47,6 +48,22 @@ def model(latents: int, unet: torch.nn.Module | None = None) -> LoadedModel:
     pixels = latents * PIXELS_PER_LATENT
     plan = ModelPlan("tiny", "", "stable-diffusion", native_width=pixels, native_height=pixels)
     return LoadedModel(plan, pipeline(unet), FamilyTable().by_name[plan.family], torch.device("cpu"))
+
+
+def drawing(model: LoadedModel, number: int, *, steps: int, guidance: float) -> Drawing:
+    """One picture at the model's native size; ``number`` is its seed and its place in the prompt."""
+    pixels = model.plan.native_width
+    spec = ImageSpec(
+        "tiny",
+        f"picture number {number}",
+        width=pixels,
+        height=pixels,
+        draw_width=pixels,
+        draw_height=pixels,
+        steps=steps,
+        guidance=guidance,
+    )
+    return Drawing(f"{number}", model.plan, spec, (number,))
 
 
 def _unet() -> UNet2DConditionModel:

@@ -33,7 +33,7 @@ from pipelines.facts.families import FAMILIES, Family  # noqa: E402
 from pipelines.spec import Task  # noqa: E402
 from server.api.wire import ImageFields, LoraFields  # noqa: E402
 from server.app import create_app  # noqa: E402
-from server.catalog.catalog import ModelEntry, ModelsFile, PresetEntry  # noqa: E402
+from server.catalog.entries import ModelEntry, ModelsFile, PresetEntry  # noqa: E402
 from server.catalog.loras import LoraEntry  # noqa: E402
 from server.cli import build_parser  # noqa: E402
 from server.errors import ANSWERS  # noqa: E402

@@ -46,7 +46,10 @@ class Adapter(msgspec.Struct, frozen=True, order=True):
 
 
 class ImageSpec(msgspec.Struct, frozen=True):
-    """The frozen parameters of one image. Everything is decided; nothing is None that a preset could fill."""
+    """The frozen parameters of the pictures of one request; their seeds stand beside it.
+
+    Everything is decided: nothing is None that a preset could fill.
+    """
 
     model: str  # the canonical ID in models.yaml
     prompt: str  # with the preset's suffix
@@ -54,7 +57,6 @@ class ImageSpec(msgspec.Struct, frozen=True):
     height: int
     draw_width: int  # pixels that the pipeline draws, before resampling to width × height
     draw_height: int
-    seed: int  # 0 .. 2**63 - 1
     steps: int
     guidance: float
     negative_prompt: str | None = None

@@ -15,7 +15,8 @@ from fastapi import FastAPI
 from server import __version__
 from server.api import files, hub, images, jobs, models, openapi, ops
 from server.api.services import Services
-from server.catalog.catalog import Catalog, find_models_file, load_catalog
+from server.catalog.catalog import Catalog
+from server.catalog.load import find_models_file, load_catalog
 from server.edge import stack
 from server.edge.keys import Keyring
 from server.errors import ConfigError, DarkroomError, LinkRefused
@@ -30,7 +31,8 @@ from server.storage.signing import Signer, load_or_create_secret
 from server.storage.store import Store, open_store
 from server.telemetry import Metrics
 from server.web import docs, page
-from server.worker.local import LocalWorker, ModelState, ModelStatus
+from server.worker.local import LocalWorker
+from server.worker.status import ModelState, ModelStatus
 
 log = logging.getLogger("darkroom.app")
 

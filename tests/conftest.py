@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from server.catalog.catalog import Catalog, Model, load_catalog
+from server.catalog.catalog import Catalog, Model
+from server.catalog.load import load_catalog
 from server.errors import WorkerLost
 from tests.paper import Paper, PaperServers
 from tests.running import ROOT, Running, start
@@ -18,6 +19,12 @@ pytest_plugins = ["tests.skipped"]
 # One thread a process: several workers run at a time here, and OpenMP threads that wait for each other at every
 # operation on busy cores made these tests ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The library whose loop runs the tests marked ``anyio``: a new loop for each."""
+    return "asyncio"
 
 
 @pytest.fixture(scope="session")

@@ -24,7 +24,7 @@ from server.errors import DarkroomError, ModelUnavailable
 from server.settings import Settings
 from server.telemetry import Metrics
 from server.worker import protocol
-from server.worker.local import ModelState, ModelStatus
+from server.worker.status import ModelState, ModelStatus
 from tests.running import ROOT
 from tests.unit.edge.live import Live, serve
 

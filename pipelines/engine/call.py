@@ -1,20 +1,129 @@
-"""What was found of a run's last call of a shared, and whether its next one is alike.
+"""A parked call: what the policy reads, what a batch runs, and whether it is like the run's last one.
 
-Knows arguments and their parts; knows neither runs nor threads. Step after step, a run's calls differ in nothing
+Knows arguments and their parts; knows neither greenlets nor threads. Step after step, a run's calls differ in nothing
 but the numbers in their tensors: seeing that at a glance saves describing each anew.
 """
 
 from __future__ import annotations
 
 from collections.abc import Hashable
+from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
 
 import torch
 
-from pipelines.engine.collate import Fingerprints, Parts, is_row, keeps_key
+from pipelines.engine.collate import Fingerprints, Parts, Uncollatable, count_rows, group_key, is_row, keeps_key
+from pipelines.engine.model import Model
+from pipelines.engine.shared import SharedModule, Stage
+from pipelines.plan import Drawing
 
 _PLAIN = frozenset({bool, int, float, str, type(None)})
+
+
+@dataclass(eq=False)
+class History:
+    """What a run has done so far, as far as its next call needs it."""
+
+    steps_of: int
+    steps_done: int = 0
+    passed_over: int = 0  # steps that went without the run, while it waited for one
+    prints: Fingerprints = field(default_factory=Fingerprints)
+    last: dict[SharedModule, LastCall] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """Let go of the last calls' tensors."""
+        self.last.clear()
+        self.prints = Fingerprints()
+
+
+class Call:
+    """One call of a shared module that a run waits for.
+
+    ``key`` says who may share it: calls with equal keys fit one batch. It has ``rows`` rows of ``area`` latent
+    elements. When it was run, it holds ``output`` or ``error``.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        drawing: Drawing,
+        history: History,
+        shared: SharedModule,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        autocast: torch.dtype | None,
+    ) -> None:
+        self.model = model
+        self.drawing = drawing
+        self.history = history
+        self.shared = shared
+        self.args = args
+        self.kwargs = kwargs
+        self.autocast = autocast
+        self.first = shared.stage is not Stage.DENOISE
+        self.principal = drawing.principal
+        self.output: Any = None
+        self.error: BaseException | None = None
+        last = history.last.get(shared)
+        alike = None if last is None else last.alike(args, kwargs, autocast, history.prints)
+        if last is not None and alike is not None:
+            self.arguments = alike
+        else:
+            last = history.last[shared] = self._look()
+        if shared.ignores_generator and "generator" in self.arguments:
+            self.arguments["generator"] = None
+        self.rows, self.area, self.key = last.rows, last.area, last.key
+
+    @property
+    def passed_over(self) -> int:
+        return self.history.passed_over
+
+    @property
+    def steps_left(self) -> int:
+        return max(1, self.history.steps_of - self.history.steps_done)
+
+    def _look(self) -> LastCall:
+        """Find this call's rows, its latent elements a row, and the key under which it may be merged."""
+        shared = self.shared
+        self.arguments = shared.signature.normalise(self.args, self.kwargs)
+        rows, area, key = self._measure()
+        return LastCall(
+            self.args,
+            self.kwargs,
+            self.arguments,
+            names=shared.signature.names(self.args, self.kwargs),
+            autocast=self.autocast,
+            rows=rows,
+            area=area,
+            key=key,
+            parts=shared.parts,
+        )
+
+    def _measure(self) -> tuple[int, int, Hashable]:
+        shared, alone = self.shared, (id(self.shared), id(self.history))
+        try:
+            rows = count_rows(self.arguments, shared.parts)
+        except Uncollatable:
+            return 1, 1, alone
+        area = _area(self.arguments, rows)
+        if not self.model.shares:
+            return rows, area, alone
+        arguments = self.arguments if shared.ragged is None else shared.ragged.folded(self.arguments)
+        if shared.ignores_generator and "generator" in arguments:
+            arguments = {**arguments, "generator": None}
+        apart = self.model.adapters.apart(shared.module, self.drawing.spec.adapters)
+        key = group_key(arguments, rows, shared.parts, self.history.prints)
+        return rows, area, shared.intern((area, self.autocast, apart, key))
+
+
+def _area(arguments: dict[str, Any], rows: int) -> int:
+    for value in arguments.values():
+        if isinstance(value, torch.Tensor) and value.dim() > 1 and value.shape[0] == rows:
+            return int(value.numel()) // rows
+        if isinstance(value, list) and len(value) == rows and value and isinstance(value[0], torch.Tensor):
+            return sum(int(item.numel()) for item in value) // rows
+    return 1
 
 
 class _Check(Enum):
@@ -26,7 +135,7 @@ class _Check(Enum):
 
 
 class LastCall:
-    """``key`` says who may share the call, which has ``rows`` rows of ``area`` latent elements."""
+    """What was found of a run's last call of a module, and what its next one must keep to be like it."""
 
     def __init__(
         self,

@@ -11,23 +11,13 @@ because past the knee of step time against rows another row only makes everybody
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict
 from collections.abc import Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
-_AGEING_STEPS = 16  # steps without a run that halve the work it appears to have left; bench/order.py shows it
-_KNEE = 0.95  # of the device's best rows per second
-_MIN_SAMPLES = 4  # for a line
-_MAX_SCATTER = 0.1  # of the mean step time, root mean square
-# The least: figures taken on a busy machine once bounded batches at 4 rows, at a third of the pictures a second; and on
-# a device that 2 rows fill, 8 still keep short requests ahead (bench/order.py).
-_MIN_ROWS, _MAX_ROWS = 8, 64
-# What the rows of a step may take at most, be they fewer than the least: for so long nobody joins, leaves or moves on.
-_ROWS_S = 2.0
+from pipelines.engine.cost import MAX_ROWS
 
-BUCKETS = (1, 2, 4, 8, 16, 32)  # rows of a compiled module's calls
+_AGEING_STEPS = 16  # steps without a run that halve the work it appears to have left; bench/order.py shows it
 
 
 class Waiting(Protocol):
@@ -52,53 +42,6 @@ class Waiting(Protocol):
 W = TypeVar("W", bound=Waiting)
 
 
-@dataclass(frozen=True)
-class StepCost:
-    """Measured seconds of one step: ``fixed_s + row_s × rows``, at ``area`` latent elements a row.
-
-    ``peak_rows``: with more, rows per second fell again, as where a batch outgrows a cache; None where none was seen.
-    """
-
-    fixed_s: float
-    row_s: float
-    area: int
-    peak_rows: int | None = None
-
-    def most_rows(self, area: int) -> int:
-        """How many rows of ``area`` make a step worth its time: 0.95 of what the device can do at best, in 2 s.
-
-        rows / (fixed + row × rows) reaches the fraction k of its limit 1 / row at rows = fixed / row × k / (1 - k).
-        """
-        row_s = self.row_s * area / self.area
-        knee = self.fixed_s / row_s * _KNEE / (1 - _KNEE) if row_s > 0 else _MAX_ROWS
-        if self.peak_rows is not None:
-            knee = min(knee, self.peak_rows * self.area / area)
-        patient = int(_ROWS_S / row_s) if row_s > 0 else _MAX_ROWS
-        return max(1, min(patient, max(_MIN_ROWS, min(_MAX_ROWS, round(knee)))))
-
-
-def bucket(rows: int) -> int:
-    """The rows that a compiled module is called with for so many: more than the largest bucket has, as they are."""
-    return next((size for size in BUCKETS if size >= rows), rows)
-
-
-def fit_cost(samples: Sequence[tuple[int, float]], area: int) -> StepCost | None:
-    """Least squares through (rows, seconds) samples, by growing rows, up to the most rows per second; None where they
-    are not on a line: a busy machine's figures would bound the rows for as long as the model is loaded."""
-    peak = max(range(len(samples)), key=lambda index: samples[index][0] / samples[index][1])
-    rising = samples[: max(peak + 1, _MIN_SAMPLES)]
-    peak_rows = rising[-1][0] if len(rising) < len(samples) else None
-    n = len(rising)
-    mean_rows = sum(rows for rows, _ in rising) / n
-    mean_s = sum(seconds for _, seconds in rising) / n
-    spread = sum((rows - mean_rows) ** 2 for rows, _ in rising)
-    slope = sum((rows - mean_rows) * (seconds - mean_s) for rows, seconds in rising) / spread if spread else mean_s
-    slope = max(slope, 1e-9)
-    fixed = mean_s - slope * mean_rows
-    scatter = math.sqrt(sum((seconds - fixed - slope * rows) ** 2 for rows, seconds in rising) / n)
-    return None if scatter > _MAX_SCATTER * mean_s else StepCost(max(0.0, fixed), slope, area, peak_rows)
-
-
 def choose(waiting: Sequence[W], most_rows: Mapping[Hashable, int]) -> list[W]:
     """The calls of the next step, from ``waiting`` (not empty). ``most_rows`` bounds the rows of a key.
 
@@ -116,7 +59,7 @@ def choose(waiting: Sequence[W], most_rows: Mapping[Hashable, int]) -> list[W]:
 
     ranked = sorted(ahead, key=work)
     head = ranked[0]
-    room = most_rows.get(head.key, _MAX_ROWS) - head.rows
+    room = most_rows.get(head.key, MAX_ROWS) - head.rows
     chosen = [head]
     for call in ranked[1:]:
         if call.key == head.key and call.rows <= room:

@@ -1,155 +1,142 @@
-"""A run: one unmodified pipeline call as a greenlet, and the places where it waits.
+"""A run: one unmodified pipeline call for one drawing, from its first turn to its last.
 
-Knows one drawing, its view and its turns; knows nothing of other runs. A run goes on only when the engine lets it, and
-gives the turn back where it parks or ends. So tokenizers and schedulers are never entered twice at once, and handing
-over costs under half a microsecond, where threads cost 24 to 31 (docs/engine-bench.md). What torch remembers per
-thread goes with each run.
+Knows one drawing, its view of the pipeline and its turns; knows neither the engine nor other runs. A run is a greenlet.
+It goes on when ``go`` is called, and gives the turn back where it waits for a shared call, or ends. So tokenizers and
+schedulers are never entered twice at once, and a hand-over costs under half a microsecond, where threads cost 24 to 31
+(docs/engine-bench.md). What torch remembers per thread goes with each run.
 """
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
-from greenlet import greenlet
+from greenlet import getcurrent, greenlet
 
 from pipelines.engine import thread_state
-from pipelines.engine.call import LastCall
-from pipelines.engine.collate import Fingerprints, Uncollatable, count_rows, group_key
+from pipelines.engine.adapters import Share
+from pipelines.engine.arguments import call_arguments
+from pipelines.engine.call import Call, History
+from pipelines.engine.embeddings import EmbeddingCache
+from pipelines.engine.model import Model
 from pipelines.engine.shared import SharedModule
-from pipelines.errors import Cancelled
+from pipelines.engine.sink import Sink
+from pipelines.engine.thread_state import ThreadState
+from pipelines.engine.view import bind
+from pipelines.errors import Cancelled, DrawError, OutOfMemory, is_out_of_memory
 from pipelines.plan import Drawing
 
-if TYPE_CHECKING:
-    from pipelines.engine.engine import Engine
-    from pipelines.models.loader import LoadedModel
-
-
-class Call:
-    """A parked call: what the policy reads, and what the engine runs."""
-
-    first: bool
-
-    def __init__(
-        self,
-        run: Run,
-        shared: SharedModule,
-        args: tuple[Any, ...],
-        kwargs: dict[str, Any],
-        autocast: torch.dtype | None,
-    ) -> None:
-        self.run = run
-        self.shared = shared
-        self.args = args
-        self.kwargs = kwargs
-        self.first = shared.first
-        self.principal = run.drawing.principal
-        self.output: Any = None  # once it was run: for the trace at load
-        self.autocast = autocast
-        last = run.last.get(shared)
-        alike = None if last is None else last.alike(args, kwargs, autocast, run.prints)
-        if last is not None and alike is not None:
-            self.arguments = alike
-        else:
-            last = run.last[shared] = self._look()
-        if shared.ignores_generator and "generator" in self.arguments:
-            self.arguments["generator"] = None
-        self.rows, self.area, self.key = last.rows, last.area, last.key
-
-    @property
-    def passed_over(self) -> int:
-        return self.run.passed_over
-
-    @property
-    def steps_left(self) -> int:
-        return max(1, self.run.steps_of - self.run.steps_done)
-
-    def _look(self) -> LastCall:
-        """Find this call's rows, its latent elements a row, and the key under which it may be merged."""
-        shared = self.shared
-        self.arguments = shared.signature.normalise(self.args, self.kwargs)
-        rows, area, key = self._measure()
-        return LastCall(
-            self.args,
-            self.kwargs,
-            self.arguments,
-            names=shared.signature.names(self.args, self.kwargs),
-            autocast=self.autocast,
-            rows=rows,
-            area=area,
-            key=key,
-            parts=shared.parts,
-        )
-
-    def _measure(self) -> tuple[int, int, Hashable]:
-        run, shared = self.run, self.shared
-        try:
-            rows = count_rows(self.arguments, shared.parts)
-        except Uncollatable:
-            return 1, 1, (id(shared), id(run))
-        area = _area(self.arguments, rows)
-        if not run.model.shares:
-            return rows, area, (id(shared), id(run))
-        arguments = self.arguments if shared.ragged is None else shared.ragged.folded(self.arguments)
-        if shared.ignores_generator and "generator" in arguments:
-            arguments = {**arguments, "generator": None}
-        apart = run.model.adapters.apart(shared.module, run.drawing.spec.adapters)
-        key = group_key(arguments, rows, shared.parts, run.prints)
-        return rows, area, shared.intern((area, self.autocast, apart, key))
+log = logging.getLogger("darkroom.engine")
 
 
 class Run:
-    """One drawing's pipeline call, as the engine sees it. It is the desk at which its stand-ins hand over."""
+    """One drawing's pipeline call. Its stand-ins meet here: it is the ``Rendezvous`` of its view.
 
-    def __init__(self, engine: Engine, drawing: Drawing, model: LoadedModel, done: Callable[[], None]) -> None:
-        self.engine = engine
+    ``sink`` is told of the run's progress and end. ``counts`` gains the switches of adapters.
+    """
+
+    def __init__(
+        self,
+        drawing: Drawing,
+        model: Model,
+        sink: Sink,
+        *,
+        embeddings: EmbeddingCache | None = None,
+        counts: Counter[str],
+    ) -> None:
         self.drawing = drawing
         self.model = model
-        self.done = done
-        self._greenlet: greenlet | None = None  # made on the engine's thread, to which it belongs
-        self.prints = Fingerprints()
-        self.last: dict[SharedModule, LastCall] = {}
-        self.passed_over = 0  # steps that went without it, while it waited for one
-        self.steps_done = 0
-        self.steps_of = drawing.spec.steps
         self.cancelled = False
         self.width, self.height = drawing.spec.draw_width, drawing.spec.draw_height
-        self.result: Any = None
-        self.error: BaseException | None = None
+        self.history = History(drawing.spec.steps)
+        self._sink = sink
+        self._embeddings = embeddings
+        self._counts = counts
+        self._waits_for: Call | None = None
+        # Made at the first turn, on the thread that gives it: a greenlet belongs to its thread.
+        self._greenlet: greenlet | None = None
+        self._outside: ThreadState
+        self._give_back: Callable[[], object]
 
-    def go(self) -> None:
-        """Go on until the next call that may be shared, or to the end. Called by the engine's loop alone."""
+    def go(self) -> Call | None:
+        """Go on to the next call that may be shared, and return it; None once the run has ended.
+
+        That call must hold its output or its error before ``go`` is called again. Only one thread may call this.
+        """
         if self._greenlet is None:
+            self._outside, self._give_back = thread_state.current(), getcurrent().switch
             self._greenlet = greenlet(self._live)
         self._greenlet.switch()
+        call, self._waits_for = self._waits_for, None
+        return call
+
+    def _live(self) -> None:
+        """All that a run does, in its own turns."""
+        try:
+            self._require_wanted()
+            self._sink.started(self.drawing)
+            self._sink.drawn(self.drawing, self._draw())
+        except DrawError as error:
+            self._sink.failed(self.drawing, error)
+        except torch.AcceleratorError:
+            raise  # the device is lost to this process
+        except Exception as error:
+            if is_out_of_memory(error):
+                self._sink.failed(self.drawing, OutOfMemory("the device has no room for this picture"))
+            else:
+                log.exception("run failed", extra={"job": self.drawing.job_id, "model": self.drawing.plan.key})
+                self._sink.failed(self.drawing, DrawError(f"{type(error).__name__}: {error}"))
+        # The view that it drew on is part of reference cycles, and waits for the garbage collector with all it has.
+        self.history.forget()
+
+    def _draw(self) -> torch.Tensor:
+        """One ordinary pipeline call: (n, 3, draw_height, draw_width), 0..1."""
+        model, spec = self.model, self.drawing.spec
+        model.adapters.require(spec.adapters)
+        pipeline = model.pipeline(spec.task)
+        if not model.shares:
+            for shared in model.shared_modules.values():
+                shared.forget()
+        view = bind(pipeline, self, modules=model.shared_modules, scheduler=spec.scheduler, embeddings=self._embeddings)
+        drawn: torch.Tensor = view(**call_arguments(view, model.family, spec, self.drawing.seeds)).images
+        return drawn
+
+    def _require_wanted(self) -> None:
+        if self.cancelled:
+            raise Cancelled("the client left")
+
+    # What the view's stand-ins ask for.
 
     def share(self, shared: SharedModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        self._check()
+        self._require_wanted()
         mine = thread_state.current()
-        self.engine.park(Call(self, shared, args, kwargs, mine.autocast))
-        mine.changed_to(self.engine.thread_state, self.engine.take_turn)
-        result, error = self.result, self.error
-        self.result = self.error = None
+        call = Call(self.model, self.drawing, self.history, shared, args, kwargs, mine.autocast)
+        self._waits_for = call
+        mine.changed_to(self._outside, self._give_back)
+        error, call.error = call.error, None
         if error is not None:
             try:
                 raise error
             finally:
                 del error  # this frame would hold it, and its traceback this frame, with all that the run made
-        return result
+        return call.output
 
     def alone(self, work: Callable[[], Any], module: torch.nn.Module | None = None) -> Any:
-        self._check()
-        if module is not None:
-            self.engine.set_adapters(module, [self], [1])
+        self._require_wanted()
+        if module is not None and self.model.adapters:
+            wanted = [Share(1, self.drawing.spec.adapters)]
+            self._counts["adapter_switches"] += self.model.adapters.use(module, wanted)
         return work()
 
     def adapters(self, module: torch.nn.Module) -> Hashable:
         return self.model.adapters.of(module, self.drawing.spec.adapters)
 
     def stepped(self, done: int, of: int) -> None:
-        self.steps_done, self.steps_of = done, of
-        self.engine.sink.progress(self.drawing, done, of)
+        self.history.steps_done, self.history.steps_of = done, of
+        self._sink.progress(self.drawing, done, of)
 
     def wants_preview(self, done: int, of: int) -> bool:
         """Previews lie evenly between the first step and the last; the finished picture is none."""
@@ -157,30 +144,4 @@ class Run:
         return asked > 0 and done < of and done in {round(of * number / (asked + 1)) for number in range(1, asked + 1)}
 
     def previewed(self, done: int, of: int, picture: torch.Tensor) -> None:
-        self.engine.sink.previewed(self.drawing, done, of, picture)
-
-    def resume(self, result: Any = None, error: BaseException | None = None) -> None:
-        """Leave a result, or an error to raise, for when the run is woken."""
-        self.result, self.error = result, error
-
-    def forget(self) -> None:
-        """Let go of its last calls' tensors: the view that it drew on goes round in circles, and waits for the
-        garbage collector with all that the run has."""
-        self.last.clear()
-        self.prints = Fingerprints()
-
-    def _live(self) -> None:
-        self.engine.draw_and_leave(self)
-
-    def _check(self) -> None:
-        if self.cancelled:
-            raise Cancelled("the client left")
-
-
-def _area(arguments: dict[str, Any], rows: int) -> int:
-    for value in arguments.values():
-        if isinstance(value, torch.Tensor) and value.dim() > 1 and value.shape[0] == rows:
-            return int(value.numel()) // rows
-        if isinstance(value, list) and len(value) == rows and value and isinstance(value[0], torch.Tensor):
-            return sum(int(item.numel()) for item in value) // rows
-    return 1
+        self._sink.previewed(self.drawing, done, of, picture)

@@ -8,21 +8,38 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
+from enum import Enum, auto
 from typing import Any
 
 import torch
 
 from pipelines.engine.collate import Part, Path, Signature
-from pipelines.engine.policy import BUCKETS, StepCost, bucket
+from pipelines.engine.cost import BUCKETS, StepCost, bucket
 from pipelines.engine.ragged import RAGGED
 
-_DENOISERS = ("unet", "transformer", "transformer_2", "prior", "controlnet")
-_EARLY = ("controlnet",)  # its output is an argument of the denoiser's next call
+DENOISERS = ("unet", "transformer", "transformer_2")  # the largest component of a pipeline, called at every step
+
 # Their decode takes a generator and never draws from it; any other decoder's keeps its runs apart.
 _PLAIN_DECODERS = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
 _UNMEASURED_ROWS = 16
 _DECODE_ROWS = 8  # decoding takes far more memory a row than a denoiser step
 _DECODE_PIXELS = 2 * 1024 * 1024  # of all rows of a decode: 8 of 512 x 512, 2 of 1024 x 1024
+
+
+class Stage(Enum):
+    """Where in a run a shared module is called. Every stage but the denoiser's is short, and lets a run go on."""
+
+    CONTROL = auto()  # before the denoiser: its output is an argument of the denoiser's next call
+    DENOISE = auto()
+    DECODE = auto()
+
+
+_STAGES = {
+    **dict.fromkeys(DENOISERS, Stage.DENOISE),
+    "prior": Stage.DENOISE,
+    "controlnet": Stage.CONTROL,
+    "vae": Stage.DECODE,
+}
 
 
 class _Key:
@@ -38,7 +55,7 @@ class SharedModule:
     name: str
     module: torch.nn.Module
     function: Callable[..., Any]
-    first: bool  # goes before denoiser steps; a decode, before every other
+    stage: Stage
     ignores_generator: bool = False
     parts: dict[Path, Part] = field(default_factory=dict)  # of the arguments, from the trace at load
     output_parts: dict[Path, Part] = field(default_factory=dict)
@@ -56,7 +73,8 @@ class SharedModule:
 
     @property
     def is_denoiser(self) -> bool:
-        return self.name in _DENOISERS
+        """Is it called at every step? So are ControlNets."""
+        return self.stage is not Stage.DECODE
 
     def keeps_state(self) -> bool:
         """Does a layer remember its last call (diffusers' step caches do)? Then another run's call must not follow."""
@@ -94,18 +112,19 @@ class SharedModule:
 
 
 def find_shared_modules(components: dict[str, Any]) -> dict[int, SharedModule]:
-    """The modules among a pipeline's components, by the module's identity."""
-    modules: dict[int, SharedModule] = {}
+    """The modules of a pipeline's components that its runs share, by the module's identity."""
+    found: dict[int, SharedModule] = {}
     for name, component in components.items():
-        if not isinstance(component, torch.nn.Module):
+        stage = _STAGES.get(name)
+        if stage is None or not isinstance(component, torch.nn.Module):
             continue
-        if name in _DENOISERS:
-            modules[id(component)] = SharedModule(name, component, component, first=name in _EARLY)
-        elif name == "vae" and not casts_itself(component):
+        if stage is not Stage.DECODE:
+            found[id(component)] = SharedModule(name, component, component, stage)
+        elif not casts_itself(component):
             decoder: Any = component
             plain = type(component).__name__.startswith(_PLAIN_DECODERS)
-            modules[id(component)] = SharedModule(name, component, decoder.decode, first=True, ignores_generator=plain)
-    return modules
+            found[id(component)] = SharedModule(name, component, decoder.decode, stage, ignores_generator=plain)
+    return found
 
 
 def casts_itself(vae: torch.nn.Module) -> bool:

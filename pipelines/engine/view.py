@@ -29,7 +29,7 @@ log = logging.getLogger("darkroom.view")
 Forward = Callable[..., Any]
 
 
-class Desk(Protocol):
+class Rendezvous(Protocol):
     """Where a run's stand-ins hand over their calls."""
 
     width: int  # pixels that the run draws
@@ -56,27 +56,27 @@ class Desk(Protocol):
 
 def bind(
     pipeline: Any,
-    desk: Desk,
+    rendezvous: Rendezvous,
     *,
     modules: Mapping[int, SharedModule],
     scheduler: str | None = None,
     embeddings: EmbeddingCache | None = None,
 ) -> Any:
-    """A shallow copy of ``pipeline`` for one run, whose heavy modules work through ``desk``."""
+    """A shallow copy of ``pipeline`` for one run, whose heavy modules work through ``rendezvous``."""
     view = copy.copy(pipeline)
     own = copy.deepcopy(pipeline.scheduler) if scheduler is None else _make_scheduler(pipeline.scheduler, scheduler)
-    _count_steps(own, view, desk)
+    _count_steps(own, view, rendezvous)
     _put(view, "scheduler", own)
     for name, component in pipeline.components.items():
         if not isinstance(component, torch.nn.Module):
             continue
         shared = modules.get(id(component))
         if name == "vae":
-            _put(view, name, _vae(component, shared, desk))
+            _put(view, name, _vae(component, shared, rendezvous))
         elif shared is not None:
-            _put(view, name, stand_in(component, forward=_shared(shared, desk)))
+            _put(view, name, stand_in(component, forward=_parking(shared, rendezvous)))
         else:
-            _put(view, name, stand_in(component, forward=_encoder(component, desk, embeddings)))
+            _put(view, name, stand_in(component, forward=_encoder(component, rendezvous, embeddings)))
     return view
 
 
@@ -102,46 +102,46 @@ def _put(view: Any, name: str, component: Any) -> None:
     view.__dict__[name] = component
 
 
-def _shared(shared: SharedModule, desk: Desk) -> Forward:
+def _parking(shared: SharedModule, rendezvous: Rendezvous) -> Forward:
     def forward(*args: Any, **kwargs: Any) -> Any:
-        return desk.share(shared, args, kwargs)
+        return rendezvous.share(shared, args, kwargs)
 
     return forward
 
 
-def _encoder(module: torch.nn.Module, desk: Desk, embeddings: EmbeddingCache | None) -> Forward:
+def _encoder(module: torch.nn.Module, rendezvous: Rendezvous, embeddings: EmbeddingCache | None) -> Forward:
     signature = Signature(module.forward)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
         key = None
         if embeddings is not None:
-            key = embeddings.key(module, signature.normalise(args, kwargs), desk.adapters(module))
+            key = embeddings.key(module, signature.normalise(args, kwargs), rendezvous.adapters(module))
         if key is None or embeddings is None:
-            return desk.alone(lambda: module(*args, **kwargs), module)
+            return rendezvous.alone(lambda: module(*args, **kwargs), module)
         kept = embeddings.get(key)
         if kept is None:
-            kept = desk.alone(lambda: module(*args, **kwargs), module)
+            kept = rendezvous.alone(lambda: module(*args, **kwargs), module)
             embeddings.put(key, kept)
         return kept
 
     return forward
 
 
-def _vae(vae: torch.nn.Module, shared: SharedModule | None, desk: Desk) -> torch.nn.Module:
+def _vae(vae: torch.nn.Module, shared: SharedModule | None, rendezvous: Rendezvous) -> torch.nn.Module:
     plain: Any = vae
 
     def encode(*args: Any, **kwargs: Any) -> Any:
-        return desk.alone(lambda: plain.encode(*args, **kwargs))
+        return rendezvous.alone(lambda: plain.encode(*args, **kwargs))
 
     def decode(*args: Any, **kwargs: Any) -> Any:
         if shared is None:
-            return desk.alone(lambda: plain.decode(*args, **kwargs))
-        return desk.share(shared, args, kwargs)
+            return rendezvous.alone(lambda: plain.decode(*args, **kwargs))
+        return rendezvous.share(shared, args, kwargs)
 
-    return stand_in(vae, encode=encode, decode=_guarded(decode, vae, desk))
+    return stand_in(vae, encode=encode, decode=_guarded(decode, vae, rendezvous))
 
 
-def _guarded(decode: Forward, vae: torch.nn.Module, desk: Desk) -> Forward:
+def _guarded(decode: Forward, vae: torch.nn.Module, rendezvous: Rendezvous) -> Forward:
     """Decode; where low precision overflowed to NaN (diffusers#5803), decode once more in float32.
 
     The look at the numbers makes a CUDA device wait for the host, so there it is only done for float16; what
@@ -160,12 +160,12 @@ def _guarded(decode: Forward, vae: torch.nn.Module, desk: Desk) -> Forward:
         sample = result[0] if isinstance(result, tuple) else result.sample
         if not looks or bool(torch.isfinite(sample).all()):
             return result
-        return desk.alone(lambda: again(latents, args, kwargs))
+        return rendezvous.alone(lambda: again(latents, args, kwargs))
 
     return guarded
 
 
-def _count_steps(scheduler: Any, view: Any, desk: Desk) -> None:
+def _count_steps(scheduler: Any, view: Any, rendezvous: Rendezvous) -> None:
     step = scheduler.step
     done = 0
 
@@ -175,14 +175,14 @@ def _count_steps(scheduler: Any, view: Any, desk: Desk) -> None:
         # Pipelines note how many steps this call really takes (fewer than asked for when strength < 1).
         of = max(done + 1, getattr(view, "_num_timesteps", 0) or len(scheduler.timesteps))
         clean = None
-        if desk.wants_preview(done + 1, of) and len(args) >= 3:
+        if rendezvous.wants_preview(done + 1, of) and len(args) >= 3:
             with _harmless():
                 clean = preview.clean_latents(scheduler, *args[:3])
         result = step(*args, **kwargs)
         done += 1
-        desk.stepped(done, of)
+        rendezvous.stepped(done, of)
         if clean is not None:
-            _show(view, desk, clean, done, of)
+            _show(view, rendezvous, clean, done, of)
         return result
 
     scheduler.step = counted
@@ -199,13 +199,13 @@ def _harmless() -> Iterator[None]:
         log.warning("preview left out", extra={"error": type(error).__name__})
 
 
-def _show(view: Any, desk: Desk, clean: torch.Tensor, done: int, of: int) -> None:
+def _show(view: Any, rendezvous: Rendezvous, clean: torch.Tensor, done: int, of: int) -> None:
     with _harmless():
-        latents = preview.decodable(view, clean, desk.width, desk.height)
+        latents = preview.decodable(view, clean, rendezvous.width, rendezvous.height)
         if latents is None:
             return
         decoded = view.vae.decode(latents.to(view.vae.dtype), return_dict=False)[0]
-        desk.previewed(done, of, preview.to_picture(decoded))
+        rendezvous.previewed(done, of, preview.to_picture(decoded))
 
 
 def _make_scheduler(own: Any, name: str) -> Any:

@@ -7,6 +7,13 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
+from typing import Literal, get_args
+
+# The names that requests and models.yaml use. A request that names none has the first of each.
+Quality = Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"]
+Style = Literal["vivid", "natural"]
+QUALITIES: tuple[Quality, ...] = get_args(Quality)
+STYLES: tuple[Style, ...] = get_args(Style)
 
 
 @dataclass(frozen=True)

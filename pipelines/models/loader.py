@@ -29,7 +29,7 @@ from diffusers import (
 
 from pipelines.engine import adapters
 from pipelines.engine.adapters import Adapters
-from pipelines.engine.shared import find_shared_modules
+from pipelines.engine.shared import DENOISERS, find_shared_modules
 from pipelines.errors import LoadRefused, Unsupported
 from pipelines.facts import folder as model_folder
 from pipelines.facts.families import Family, FamilyTable
@@ -46,8 +46,7 @@ _AUTO = {
     Task.INPAINTING: AutoPipelineForInpainting,
 }
 
-_QUANTISED = ("unet", "transformer", "transformer_2")  # the components that tuning.quantisation makes smaller
-# Of their matrices; the rest stays as it is. bitsandbytes' nf4 keeps a float32 scale for every 64 elements.
+# Of the matrices of denoisers; the rest stays as it is. bitsandbytes' nf4 keeps a float32 scale for every 64 elements.
 _BYTES_PER_ELEMENT = {"int8": 1.0, "float8": 1.0, "nf4": 0.5 + 4 / 64}
 
 
@@ -185,7 +184,7 @@ def weight_bytes(plan: ModelPlan, device: torch.device) -> int:
     itemsize = choose_dtype(plan.dtype, device).itemsize
     sizes: list[float] = []
     for name in (name for name, value in index.items() if isinstance(value, list) and value[0] is not None):
-        smaller = _BYTES_PER_ELEMENT.get(plan.quantise or "", itemsize) if name in _QUANTISED else itemsize
+        smaller = _BYTES_PER_ELEMENT.get(plan.quantise or "", itemsize) if name in DENOISERS else itemsize
         for shape in _shapes(_files_read(folder / name)):
             sizes.append(math.prod(shape) * (smaller if len(shape) == 2 else itemsize))
     loras = [Path(file.path) for file in plan.adapters]

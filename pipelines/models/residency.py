@@ -216,7 +216,7 @@ class Residency:
                 del self._residents[plan]
         del resident
         if place is Place.DISK:
-            gc.collect()  # pipelines, and what drew on them, go round in circles: the weights would stay for now
+            gc.collect()  # pipelines and their views are part of reference cycles: the weights would stay for now
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
             torch.accelerator.empty_host_cache()

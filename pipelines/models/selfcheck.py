@@ -17,10 +17,11 @@ import msgspec
 import torch
 
 from pipelines.engine import collate
+from pipelines.engine.call import Call
+from pipelines.engine.cost import BUCKETS, StepCost, fit_cost
 from pipelines.engine.engine import Engine
-from pipelines.engine.policy import BUCKETS, StepCost, fit_cost
-from pipelines.engine.run import Call
 from pipelines.engine.shared import SharedModule
+from pipelines.engine.sink import KeepingSink
 from pipelines.errors import DrawError, is_out_of_memory
 from pipelines.models.loader import LoadedModel
 from pipelines.plan import Drawing
@@ -36,29 +37,6 @@ _COST_BUDGET_S = 2.5  # for measuring what a row costs
 _COST_COPIES = (1, 2, 4, 8, 16)
 _MIN_COPIES = 4  # sizes, for a cost
 _COST_ROUNDS = 4
-
-
-class _Collector:
-    """A sink that keeps what was drawn."""
-
-    def __init__(self) -> None:
-        self.drawn_by_id: dict[str, torch.Tensor] = {}
-        self.error: DrawError | None = None
-
-    def started(self, drawing: Drawing) -> None:
-        pass
-
-    def progress(self, drawing: Drawing, done: int, of: int) -> None:
-        pass
-
-    def previewed(self, drawing: Drawing, done: int, of: int, picture: torch.Tensor) -> None:
-        pass
-
-    def drawn(self, drawing: Drawing, drawn: torch.Tensor) -> None:
-        self.drawn_by_id[drawing.job_id] = drawn.float().cpu()
-
-    def failed(self, drawing: Drawing, error: DrawError) -> None:
-        self.error = error
 
 
 def check(model: LoadedModel) -> None:
@@ -136,7 +114,6 @@ def _drawing(model: LoadedModel, prompt: str, seed: int, *, n: int = 1, steps: i
         height=height,
         draw_width=width,
         draw_height=height,
-        seed=seed,
         steps=steps,
         guidance=model.family.guidance,
         sources=() if Task.TEXT_TO_IMAGE in tasks else (_grey(width, height, "RGB"),),
@@ -150,18 +127,18 @@ def _grey(width: int, height: int, mode: str) -> Pixels:
 
 
 def _draw(model: LoadedModel, drawings: Sequence[Drawing], calls: list[Call]) -> list[torch.Tensor]:
-    sink = _Collector()
+    sink = KeepingSink()
     engine = Engine(sink, observe=calls.append)
     left = threading.Semaphore(0)
     engine.submit(model, *drawings, done=left.release)
     for _ in drawings:
         left.acquire()
     engine.close()
-    if sink.error is not None:
-        raise sink.error
+    for error in sink.errors.values():
+        raise error
     if engine.counts["retried_alone"]:
         raise DrawError("a shared step had to be tried again alone")
-    return [sink.drawn_by_id[drawing.job_id] for drawing in drawings]
+    return [sink.pictures[drawing.job_id] for drawing in drawings]
 
 
 def _first_calls(calls: Sequence[Call]) -> dict[SharedModule, Call]:

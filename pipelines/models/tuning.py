@@ -12,12 +12,12 @@ from typing import Any
 import torch
 from diffusers.quantizers import PipelineQuantizationConfig
 
+from pipelines.engine.shared import DENOISERS
 from pipelines.errors import LoadRefused
 from pipelines.plan import ModelPlan
 
 log = logging.getLogger("darkroom.tuning")
 
-_DENOISERS = ("unet", "transformer", "transformer_2")
 _TILE_PIXELS = 1536  # a side: larger pictures are decoded in tiles, smaller ones whole (tiles leave seams)
 
 
@@ -28,7 +28,7 @@ def quantisation(plan: ModelPlan) -> Any:
     try:
         config = _float8() if plan.quantise == "float8" else _bitsandbytes(plan.quantise)
         # Only the denoiser: it is the largest part, and text encoders suffer most from fewer bits.
-        return PipelineQuantizationConfig(quant_mapping=dict.fromkeys(_DENOISERS, config))
+        return PipelineQuantizationConfig(quant_mapping=dict.fromkeys(DENOISERS, config))
     except (ImportError, ValueError) as error:
         raise LoadRefused(f"quantise: {plan.quantise} cannot be used here: {error}") from error
 
@@ -67,7 +67,7 @@ def place(pipeline: Any, plan: ModelPlan, device: torch.device) -> None:
 
 
 def _speed_up(pipeline: Any, plan: ModelPlan) -> None:
-    for name in _DENOISERS:
+    for name in DENOISERS:
         module: Any = getattr(pipeline, name, None)
         if not isinstance(module, torch.nn.Module):
             continue

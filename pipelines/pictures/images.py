@@ -85,10 +85,10 @@ def finish(array: Array, spec: ImageSpec) -> Image.Image:
     return image
 
 
-def encode(image: Image.Image, spec: ImageSpec, encoding: Encoding, index: int) -> Picture:
+def encode(image: Image.Image, spec: ImageSpec, encoding: Encoding, *, index: int, seed: int) -> Picture:
     """Encode a finished picture, with its parameters inside if ``encoding`` says so."""
     out = io.BytesIO()
-    parameters = _parameters(spec) if encoding.metadata else None
+    parameters = _parameters(spec, seed) if encoding.metadata else None
     if encoding.format == "png":
         info = PngImagePlugin.PngInfo()
         if parameters is not None:
@@ -98,13 +98,13 @@ def encode(image: Image.Image, spec: ImageSpec, encoding: Encoding, index: int) 
     else:
         exif = Image.Exif()
         if parameters is not None:
-            exif[0x010E] = _ascii(spec, parameters)  # ImageDescription
+            exif[0x010E] = _ascii(spec, seed, parameters)  # ImageDescription
         image.save(out, encoding.format.upper(), quality=encoding.quality, exif=exif)
     transparent = image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)
-    return Picture(index, out.getvalue(), _MIMES[encoding.format], image.width, image.height, spec.seed, transparent)
+    return Picture(index, out.getvalue(), _MIMES[encoding.format], image.width, image.height, seed, transparent)
 
 
-def _ascii(spec: ImageSpec, parameters: str) -> str:
+def _ascii(spec: ImageSpec, seed: int, parameters: str) -> str:
     """The parameters as EXIF takes them; of prompts for which it has no room, the beginning."""
     written = parameters.encode("ascii", "backslashreplace")
     if len(written) > _MAX_EXIF:
@@ -112,7 +112,7 @@ def _ascii(spec: ImageSpec, parameters: str) -> str:
         shorter = msgspec.structs.replace(
             spec, prompt=_beginning(spec.prompt), negative_prompt=None if negative is None else _beginning(negative)
         )
-        written = _parameters(shorter).encode("ascii", "backslashreplace")
+        written = _parameters(shorter, seed).encode("ascii", "backslashreplace")
     return written.decode()
 
 
@@ -120,13 +120,13 @@ def _beginning(prompt: str) -> str:
     return prompt if len(prompt) <= _MAX_EXIF_PROMPT else prompt[:_MAX_EXIF_PROMPT] + "…"
 
 
-def _parameters(spec: ImageSpec) -> str:
+def _parameters(spec: ImageSpec, seed: int) -> str:
     """What is needed to draw this picture again, as JSON."""
     values: dict[str, object] = {
         "software": "Darkroom",
         "model": spec.model,
         "prompt": spec.prompt,
-        "seed": spec.seed,
+        "seed": seed,
         "steps": spec.steps,
         "guidance": spec.guidance,
         "size": f"{spec.width}x{spec.height}",

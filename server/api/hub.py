@@ -24,7 +24,7 @@ from server.api.services import Services
 from server.api.wire import ImageFields, read_json
 from server.catalog.catalog import Model
 from server.errors import DarkroomError, Draining, Unauthorized
-from server.worker.local import ModelState
+from server.worker.status import ModelState
 
 # The identity under which hub clients look for the hub among the parts of a site. Public, and the same everywhere.
 _HUB_DID = "z8ia3xzq2tMq8CRHfaXj1BTYJyYnEcHbqP8cJ"

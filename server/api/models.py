@@ -6,9 +6,10 @@ from typing import Any
 
 from fastapi import APIRouter
 
+from pipelines.facts.presets import QUALITIES
 from server.api import openapi
 from server.api.services import Services
-from server.catalog.catalog import QUALITIES, Model
+from server.catalog.catalog import Model
 from server.errors import ModelNotFound, Unauthorized
 
 # The file has no dates; clients only need an integer. 2026-01-01, the year the vendors' models ended.

@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from server.api import openapi
 from server.api.services import Services
 from server.errors import Unauthorized
-from server.worker.local import ModelState
+from server.worker.status import ModelState
 
 _NO_KEY = openapi.errors(Unauthorized)
 

@@ -100,7 +100,7 @@ def target_size(fields: ImageFields, model: Model, first: Pixels | None) -> tupl
 
 
 def make_spec(fields: ImageFields, model: Model, size: tuple[int, int], sources: Sources) -> ImageSpec:
-    """The spec of every picture of a request, but for the seed. Raises BadRequest."""
+    """The spec of every picture of a request. Raises BadRequest."""
     preset = model.preset(fields.quality, fields.style)
     draw_width, draw_height = model.area.size_for(*size)
     strengths = _STRENGTHS if sources.mask is None else _MASKED_STRENGTHS
@@ -118,7 +118,6 @@ def make_spec(fields: ImageFields, model: Model, size: tuple[int, int], sources:
         height=size[1],
         draw_width=draw_width,
         draw_height=draw_height,
-        seed=0,
         steps=steps,
         guidance=_first(fields.guidance_scale, preset.guidance, model.family.guidance),
         negative_prompt=fields.negative_prompt if fields.negative_prompt is not None else preset.negative_prompt,

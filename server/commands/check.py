@@ -1,26 +1,39 @@
-"""Looking at the configuration without serving: ``darkroom check`` and ``models pull``.
+"""``darkroom check``: is the configuration sound?
 
-Knows models.yaml and folders; runs the same code that start-up runs.
+Knows the settings, models.yaml and model folders; runs the code that start-up runs, and serves nothing.
 """
 
 from __future__ import annotations
 
 import sys
+from argparse import Namespace
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-from rich.progress import Progress
+if TYPE_CHECKING:
+    from server.catalog.catalog import Catalog
+    from server.settings import Settings
 
-from server.catalog.catalog import Catalog, find_models_file, load_catalog
-from server.errors import ConfigError
-from server.settings import Settings
 
-# What a diffusers folder is made of; pickled weights are never fetched.
-_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.md", "LICENSE*")
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("check", help="check settings, models.yaml and model folders without serving")
+    parser.set_defaults(run=run)
+    parser.add_argument("--models", type=Path, help="models.yaml to check")
+
+
+def run(arguments: Namespace) -> int:
+    from server.settings import read_settings
+
+    # A flag that was not typed must not hide its variable in the environment.
+    given = {} if arguments.models is None else {"models": arguments.models}
+    return check(read_settings(**given))
 
 
 def check(settings: Settings) -> int:
     """Say what is wrong with models.yaml and the folders it names. 0 when everything can be served, else 1."""
-    catalog = _load(settings)
+    from server.catalog.load import find_models_file, load_catalog
+
+    catalog = load_catalog(find_models_file(settings.models))
     problems = _problems(catalog)
     for key, problem in problems.items():
         print(f"{catalog.path}: models.{key}: {catalog.plans[key].folder}: {problem}", file=sys.stderr)
@@ -33,40 +46,15 @@ def check(settings: Settings) -> int:
     return 1 if problems or adapters else 0
 
 
-def pull(settings: Settings, name: str) -> int:
-    """Fetch a model's folder from its hub. Raises ConfigError when the entry names none."""
-    catalog = _load(settings)
-    model = catalog.resolve(name)
-    owner = catalog.models[model.plan.key]
-    if owner.entry.hub is None:
-        raise ConfigError(f"{catalog.path}: models.{owner.id} has no hub key, so nothing says where to fetch it from")
-    from huggingface_hub import snapshot_download
-
-    folder = Path(owner.plan.folder)
-    with Progress() as progress:
-        progress.add_task(f"{owner.entry.hub} → {folder}", total=None)
-        try:
-            snapshot_download(owner.entry.hub, local_dir=folder, allow_patterns=list(_PATTERNS))
-        except Exception as error:
-            raise ConfigError(f"{owner.entry.hub} could not be fetched: {type(error).__name__}") from error
-    problem = owner.problem()
-    if problem is not None:
-        raise ConfigError(f"{folder}: fetched, but cannot be served: {problem}")
-    print(f"{owner.id} is in {folder}")
-    return 0
-
-
-def _load(settings: Settings) -> Catalog:
-    return load_catalog(find_models_file(settings.models))
-
-
 def _problems(catalog: Catalog) -> dict[str, str]:
+    """Folders that cannot be served: the key of the model that owns one, and what is wrong."""
     owners = {key: catalog.models[key] for key in catalog.plans}
     found = {key: model.problem() for key, model in owners.items()}
     return {key: problem for key, problem in found.items() if problem is not None}
 
 
 def _adapter_problems(catalog: Catalog) -> dict[str, str]:
+    """LoRA files that cannot be used: the place in models.yaml, and what is wrong."""
     owners = {key: catalog.models[key] for key in catalog.plans}
     return {
         f"models.{key}.loras.{name}": problem

@@ -10,12 +10,11 @@ import re
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from argparse import Namespace
 from pathlib import Path
-from typing import IO
-
-import httpx
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+from typing import IO, Any
 
 from server.errors import ConfigError
 
@@ -24,12 +23,26 @@ PROMPT = "A cute cat programming on a laptop, digital art style"
 _START_TIMEOUT_S = 120.0
 
 
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("demo", help="start a server, make pictures through it, stop it")
+    parser.set_defaults(run=run)
+    add = parser.add_argument
+    add("--out", type=Path, default=Path("out"), help="where to put the pictures (default: out)")
+    add("-n", type=int, default=2, choices=range(1, 11), metavar="N", help="pictures, 1..10 (default: 2)")
+
+
+def run(arguments: Namespace) -> int:
+    return demo(arguments.out, arguments.n)
+
+
 def demo(out: Path, n: int) -> int:
     """Make ``n`` pictures in folder ``out``. Returns the exit code."""
     try:
         from openai import OpenAI
     except ImportError:
         raise ConfigError("the demo speaks through the openai client: pip install 'darkroom[demo]'") from None
+    from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
     started = time.monotonic()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with tempfile.TemporaryDirectory(prefix="darkroom-demo-") as data_dir, Progress(*columns) as progress:
@@ -79,12 +92,12 @@ def _address(stderr: IO[str] | None) -> str:
 
 def _drain(stderr: IO[str]) -> None:
     """Keep reading the server's log, so that a full pipe never stops it."""
-    import threading
-
     threading.Thread(target=lambda: [None for _ in stderr], daemon=True).start()
 
 
 def _wait_until_ready(base: str, process: subprocess.Popen[str]) -> None:
+    import httpx
+
     deadline = time.monotonic() + _START_TIMEOUT_S
     while time.monotonic() < deadline and process.poll() is None:
         try:
@@ -97,6 +110,8 @@ def _wait_until_ready(base: str, process: subprocess.Popen[str]) -> None:
 
 
 def _save(out: Path, urls: list[str]) -> list[Path]:
+    import httpx
+
     out.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, url in enumerate(urls, 1):

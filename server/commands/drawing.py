@@ -13,7 +13,8 @@ from typing import Any
 
 import httpx
 
-from server.commands.connection import CommandFailed, read_json, refusal
+from server.commands.connection import read_json, refusal
+from server.commands.failure import CommandFailed
 from server.commands.saving import ENDINGS
 
 _EVENT_STREAM = "text/event-stream"
@@ -21,7 +22,7 @@ _EVENT_STREAM = "text/event-stream"
 
 @dataclass(frozen=True)
 class PictureRequest:
-    """What is asked for: a route below /v1/images/, and the request's fields."""
+    """The request for pictures: a route below /v1/images/, and its fields."""
 
     route: str  # generations or edits
     fields: dict[str, Any]
@@ -36,8 +37,8 @@ class PictureRequest:
 
 
 @dataclass(frozen=True)
-class Stage:
-    """Where the request is. ``place`` 1: the next to be drawn; steps are 0 of 0 until they are counted."""
+class JobStatus:
+    """The status of the request's job. ``place`` 1: the next to be drawn. Steps are 0 of 0 until they are counted."""
 
     state: str  # queued or running
     place: int
@@ -55,8 +56,8 @@ class Drawn:
     format: str  # png, jpeg or webp
 
 
-async def draw(client: httpx.AsyncClient, request: PictureRequest) -> AsyncIterator[Stage | Drawn]:
-    """Send the request; yields its stages, where the server tells them, and its pictures. Raises CommandFailed."""
+async def draw(client: httpx.AsyncClient, request: PictureRequest) -> AsyncIterator[JobStatus | Drawn]:
+    """Send the request. Yields its job's status, where the server tells it, and its pictures. Raises CommandFailed."""
     body = {**request.fields, "response_format": "b64_json"}
     streamed = {**body, "stream": True, "stream_progress": True}
     path = f"/v1/images/{request.route}"
@@ -71,7 +72,7 @@ async def draw(client: httpx.AsyncClient, request: PictureRequest) -> AsyncItera
 
 
 async def _refuses_streams(response: httpx.Response) -> bool:
-    """Is this a server that does not stream?"""
+    """Whether the answer is that of a server that does not stream."""
     if response.status_code != 400:
         return False
     await response.aread()
@@ -79,7 +80,7 @@ async def _refuses_streams(response: httpx.Response) -> bool:
     return isinstance(error, dict) and error.get("param") == "stream"
 
 
-async def _read(response: httpx.Response) -> AsyncIterator[Stage | Drawn]:
+async def _read(response: httpx.Response) -> AsyncIterator[JobStatus | Drawn]:
     if response.status_code != 200:
         await response.aread()
         raise refusal(response.status_code, read_json(response.text))
@@ -93,7 +94,7 @@ async def _read(response: httpx.Response) -> AsyncIterator[Stage | Drawn]:
         yield _drawn(item, answer.get("output_format", "png"))
 
 
-async def _events(response: httpx.Response) -> AsyncIterator[Stage | Drawn]:
+async def _events(response: httpx.Response) -> AsyncIterator[JobStatus | Drawn]:
     async for line in response.aiter_lines():
         if not line.startswith("data:"):
             continue  # names of events, which the data repeat, and comments that keep the connection alive
@@ -104,7 +105,7 @@ async def _events(response: httpx.Response) -> AsyncIterator[Stage | Drawn]:
         if kind.endswith(".completed"):
             yield _drawn(event, event.get("output_format", "png"))
         elif kind == "darkroom.progress":
-            yield Stage(
+            yield JobStatus(
                 str(event.get("state")),
                 int(event.get("place") or 0),
                 event.get("eta_s"),

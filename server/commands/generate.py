@@ -1,52 +1,60 @@
-"""``darkroom generate`` and ``darkroom edit``: from flags to pictures on disk and in the terminal.
+"""``darkroom generate``: pictures from a prompt.
 
-Knows the order of things; each thing is done by a module beside this one.
+Knows flags and which request field each stands for, ``edit``'s too; checks no value that the server checks.
 """
 
 from __future__ import annotations
 
-import asyncio
-import base64
-import io
-import os
-import shutil
-import sys
-from argparse import Namespace
+import argparse
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-from rich.console import Console
-from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
-
-from server.commands import terminal
-from server.commands.connection import CommandFailed, connected
-from server.commands.drawing import Drawn, PictureRequest, Stage, draw
-from server.commands.parsers import FIELDS
-from server.commands.saving import FORMATS, Destination
+from server.commands.address import add_address
+from server.commands.saving import Destination
 from server.errors import ConfigError
 
+WAYS = ("auto", "kitty", "iterm", "sixel", "blocks", "off")  # how server.commands.terminal shows pictures
 
-def make(arguments: Namespace) -> int:
-    """Draw, save, show. Returns the exit code; raises ConfigError for wrong usage."""
+# Flags that are request fields under the same or another name: flag → field.
+FIELDS = {
+    "n": "n",
+    "model": "model",
+    "size": "size",
+    "quality": "quality",
+    "style": "style",
+    "background": "background",
+    "seed": "seed",
+    "steps": "num_inference_steps",
+    "guidance": "guidance_scale",
+    "negative": "negative_prompt",
+    "scheduler": "scheduler",
+    "format": "output_format",
+    "compression": "output_compression",
+    "loras": "loras",
+    "strength": "strength",
+    "fidelity": "input_fidelity",
+}
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("generate", help="draw pictures from a prompt")
+    parser.set_defaults(run=run)
+    parser.add_argument("prompt", metavar="PROMPT", help="what to draw")
+    add_drawing_flags(parser)
+
+
+def run(arguments: argparse.Namespace) -> int:
+    from server.commands.drawing import PictureRequest
+    from server.commands.pictures import make_pictures
+
     destination = Destination(arguments.out)
-    request = read_request(arguments, destination)
-    destination.check(request.n)
-    try:
-        drawn = asyncio.run(_make(arguments, request, destination))
-    except CommandFailed as failure:
-        print(f"darkroom: {failure}", file=sys.stderr)
-        return 1
-    way = terminal.choose_way(arguments.show, os.environ, tty=sys.stdout.isatty())
-    if way != "off" and drawn:
-        pictures = [Image.open(io.BytesIO(picture.data)) for picture in drawn]
-        sys.stdout.write(terminal.render(pictures, way, shutil.get_terminal_size().columns))
-        sys.stdout.flush()
+    request = PictureRequest("generations", read_fields(arguments, destination))
+    make_pictures(request, destination, arguments)
     return 0
 
 
-def read_request(arguments: Namespace, destination: Destination) -> PictureRequest:
-    """The request that the flags stand for: what was not typed is not sent. Raises ConfigError."""
+def read_fields(arguments: argparse.Namespace, destination: Destination) -> dict[str, Any]:
+    """The request fields that the flags stand for: what was not typed is not sent. Raises ConfigError."""
     given = ((field, getattr(arguments, flag, None)) for flag, field in FIELDS.items())
     fields: dict[str, Any] = {"prompt": arguments.prompt, **{name: value for name, value in given if value is not None}}
     for name in ("prompt", "negative_prompt"):
@@ -56,14 +64,7 @@ def read_request(arguments: Namespace, destination: Destination) -> PictureReque
         asked = fields.setdefault("output_format", destination.format)
         if asked != destination.format:
             raise ConfigError(f"--out {destination.path}: its ending says {destination.format}, --format says {asked}")
-    if arguments.command == "generate":
-        return PictureRequest("generations", fields)
-    pictures = [read_picture(text) for text in arguments.pictures]
-    fields["image"] = pictures if len(pictures) > 1 else pictures[0]
-    if arguments.mask is not None:
-        fields["mask"] = read_picture(arguments.mask)
-    fields.setdefault("size", "auto")  # what is edited keeps its size unless told otherwise
-    return PictureRequest("edits", fields)
+    return fields
 
 
 def _is_text(typed: str) -> bool:
@@ -71,48 +72,48 @@ def _is_text(typed: str) -> bool:
     return not any("\ud800" <= character <= "\udfff" for character in typed)
 
 
-def read_picture(text: str) -> str:
-    """A file, as a data: URL; a URL as it is, for the server to fetch. Raises ConfigError."""
-    if text.startswith(("http://", "https://", "data:")):
-        return text
-    path = Path(text).expanduser()
+def add_drawing_flags(parser: argparse.ArgumentParser) -> None:
+    """The flags of both commands that draw: the picture's, where it goes, and which server draws it."""
+    _add_fields(parser)
+    _add_output(parser)
+    server = add_address(parser)
+    server.add_argument("--local", action="store_true", help="draw here, without a server; reads the same settings")
+
+
+def _add_fields(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("the picture", "what is left out, the server decides")
+    add = group.add_argument
+    add("-n", type=int, metavar="N", help="how many, 1 to 10")
+    add("-m", "--model", metavar="ID", help="an ID of `darkroom models`")
+    add("-s", "--size", metavar="WxH", help="WIDTHxHEIGHT, or auto")
+    add("-q", "--quality", metavar="NAME", help="standard, hd, low, medium, high, xhigh, max or auto")
+    add("--style", metavar="NAME", help="vivid or natural")
+    add("--background", metavar="NAME", help="auto, opaque or transparent")
+    add("--seed", type=int, help="of the first picture; those that follow count on")
+    add("--steps", type=int, metavar="N", help="denoising steps")
+    add("--guidance", type=float, metavar="SCALE", help="how closely to follow the prompt")
+    add("--negative", metavar="TEXT", help="what to keep out")
+    add("--scheduler", metavar="NAME", help="sampling method")
+    add("--lora", dest="loras", action="append", type=_lora, metavar="NAME[=WEIGHT]", help="an adapter; repeatable")
+    add("--format", metavar="NAME", help="png, jpeg or webp")
+    add("--compression", type=int, metavar="0..100", help="quality of jpeg and webp")
+
+
+def _add_output(parser: argparse.ArgumentParser) -> None:
+    group = parser.add_argument_group("where it goes")
+    add = group.add_argument
+    add("-o", "--out", type=Path, default=Path("out"), metavar="PATH",
+        help="folder, or one picture's file; never overwritten (default: out)")  # fmt: skip
+    show = group.add_mutually_exclusive_group()
+    show.add_argument("--show", choices=WAYS, default="auto", help="how the terminal shows pictures (default: auto)")
+    show.add_argument("--no-show", dest="show", action="store_const", const="off", help="only save them")
+
+
+def _lora(text: str) -> dict[str, Any]:
+    name, equals, weight = text.rpartition("=")
+    if not equals:
+        return {"name": text}
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"{text}: cannot be read: {error.strerror}") from None
-    kind = FORMATS.get(path.suffix.lower(), "png")  # the server looks at the bytes, not at this
-    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"
-
-
-async def _make(arguments: Namespace, request: PictureRequest, destination: Destination) -> list[Drawn]:
-    drawn = []
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
-    console = Console(stderr=True)
-    options: dict[str, Any] = {
-        "disable": not console.is_terminal,
-        "transient": True,
-        "redirect_stdout": sys.stdout.isatty(),  # names go above the bar; where somebody reads them, to the reader
-    }
-    with Progress(*columns, console=console, **options) as progress:
-        waiting = "starting the worker" if arguments.local else "asking the server"
-        bar = progress.add_task(waiting, total=None)
-        async with connected(arguments) as client:
-            async for item in draw(client, request):
-                if isinstance(item, Stage):
-                    known = item.of > 0
-                    progress.update(bar, description=tell(item), completed=item.done, total=item.of if known else None)
-                    continue
-                drawn.append(item)
-                path = destination.keep(item.data, prompt=request.prompt, seed=item.seed, format_=item.format)
-                print(path, flush=True)
-    if len(drawn) < request.n:
-        raise CommandFailed(f"the answer ended after {len(drawn)} of {request.n} pictures")
-    return drawn
-
-
-def tell(stage: Stage) -> str:
-    """A stage in a few words."""
-    if stage.state == "queued":
-        eta = "" if stage.eta_s is None else f", about {stage.eta_s:.0f} s"
-        return f"waiting, {stage.place} in line{eta}" if stage.place else "waiting"
-    return f"drawing, step {stage.done} of {stage.of}" if stage.of else "drawing"
+        return {"name": name, "weight": float(weight)}
+    except ValueError:
+        raise argparse.ArgumentTypeError("must be NAME or NAME=WEIGHT, with a number as the weight") from None

@@ -1,6 +1,7 @@
-"""``darkroom models``: what can be drawn with, as a running server says, or else as models.yaml does.
+"""``darkroom models``: list the models to draw with, or fetch a model's folder from its hub.
 
-Knows the rows of /v1/models and of the catalog, and one table for both.
+Knows the rows of /v1/models and of the catalog, and one table for both. A running server is asked; without one,
+models.yaml is read. No other module asks the hub.
 """
 
 from __future__ import annotations
@@ -8,45 +9,71 @@ from __future__ import annotations
 import asyncio
 import sys
 from argparse import Namespace
-from typing import Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import httpx
-from rich.console import Console
-from rich.table import Table
-from rich.text import Text
+from server.commands.address import Address, add_address, read_address
+from server.commands.failure import CommandFailed
+from server.errors import ConfigError
 
-from server.catalog.catalog import Catalog, find_models_file, load_catalog
-from server.commands.connection import Address, CommandFailed, client_of, read_address, read_json, refusal
-from server.settings import Settings
+if TYPE_CHECKING:
+    from server.catalog.catalog import Catalog
+    from server.settings import Settings
 
 _UNFOLDED = 500  # columns where a program reads: grep finds whole names on whole lines
 _NOBODY_S = 2.0  # to find out that no server runs here
 _TASKS = {"text-to-image": "text", "image-to-image": "image", "inpainting": "mask"}  # what it draws from
 _COLUMNS = ("ID", "tasks", "sizes", "state", "weights", "aliases")
+# What a diffusers folder is made of; pickled weights are never fetched.
+_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.md", "LICENSE*")
 
 
-def list_models(arguments: Namespace, settings: Settings) -> int:
-    """Print the models. Returns the exit code."""
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser("models", help="list the models, or fetch one on a connected machine")
+    parser.set_defaults(run=run)
+    parser.add_argument("--models", type=Path, help="models.yaml to read, whether or not a server runs")
+    add_address(parser)
+    actions = parser.add_subparsers(dest="action", metavar="ACTION")
+    fetch = actions.add_parser("pull", help="fetch a model's folder from the hub (the one command that may)")
+    fetch.add_argument("id", metavar="ID")
+
+
+def run(arguments: Namespace) -> int:
+    from server.settings import read_settings
+
+    # A flag that was not typed must not hide its variable in the environment.
+    given = {} if arguments.models is None else {"models": arguments.models}
+    settings = read_settings(**given)
+    if arguments.action == "pull":
+        pull(settings, arguments.id)
+    else:
+        list_models(arguments, settings)
+    return 0
+
+
+def list_models(arguments: Namespace, settings: Settings) -> None:
+    """Print the models. Raises CommandFailed where a server that somebody named gives no list."""
+    import httpx
+
+    from server.catalog.load import find_models_file, load_catalog
+
     address = None if settings.models is not None and arguments.server is None else read_address(arguments)
     if address is not None:
         try:
             rows = asyncio.run(_ask(address))
         except httpx.HTTPError as error:
             if address.chosen:
-                print(f"darkroom: no server answers at {address.shown}: {type(error).__name__}", file=sys.stderr)
-                return 1
-        except CommandFailed as failure:
-            print(f"darkroom: {failure}", file=sys.stderr)
-            return 1
+                raise CommandFailed(f"no server answers at {address.shown}: {type(error).__name__}") from None
         else:
             _print(f"{address.shown} (running)", rows)
-            return 0
+            return
     catalog = load_catalog(find_models_file(settings.models))
     _print(str(catalog.path), _rows(catalog))
-    return 0
 
 
 async def _ask(address: Address) -> list[dict[str, Any]]:
+    from server.commands.connection import client_of, read_json, refusal
+
     async with client_of(address, timeout_s=_NOBODY_S if not address.chosen else 30.0) as client:
         answer = await client.get("/v1/models")
     body = read_json(answer.text)
@@ -74,6 +101,10 @@ def _rows(catalog: Catalog) -> list[dict[str, Any]]:
 
 
 def _print(title: str, rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+    from rich.text import Text
+
     table = Table(box=None, header_style="bold", title=Text(title), title_justify="left")
     for column in _COLUMNS:
         plain = column in ("ID", "state", "weights")
@@ -103,3 +134,28 @@ def _bytes(count: int | None) -> str:
     if count is None:
         return "?"
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
+
+
+def pull(settings: Settings, name: str) -> None:
+    """Fetch a model's folder from its hub. Raises ConfigError when the entry names none."""
+    from server.catalog.load import find_models_file, load_catalog
+
+    catalog = load_catalog(find_models_file(settings.models))
+    model = catalog.resolve(name)
+    owner = catalog.models[model.plan.key]
+    if owner.entry.hub is None:
+        raise ConfigError(f"{catalog.path}: models.{owner.id} has no hub key, so nothing says where to fetch it from")
+    from huggingface_hub import snapshot_download
+    from rich.progress import Progress
+
+    folder = Path(owner.plan.folder)
+    with Progress() as progress:
+        progress.add_task(f"{owner.entry.hub} → {folder}", total=None)
+        try:
+            snapshot_download(owner.entry.hub, local_dir=folder, allow_patterns=list(_PATTERNS))
+        except Exception as error:
+            raise ConfigError(f"{owner.entry.hub} could not be fetched: {type(error).__name__}") from error
+    problem = owner.problem()
+    if problem is not None:
+        raise ConfigError(f"{folder}: fetched, but cannot be served: {problem}")
+    print(f"{owner.id} is in {folder}")

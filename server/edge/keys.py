@@ -25,6 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from server.errors import ConfigError
+from server.storage import atomic
 
 if sys.platform != "win32":
     import fcntl
@@ -185,17 +186,9 @@ def _read(path: Path) -> tuple[KeyEntry, ...]:
 
 
 def _write(path: Path, entries: tuple[KeyEntry, ...]) -> None:
-    """Write beside, flush to disk, rename over: a reader sees the old file or the new one."""
+    """Whole or not at all: a reader sees the old file or the new one."""
     text = json.dumps({"keys": [asdict(entry) for entry in entries]}, indent=2) + "\n"
-    beside = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    try:
-        with open(os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "w") as file:  # noqa: PTH123
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
-    finally:
-        beside.unlink(missing_ok=True)
+    atomic.write(path, text.encode())
 
 
 @contextlib.contextmanager

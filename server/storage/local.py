@@ -1,8 +1,7 @@
 """Pictures in a folder.
 
-Knows files, fsync and free space; knows nothing of URLs or expiry. A put writes a temporary file beside the
-target, syncs it, renames it and syncs the folder: a crash at any moment leaves the whole picture or none,
-and at most a leftover that the sweep removes. All file work runs in threads.
+Knows files and free space; knows nothing of URLs or expiry. A picture is written atomically: a crash at any moment
+leaves the whole picture or none, and at most a leftover that the sweep removes. All file work runs in threads.
 """
 
 from __future__ import annotations
@@ -10,17 +9,15 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
-import re
-import secrets
 import stat
 from pathlib import Path
 
 from server.errors import ConfigError, ServerFault, StoreFull
+from server.storage import atomic
 from server.storage.picture import StoredPicture, check_name, etag_of, mime_of
 
 _RESERVE = 1024 * 1024  # bytes left free: a file system has costs of its own
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
-_PART = re.compile(r"\.[0-9a-f]{32}\.[a-z]+\.[0-9a-f]{16}\.part", re.ASCII)
 
 
 class LocalStore:
@@ -39,7 +36,7 @@ class LocalStore:
     async def put(self, name: str, data: bytes, mime: str) -> None:
         check_name(name, mime)
         try:
-            await asyncio.to_thread(self._put, name, data)
+            await asyncio.to_thread(atomic.write, self._folder / name, data)
         except OSError as error:
             if error.errno in _FULL:
                 raise StoreFull("There is no room to store the picture; ask for b64_json.") from error
@@ -67,27 +64,6 @@ class LocalStore:
         except OSError as error:
             raise ServerFault("The store cannot be reached.") from error
 
-    def _put(self, name: str, data: bytes) -> None:
-        part = self._folder / f".{name}.{secrets.token_hex(8)}.part"
-        file = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            try:
-                rest = memoryview(data)
-                while rest:
-                    rest = rest[os.write(file, rest) :]
-                os.fsync(file)
-            finally:
-                os.close(file)
-            part.rename(self._folder / name)
-        except BaseException:
-            part.unlink(missing_ok=True)
-            raise
-        folder = os.open(self._folder, os.O_RDONLY)
-        try:
-            os.fsync(folder)  # the rename, too, must outlive a power cut
-        finally:
-            os.close(folder)
-
     def _get(self, name: str) -> tuple[bytes, float] | None:
         try:
             # no symlink is ours; and opening a pipe must not wait for its writer
@@ -107,13 +83,13 @@ class LocalStore:
         deleted = 0
         with os.scandir(self._folder) as entries:
             for entry in entries:
-                ours = mime_of(entry.name) is not None
-                if not ours and not _PART.fullmatch(entry.name):
-                    continue
+                name = atomic.target_of(entry.name) or entry.name
+                if mime_of(name) is None:
+                    continue  # not ours
                 try:
                     if entry.stat(follow_symlinks=False).st_mtime < before_unix:
                         Path(entry).unlink()
-                        deleted += ours
+                        deleted += name == entry.name  # a leftover is no picture
                 except OSError:
                     continue  # gone already, by another process's sweep; or not ours to delete
         return deleted

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 import hashlib
 import hmac
-import os
 import secrets
 from base64 import urlsafe_b64encode
 from pathlib import Path
 
 from server.errors import ConfigError, LinkRefused
+from server.storage import atomic
 
 MIN_SECRET = 16  # bytes
 _FOREVER = 2**53  # unix seconds; a larger expiry was never ours
@@ -48,15 +48,14 @@ class Signer:
 
 
 def load_or_create_secret(path: Path) -> bytes:
-    """The secret kept in the file, made once if there is none.
+    """The secret kept in the file, made once if there is none. Raises ConfigError.
 
-    The file appears whole or not at all (a hard link to a finished temporary file), and of two processes that
-    start together the second takes what the first has made. Raises ConfigError.
+    The file appears whole or not at all. Of two processes that start together, the second takes what the first made.
     """
     try:
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            _create(path)
+            atomic.create(path, secrets.token_hex(32).encode())
         secret = path.read_bytes().strip()
     except OSError as error:
         raise ConfigError(
@@ -66,25 +65,3 @@ def load_or_create_secret(path: Path) -> bytes:
     if len(secret) < MIN_SECRET:
         raise ConfigError(f"{path}: holds fewer than {MIN_SECRET} bytes; delete it and a new secret is made")
     return secret
-
-
-def _create(path: Path) -> None:
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
-    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    try:
-        try:
-            os.write(file, secrets.token_hex(32).encode())
-            os.fsync(file)
-        finally:
-            os.close(file)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return  # another process was first; its secret is the secret
-        folder = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(folder)
-        finally:
-            os.close(folder)
-    finally:
-        temporary.unlink()

@@ -25,7 +25,7 @@ class Load(msgspec.Struct, frozen=True, tag=True):
 
 
 class Draw(msgspec.Struct, frozen=True, tag=True):
-    """Draw this job; pictures come back encoded as said."""
+    """Make this drawing; its pictures come back encoded as ``encoding`` says."""
 
     drawing: Drawing
     encoding: Encoding
@@ -78,14 +78,14 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
     job_id: str
     done: int  # steps
     of: int
-    news: int  # steps since the job's last Progress
+    news: int  # steps since the drawing's last Progress
 
 
 class Previewed(msgspec.Struct, frozen=True, tag=True):
-    """One picture of a job as it would be if the drawing stopped here. None comes after Finished or Failed."""
+    """One picture of a drawing as it would be if it stopped here. None comes after Finished or Failed."""
 
     job_id: str
-    number: int  # which of the job's previews, from 0
+    number: int  # which of the drawing's previews, from 0
     picture: Picture
 
 

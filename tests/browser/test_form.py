@@ -7,7 +7,7 @@ import time
 import pytest
 
 from server.errors import BadImage, GenerationFailed
-from server.worker.local import ModelState
+from server.worker.status import ModelState
 from tests.browser.page import REFUSED, Page
 from tests.paper import Paper, PaperServers
 from tests.running import eventually

@@ -4,40 +4,36 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from pipelines.engine.call import Call
 from pipelines.engine.engine import Engine
-from pipelines.engine.run import Call
-from pipelines.engine.shared import SharedModule
-from pipelines.errors import DrawError
+from pipelines.engine.shared import SharedModule, Stage
+from pipelines.engine.sink import KeepingSink
 from pipelines.models import selfcheck
 from pipelines.models.loader import LoadedModel, load, quiet_libraries
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import ImageSpec
-from server.catalog.catalog import load_catalog
+from server.catalog.load import load_catalog
 
 ROOT = Path(__file__).parent.parent.parent
 # Measured: 1e-6 in float32; the bound leaves room for another machine's kernels.
 SAME = 5e-5
 
 
-@dataclass
-class Seen:
-    """A sink: everything the engine told, in order."""
+class Seen(KeepingSink):
+    """Everything the engine told, in order."""
 
-    drawn_by_id: dict[str, torch.Tensor] = field(default_factory=dict)
-    errors: dict[str, DrawError] = field(default_factory=dict)
-    steps: list[tuple[str, int, int]] = field(default_factory=list)
-    previews: list[tuple[str, int, torch.Tensor]] = field(default_factory=list)
-    on_progress: Callable[[Drawing, int], None] = lambda drawing, done: None
-
-    def started(self, drawing: Drawing) -> None:
-        pass
+    def __init__(self) -> None:
+        super().__init__()
+        self.steps: list[tuple[str, int, int]] = []
+        self.previews: list[tuple[str, int, torch.Tensor]] = []
+        self.on_progress: Callable[[Drawing, int], None] = lambda drawing, done: None
 
     def progress(self, drawing: Drawing, done: int, of: int) -> None:
         self.steps.append((drawing.job_id, done, of))
@@ -45,12 +41,6 @@ class Seen:
 
     def previewed(self, drawing: Drawing, done: int, of: int, picture: torch.Tensor) -> None:
         self.previews.append((drawing.job_id, done, picture.clone()))
-
-    def drawn(self, drawing: Drawing, drawn: torch.Tensor) -> None:
-        self.drawn_by_id[drawing.job_id] = drawn.clone()
-
-    def failed(self, drawing: Drawing, error: DrawError) -> None:
-        self.errors[drawing.job_id] = error
 
 
 @dataclass
@@ -68,7 +58,6 @@ class Bench:
             "height": plan.native_height,
             "draw_width": plan.native_width,
             "draw_height": plan.native_height,
-            "seed": 0,
             "steps": 3,
             "guidance": 2.0,
         }
@@ -90,7 +79,7 @@ class Bench:
 
     def alone(self, drawing: Drawing) -> torch.Tensor:
         seen, _ = self.draw([drawing])
-        return seen.drawn_by_id[drawing.job_id]
+        return seen.pictures[drawing.job_id]
 
 
 @pytest.fixture(scope="session")
@@ -109,7 +98,7 @@ def bench(checked_model: LoadedModel) -> Bench:
 
 
 def denoiser(bench: Bench) -> SharedModule:
-    return next(shared for shared in bench.model.shared_modules.values() if shared.is_denoiser)
+    return next(shared for shared in bench.model.shared_modules.values() if shared.stage is Stage.DENOISE)
 
 
 def faulty(monkeypatch: pytest.MonkeyPatch, shared: SharedModule, raise_if: Any) -> None:
@@ -129,7 +118,7 @@ def no_memory() -> None:
 
 
 def decoder(bench: Bench) -> SharedModule:
-    return next(shared for shared in bench.model.shared_modules.values() if shared.name == "vae")
+    return next(shared for shared in bench.model.shared_modules.values() if shared.stage is Stage.DECODE)
 
 
 def observed(bench: Bench) -> list[Call]:

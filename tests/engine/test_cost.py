@@ -9,8 +9,8 @@ from typing import Any, cast
 import pytest
 import torch
 
-from pipelines.engine.run import Call
-from pipelines.engine.shared import SharedModule
+from pipelines.engine.call import Call
+from pipelines.engine.shared import SharedModule, Stage
 from pipelines.models import selfcheck
 
 _AREA = 4 * 8 * 8
@@ -29,7 +29,7 @@ class Slow(torch.nn.Module):
 
 
 def measured(module: torch.nn.Module) -> SharedModule:
-    shared = SharedModule("unet", module, module, first=False)
+    shared = SharedModule("unet", module, module, Stage.DENOISE)
     call: Any = SimpleNamespace(arguments={"sample": torch.zeros(1, 4, 8, 8)}, rows=1, area=_AREA)
     selfcheck._measure(shared, cast(Call, call))
     return shared

@@ -30,7 +30,7 @@ def test_mixed_requests_share_steps_and_change_nothing(bench: Bench) -> None:
     alone = {drawing.job_id: bench.alone(drawing) for drawing in drawings}
     seen, engine = bench.draw(drawings)
     for drawing in drawings:
-        assert (seen.drawn_by_id[drawing.job_id] - alone[drawing.job_id]).abs().max() < SAME
+        assert (seen.pictures[drawing.job_id] - alone[drawing.job_id]).abs().max() < SAME
     assert engine.counts[f"{denoiser(bench).name}_forwards"] < 2 + 5 + 4 + 3
 
 
@@ -74,7 +74,7 @@ def test_cancelling_stops_at_the_next_step_and_spares_the_others(bench: Bench) -
     engine.close()
     assert isinstance(seen.errors["gone"], Cancelled)
     assert max(done for name, done, _ in seen.steps if name == "gone") <= 3
-    assert (seen.drawn_by_id["kept"] - alone).abs().max() < SAME
+    assert (seen.pictures["kept"] - alone).abs().max() < SAME
 
 
 def test_a_job_cancelled_before_it_starts_never_does(bench: Bench) -> None:
@@ -103,7 +103,7 @@ def test_one_runs_exception_ends_that_run_alone(bench: Bench, monkeypatch: pytes
     seen, engine = bench.draw([good, bad])
     assert not seen.errors
     assert engine.counts["retried_alone"] >= 1
-    assert (seen.drawn_by_id["good"] - alone).abs().max() < SAME
+    assert (seen.pictures["good"] - alone).abs().max() < SAME
 
 
 def test_an_unshared_model_draws_one_run_at_a_time(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,7 +115,7 @@ def test_an_unshared_model_draws_one_run_at_a_time(bench: Bench, monkeypatch: py
     names = [name for name, _, _ in seen.steps]
     assert names == sorted(names), "a run's steps are not mixed with another's"
     for drawing in drawings:
-        assert torch.equal(seen.drawn_by_id[drawing.job_id], alone[drawing.job_id])
+        assert torch.equal(seen.pictures[drawing.job_id], alone[drawing.job_id])
 
 
 def test_every_step_is_reported(bench: Bench) -> None:
@@ -129,7 +129,7 @@ def test_previews_come_nearer_to_the_picture(bench: Bench, scheduler: str | None
     drawing = msgspec.structs.replace(bench.drawing("a", steps=12, scheduler=scheduler), previews=3)
     seen, _ = bench.draw([drawing, bench.drawing("b", steps=6, seed=2)])
     assert [(name, done) for name, done, _ in seen.previews] == [("a", 3), ("a", 6), ("a", 9)]
-    final = seen.drawn_by_id["a"]
+    final = seen.pictures["a"]
     away = [float((picture - final).abs().mean()) for _, _, picture in seen.previews]
     assert away[0] > away[1] > away[2]
     plain = bench.alone(bench.drawing("a", steps=12, scheduler=scheduler))
@@ -147,13 +147,9 @@ def test_nothing_is_left_behind(bench: Bench) -> None:
         for _ in range(3):
             assert ended.acquire(timeout=120)
     deadline = time.monotonic() + 5
-    while (engine._active or engine._mergers) and time.monotonic() < deadline:
+    while not engine.idle and time.monotonic() < deadline:
         time.sleep(0.01)
-    assert not engine._active
-    assert not engine._parked
-    assert not engine._ready
-    assert not engine._newcomers
-    assert not engine._mergers, "tensors are let go of"
+    assert engine.idle, "tensors are let go of, too"
     engine.close()
     assert threading.active_count() == before
 
@@ -216,4 +212,4 @@ def test_a_preview_that_fails_harms_nothing(bench: Bench, monkeypatch: pytest.Mo
     seen, _ = bench.draw([msgspec.structs.replace(bench.drawing("a"), previews=2)])
     assert not seen.errors
     assert not seen.previews
-    assert torch.equal(seen.drawn_by_id["a"], alone)
+    assert torch.equal(seen.pictures["a"], alone)

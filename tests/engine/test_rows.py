@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.engine import engine as engine_module
-from pipelines.engine.policy import StepCost
-from pipelines.engine.shared import SharedModule
+from pipelines.engine import run as run_module
+from pipelines.engine.cost import StepCost
+from pipelines.engine.shared import SharedModule, Stage
 from pipelines.errors import OutOfMemory
 from pipelines.models import selfcheck
 from tests.engine.conftest import SAME, Bench, decoder, denoiser, faulty, no_memory, observed
@@ -36,7 +36,7 @@ def test_out_of_memory_halves_the_batch_and_is_remembered(bench: Bench, monkeypa
     assert refused == [8], "the size that fitted is remembered, so it happens once"
     assert engine.counts["out_of_memory"] == 1
     for drawing in drawings:
-        assert (seen.drawn_by_id[drawing.job_id] - alone[drawing.job_id]).abs().max() < SAME
+        assert (seen.pictures[drawing.job_id] - alone[drawing.job_id]).abs().max() < SAME
 
 
 def test_one_request_too_large_for_the_device_is_cut_by_rows(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -51,7 +51,7 @@ def test_one_request_too_large_for_the_device_is_cut_by_rows(bench: Bench, monke
 
     faulty(monkeypatch, shared, raise_if)
     seen, _ = bench.draw([drawing])
-    assert (seen.drawn_by_id["eight"] - alone).abs().max() < SAME
+    assert (seen.pictures["eight"] - alone).abs().max() < SAME
 
 
 def test_no_room_even_for_one_row_is_refused_and_the_next_works(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -66,7 +66,7 @@ def test_no_room_even_for_one_row_is_refused_and_the_next_works(bench: Bench, mo
         seen, _ = bench.draw([bench.drawing("big")])
         assert isinstance(seen.errors["big"], OutOfMemory)
     seen, _ = bench.draw([bench.drawing("next")])
-    assert "next" in seen.drawn_by_id
+    assert "next" in seen.pictures
 
 
 def test_the_cpus_out_of_memory_halves_the_batch_too(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -101,7 +101,7 @@ def test_no_room_in_a_runs_own_code_is_refused_as_such(bench: Bench, monkeypatch
     def fail(*args: Any) -> Any:
         no_memory()
 
-    monkeypatch.setattr(engine_module, "call_arguments", fail)
+    monkeypatch.setattr(run_module, "call_arguments", fail)
     seen, _ = bench.draw([bench.drawing("big")])
     assert isinstance(seen.errors["big"], OutOfMemory)
 
@@ -177,7 +177,7 @@ def test_a_compiled_denoiser_sees_few_shapes(bench: Bench, monkeypatch: pytest.M
     assert set(sizes) <= {1, 2, 4, 8, 16, 32}
     assert engine.counts[f"{shared.name}_rows"] < sum(sizes), "only rows that were asked for are counted"
     for drawing in drawings:
-        assert (seen.drawn_by_id[drawing.job_id] - alone[drawing.job_id]).abs().max() < SAME
+        assert (seen.pictures[drawing.job_id] - alone[drawing.job_id]).abs().max() < SAME
 
 
 def test_an_unshared_model_is_not_filled_up(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -213,9 +213,9 @@ def test_a_compiled_denoiser_is_warm_before_anybody_waits(bench: Bench, monkeypa
 
 def test_what_was_compiled_is_seen_by_itself() -> None:
     module = torch.nn.Sequential(torch.nn.Linear(2, 2))
-    assert not SharedModule("unet", module, module, first=False).compiled
+    assert not SharedModule("unet", module, module, Stage.DENOISE).compiled
     module[0].compile(backend="eager")
-    assert SharedModule("unet", module, module, first=False).compiled
+    assert SharedModule("unet", module, module, Stage.DENOISE).compiled
 
 
 def test_what_a_failed_step_made_is_let_go_of_before_the_next_try(

@@ -54,12 +54,13 @@ def test_a_runs_switches_do_not_reach_the_others(bench: Bench, monkeypatch: pyte
         assert ended.acquire(timeout=120)
     engine.close()
     assert not sink.errors
-    assert (sink.drawn_by_id["plain"] - alone).abs().max() < 5e-5
-    assert set(seen["plain"]) == {engine.thread_state}
-    assert set(before) == {engine.thread_state}, "the thread is as it was once the run has ended"
+    assert (sink.pictures["plain"] - alone).abs().max() < 5e-5
+    outside = ThreadState(grad=False, inference=False, casts=(None, None))
+    assert set(seen["plain"]) == {outside}
+    assert set(before) == {outside}, "the thread is as it was once the run has ended"
     (odd_state,) = set(seen["odd"])
     if switch != "gradients":  # which diffusers turns off again, inside
-        assert odd_state != engine.thread_state
+        assert odd_state != outside
 
 
 def test_restoring_sets_every_switch() -> None:

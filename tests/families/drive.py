@@ -5,42 +5,20 @@ from __future__ import annotations
 import random
 import threading
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
 import torch
 
+from pipelines.engine.cost import StepCost
 from pipelines.engine.embeddings import EmbeddingCache
 from pipelines.engine.engine import Engine
-from pipelines.engine.policy import StepCost
-from pipelines.errors import DrawError
+from pipelines.engine.sink import KeepingSink
 from pipelines.models import selfcheck
 from pipelines.models.loader import LoadedModel
 from pipelines.plan import Drawing
 from pipelines.spec import ImageSpec, Pixels
-
-
-@dataclass
-class Sink:
-    """Keeps what was drawn."""
-
-    pictures: dict[str, torch.Tensor] = field(default_factory=dict)
-    errors: dict[str, DrawError] = field(default_factory=dict)
-
-    def started(self, drawing: Drawing) -> None:
-        pass
-
-    def progress(self, drawing: Drawing, done: int, of: int) -> None:
-        pass
-
-    def previewed(self, drawing: Drawing, done: int, of: int, picture: torch.Tensor) -> None: ...
-
-    def drawn(self, drawing: Drawing, drawn: torch.Tensor) -> None:
-        self.pictures[drawing.job_id] = drawn.float()
-
-    def failed(self, drawing: Drawing, error: DrawError) -> None:
-        self.errors[drawing.job_id] = error
 
 
 @dataclass(frozen=True)
@@ -64,7 +42,7 @@ def check(model: LoadedModel) -> None:
 
 
 def run(
-    model: LoadedModel, drawings: Sequence[Drawing], sink: Sink, embeddings: EmbeddingCache | None = None
+    model: LoadedModel, drawings: Sequence[Drawing], sink: KeepingSink, embeddings: EmbeddingCache | None = None
 ) -> Engine:
     """Draw the drawings, all at once, into ``sink``. The engine has ended, and kept its counts."""
     engine = Engine(sink, embeddings=embeddings)
@@ -78,7 +56,7 @@ def run(
 
 def draw(model: LoadedModel, drawings: Sequence[Drawing]) -> Drawn:
     """Draw the drawings, all at once."""
-    sink = Sink()
+    sink = KeepingSink()
     engine = run(model, drawings, sink)
     assert not sink.errors, sink.errors
     denoisers = {shared.name for shared in model.shared_modules.values() if shared.is_denoiser}
@@ -92,7 +70,7 @@ def drawing(
     """One request. ``size`` is width × height in pixels, the model's native size if not given."""
     width, height = size or (model.plan.native_width, model.plan.native_height)
     sizes = {"width": width, "height": height, "draw_width": width, "draw_height": height}
-    values = {"seed": number, "steps": 4, "guidance": model.family.guidance, **sizes, **fields}
+    values = {"steps": 4, "guidance": model.family.guidance, **sizes, **fields}
     spec = ImageSpec(model=model.plan.key, prompt=prompt, **values)
     return Drawing(f"{number}", model.plan, spec, tuple(range(number, number + n)))
 

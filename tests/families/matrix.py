@@ -8,6 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 import torch
@@ -114,7 +115,7 @@ def with_source(text: Requests, *, inpaint: bool = True) -> Requests:
 
 def inpaint_requests(model: LoadedModel) -> list[Drawing]:
     side = model.plan.native_width
-    masked = {"mask": half_mask(side, side)}
+    masked: dict[str, Any] = {"mask": half_mask(side, side)}
     return [
         drawing(model, 10, SHORT, steps=4, strength=1.0, sources=(picture(side, side),), **masked),
         drawing(model, 20, LONG, steps=6, strength=0.8, guidance=3.0, sources=(picture(side, side, 1),), **masked),

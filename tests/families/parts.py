@@ -26,7 +26,7 @@ _INSTRUCTIONS = (
 )
 
 
-def tokenizer(max_length: int = 77, **special: str) -> Any:
+def tokenizer(max_length: int = 77, **special: str | list[str]) -> Any:
     """One token a word that pipelines use themselves, else one a letter: so prompts have different lengths."""
     marker = pre_tokenizers.ByteLevel(add_prefix_space=False)
     vocab = {token: index for index, token in enumerate([*_SPECIALS, *sorted(pre_tokenizers.ByteLevel.alphabet())])}

@@ -12,12 +12,13 @@ import torch
 from pipelines.engine import adapters
 from pipelines.engine.arguments import call_arguments
 from pipelines.engine.embeddings import EmbeddingCache
+from pipelines.engine.sink import KeepingSink
 from pipelines.errors import AdapterRefused
 from pipelines.models.loader import LoadedModel
 from pipelines.plan import AdapterFile, Drawing
 from pipelines.spec import Adapter
 from tests.families import tiny
-from tests.families.drive import Sink, check, draw, drawing, run
+from tests.families.drive import check, draw, drawing, run
 from tests.loras import write_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")  # what is compared with loads two too
@@ -97,7 +98,7 @@ def test_where_adapters_are_switched_equal_sets_share_steps(tmp_path: Path) -> N
     drawings = [drawing(model, number, "a cat", steps=20, adapters=(A,) if number % 2 else (B,)) for number in range(4)]
     order: list[str] = []
 
-    class Watched(Sink):
+    class Watched(KeepingSink):
         def progress(self, drawing: Drawing, done: int, of: int) -> None:
             order.append(drawing.job_id)
 
@@ -134,7 +135,7 @@ def test_a_number_that_overflows_in_an_adapter_stays_in_its_rows(tmp_path: Path)
     good = adapted("SD 1.x", {})
     alone = draw(good, [drawing(good, 1, "a cat")]).pictures["1"]
     model = adapted("SD 1.x", files)
-    sink = Sink()
+    sink = KeepingSink()
     base, bad = drawing(model, 1, "a cat"), drawing(model, 2, "a cat", adapters=(A,))
     run(model, [base, bad], sink)
     assert "2" in sink.errors
@@ -146,7 +147,7 @@ def test_what_an_adapter_does_not_change_is_shared(tmp_path: Path) -> None:
     files = {"a": write("SD 1.x", tmp_path, seed=1, parts=["unet"]), "b": write("SD 1.x", tmp_path, seed=2)}
     model = adapted("SD 1.x", files)
     check(model)
-    cache, sink = EmbeddingCache(), Sink()
+    cache, sink = EmbeddingCache(), KeepingSink()
     drawings = [
         drawing(model, number, "a cat", adapters=wanted) for number, wanted in enumerate([(), (A,), (B,), (A, B)])
     ]
@@ -172,7 +173,7 @@ def test_a_broken_adapter_spares_its_model(tmp_path: Path) -> None:
     check(model)
     one, base = drawing(model, 1, "a cat", adapters=(Adapter("good", 1.0),)), drawing(model, 2, "a cat")
     refused = drawing(model, 3, "a cat", adapters=(Adapter("cut", 1.0),))
-    sink = Sink()
+    sink = KeepingSink()
     run(model, [one, base, refused], sink, None)
     assert isinstance(sink.errors["3"], AdapterRefused)
     for each in (one, base):

@@ -11,10 +11,12 @@ import torch
 
 from pipelines.engine.engine import Engine
 from pipelines.engine.ragged import Ragged
+from pipelines.engine.sink import KeepingSink
+from pipelines.models.loader import LoadedModel
 from pipelines.plan import Drawing
 from pipelines.spec import Task
 from tests.families import tiny
-from tests.families.drive import Sink, check, draw, drawing, half_mask, picture, run
+from tests.families.drive import check, draw, drawing, half_mask, picture, run
 
 
 def test_qwen_image_of_one_area_and_two_aspects_keeps_its_shapes() -> None:
@@ -62,7 +64,7 @@ def test_qwen_edit_repaints_within_a_mask() -> None:
     assert drawn.pictures["1"].shape == (1, 3, 64, 64)
 
 
-class _Leaves(Sink):
+class _Leaves(KeepingSink):
     """A client that leaves after the second step."""
 
     def progress(self, drawing: Drawing, done: int, of: int) -> None:
@@ -71,7 +73,7 @@ class _Leaves(Sink):
 
 
 def test_a_step_cache_forgets_a_run_that_did_not_finish() -> None:
-    def cached() -> tuple[object, Drawing]:
+    def cached() -> tuple[LoadedModel, Drawing]:
         model = tiny.build("FLUX.1")
         next(t.module for t in model.shared_modules.values() if t.is_denoiser).enable_cache(  # type: ignore[operator]
             diffusers.FirstBlockCacheConfig(threshold=10.0)
@@ -91,8 +93,12 @@ def test_a_step_cache_forgets_a_run_that_did_not_finish() -> None:
 
 def test_ragged_prompts_are_padded_and_masked() -> None:
     ragged = Ragged("tokens", "mask")
-    short = {"tokens": torch.ones(1, 2, 3), "mask": None, "steps": 4}
-    long = {"tokens": torch.ones(2, 5, 3), "mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]), "steps": 4}
+    short: dict[str, Any] = {"tokens": torch.ones(1, 2, 3), "mask": None, "steps": 4}
+    long: dict[str, Any] = {
+        "tokens": torch.ones(2, 5, 3),
+        "mask": torch.tensor([[1, 1, 1, 1, 1], [1, 1, 1, 0, 0]]),
+        "steps": 4,
+    }
     assert ragged.folded(short)["tokens"].shape == (1, 0, 3)
     assert ragged.folded(long)["mask"] is None
     first, second = ragged.levelled([short, long])
@@ -124,6 +130,6 @@ def test_lcm_edits_in_as_many_steps_as_a_request_may_ask_for(steps: int, strengt
     side = model.plan.native_width
     fields: dict[str, Any] = {"strength": strength, "sources": (picture(side, side),)}
     assert draw(model, [drawing(model, 1, "a cat", steps=steps, **fields)]).pictures
-    sink = Sink()
+    sink = KeepingSink()
     run(model, [drawing(model, 2, "a cat", steps=steps + 1, **fields)], sink)
     assert sink.errors

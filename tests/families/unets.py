@@ -98,7 +98,7 @@ def controlnet() -> tuple[Any, int]:
     return _Controlled(**parts, controlnet=net, requires_safety_checker=False), 32
 
 
-class _Controlled(diffusers.StableDiffusionControlNetPipeline):
+class _Controlled(diffusers.StableDiffusionControlNetPipeline):  # type: ignore[misc]
     """Brings its own control picture, another for each seed: a spec has no field for one yet."""
 
     @functools.wraps(diffusers.StableDiffusionControlNetPipeline.__call__)

@@ -15,7 +15,7 @@ from server.api.wire import ImageFields
 from server.catalog.catalog import Catalog
 from server.edge.auth import OPEN_PATHS
 from server.edge.keys import Keyring
-from server.worker.local import ModelState
+from server.worker.status import ModelState
 from tests.assertions import assert_api_error
 from tests.http.test_door import paths_of
 from tests.paper import Paper, PaperServers

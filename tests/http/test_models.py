@@ -6,7 +6,7 @@ import shutil
 from itertools import product
 from pathlib import Path
 
-from server.catalog.catalog import QUALITIES
+from pipelines.facts.presets import QUALITIES
 from tests.assertions import assert_api_error
 from tests.paper import Paper, PaperServers
 from tests.running import ROOT

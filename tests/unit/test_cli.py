@@ -1,23 +1,17 @@
-"""The darkroom command: exit codes, and what it says of a bad configuration without serving."""
+"""The darkroom command: exit codes, and how little it imports before it knows what to do."""
 
 from __future__ import annotations
 
-import json
 import logging
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from server.cli import main
 from tests.running import ROOT
-
-
-def run(*arguments: str) -> int:
-    with pytest.raises(SystemExit) as ended:
-        main(arguments)
-    assert isinstance(ended.value.code, int)
-    return ended.value.code
+from tests.unit.commands.command_line import run
 
 
 @pytest.fixture(autouse=True)
@@ -36,19 +30,6 @@ def _own_log() -> Iterator[None]:
     ours.setLevel(kept[2])
 
 
-def test_check_passes_what_ships(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("check", "--models", str(ROOT / "models.yaml")) == 0
-    assert "0 of 1 folders with problems" in capsys.readouterr().out
-
-
-def test_check_names_a_missing_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    file = tmp_path / "models.yaml"
-    file.write_text("default: a\nmodels:\n  a: { path: nowhere }\n")
-    assert run("check", "--models", str(file)) == 1
-    said = capsys.readouterr().err
-    assert f"{file}: models.a: {tmp_path / 'nowhere'}: the folder does not exist" in said
-
-
 @pytest.mark.parametrize("command", ["check", "serve"])
 def test_a_typing_error_is_told_alike_with_and_without_serving(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], command: str
@@ -59,33 +40,33 @@ def test_a_typing_error_is_told_alike_with_and_without_serving(
     assert f"darkroom: {file}, line 3: models.a.paht" in capsys.readouterr().err
 
 
-def test_models_lists_them(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("models", "--models", str(ROOT / "models.yaml")) == 0
-    assert "gpt-image-1" in capsys.readouterr().out
-
-
-def test_pull_without_a_hub_name_says_so(capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("models", "--models", str(ROOT / "models.yaml"), "pull", "dall-e-2") == 2
-    assert "no hub key" in capsys.readouterr().err
-    assert run("models", "--models", str(ROOT / "models.yaml"), "pull", "nonsense") == 1
-
-
-def test_a_key_is_shown_once_and_kept_as_a_hash(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert run("keys", "create", "alice") == 0
-    key = capsys.readouterr().out.strip()
-    stored = (tmp_path / "data" / "keys.json").read_text()
-    assert len(key) >= 32
-    assert key not in stored
-    assert "alice" in json.dumps(json.loads(stored))
-    assert run("keys", "list") == 0
-    listed = capsys.readouterr().out
-    assert "alice" in listed
-    assert key not in listed
-    assert run("keys", "revoke", "alice") == 0
-    assert run("keys", "revoke", "alice") == 1
-
-
 @pytest.mark.parametrize("arguments", [(), ("dance",), ("check", "--nonsense"), ("serve", "--nonsense"), ("keys",)])
 def test_wrong_usage_is_2(arguments: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
     assert run(*arguments) == 2
     assert capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "packages"),
+    [
+        ((), set()),  # the parser alone
+        (("keys", "list"), {"pydantic"}),
+        (("check",), {"pydantic", "yaml"}),
+        (("models", "--models", "models.yaml"), {"pydantic", "yaml", "rich", "httpx"}),
+    ],
+)
+def test_a_command_imports_what_it_needs(arguments: tuple[str, ...], packages: set[str]) -> None:
+    """Every command adds its flags before one of them runs: an import at the top of one file would slow down all."""
+    code = """if True:
+        import contextlib, io, sys
+        from server.cli import build_parser, main
+        build_parser()
+        with contextlib.suppress(SystemExit), contextlib.redirect_stdout(io.StringIO()):
+            main() if sys.argv[1:] else None
+        slow = "pydantic yaml rich httpx httpcore PIL numpy fastapi starlette uvicorn openai torch".split()
+        print(*(name for name in slow if name in sys.modules))
+    """
+    done = subprocess.run(
+        [sys.executable, "-c", code, *arguments], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert set(done.stdout.split()) <= packages

@@ -22,7 +22,7 @@ from pydantic import BaseModel
 from server.api import files, hub, images, jobs, models, ops
 from server.api.wire import ImageFields
 from server.app import create_app
-from server.catalog.catalog import ModelEntry, ModelsFile, PresetEntry
+from server.catalog.entries import ModelEntry, ModelsFile, PresetEntry
 from server.catalog.loras import LoraEntry
 from server.cli import build_parser
 from server.errors import ANSWERS
@@ -308,7 +308,7 @@ def test_the_picture_in_the_readme_is_small() -> None:
 
 
 def test_the_example_of_models_yaml_can_be_read(tmp_path: Path) -> None:
-    from server.catalog.catalog import load_catalog
+    from server.catalog.load import load_catalog
 
     for name, text in (("README.md", README), ("models.md", _text("models.md"))):
         (example,) = (body for language, body in _FENCE.findall(text) if language == "yaml")

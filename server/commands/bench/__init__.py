@@ -1,1 +1,1 @@
-"""``darkroom bench``: load on a running server."""
+"""``darkroom bench``: load on a running server, and a report of what it gave."""

@@ -1,6 +1,6 @@
-"""What ``darkroom bench`` found, as one HTML page that needs no other file: figures, and plots in SVG.
+"""The report of ``darkroom bench``: one HTML page that needs no other file, with figures, and plots in SVG.
 
-Knows the result and how to draw it; sends nothing. A page without outcomes that were answered has no plots.
+Knows the result and how to draw it; sends nothing. A page of which no request was answered has no plots.
 """
 
 from __future__ import annotations
@@ -8,14 +8,12 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
-if TYPE_CHECKING:
-    from server.commands.bench.load import Outcome, Result
+from server.commands.bench.load import LoadResult, Sample
 
 _WIDTH, _HEIGHT = 720, 260  # of a plot, in its own units
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 40  # margins
-_COLOUR = "#7a828c"  # of what is no one task's
+_COLOUR = "#7a828c"  # of a series that is no task's
 _COLOURS = {"t2i": "#2f6fde", "i2i": "#d9822b", "inpaint": "#2e9e6b"}
 _BINS = 48
 
@@ -35,7 +33,7 @@ svg { width: 100%; height: auto; } svg text { font: 12px system-ui, sans-serif; 
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Between the two nearest of ``values`` (not empty)."""
+    """The percentile of ``values`` (not empty), interpolated between the two nearest."""
     ordered = sorted(values)
     place = (len(ordered) - 1) * percent / 100
     low = math.floor(place)
@@ -43,23 +41,23 @@ def percentile(values: Sequence[float], percent: float) -> float:
     return ordered[low] + (ordered[high] - ordered[low]) * (place - low)
 
 
-def figures(result: Result) -> list[tuple[str, str]]:
+def figures(result: LoadResult) -> list[tuple[str, str]]:
     """Names and values, for the screen and for the page."""
     good = result.good
-    pictures = sum(outcome.ask.pictures for outcome in good)
+    pictures = sum(sample.ask.pictures for sample in good)
     rows = [
-        ("requests answered", f"{len(good)} of {len(result.outcomes)}"),
+        ("requests answered", f"{len(good)} of {len(result.samples)}"),
         ("pictures", str(pictures)),
         ("pictures a second", f"{result.pictures_per_s:.2f}"),
     ]
     if good:
-        latencies = [outcome.latency_s for outcome in good]
+        latencies = [sample.latency_s for sample in good]
         rows += [
             ("latency, mean", _seconds(sum(latencies) / len(latencies))),
             ("latency, p50", _seconds(percentile(latencies, 50))),
             ("latency, p95", _seconds(percentile(latencies, 95))),
         ]
-    waits = [outcome.wait_s for outcome in good if outcome.wait_s is not None]
+    waits = [sample.wait_s for sample in good if sample.wait_s is not None]
     if waits:
         rows += [
             ("time to first step, p50", _seconds(percentile(waits, 50))),
@@ -75,7 +73,7 @@ def _seconds(value: float) -> str:
     return f"{value:.2f} s" if value >= 1 else f"{value * 1000:.0f} ms"
 
 
-def page(result: Result) -> str:
+def page(result: LoadResult) -> str:
     """The whole report."""
     rows = "".join(f"<tr><td>{escape(name)}</td><td>{escape(value)}</td></tr>" for name, value in figures(result))
     plots = _plots(result.good) if result.good else ""
@@ -87,13 +85,13 @@ def page(result: Result) -> str:
     )
 
 
-def _plots(good: Sequence[Outcome]) -> str:
-    tasks = [task for task in _COLOURS if any(outcome.ask.task == task for outcome in good)]
-    by_task = {task: [outcome for outcome in good if outcome.ask.task == task] for task in tasks}
+def _plots(good: Sequence[Sample]) -> str:
+    tasks = [task for task in _COLOURS if any(sample.ask.task == task for sample in good)]
+    by_task = {task: [sample for sample in good if sample.ask.task == task] for task in tasks}
     keys = " ".join(f'<span class="key" style="color:{_COLOURS[task]}">● {task}</span>' for task in tasks)
-    latency = {task: [(o.sent_s, o.latency_s) for o in outcomes] for task, outcomes in by_task.items()}
-    work = {task: [(_steps(o), o.latency_s) for o in outcomes] for task, outcomes in by_task.items()}
-    spread = {task: _cumulative([o.latency_s for o in outcomes]) for task, outcomes in by_task.items()}
+    latency = {task: [(s.sent_s, s.latency_s) for s in samples] for task, samples in by_task.items()}
+    work = {task: [(_steps(s), s.latency_s) for s in samples] for task, samples in by_task.items()}
+    spread = {task: _cumulative([s.latency_s for s in samples]) for task, samples in by_task.items()}
     return "\n".join(
         (
             f"<p>{keys}</p>",
@@ -109,21 +107,21 @@ def _plots(good: Sequence[Outcome]) -> str:
     )
 
 
-def _steps(outcome: Outcome) -> float:
-    return float(outcome.ask.body["num_inference_steps"]) * outcome.ask.pictures
+def _steps(sample: Sample) -> float:
+    return float(sample.ask.body["num_inference_steps"]) * sample.ask.pictures
 
 
 def _cumulative(latencies: Sequence[float]) -> Points:
     return [(0.0, 0.0), *((value, 100 * (i + 1) / len(latencies)) for i, value in enumerate(sorted(latencies)))]
 
 
-def _rate(good: Sequence[Outcome]) -> Points:
+def _rate(good: Sequence[Sample]) -> Points:
     """Pictures a second in each of equal bins; a point is a bin's end."""
     bins = min(_BINS, max(1, len(good) // 2))
-    width = max(outcome.done_s for outcome in good) / bins or 1.0
+    width = max(sample.done_s for sample in good) / bins or 1.0
     made = [0.0] * bins
-    for outcome in good:
-        made[min(bins - 1, int(outcome.done_s / width))] += outcome.ask.pictures / width
+    for sample in good:
+        made[min(bins - 1, int(sample.done_s / width))] += sample.ask.pictures / width
     return [((index + 1) * width, value) for index, value in enumerate(made)]
 
 

@@ -1,7 +1,7 @@
 """The worker process: reads messages from the inherited socket, draws, writes messages back.
 
-Started by module name with the socket's file descriptor; the only module above ``pipelines`` that imports
-torch. Knows the protocol and the engine; never speaks HTTP, opens no port, fetches nothing.
+Started by module name with the socket's file descriptor. This package is the only code above ``pipelines`` that
+imports torch. Knows messages and the process; knows nothing of HTTP, opens no port, fetches nothing.
 """
 
 from __future__ import annotations
@@ -45,10 +45,10 @@ def serve(sock: socket.socket, device_setting: str) -> None:
     """Read and obey messages until the front says stop or goes away."""
     loader.quiet_libraries()
     link = Link(sock)
-    where = loader.choose_device(device_setting)
-    name = torch.cuda.get_device_name(where) if where.type == "cuda" else "CPU"
-    device = Device(where, link)
-    link.send(protocol.Hello(str(where), name, str(torch.__version__)))
+    torch_device = loader.choose_device(device_setting)
+    name = torch.cuda.get_device_name(torch_device) if torch_device.type == "cuda" else "CPU"
+    device = Device(torch_device, link)
+    link.send(protocol.Hello(str(torch_device), name, str(torch.__version__)))
     while (message := link.receive()) is not None:
         match message:
             case protocol.Load(plan):
@@ -66,7 +66,7 @@ def serve(sock: socket.socket, device_setting: str) -> None:
     link.close()
 
 
-def _die(failure: threading.ExceptHookArgs) -> None:
+def _end_process(failure: threading.ExceptHookArgs) -> None:
     log.critical(
         "worker thread failed", exc_info=(failure.exc_type, failure.exc_value or Exception(), failure.exc_traceback)
     )
@@ -81,7 +81,7 @@ def main() -> None:
     parser.add_argument("--log-level", default="info")
     arguments = parser.parse_args()
     configure_logging(arguments.log_level, process="worker")
-    threading.excepthook = _die  # a thread of ours that fails would leave drawings waiting for ever
+    threading.excepthook = _end_process  # a thread of ours that fails would leave drawings waiting for ever
     code = 0
     try:
         with socket.socket(fileno=arguments.fd) as sock:

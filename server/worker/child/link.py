@@ -22,9 +22,11 @@ class Link:
         self._writer.start()
 
     def send(self, message: protocol.ToFront) -> None:
+        """Queue a message, from any thread."""
         self._outbox.put(message)
 
     def receive(self) -> protocol.ToWorker | None:
+        """The next message; None when the front has closed the socket."""
         body = protocol.receive(self._socket)
         return None if body is None else protocol.unpack_to_worker(body)
 

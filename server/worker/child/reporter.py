@@ -1,4 +1,4 @@
-"""From the engine's events to messages and encoded pictures.
+"""The engine's sink in a worker: its events become messages to the front, and its pictures are encoded.
 
 Knows drawings, codecs and the front's messages; knows neither models nor devices. Pictures are encoded on threads of
 its own: the engine's thread never waits for a codec.
@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import msgspec
 import torch
 
+from pipelines.engine.sink import Sink
 from pipelines.errors import DrawError
 from pipelines.pictures import images
 from pipelines.plan import Drawing
@@ -26,38 +27,39 @@ from server.worker.child.link import Link
 
 log = logging.getLogger("darkroom.worker")
 
-_PROGRESS_S = 0.05
+_PROGRESS_INTERVAL_S = 0.05
 _PREVIEW_QUALITY = 75  # of jpeg and webp
 
 
 @dataclass
-class _Underway:
-    """A drawing between its arrival and its last message."""
+class _DrawingState:
+    """What is kept of a drawing between its arrival and its last message."""
 
     encoding: Encoding
     text_tokens: int = 0
     started_s: float = 0.0  # monotonic
-    told_s: float = 0.0  # monotonic, of the last progress
-    told: int = 0  # steps, by then
-    shown: int = 0  # previews that the engine made
-    previews: list[Future[None]] = field(default_factory=list)
+    reported_s: float = 0.0  # monotonic, of the last progress message
+    reported_steps: int = 0  # by then
+    preview_count: int = 0  # that the engine made
+    previews: list[Future[None]] = field(default_factory=list)  # that were not left out
 
 
-class Reporter:
-    """Turns the engine's events into messages; encodes pictures on threads of its own, off the step loop."""
+class Reporter(Sink):
+    """The engine's Sink. Sends its events to the front, with pictures encoded on threads off the step loop."""
 
     def __init__(self, link: Link) -> None:
         self._link = link
-        self._workers = max(1, min(4, os.cpu_count() or 1))
-        self._encoders = ThreadPoolExecutor(max_workers=self._workers, thread_name_prefix="encode")
-        self._busy = threading.BoundedSemaphore(2 * self._workers)  # previews that wait or are being encoded
-        self._drawings: dict[str, _Underway] = {}
+        threads = max(1, min(4, os.cpu_count() or 1))
+        self._encoders = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="encode")
+        self._preview_slots = threading.BoundedSemaphore(2 * threads)  # for previews that wait or are being encoded
+        self._drawings: dict[str, _DrawingState] = {}
 
     def expect(self, drawing: Drawing, encoding: Encoding) -> None:
         """A drawing has come in."""
-        self._drawings[drawing.job_id] = _Underway(encoding)
+        self._drawings[drawing.job_id] = _DrawingState(encoding)
 
-    def counted(self, drawing: Drawing, text_tokens: int) -> None:
+    def set_text_tokens(self, drawing: Drawing, text_tokens: int) -> None:
+        """The tokens of the drawing's prompts. They are sent with its pictures."""
         self._drawings[drawing.job_id].text_tokens = text_tokens
 
     def started(self, drawing: Drawing) -> None:
@@ -65,55 +67,56 @@ class Reporter:
         self._link.send(protocol.Started(drawing.job_id))
 
     def progress(self, drawing: Drawing, done: int, of: int) -> None:
-        """Told at most so often: with many runs of short steps, the front would do little else than listen."""
-        underway, now = self._drawings[drawing.job_id], time.monotonic()
-        if done == of or now - underway.told_s >= _PROGRESS_S:
-            self._link.send(protocol.Progress(drawing.job_id, done, of, done - underway.told))
-            underway.told_s, underway.told = now, done
+        """Sent once an interval at most: with many runs of short steps, the front would do little else than read."""
+        state, now = self._drawings[drawing.job_id], time.monotonic()
+        if done == of or now - state.reported_s >= _PROGRESS_INTERVAL_S:
+            self._link.send(protocol.Progress(drawing.job_id, done, of, done - state.reported_steps))
+            state.reported_s, state.reported_steps = now, done
 
     def previewed(self, drawing: Drawing, done: int, of: int, picture: torch.Tensor) -> None:
-        """Left out while the encoders are behind: finished pictures must not wait for passing ones."""
-        underway = self._drawings[drawing.job_id]
-        number, underway.shown = underway.shown, underway.shown + 1
+        """Left out while the encoders are behind: finished pictures must not wait for previews."""
+        state = self._drawings[drawing.job_id]
+        number, state.preview_count = state.preview_count, state.preview_count + 1
         frames = images.to_frames(picture)
-        if self._busy.acquire(blocking=False):
-            underway.previews.append(self._encoders.submit(self._encode_preview, drawing, number, frames, underway))
+        if self._preview_slots.acquire(blocking=False):
+            state.previews.append(self._encoders.submit(self._encode_preview, drawing, number, frames, state))
 
     def drawn(self, drawing: Drawing, drawn: torch.Tensor) -> None:
-        underway = self._drawings.pop(drawing.job_id)
-        seconds = time.monotonic() - underway.started_s
-        self._encoders.submit(self._encode, drawing, images.to_frames(drawn), underway, seconds)
+        state = self._drawings.pop(drawing.job_id)
+        seconds = time.monotonic() - state.started_s
+        self._encoders.submit(self._encode, drawing, images.to_frames(drawn), state, seconds)
 
     def failed(self, drawing: Drawing, error: DrawError) -> None:
         self._drawings.pop(drawing.job_id, None)
         self._link.send(protocol.Failed(drawing.job_id, type(error).__name__, str(error)))
 
     def close(self) -> None:
+        """Encode and send what has been drawn."""
         self._encoders.shutdown(wait=True)
 
-    def _encode_preview(self, drawing: Drawing, number: int, frames: images.Frames, underway: _Underway) -> None:
-        quality = min(underway.encoding.quality, _PREVIEW_QUALITY)
-        encoding = msgspec.structs.replace(underway.encoding, quality=quality, metadata=False)
+    def _encode_preview(self, drawing: Drawing, number: int, frames: images.Frames, state: _DrawingState) -> None:
+        quality = min(state.encoding.quality, _PREVIEW_QUALITY)
+        encoding = msgspec.structs.replace(state.encoding, quality=quality, metadata=False)
         try:
             for picture in _encoded(drawing, frames, encoding):
                 self._link.send(protocol.Previewed(drawing.job_id, number, picture))
         except Exception as error:  # no preview is worth a drawing
             log.warning("preview left out", extra={"drawing": drawing.job_id, "error": type(error).__name__})
         finally:
-            self._busy.release()
+            self._preview_slots.release()
 
-    def _encode(self, drawing: Drawing, frames: images.Frames, underway: _Underway, seconds: float) -> None:
+    def _encode(self, drawing: Drawing, frames: images.Frames, state: _DrawingState, seconds: float) -> None:
         try:
-            done = tuple(_encoded(drawing, frames, underway.encoding))
+            done = tuple(_encoded(drawing, frames, state.encoding))
         except Exception as error:  # a picture that cannot be encoded ends its own drawing, not the worker
             self._link.send(protocol.Failed(drawing.job_id, type(error).__name__, str(error)))
         else:
-            wait(underway.previews)  # which began before us, so one of our own threads has each of them already
-            self._link.send(protocol.Finished(drawing.job_id, done, seconds, underway.text_tokens))
+            wait(state.previews)  # which began before us, so one of our own threads has each of them already
+            self._link.send(protocol.Finished(drawing.job_id, done, seconds, state.text_tokens))
 
 
 def _encoded(drawing: Drawing, frames: images.Frames, encoding: Encoding) -> Iterator[Picture]:
     pictures = frames.arrays()
     for index, seed in enumerate(drawing.seeds):
-        spec = msgspec.structs.replace(drawing.spec, seed=seed)
-        yield images.encode(images.finish(pictures[index], spec), spec, encoding, index)
+        picture = images.finish(pictures[index], drawing.spec)
+        yield images.encode(picture, drawing.spec, encoding, index=index, seed=seed)

@@ -7,6 +7,7 @@ import io
 import re
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 from PIL import Image
 
@@ -58,7 +59,7 @@ def test_sixels_draw_the_picture() -> None:
     assert np.array_equal(_read_sixels(render([picture], "sixel", 80)), np.asarray(picture))
 
 
-def _read_sixels(text: str) -> np.ndarray:  # type: ignore[type-arg]
+def _read_sixels(text: str) -> npt.NDArray[np.uint8]:
     match = re.fullmatch(r'\x1bPq"1;1;(\d+);(\d+)(.*)\x1b\\\n', text, re.DOTALL)
     assert match is not None
     width, height = int(match[1]), int(match[2])

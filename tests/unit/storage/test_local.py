@@ -121,18 +121,18 @@ def test_other_faults_of_the_disk_are_500_without_a_path(
 
 def test_file_and_folder_are_synced_in_order(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
-    fsync, rename = os.fsync, Path.rename
+    fsync, replace = os.fsync, Path.replace
 
     def note_fsync(file: int) -> None:
         order.append("sync folder" if os.path.isdir(f"/proc/self/fd/{file}") else "sync file")  # noqa: PTH112
         fsync(file)
 
-    def note_rename(self: Path, target: Path) -> Path:
+    def note_replace(self: Path, target: Path) -> Path:
         order.append("rename")
-        return rename(self, target)
+        return replace(self, target)
 
     monkeypatch.setattr(os, "fsync", note_fsync)
-    monkeypatch.setattr(Path, "rename", note_rename)
+    monkeypatch.setattr(Path, "replace", note_replace)
     asyncio.run(store.put(NAME, b"x", "image/png"))
     assert order == ["sync file", "rename", "sync folder"]
 

@@ -18,7 +18,7 @@ from server.worker.local import LocalWorker
 def test_a_client_that_left_is_no_failure_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
     worker = LocalWorker(Settings(), [], [], Metrics())
     with caplog.at_level(logging.INFO):
-        asyncio.run(worker._obey(protocol.Failed("job_1", "Cancelled", "the client left")))
+        asyncio.run(worker._on_message(protocol.Failed("job_1", "Cancelled", "the client left")))
     assert not caplog.records
 
 
@@ -40,7 +40,7 @@ def test_a_server_stays_ready_when_a_preloaded_model_makes_room_for_another() ->
 
     def told(*messages: protocol.ToFront) -> bool:
         for message in messages:
-            asyncio.run(worker._obey(message))
+            asyncio.run(worker._on_message(message))
         return worker.settled
 
     hello = protocol.Hello("cpu", "CPU", "2")

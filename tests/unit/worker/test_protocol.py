@@ -14,12 +14,17 @@ from pipelines.spec import Adapter, Encoding, ImageSpec, Picture, Pixels
 from server.worker import protocol
 
 PLAN = ModelPlan("m", "/models/m", "flux", "bfloat16", adapters=(AdapterFile("pixel", "/loras/pixel.safetensors"),))
-SPEC = ImageSpec("m", "un prompt ☕", 8, 8, 16, 16, 2**63 - 1, 4, 2.5, "no", "euler", 0.5,
+SPEC = ImageSpec("m", "un prompt ☕", 8, 8, 16, 16, 4, 2.5, "no", "euler", 0.5,
                  (Pixels(1, 2, "RGB", bytes(range(6))),), Pixels(1, 1, "L", b"\xff"),
                  (Adapter("pixel", -0.5),))  # fmt: skip
-JOB = Drawing("job_1", PLAN, SPEC, (1, 2**63 - 1))
+DRAWING = Drawing("job_1", PLAN, SPEC, (1, 2**63 - 1))
 
-TO_WORKER = [protocol.Load(PLAN), protocol.Draw(JOB, Encoding("webp", 3, False)), protocol.Cancel("j"), protocol.Stop()]
+TO_WORKER = [
+    protocol.Load(PLAN),
+    protocol.Draw(DRAWING, Encoding("webp", 3, False)),
+    protocol.Cancel("j"),
+    protocol.Stop(),
+]
 TO_FRONT = [
     protocol.Hello("cpu", "CPU", "2"),
     protocol.Moved("m", "broken", "why", 1.5),

@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from pipelines.engine.call import LastCall
-from pipelines.engine.collate import Fingerprints, Part, group_key
+from pipelines.engine.collate import Fingerprints, Part, Parts, group_key
 
 ROWS = 2
-PARTS = {("ids",): Part.SAME}
+PARTS: Parts = {("ids",): Part.SAME}
 SAMPLE, TIME = torch.zeros(ROWS, 4, 8, 8), torch.tensor(5)
 
 

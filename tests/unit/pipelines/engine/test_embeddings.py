@@ -68,7 +68,7 @@ def language_model() -> Qwen3ForCausalLM:
         num_key_value_heads=2,
         head_dim=8,
     )
-    return Qwen3ForCausalLM(config).eval()  # type: ignore[no-untyped-call]
+    return Qwen3ForCausalLM(config).eval()
 
 
 def test_what_a_language_model_keeps_to_go_on_writing_is_not_kept(language_model: Qwen3ForCausalLM) -> None:

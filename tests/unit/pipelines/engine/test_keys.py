@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from pipelines.engine.collate import Fingerprints, Part, Signature, group_key, keeps_key
+from pipelines.engine.collate import Fingerprints, Part, Parts, Signature, group_key, keeps_key
 
 ROWS = 2
-PARTS = {("ids",): Part.SAME}
+PARTS: Parts = {("ids",): Part.SAME}
 
 
 def arguments(**changed: object) -> dict[str, object]:

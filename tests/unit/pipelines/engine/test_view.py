@@ -18,7 +18,7 @@ from pipelines.errors import BadPicture, Cancelled
 from pipelines.pictures.images import Array, to_frames
 
 
-class PaperServers:
+class Turnstile:
     """Does every call at once, as an engine with one run does."""
 
     width = height = 64
@@ -32,8 +32,11 @@ class PaperServers:
             raise Cancelled("told to")
         return shared.function(*args, **kwargs)
 
-    def alone(self, work: Callable[[], Any]) -> Any:
+    def alone(self, work: Callable[[], Any], module: torch.nn.Module | None = None) -> Any:
         return work()
+
+    def adapters(self, module: torch.nn.Module) -> tuple[()]:
+        return ()
 
     def wants_preview(self, done: int, of: int) -> bool:
         return False
@@ -53,8 +56,8 @@ class Parts(SimpleNamespace):
         return dict(vars(self))
 
 
-def view_of(pipeline: Parts, desk: PaperServers, scheduler: str | None = None) -> Any:
-    return bind(pipeline, desk, modules=find_shared_modules(pipeline.components), scheduler=scheduler)
+def view_of(pipeline: Parts, rendezvous: Turnstile, scheduler: str | None = None) -> Any:
+    return bind(pipeline, rendezvous, modules=find_shared_modules(pipeline.components), scheduler=scheduler)
 
 
 def to_uint8(drawn: torch.Tensor) -> Array:
@@ -98,8 +101,8 @@ def test_a_stand_in_passes_for_its_module(unet: UNet2DConditionModel) -> None:
 def test_a_view_leaves_the_pipeline_as_it_was_and_can_be_stopped(unet: UNet2DConditionModel) -> None:
     pipeline = Parts(unet=unet, scheduler=DDIMScheduler(), vae=None)
     before = dict(vars(pipeline))
-    desk = PaperServers()
-    view = view_of(pipeline, desk)
+    rendezvous = Turnstile()
+    view = view_of(pipeline, rendezvous)
     assert vars(pipeline) == before
     assert view.scheduler is not pipeline.scheduler
     view.scheduler.set_timesteps(3)
@@ -108,8 +111,8 @@ def test_a_view_leaves_the_pipeline_as_it_was_and_can_be_stopped(unet: UNet2DCon
         for step in view.scheduler.timesteps:
             noise = view.unet(latents, step, torch.zeros(1, 3, 8)).sample
             latents = view.scheduler.step(noise, step, latents).prev_sample
-    assert desk.told == [(1, 3), (2, 3), (3, 3)]
-    desk.stop = True
+    assert rendezvous.told == [(1, 3), (2, 3), (3, 3)]
+    rendezvous.stop = True
     with pytest.raises(Cancelled):
         view.unet(latents, 1, torch.zeros(1, 3, 8))
     assert pipeline.scheduler.num_inference_steps is None
@@ -117,7 +120,7 @@ def test_a_view_leaves_the_pipeline_as_it_was_and_can_be_stopped(unet: UNet2DCon
 
 def test_a_named_scheduler_has_the_models_own_configuration(unet: UNet2DConditionModel) -> None:
     own = DDIMScheduler(prediction_type="v_prediction", rescale_betas_zero_snr=True, timestep_spacing="trailing")
-    view = view_of(Parts(unet=unet, scheduler=own, vae=None), PaperServers(), "euler")
+    view = view_of(Parts(unet=unet, scheduler=own, vae=None), Turnstile(), "euler")
     assert type(view.scheduler).__name__ == "EulerDiscreteScheduler"
     assert view.scheduler.config.prediction_type == "v_prediction"
     assert view.scheduler.config.timestep_spacing == "trailing"
@@ -141,7 +144,7 @@ def test_nan_from_a_half_precision_vae_is_decoded_again_in_float32(return_dict: 
     latents = torch.full((1, 3, 4, 4), 1.5, dtype=torch.float16)
     raw = vae.decode(latents).sample
     assert not torch.isfinite(raw).all()
-    view = view_of(Parts(vae=vae, scheduler=DDIMScheduler()), PaperServers())
+    view = view_of(Parts(vae=vae, scheduler=DDIMScheduler()), Turnstile())
     decoded = view.vae.decode(latents, return_dict=return_dict)
     sample = decoded.sample if return_dict else decoded[0]
     assert sample.dtype == torch.float32
@@ -155,7 +158,7 @@ def test_nan_latents_are_a_bad_picture(value: float) -> None:
         encoder_block_out_channels=(8, 8), decoder_block_out_channels=(8, 8), num_encoder_blocks=(1, 1),
         num_decoder_blocks=(1, 1), upsampling_scaling_factor=2,
     )  # fmt: skip
-    view = view_of(Parts(vae=vae, scheduler=DDIMScheduler()), PaperServers())
+    view = view_of(Parts(vae=vae, scheduler=DDIMScheduler()), Turnstile())
     latents = torch.zeros(2, 4, 4, 4)
     with torch.no_grad():
         assert torch.isfinite(view.vae.decode(latents).sample).all()
@@ -191,5 +194,5 @@ def test_pixels_are_rounded_as_diffusers_rounds() -> None:
 
 def test_a_view_passes_its_schedulers_signature_on() -> None:
     """Pipelines look there for ``generator``; without it their noise came from the global generator."""
-    view = view_of(Parts(scheduler=DDIMScheduler()), PaperServers())
+    view = view_of(Parts(scheduler=DDIMScheduler()), Turnstile())
     assert "generator" in inspect.signature(view.scheduler.step).parameters

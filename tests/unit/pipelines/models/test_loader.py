@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from diffusers import DiffusionPipeline
 from safetensors.torch import save_file
 from torch.testing._internal.two_tensor import TwoTensor
 
+from pipelines.engine.shared import DENOISERS
 from pipelines.errors import LoadRefused
-from pipelines.models import loader, tuning
+from pipelines.models import tuning
 from pipelines.models.loader import LoadedModel, load, weight_bytes
 from pipelines.plan import AdapterFile, ModelPlan
 from server.catalog.catalog import Model
@@ -24,11 +26,11 @@ UNET = {"proj.weight": (64, 32), "conv.weight": (8, 8, 3, 3), "proj.bias": (64,)
 TEXT = {"embed.weight": (100, 16), "layer.weight": (16, 16)}
 
 
-def elements(shapes: dict[str, tuple[int, ...]]) -> int:
+def elements(shapes: Mapping[str, tuple[int, ...]]) -> int:
     return sum(torch.Size(shape).numel() for shape in shapes.values())
 
 
-def write(path: Path, shapes: dict[str, tuple[int, ...]]) -> None:
+def write(path: Path, shapes: Mapping[str, tuple[int, ...]]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     save_file({name: torch.zeros(shape, dtype=torch.float16) for name, shape in shapes.items()}, path)
 
@@ -96,8 +98,12 @@ def test_a_quantised_denoiser_takes_less(plan: ModelPlan, quantise: str, per_ele
     assert weight_bytes(quantised, CUDA) == int(matrix * per_element) + whole
 
 
-def test_what_is_quantised_is_what_counts_as_quantised() -> None:
-    assert loader._QUANTISED == tuning._DENOISERS
+def test_what_is_quantised_is_what_counts_as_quantised(plan: ModelPlan, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tuning, "_bitsandbytes", lambda name: object())
+    monkeypatch.setattr(tuning, "PipelineQuantizationConfig", lambda quant_mapping: quant_mapping)
+    small = msgspec.structs.replace(plan, quantise="int8")
+    assert set(tuning.quantisation(small)) == set(DENOISERS)
+    assert weight_bytes(small, CPU) < weight_bytes(plan, CPU), "the plan's denoiser is among them"
 
 
 def test_an_offloaded_model_takes_the_layer_that_runs_and_the_next(plan: ModelPlan, loaded: LoadedModel) -> None:
@@ -116,7 +122,8 @@ def test_a_tensor_made_of_smaller_ones_counts_as_what_it_is_made_of(loaded: Load
     """torchao's say that they are bfloat16."""
     before = loaded.weight_bytes()
     module = torch.nn.Linear(4, 4, bias=False)
-    module.weight = torch.nn.Parameter(TwoTensor(torch.zeros(4, 4), torch.zeros(4, 4)), requires_grad=False)
+    two_tensors: Any = TwoTensor  # untyped
+    module.weight = torch.nn.Parameter(two_tensors(torch.zeros(4, 4), torch.zeros(4, 4)), requires_grad=False)
     loaded._base.unet.extra = module
     try:
         assert loaded.weight_bytes() == before + 2 * 4 * 16

@@ -98,7 +98,12 @@ class House:
     def begin(self, key: str) -> threading.Event:
         """Use a model on a thread of its own; set once it has come."""
         came = threading.Event()
-        threading.Thread(target=lambda: (self.use(key), came.set()), daemon=True).start()
+
+        def bring() -> None:
+            self.use(key)
+            came.set()
+
+        threading.Thread(target=bring, daemon=True).start()
         return came
 
 

@@ -16,7 +16,8 @@ def disc(side: int, radius: float) -> Floats:
     """The share of each pixel that a disc covers, from 8×8 samples."""
     at = (np.arange(side * 8) + 0.5) / 8 - side / 2
     inside = (at[:, None] ** 2 + at[None, :] ** 2) < radius**2
-    return inside.reshape(side, 8, side, 8).mean(axis=(1, 3))
+    shares: Floats = inside.reshape(side, 8, side, 8).mean(axis=(1, 3))
+    return shares
 
 
 def painted(colour: tuple[int, int, int], ground: Floats, cover: Floats) -> Image.Image:

@@ -1,4 +1,4 @@
-"""Jobs on their way from the load of their model to the engine."""
+"""Drawings on their way from the load of their model to the engine."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from server.worker import protocol
 from server.worker.child.device import Device
 from tests.running import eventually
 
-JOB = Drawing("job_1", ModelPlan("m", "/m", "other"), ImageSpec("m", "p", 48, 32, 24, 16, 0, 4, 1.0), (5,))
+DRAWING = Drawing("job_1", ModelPlan("m", "/m", "other"), ImageSpec("m", "p", 48, 32, 24, 16, 4, 1.0), (5,))
 OTHER = ModelPlan("other", "/other", "other")
 
 
@@ -46,7 +46,7 @@ class LateDevice(Device):
         self._residency = cast(Any, Residency())
         self.engine = Engine()
         self._engine = cast(Any, self.engine)
-        self._behind_load = {JOB.job_id: 0.0}
+        self._waiting_since = {DRAWING.job_id: 0.0}
         self._failures = {}
 
     def _submit(self, model: Any, drawing: Drawing) -> None:
@@ -54,11 +54,11 @@ class LateDevice(Device):
         self.engine.known.add(drawing.job_id)
 
 
-def test_a_job_cancelled_before_the_engine_knows_it_is_not_drawn() -> None:
+def test_a_drawing_cancelled_before_the_engine_knows_it_is_not_drawn() -> None:
     device = LateDevice()
-    device._pin_and_go_on(JOB.plan, JOB)
-    assert device.engine.cancelled == [JOB.job_id]
-    assert not device._behind_load
+    device._load_then_draw(DRAWING.plan, DRAWING)
+    assert device.engine.cancelled == [DRAWING.job_id]
+    assert not device._waiting_since
 
 
 class Link:
@@ -111,7 +111,7 @@ def device(link: Link, loads: Loads) -> Iterator[Device]:
 
 def send(device: Device, *job_ids: str) -> None:
     for job_id in job_ids:
-        drawing = msgspec.structs.replace(JOB, job_id=job_id)
+        drawing = msgspec.structs.replace(DRAWING, job_id=job_id)
         device.reporter.expect(drawing, Encoding("png", 90))
         device.draw(drawing)
 
@@ -120,13 +120,13 @@ def test_a_load_that_fails_is_not_tried_again_for_those_who_waited_for_it(
     device: Device, loads: Loads, link: Link
 ) -> None:
     """Twenty requests behind a broken model were twenty loads, and everything else waited for them all."""
-    device.preload(JOB.plan)
+    device.preload(DRAWING.plan)
     send(device, "a", "b", "c")
     loads.leave.set()
     eventually(lambda: len(link.failed()) == 3, within_s=10)
     assert link.failed() == [(job_id, "LoadRefused") for job_id in ("a", "b", "c")]
     assert loads.begun == ["m"]
-    assert not device._behind_load
+    assert not device._waiting_since
     send(device, "d")  # who comes later may find it mended
     eventually(lambda: len(link.failed()) == 4, within_s=10)
     assert loads.begun == ["m", "m"]
@@ -154,7 +154,7 @@ def test_a_device_that_is_lost_while_loading_ends_the_process(
     if asked:
         send(device, "a")
     else:
-        device.preload(JOB.plan)
+        device.preload(DRAWING.plan)
     eventually(lambda: ended, within_s=10)
     assert ended[0].exc_type is torch.AcceleratorError
     assert not link.failed()  # the front answers for a worker that ended

@@ -14,8 +14,8 @@ from pipelines.spec import Encoding, ImageSpec
 from server.worker import protocol
 from server.worker.child import reporter as reporting
 
-SPEC = ImageSpec("m", "p", 48, 32, 24, 16, 0, 4, 1.0)
-JOB = Drawing("job_1", ModelPlan("m", "/m", "other"), SPEC, (5, 6), previews=3)
+SPEC = ImageSpec("m", "p", 48, 32, 24, 16, 4, 1.0)
+DRAWING = Drawing("job_1", ModelPlan("m", "/m", "other"), SPEC, (5, 6), previews=3)
 PICTURES = torch.rand(2, 3, 16, 24) * 0.9 + 0.05
 
 
@@ -44,16 +44,16 @@ def link() -> Link:
 def reporter(link: Link, monkeypatch: pytest.MonkeyPatch) -> Iterator[reporting.Reporter]:
     monkeypatch.setattr("os.cpu_count", lambda: 1)
     made = reporting.Reporter(link)  # type: ignore[arg-type]
-    made.expect(JOB, Encoding("jpeg", 95))
-    made.started(JOB)
+    made.expect(DRAWING, Encoding("jpeg", 95))
+    made.started(DRAWING)
     yield made
     made.close()
 
 
 def test_previews_are_whole_pictures_and_come_before_the_end(link: Link, reporter: reporting.Reporter) -> None:
-    reporter.previewed(JOB, 1, 4, PICTURES)
-    reporter.previewed(JOB, 2, 4, PICTURES)
-    reporter.drawn(JOB, PICTURES)
+    reporter.previewed(DRAWING, 1, 4, PICTURES)
+    reporter.previewed(DRAWING, 2, 4, PICTURES)
+    reporter.drawn(DRAWING, PICTURES)
     reporter.close()
     assert link.previews() == [(0, 0), (0, 1), (1, 0), (1, 1)]
     *_, end = link.sent
@@ -76,27 +76,27 @@ def test_previews_are_left_out_while_the_encoders_are_behind(
 
     monkeypatch.setattr(reporting, "_encoded", late)
     for done in range(1, 6):
-        reporter.previewed(JOB, done, 9, PICTURES)
+        reporter.previewed(DRAWING, done, 9, PICTURES)
     gate.set()
-    reporter.drawn(JOB, PICTURES)
+    reporter.drawn(DRAWING, PICTURES)
     reporter.close()
     assert link.previews() == [(0, 0), (0, 1), (1, 0), (1, 1)]  # one encoder: one at work, one waiting
     assert isinstance(link.sent[-1], protocol.Finished)
 
 
 def test_a_preview_that_cannot_be_encoded_costs_nothing_else(link: Link, reporter: reporting.Reporter) -> None:
-    reporter.previewed(JOB, 1, 4, torch.full_like(PICTURES, float("nan")))
-    reporter.drawn(JOB, PICTURES)
+    reporter.previewed(DRAWING, 1, 4, torch.full_like(PICTURES, float("nan")))
+    reporter.drawn(DRAWING, PICTURES)
     reporter.close()
     assert link.previews() == []
     assert isinstance(link.sent[-1], protocol.Finished)
 
 
-def test_progress_is_told_at_most_so_often_and_every_step_is_counted(
+def test_progress_is_sent_once_an_interval_at_most_and_every_step_is_counted(
     link: Link, reporter: reporting.Reporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter((10.0, 10.01, 10.02, 10.06, 10.07))
     monkeypatch.setattr(reporting.time, "monotonic", lambda: next(clock))
     for done in range(1, 6):
-        reporter.progress(JOB, done, 5)
+        reporter.progress(DRAWING, done, 5)
     assert link.steps() == [(1, 1), (4, 3), (5, 1)]

@@ -1,0 +1,158 @@
+"""A batch: the calls that share one forward, and what is done when that forward fails.
+
+Knows calls, rows and device memory; knows neither runs nor who chose the calls.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from pipelines.engine import collate
+from pipelines.engine.adapters import Share
+from pipelines.engine.call import Call
+from pipelines.errors import OutOfMemory, is_out_of_memory
+
+log = logging.getLogger("darkroom.engine")
+
+
+class Batch:
+    """Calls with equal keys: of one module, of one model, under one autocast."""
+
+    def __init__(self, calls: Sequence[Call], merger: collate.Merger, counts: Counter[str]) -> None:
+        """``calls`` is not empty. ``counts`` gains the forwards, the rows, and every fallback."""
+        first = calls[0]
+        self.calls = calls
+        self.rows = [call.rows for call in calls]
+        self.area = first.area
+        self._model, self._shared, self._autocast = first.model, first.shared, first.autocast
+        self._merger = merger
+        self._counts = counts
+
+    def run(self) -> None:
+        """Run one forward for all calls, and leave each its output. If it fails, find out which call it is, leave that
+        one its error, and spare the others."""
+        # Once out of the handlers: as long as one runs, its error's frames hold all that the failed forward made.
+        outputs = failure = None
+        try:
+            outputs = self._forward()
+        except torch.AcceleratorError:
+            raise  # the device is lost to this process, which ends; another takes its place
+        except Exception as error:
+            if not is_out_of_memory(error):
+                failure = _plain(error)
+        if outputs is not None:
+            for call, output in zip(self.calls, outputs, strict=True):
+                call.output = output
+        elif failure is None:
+            self._run_smaller()
+        elif len(self.calls) == 1:
+            self.calls[0].error = failure
+        else:
+            self._counts["retried_alone"] += 1
+            log.warning("shared step failed, trying its runs alone", extra={"error": type(failure).__name__})
+            for call in self.calls:
+                self._of([call]).run()
+
+    def _of(self, calls: Sequence[Call]) -> Batch:
+        return Batch(calls, self._merger, self._counts)
+
+    def _forward(self) -> list[Any]:
+        shared, rows = self._shared, self.rows
+        filling = shared.filled_up(sum(rows)) - sum(rows) if self._model.shares else 0
+        self._use_adapters(filling)
+        self._counts[f"{shared.name}_forwards"] += 1
+        self._counts[f"{shared.name}_rows"] += sum(rows)
+        with _autocast(self._autocast):
+            if len(self.calls) == 1 and not filling:
+                return [self._alone(self.calls[0])]
+            arguments = [call.arguments for call in self.calls]
+            if shared.ragged is not None:
+                arguments = shared.ragged.levelled(arguments)
+            arguments += [collate.take_rows(arguments[-1], 0, 1, rows[-1], shared.parts)] * filling
+            rows = [*rows, *[1] * filling]
+            merged = self._merger.merge(arguments, rows, shared.parts)
+            return collate.split(shared.function(**merged), rows, shared.output_parts)[: len(self.calls)]
+
+    def _use_adapters(self, filling: int) -> None:
+        """Switch on what each call's rows are to get; the rows that fill up get what the last call's get."""
+        if self._model.adapters:
+            rows = [*self.rows[:-1], self.rows[-1] + filling]
+            wanted = [call.drawing.spec.adapters for call in self.calls]
+            shares = [Share(*share) for share in zip(rows, wanted, strict=True)]
+            self._counts["adapter_switches"] += self._model.adapters.use(self._shared.module, shares)
+
+    def _alone(self, call: Call) -> Any:
+        most = self._shared.at_once(call.rows, call.area)
+        if most < call.rows:
+            return self._by_rows(call, 0, call.rows, most)
+        return self._shared.function(*call.args, **call.kwargs)  # exactly the call that the pipeline made
+
+    def _run_smaller(self) -> None:
+        """The device had no room: try again with half of the calls, or half of the only call's rows."""
+        self._note_full(sum(self.rows))
+        if len(self.calls) > 1:
+            half = len(self.calls) // 2
+            self._of(self.calls[:half]).run()
+            self._of(self.calls[half:]).run()
+            return
+        (call,) = self.calls
+        try:
+            with _autocast(self._autocast):
+                call.output = self._halved(call, 0, call.rows)
+        except torch.AcceleratorError:
+            raise
+        except Exception as error:
+            call.error = _plain(error)
+
+    def _by_rows(self, call: Call, start: int, stop: int, most: int) -> Any:
+        """The output of a call's rows from ``start`` to ``stop``, at most ``most`` of them together; fewer where they
+        do not fit. Raises OutOfMemory where not even one does."""
+        outputs, counts = [], []
+        for low in range(start, stop, most):
+            high = min(low + most, stop)
+            output = None
+            try:
+                output = self._shared.function(
+                    **collate.take_rows(call.arguments, low, high, call.rows, self._shared.parts)
+                )
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            if output is None:  # once out of the handler, whose error holds what the failed forward made
+                self._note_full(high - low)
+                output = self._halved(call, low, high)
+            outputs.append(output)
+            counts.append(high - low)
+        return collate.join(outputs, counts, self._shared.output_parts)
+
+    def _halved(self, call: Call, start: int, stop: int) -> Any:
+        if stop - start == 1:
+            raise OutOfMemory("the device has no room for one row")
+        return self._by_rows(call, start, stop, (stop - start) // 2)
+
+    def _note_full(self, rows: int) -> None:
+        """Remember that the device had no room for so many rows, and free what can be freed."""
+        self._counts["out_of_memory"] += 1
+        shared = self._shared
+        shared.learned_rows[self.area] = max(1, shared.at_once(rows, self.area) // 2)
+        log.warning("out of device memory", extra={"target": shared.name, "rows": rows, "area": self.area})
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _autocast(dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:
+    if dtype is None:
+        return contextlib.nullcontext()
+    return torch.autocast("cuda" if torch.cuda.is_available() else "cpu", dtype=dtype)
+
+
+def _plain(error: Exception) -> Exception:
+    """The same error without the frames of our thread, which would keep tensors alive."""
+    error.__context__ = None
+    return error.with_traceback(None)

@@ -1,0 +1,124 @@
+"""The keys of models.yaml: what may be written in it, and within which bounds.
+
+Knows types, bounds and defaults; knows neither other entries nor model folders, which ``load`` reads.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+
+from pipelines.facts import schedulers
+from pipelines.facts.families import FamilyTable
+from pipelines.facts.presets import Quality, Style
+from server.catalog.loras import LoraEntry, LoraName
+
+_SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
+
+
+def parse_size(text: str) -> tuple[int, int]:
+    """ "1024x1024" → (1024, 1024), in pixels. Raises ValueError."""
+    match = _SIZE.fullmatch(text)
+    if match is None:
+        raise ValueError("must look like 1024x1024")
+    return int(match[1]), int(match[2])
+
+
+def _check_size(text: str) -> str:
+    parse_size(text)
+    return text
+
+
+def _check_scheduler(name: str) -> str:
+    known = (*schedulers.DISCRETE, *schedulers.FLOW)
+    if name not in known:
+        raise ValueError(f"must be one of {', '.join(known)}")
+    return name
+
+
+Size = Annotated[str, AfterValidator(_check_size)]
+SchedulerName = Annotated[str, AfterValidator(_check_scheduler)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class PresetEntry(_Entry):
+    """The parameters of one quality or one style, as written."""
+
+    steps: int | None = Field(None, ge=1, le=500)
+    guidance: float | None = Field(None, ge=0, le=50)
+    scheduler: SchedulerName | None = None
+    prompt_suffix: str | None = None
+    negative_prompt: str | None = None
+
+
+class ModelEntry(_Entry):
+    """One ID of models.yaml, as written. docs/models.md explains every key."""
+
+    path: str | None = Field(None, description="model folder, relative to models.yaml")
+    like: str | None = Field(None, description="another ID whose weights and keys this one takes over")
+    hub: str | None = Field(None, description="the hub name that `darkroom models pull` fetches into path")
+    aliases: list[str] = Field(default_factory=list, description="further names of this ID")
+    owned_by: str = Field("darkroom", description="shown in /v1/models")
+    family: str = Field("auto", description="auto reads it from the folder's model_index.json")
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = Field("auto", description="of the weights")
+    quantise: Literal["int8", "nf4", "float8"] | None = Field(
+        None, description="smaller weights of the denoiser: int8 and nf4 need bitsandbytes, float8 needs torchao"
+    )
+    offload: bool = Field(False, description="CUDA: keep weights in host memory, bring layers over as they run")
+    compile: bool = Field(False, description="CUDA: compile the denoiser at load (minutes), then faster steps")
+    fuse_qkv: bool = Field(False, description="CUDA: one matrix product for query, key and value")
+    keep: bool = Field(False, description="never make room for another model by unloading this one")
+    preload: bool = Field(False, description="load at start, and be ready only then")
+    native_size: Size | None = Field(None, description="what the weights draw best; default: the family's")
+    multiple: int | None = Field(
+        None, ge=1, le=256, description="drawn sides are divisible by this; default: the family's"
+    )
+    min_drawn_pixels: int | None = Field(
+        None, ge=64, description="smaller ones are drawn near native_size and resampled; default: a quarter of it"
+    )
+    max_drawn_pixels: int | None = Field(
+        None, ge=64, description="larger ones are drawn near native_size and resampled; default: 1.25 × native"
+    )
+    sizes: list[Size] | Literal["any"] = Field("any", description="sizes that a client may ask for")
+    max_side: int = Field(2048, ge=16, le=8192, description="where sizes is any: longest side, pixels")
+    default_size: Size = Field("1024x1024", description="when a client names none, or auto")
+    default_response: Literal["url", "b64_json", "both"] = Field(
+        "url", description="what answers carry where the request has no response_format"
+    )
+    max_prompt: int = Field(4000, ge=1, le=100_000, description="longest prompt, characters")
+    max_steps: int = Field(150, ge=1, le=500, description="most steps a client may ask for")
+    quality: dict[Quality, PresetEntry] = Field(default_factory=dict, description="what each quality stands for")
+    style: dict[Style, PresetEntry] = Field(default_factory=dict, description="what each style adds")
+    loras: dict[LoraName, LoraEntry] = Field(
+        default_factory=dict, description="adapters that a request may name, beside its prompt"
+    )
+    alpha_mask: bool = Field(
+        False, description="repaint what is transparent in a single source that comes without a mask, as dall-e-2 does"
+    )
+    matting: Literal["flat-ground"] | None = Field(
+        None, description="what cuts the object out where background is transparent"
+    )
+    matting_prompt: str = Field("", description="added to the prompt then: a ground that can be told from objects")
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> ModelEntry:
+        if (self.path is None) == (self.like is None):
+            raise ValueError("needs either path (a model folder) or like (another ID)")
+        if self.default_size and self.sizes != "any" and self.default_size not in self.sizes:
+            raise ValueError("default_size is not one of sizes")
+        if self.family != "auto" and self.family not in FamilyTable().by_name:
+            raise ValueError(f"family must be auto or one of {', '.join(FamilyTable().by_name)}")
+        return self
+
+
+class ModelsFile(_Entry):
+    """The whole file."""
+
+    providers: list[str] = Field(default_factory=list, description="prefixes that are cut off an ID: openai/dall-e-3")
+    default: str = Field(description="the ID for requests that name none")
+    models: dict[str, ModelEntry] = Field(min_length=1)

@@ -1,0 +1,206 @@
+"""From models.yaml to the catalog: find the file, read it, check it, decide everything.
+
+Knows YAML, the file's keys and how entries build on each other; knows neither HTTP nor torch. A typing error stops
+here, naming file, line, key, value and what is allowed. A folder that is missing or broken does not: it leaves its own
+model unavailable and the others serving.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from pipelines.facts.families import FamilyTable
+from pipelines.facts.presets import DrawingArea
+from pipelines.plan import ModelPlan
+from server.catalog import lines, loras
+from server.catalog.catalog import Catalog, Model
+from server.catalog.entries import ModelEntry, ModelsFile, PresetEntry, parse_size
+from server.catalog.loras import LoraEntry
+from server.catalog.shipped import shipped_models_file
+from server.errors import ConfigError
+
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}", re.ASCII)
+
+# Keys of an entry with a path alone: how weights are loaded, which they are once for all IDs that share them.
+_WEIGHT_KEYS = ("family", "dtype", "quantise", "offload", "compile", "fuse_qkv")
+
+Location = tuple[str | int, ...]  # the keys and indices that lead to a value of the file
+
+
+def find_models_file(setting: Path | None) -> Path:
+    """The models.yaml to serve: the setting's, else this folder's, else the one that ships. Raises ConfigError."""
+    if setting is not None:
+        if not setting.is_file():
+            raise ConfigError(f"{setting}: no such file (DARKROOM_MODELS, --models)")
+        return setting.resolve()
+    here = Path("models.yaml")
+    found = here if here.is_file() else shipped_models_file()
+    if found is None:
+        raise ConfigError("no models.yaml in this folder; name one with --models FILE")
+    return found.resolve()
+
+
+def load_catalog(path: Path) -> Catalog:
+    """The catalog of a models.yaml. Raises ConfigError naming file, line, key, value and what is allowed."""
+    source = _read(path)
+    file = _check(source)
+    return _decide(source, file)
+
+
+@dataclass(frozen=True)
+class _Source:
+    """The file as it was read, for errors that name a line of it."""
+
+    path: Path
+    root: yaml.Node
+    data: Any
+
+    def error(self, location: Location, message: str, value: object) -> ConfigError:
+        """What is wrong with ``value``, and where it is written."""
+        node, found = lines.find(self.root, location)
+        shown = f" = {value!r}" if isinstance(value, str | int | float | bool) else ""
+        where = ".".join(str(part) for part in location[: len(found)]) or "the file"
+        allowed = ""
+        if message == "Field required":
+            where, shown, message = ".".join(map(str, location)), "", "this key is required"
+        if message.startswith("Extra inputs"):
+            message, allowed = "no such key", f"; allowed: {', '.join(_shape_at(location).model_fields)}"
+        return ConfigError(f"{self.path}, line {node.start_mark.line + 1}: {where}{shown}: {message}{allowed}")
+
+
+def _shape_at(location: Location) -> type[BaseModel]:
+    """The class whose fields are the keys that may be written where ``location`` ends."""
+    if "quality" in location or "style" in location:
+        return PresetEntry
+    if "loras" in location:
+        return LoraEntry
+    return ModelEntry if len(location) > 2 else ModelsFile
+
+
+def _read(path: Path) -> _Source:
+    try:
+        text = path.read_text(encoding="utf-8")
+        root = yaml.compose(text, Loader=yaml.SafeLoader)
+        if root is None:
+            raise ConfigError(f"{path}: the file is empty")
+        lines.refuse_duplicates(path, root)
+        return _Source(path, root, yaml.safe_load(text))
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read: {error}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
+
+
+def _check(source: _Source) -> ModelsFile:
+    try:
+        return ModelsFile.model_validate(source.data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise source.error(first["loc"], first["msg"], first.get("input")) from None
+
+
+def _decide(source: _Source, file: ModelsFile) -> Catalog:
+    models: dict[str, Model] = {}
+    names: dict[str, str] = {}
+    for model_id, written in file.models.items():
+        base = _base(source, file, model_id, written)
+        entry = written if base is None else _inherit(base, written)
+        _claim_names(source, names, model_id, entry)
+        try:
+            models[model_id] = _model(source.path.parent, model_id, written.like or model_id, entry)
+        except ValueError as error:
+            raise source.error(("models", model_id, "loras"), str(error), None) from None
+    _share_weights(source, models)
+    if file.default not in names:
+        raise source.error(("default",), f"must be one of {', '.join(models)}", file.default)
+    # Hub clients write OWNER/ID for whatever a list of models shows them.
+    prefixes = frozenset(file.providers) | {model.entry.owned_by for model in models.values()}
+    return Catalog(source.path, models, names[file.default], prefixes, names)
+
+
+def _base(source: _Source, file: ModelsFile, model_id: str, written: ModelEntry) -> ModelEntry | None:
+    """The entry that ``written`` is like; None where it has a path of its own."""
+    if written.like is None:
+        return None
+    where = ("models", model_id)
+    base = file.models.get(written.like)
+    if base is None or base.path is None:
+        owners = ", ".join(i for i, e in file.models.items() if e.path is not None)
+        raise source.error((*where, "like"), f"must be an ID that has a path: {owners}", written.like)
+    for name in _WEIGHT_KEYS:
+        if name in written.model_fields_set:
+            message = f"is {written.like}'s to say, as it loads these weights for all; write it there"
+            raise source.error((*where, name), message, getattr(written, name))
+    return base
+
+
+def _inherit(base: ModelEntry, written: ModelEntry) -> ModelEntry:
+    """``written`` over ``base``: keys that the file does not set are the base's, names excepted."""
+    kept = {name: getattr(base, name) for name in base.model_fields_set - {"aliases", "like", "hub", "preload"}}
+    own = {name: getattr(written, name) for name in written.model_fields_set - {"like"}}
+    return ModelEntry.model_construct(**{**kept, **own})
+
+
+def _claim_names(source: _Source, names: dict[str, str], model_id: str, entry: ModelEntry) -> None:
+    """Adds the ID and its aliases to ``names``. Raises ConfigError for one that already stands for another ID."""
+    where = ("models", model_id)
+    for name in (model_id, *entry.aliases):
+        if not all(_ID.fullmatch(part) for part in name.split("/")):
+            raise source.error(where, "a name has letters, digits and . _ : - only, and / between prefixes", name)
+        if name in names:
+            raise source.error(where, f"this name already stands for {names[name]}", name)
+        names[name] = model_id
+
+
+def _model(folder: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
+    """One ID with everything decided. Paths are relative to ``folder``. Raises ValueError for adapters that cannot be
+    had with the entry's other keys."""
+    clash = loras.clash(compile=entry.compile, fuse_qkv=entry.fuse_qkv, quantise=entry.quantise)
+    if entry.loras and clash is not None:
+        raise ValueError(clash)
+    weights = (folder / (entry.path or "")).resolve()
+    families = FamilyTable()
+    family = families.detect(weights) if entry.family == "auto" else families.by_name[entry.family]
+    width, height = parse_size(entry.native_size) if entry.native_size else (family.native, family.native)
+    area = DrawingArea(
+        width,
+        height,
+        entry.multiple or family.multiple,
+        min_pixels=entry.min_drawn_pixels or width * height // 4,
+        max_pixels=entry.max_drawn_pixels or width * height * 5 // 4,
+    )
+    plan = ModelPlan(
+        key,
+        str(weights),
+        family.name,
+        dtype=entry.dtype,
+        keep=entry.keep,
+        native_width=width,
+        native_height=height,
+        quantise=entry.quantise,
+        offload=entry.offload,
+        compile=entry.compile,
+        fuse_qkv=entry.fuse_qkv,
+        adapters=loras.files(entry.loras, folder),
+    )
+    return Model(model_id, entry, plan, family, area)
+
+
+def _share_weights(source: _Source, models: dict[str, Model]) -> None:
+    """IDs that share weights have one plan: their owner's, with the adapters of all, kept if any of them says so."""
+    for model_id, model in models.items():
+        key = model.plan.key
+        sharing = [other for other in models.values() if other.plan.key == key]
+        try:
+            adapters = loras.together(other.plan.adapters for other in sharing)
+        except ValueError as error:
+            raise source.error(("models", model_id, "loras"), str(error), None) from None
+        keep = any(other.entry.keep for other in sharing)
+        models[model_id] = replace(model, plan=msgspec.structs.replace(models[key].plan, keep=keep, adapters=adapters))

@@ -1,0 +1,70 @@
+"""Files that appear whole or not at all.
+
+Knows temporary files, fsync, renames and hard links; knows nothing of what is in a file. The data is written to a
+temporary file beside the target and synced; the target then gets its name in one step, and the folder is synced. A
+crash at any moment leaves the old file or the new one, and at most a leftover that ``target_of`` knows by its name.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import re
+import secrets
+from collections.abc import Iterator
+from pathlib import Path
+
+_LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{16}\.part")
+
+
+def write(path: Path, data: bytes) -> None:
+    """Write a file for its owner alone, in place of the one that has this name, if any. Raises OSError."""
+    with _temporary(path, data) as temporary:
+        temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+def create(path: Path, data: bytes) -> bool:
+    """Write a file for its owner alone if none has this name; False if one has. Raises OSError.
+
+    Of processes that do so at once, one is told True, and what it wrote stays.
+    """
+    with _temporary(path, data) as temporary:
+        try:
+            os.link(temporary, path)  # unlike a rename, a link never replaces a file
+        except FileExistsError:
+            return False
+    _sync_folder(path.parent)
+    return True
+
+
+def target_of(name: str) -> str | None:
+    """The name of the file that a leftover was to become; None if the name is no leftover's."""
+    match = _LEFTOVER.fullmatch(name)
+    return match[1] if match else None
+
+
+@contextlib.contextmanager
+def _temporary(path: Path, data: bytes) -> Iterator[Path]:
+    """The data in a synced file beside ``path``. It is gone at the end, unless it was renamed."""
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    try:
+        try:
+            rest = memoryview(data)
+            while rest:
+                rest = rest[os.write(file, rest) :]
+            os.fsync(file)
+        finally:
+            os.close(file)
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(opened)  # the new name, too, must outlive a power cut
+    finally:
+        os.close(opened)

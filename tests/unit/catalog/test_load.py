@@ -1,0 +1,141 @@
+"""models.yaml: what a typing error is told, what keys are taken over, what ships."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.catalog.load import find_models_file, load_catalog
+from server.errors import ConfigError
+from tests.running import ROOT
+from tests.unit.catalog.models_files import GOOD, catalog
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "says"),
+    [
+        ("    multiple: 16", "    multipel: 16", 7, ["models.mini.multipel", "no such key", "multiple", "native_size"]),
+        ("    multiple: 16", "    multiple: 0", 7, ["models.mini.multiple = 0", "greater than or equal to 1"]),
+        ("    multiple: 16", "    multiple: sixteen", 7, ["models.mini.multiple = 'sixteen'", "integer"]),
+        ("native_size: 64x64", "native_size: 64", 6, ["models.mini.native_size = 64", "string"]),
+        ("native_size: 64x64", "native_size: 64*64", 6, ["models.mini.native_size = '64*64'", "1024x1024"]),
+        ("steps: 30", "steps: 3000", 10, ["models.mini.quality.hd.steps = 3000", "500"]),
+        ("steps: 30", "stps: 30", 10, ["models.mini.quality.hd.stps", "allowed", "steps", "scheduler"]),
+        ("steps: 30", "steps: 30, scheduler: eular", 10, ["scheduler = 'eular'", "euler", "ddim"]),
+        ("      hd:", "      best:", 10, ["models.mini.quality.best", "standard", "hd"]),
+        ("      natural:", "      calm:", 12, ["models.mini.style.calm", "vivid", "natural"]),
+        ("like: mini", "like: maxi", 14, ["models.dall-e-2.like = 'maxi'", "mini"]),
+        ("like: mini", "dtype: float8", 14, ["models.dall-e-2.dtype = 'float8'", "bfloat16"]),
+        ("    like: mini\n", "", 13, ["models.dall-e-2", "path", "like"]),
+        ("like: mini", "like: mini\n    path: x", 13, ["models.dall-e-2", "path", "like"]),
+        ("like: mini", "like: mini\n    family: sdxxl", 13, ["family", "stable-diffusion-xl"]),
+        ("[256x256, 1024x1024]", "[256x256]", 13, ["default_size"]),
+        ("[256x256, 1024x1024]", "[256x256, big]", 16, ["models.dall-e-2.sizes", "'big'", "1024x1024"]),
+        ("aliases: [two]", "aliases: [mini]", 13, ["'mini'", "already stands for mini"]),
+        ("aliases: [two]", "aliases: ['a b']", 13, ["'a b'", "letters"]),
+        ("default: mini", "default: maxi", 1, ["default = 'maxi'", "mini, dall-e-2"]),
+        ("default: mini\n", "", 1, ["default", "required"]),
+        ("providers: [openai, google]", "provider: [openai]", 2, ["provider", "no such key", "providers"]),
+        ("    multiple: 16", "    native_size: 32x32", 7, ["native_size", "twice"]),
+        ("like: mini", "like: mini\n    dtype: bfloat16", 15, ["models.dall-e-2.dtype = 'bfloat16'", "mini"]),
+        ("like: mini", "like: mini\n    quantise: int8", 15, ["models.dall-e-2.quantise = 'int8'", "mini"]),
+        ("like: mini", "like: mini\n    offload: true", 15, ["models.dall-e-2.offload = True", "mini"]),
+        ("like: mini", "like: mini\n    compile: true", 15, ["models.dall-e-2.compile = True", "mini"]),
+        ("like: mini", "like: mini\n    fuse_qkv: false", 15, ["models.dall-e-2.fuse_qkv = False", "mini"]),
+        ("like: mini", "like: mini\n    family: lcm", 15, ["models.dall-e-2.family = 'lcm'", "mini"]),
+    ],
+)
+def test_a_typing_error_names_file_line_key_value_and_what_is_allowed(
+    tmp_path: Path, old: str, new: str, line: int, says: list[str]
+) -> None:
+    assert old in GOOD
+    with pytest.raises(ConfigError) as refused:
+        catalog(tmp_path, GOOD.replace(old, new, 1))
+    message = str(refused.value)
+    assert f"{tmp_path / 'models.yaml'}, line {line}: " in message
+    for part in says:
+        assert part in message, message
+
+
+@pytest.mark.parametrize(
+    "text", ["", "models: [", "a: &a\n  b: *c", "- 1", "models: {}", "\x00", "5", "a: !!python/x y"]
+)
+def test_what_is_no_models_file_is_refused_by_name(tmp_path: Path, text: str) -> None:
+    with pytest.raises(ConfigError, match=r"models\.yaml"):
+        catalog(tmp_path, text)
+
+
+def test_a_file_that_is_not_text_or_not_there_is_refused_by_name(tmp_path: Path) -> None:
+    (tmp_path / "models.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(ConfigError, match=r"models\.yaml"):
+        load_catalog(tmp_path / "models.yaml")
+    with pytest.raises(ConfigError, match=r"nowhere\.yaml"):
+        find_models_file(tmp_path / "nowhere.yaml")
+
+
+def test_the_file_of_this_folder_goes_before_the_one_that_ships(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert find_models_file(None) == ROOT / "models.yaml"
+    (tmp_path / "models.yaml").touch()
+    assert find_models_file(None) == tmp_path / "models.yaml"
+
+
+def test_an_installation_without_the_file_says_how_to_name_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("server.catalog.load.shipped_models_file", lambda: None)
+    with pytest.raises(ConfigError, match="--models"):
+        find_models_file(None)
+
+
+def test_like_takes_over_all_but_names(tmp_path: Path) -> None:
+    both = catalog(tmp_path)
+    base, other = both.models["mini"], both.models["dall-e-2"]
+    assert other.plan == base.plan  # the same weights, loaded once
+    assert list(both.plans) == ["mini"]
+    assert other.area == base.area
+    assert other.preset("hd", "vivid") == base.preset("hd", "vivid")
+    assert base.entry.aliases == []
+    assert (base.sizes.startswith("auto, or"), other.sizes) == (True, "auto, 256x256, 1024x1024")
+
+
+@pytest.mark.parametrize("first", ["mini", "dall-e-2"])
+def test_ids_that_share_weights_have_one_plan_whatever_they_set(tmp_path: Path, first: str) -> None:
+    """Another native_size or keep made another plan under the same key: the same weights, loaded a second time."""
+    text = GOOD.replace("like: mini", "like: mini\n    native_size: 128x128\n    keep: true\n    preload: true")
+    if first == "dall-e-2":
+        head, mini, other = text.replace("  dall-e-2:", "|  dall-e-2:").replace("  mini:", "|  mini:").split("|")
+        text = head + other + mini
+    both = catalog(tmp_path, text)
+    mine, theirs = both.models["mini"], both.models["dall-e-2"]
+    assert next(iter(both.models)) == first
+    assert mine.plan == theirs.plan == both.plans["mini"]
+    assert (mine.plan.native_width, mine.plan.native_height, mine.plan.keep) == (64, 64, True)
+    assert (mine.area.native_width, theirs.area.native_width) == (64, 128)
+    assert {model.plan for model in both if model.entry.preload} == {mine.plan}
+
+
+def test_the_file_that_ships_serves_the_ids_that_programs_name() -> None:
+    shipped = load_catalog(ROOT / "models.yaml")
+    for name in ("dall-e-2", "dall-e-3", "gpt-image-1", "google/gemini-2.5-flash-image", "openai/dall-e-3"):
+        assert shipped.resolve(name).problem() is None
+    assert shipped.default == "dall-e-2"
+    assert shipped.models["dall-e-2"].entry.sizes == ["256x256", "512x512", "1024x1024"]
+    assert shipped.models["dall-e-3"].entry.sizes == ["1024x1024", "1792x1024", "1024x1792"]
+    for model in shipped:
+        hd, standard = model.preset("hd", "vivid"), model.preset("standard", "vivid")
+        assert hd.steps is not None
+        assert standard.steps is not None
+        assert hd.steps > standard.steps
+
+
+def test_the_commented_entries_of_the_file_that_ships_are_valid(tmp_path: Path) -> None:
+    """Whoever takes the # away must get a model."""
+    lines = (ROOT / "models.yaml").read_text(encoding="utf-8").splitlines()
+    examples = [line[4:] for line in lines if line.startswith(("  #   ", "  # ")) and ("  #   " in line or ":" in line)]
+    entries = "\n".join("  " + line for line in examples if line.strip() and not line.startswith(("Larger", "with `")))
+    text = GOOD + entries + "\n"
+    found = catalog(tmp_path, text)
+    assert {"sdxl", "flux2-klein", "qwen-image", "z-image-turbo", "sd3.5-large"} <= set(found.models)

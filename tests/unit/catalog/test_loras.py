@@ -1,0 +1,75 @@
+"""The adapters of models.yaml: what a typing error is told, who shares them, which files are wrong."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from server.catalog.load import load_catalog
+from server.commands.check import check
+from server.errors import ConfigError
+from server.settings import Settings
+from tests.running import ROOT
+from tests.unit.catalog.models_files import WITH_LORAS, catalog, write
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line", "says"),
+    [
+        ("weight: 0.5", "weight: 5", 14, ["models.mini.loras.pixel.weight = 5", "less than or equal to 4"]),
+        ("weight: 0.5", "weight: .nan", 14, ["models.mini.loras.pixel.weight", "finite"]),
+        ("weight: 0.5", "wieght: 0.5", 14, ["models.mini.loras.pixel.wieght", "no such key", "path, weight"]),
+        ("path: loras/pixel.safetensors, ", "", 14, ["models.mini.loras.pixel.path", "required"]),
+        ("      pixel:", "      'pix el':", 14, ["models.mini.loras", "letters"]),
+        ("    multiple: 16", "    compile: true", 13, ["models.mini.loras", "compile"]),
+        ("    multiple: 16", "    fuse_qkv: true", 13, ["models.mini.loras", "fuse_qkv"]),
+        ("    multiple: 16", "    quantise: float8", 13, ["models.mini.loras", "float8"]),
+        ("like: mini", "like: mini\n    loras: { pixel: { path: x.safetensors } }", 13, ["pixel", "another file"]),
+    ],
+)
+def test_a_typing_error_among_adapters_is_told_as_any_other(
+    tmp_path: Path, old: str, new: str, line: int, says: list[str]
+) -> None:
+    assert old in WITH_LORAS
+    with pytest.raises(ConfigError) as refused:
+        catalog(tmp_path, WITH_LORAS.replace(old, new, 1))
+    message = str(refused.value)
+    assert f"{tmp_path / 'models.yaml'}, line {line}: " in message
+    for part in says:
+        assert part in message, message
+
+
+def test_ids_that_share_weights_share_adapters_and_offer_their_own(tmp_path: Path) -> None:
+    both = catalog(
+        tmp_path, WITH_LORAS.replace("like: mini", "like: mini\n    loras: { ink: { path: /ink.safetensors } }")
+    )
+    mini, other = both.models["mini"], both.models["dall-e-2"]
+    assert mini.plan == other.plan
+    assert [(file.name, file.path) for file in mini.plan.adapters] == [
+        ("ink", "/ink.safetensors"),
+        ("pixel", str(tmp_path / "loras" / "pixel.safetensors")),
+    ]
+    assert (list(mini.entry.loras), list(other.entry.loras)) == (["pixel"], ["ink"])
+    assert list(catalog(tmp_path, WITH_LORAS).models["dall-e-2"].entry.loras) == ["pixel"], "like takes them over"
+
+
+def test_files_of_adapters_that_cannot_be_used_are_told_by_name(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
+    (tmp_path / "lora.bin").write_bytes(b"x")
+    more = "      cut: { path: cut.safetensors }\n      pickle: { path: lora.bin }\n  dall-e-2:"
+    file = write(
+        tmp_path, WITH_LORAS.replace("  dall-e-2:", more).replace("weights", str(ROOT / "weights/darkroom-mini"))
+    )
+    problems = load_catalog(file).models["dall-e-2"].lora_problems()
+    assert set(problems) == {"pixel", "cut", "pickle"}
+    assert "does not exist" in problems["pixel"]
+    assert "truncated" in problems["cut"]
+    assert "not a .safetensors file" in problems["pickle"]
+    assert check(Settings(models=file)) == 1
+    said = capsys.readouterr().err
+    for name in problems:
+        assert f"models.mini.loras.{name}: " in said
+    assert load_catalog(file).models["mini"].problem() is None

@@ -1,0 +1,147 @@
+"""A batch by itself: one forward for several calls, and what becomes of each when that fails."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+import torch
+
+from pipelines.engine.adapters import Adapters
+from pipelines.engine.batch import Batch
+from pipelines.engine.call import Call, History
+from pipelines.engine.collate import Merger
+from pipelines.engine.model import Model
+from pipelines.engine.shared import SharedModule, Stage
+from pipelines.errors import OutOfMemory
+from pipelines.plan import Drawing
+
+_DRAWING = cast(Drawing, SimpleNamespace(principal="p", spec=SimpleNamespace(adapters=())))
+
+
+class Doubling(torch.nn.Module):
+    """Doubles its sample; ``refuse`` looks at the sample first, and may raise."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sizes: list[int] = []
+        self.refuse: Callable[[torch.Tensor], None] = lambda sample: None
+
+    def forward(self, sample: torch.Tensor) -> tuple[torch.Tensor]:
+        self.sizes.append(sample.shape[0])
+        self.refuse(sample)
+        return (sample * 2,)
+
+
+@pytest.fixture
+def module() -> Doubling:
+    return Doubling()
+
+
+@pytest.fixture
+def shared(module: Doubling) -> SharedModule:
+    return SharedModule("unet", module, module, Stage.DENOISE)
+
+
+def call(shared: SharedModule, *values: float) -> Call:
+    """A run's call with a row for each value."""
+    model = cast(Model, SimpleNamespace(shares=True, adapters=Adapters()))
+    sample = torch.tensor(values).reshape(-1, 1)
+    return Call(model, _DRAWING, History(steps_of=1), shared, (sample,), {}, None)
+
+
+def run(*calls: Call) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    Batch(calls, Merger(), counts).run()
+    return counts
+
+
+def values(call: Call) -> list[float]:
+    assert call.error is None
+    output: list[float] = call.output[0].flatten().tolist()
+    return output
+
+
+def no_room_for_more_than(rows: int) -> Callable[[torch.Tensor], None]:
+    def refuse(sample: torch.Tensor) -> None:
+        if sample.shape[0] > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    return refuse
+
+
+def test_calls_share_one_forward(shared: SharedModule, module: Doubling) -> None:
+    first, second = call(shared, 1, 2), call(shared, 3)
+    counts = run(first, second)
+    assert (values(first), values(second)) == ([2, 4], [6])
+    assert module.sizes == [3]
+    assert counts == {"unet_forwards": 1, "unet_rows": 3}
+
+
+def test_a_failure_is_left_with_the_call_that_fails_alone(shared: SharedModule, module: Doubling) -> None:
+    def refuse(sample: torch.Tensor) -> None:
+        if 3 in sample:
+            raise ValueError("three")
+
+    module.refuse = refuse
+    good, bad, other = call(shared, 1), call(shared, 3), call(shared, 5)
+    counts = run(good, bad, other)
+    assert (values(good), values(other)) == ([2], [10])
+    assert isinstance(bad.error, ValueError)
+    assert bad.error.__traceback__ is None, "frames would keep the forward's tensors"
+    assert counts["retried_alone"] == 1
+
+
+def test_a_full_device_gets_half_of_the_calls(shared: SharedModule, module: Doubling) -> None:
+    module.refuse = no_room_for_more_than(2)
+    calls = [call(shared, number) for number in range(4)]
+    counts = run(*calls)
+    assert [values(one) for one in calls] == [[0], [2], [4], [6]]
+    assert module.sizes == [4, 2, 2]
+    assert counts["out_of_memory"] == 1
+    assert shared.learned_rows == {1: 2}
+
+
+def test_a_full_device_gets_one_calls_rows_in_ever_smaller_pieces(shared: SharedModule, module: Doubling) -> None:
+    module.refuse = no_room_for_more_than(1)
+    one = call(shared, 1, 2, 3, 4, 5)
+    counts = run(one)
+    assert values(one) == [2, 4, 6, 8, 10]
+    assert shared.learned_rows == {1: 1}
+    assert counts["out_of_memory"] == sum(size > 1 for size in module.sizes), "each is counted"
+
+
+def test_no_room_for_one_row_is_out_of_memory(shared: SharedModule, module: Doubling) -> None:
+    module.refuse = no_room_for_more_than(0)
+    one = call(shared, 1, 2)
+    run(one)
+    assert isinstance(one.error, OutOfMemory)
+
+
+def test_a_decode_that_is_cut_does_not_do_again_what_was_done(module: Doubling) -> None:
+    decoder: Any = SharedModule("vae", module, module.forward, Stage.DECODE)
+    decoder.learned_rows = {1: 2}
+    one = call(decoder, 1, 2, 3, 4)
+
+    def refuse(sample: torch.Tensor) -> None:
+        if 3 in sample and sample.shape[0] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+
+    module.refuse = refuse
+    run(one)
+    assert values(one) == [2, 4, 6, 8]
+    assert module.sizes == [2, 2, 1, 1], "the first two rows were decoded once"
+
+
+def test_a_lost_device_is_nobodys_error(shared: SharedModule, module: Doubling) -> None:
+    def refuse(sample: torch.Tensor) -> None:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    module.refuse = refuse
+    one = call(shared, 1)
+    with pytest.raises(torch.AcceleratorError):
+        run(one)
+    assert one.error is None

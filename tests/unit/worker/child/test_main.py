@@ -1,0 +1,35 @@
+"""The worker process from its start: what is decided before anything heavy is imported."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+from tests.running import ROOT
+
+# Stops at the first import of a library that reads the environment, and shows what it would have read.
+STOP_AT_THE_FIRST = """
+import json, os, sys
+
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name in ("torch", "diffusers", "transformers", "huggingface_hub", "numpy"):
+            print(json.dumps({"first": name, **os.environ}))
+            raise SystemExit(0)
+
+sys.meta_path.insert(0, Stop())
+import server.worker.child.__main__
+"""
+
+
+def test_libraries_are_told_to_stay_offline_before_the_first_of_them_is_imported() -> None:
+    outside = {name: value for name, value in os.environ.items() if not name.startswith(("HF_", "TRANSFORMERS_"))}
+    done = subprocess.run(
+        [sys.executable, "-c", STOP_AT_THE_FIRST], capture_output=True, text=True, cwd=ROOT, env=outside, check=True
+    )
+    seen = json.loads(done.stdout)
+    assert seen["first"] == "torch"
+    for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
+        assert seen[name] == "1"

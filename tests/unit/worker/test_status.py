@@ -1,0 +1,51 @@
+"""What the front knows of each model: who may be asked for, and what outlives a worker."""
+
+from __future__ import annotations
+
+import time
+
+import pytest
+
+from pipelines.models.residency import Place
+from pipelines.plan import ModelPlan
+from server.errors import ModelUnavailable
+from server.telemetry import Metrics
+from server.worker.status import ModelState, ModelStatuses
+
+MINI, TORN = ModelPlan("mini", "/mini", "other"), ModelPlan("torn", "/torn", "other")
+
+
+@pytest.fixture
+def models() -> ModelStatuses:
+    return ModelStatuses([MINI, TORN], Metrics())
+
+
+def test_the_states_are_those_that_a_worker_tells() -> None:
+    assert [state.value for state in ModelState] == [place.value for place in Place]
+
+
+def test_a_broken_model_is_refused_until_it_may_be_tried_again(models: ModelStatuses) -> None:
+    models.require("torn", "dall-e-2")
+    models.moved("torn", ModelState.BROKEN, "truncated")
+    with pytest.raises(ModelUnavailable, match="dall-e-2"):
+        models.require("torn", "dall-e-2")
+    models["torn"].since_s = time.monotonic() - 60
+    models.require("torn", "dall-e-2")
+    with pytest.raises(ModelUnavailable):
+        models.require("torn", "dall-e-2", retry=False)
+
+
+def test_a_worker_takes_its_models_with_it_but_not_what_is_known_of_their_folders(models: ModelStatuses) -> None:
+    models.moved("mini", ModelState.LOADING)
+    assert models.loading
+    models.checked("mini", False, "differs")
+    models.moved("mini", ModelState.READY)
+    models.moved("torn", ModelState.BROKEN, "truncated")
+    assert models.tried([MINI, TORN])
+    models.worker_lost()
+    assert (models["mini"].state, models["torn"].state) == (ModelState.UNLOADED, ModelState.BROKEN)
+    assert (models["mini"].shared, models["mini"].unshared_reason) == (False, "differs")
+    assert models["torn"].reason == "truncated"
+    assert not models.loading
+    models.worker_up()
+    assert not models.tried([TORN])
