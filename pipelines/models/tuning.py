@@ -1,7 +1,8 @@
 """What makes a loaded model faster or smaller on a device, each through the libraries' own interfaces.
 
-Knows models.yaml's ``tuning`` words and what each does to a pipeline; knows neither runs nor HTTP. On the CPU
-only quantisation-free defaults apply. docs/gpu.md lists every word, its expected effect and where that is from.
+Knows what ``quantise``, ``offload``, ``compile`` and ``fuse_qkv`` of models.yaml do to a pipeline, and what is done
+without being asked; knows neither runs nor HTTP. On the CPU only ``quantise`` and decoding in tiles have an effect.
+docs/gpu.md lists each of them, its expected effect and where that is from.
 """
 
 from __future__ import annotations
