@@ -294,12 +294,15 @@ def test_the_model_card_is_the_one_that_ships() -> None:
     assert (ROOT / folder / "model_index.json").is_file()
 
 
-@pytest.mark.parametrize("page", TEXTS, ids=lambda text: text.relative_to(ROOT).as_posix())
-def test_files_of_the_code_that_are_named_exist(page: Path) -> None:
-    """Where a page names a file without its folder (`collate.py`), there must be one of that name."""
+@pytest.mark.parametrize("text", TEXTS, ids=lambda text: text.relative_to(ROOT).as_posix())
+def test_files_that_are_named_exist(text: Path) -> None:
+    """A file may be named without its folder (`collate.py`); a path is one from the root."""
     code = [path.relative_to(ROOT).as_posix() for folder in CODE for path in (ROOT / folder).rglob("*.py")]
-    named = set(re.findall(r"(?<![\w/.])((?:[\w-]+/)*\w+\.py)\b", page.read_text(encoding="utf-8")))
-    assert [name for name in named if not any(f"/{path}".endswith(f"/{name}") for path in code)] == []
+    page = text.read_text(encoding="utf-8")
+    files = set(re.findall(r"(?<![\w/.])((?:[\w-]+/)*\w+\.py)\b", page))
+    assert [name for name in files if not any(f"/{path}".endswith(f"/{name}") for path in code)] == []
+    paths = set(re.findall(rf"(?<![\w/.-])((?:{'|'.join(CODE)})/[\w./-]*\w)", page)) - {"bench/out"}  # made by benches
+    assert [path for path in paths if not (ROOT / path).exists()] == []
 
 
 def test_the_picture_in_the_readme_is_small() -> None:
