@@ -19,6 +19,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 
 @pytest.fixture(scope="session")
+def anyio_backend() -> str:
+    """The library whose loop runs the tests marked ``anyio``: a new loop for each."""
+    return "asyncio"
+
+
+@pytest.fixture(scope="session")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The server with nothing set: no keys, the models.yaml that ships. Must stop cleanly when told to."""
     with start(tmp_path_factory.mktemp("data")) as running:

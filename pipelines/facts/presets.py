@@ -8,6 +8,10 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+# What requests may ask for, and what models.yaml may have presets for; a request that names no style has the first.
+QUALITIES = ("standard", "hd", "low", "medium", "high", "xhigh", "max", "auto")
+STYLES = ("vivid", "natural")
+
 
 @dataclass(frozen=True)
 class Preset:

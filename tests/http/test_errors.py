@@ -355,11 +355,9 @@ def test_a_server_that_can_draw_with_nothing_is_not_ready(desk: PaperServers) ->
 def test_openapi_lists_every_field(paper: Paper) -> None:
     with paper.client() as client:
         document = client.get("/openapi.json").json()
-    schema = document["paths"]["/api/images/generations"]["post"]["requestBody"]["content"]["application/json"][
-        "schema"
-    ]
+    schema = document["paths"]["/v1/images/generations"]["post"]["requestBody"]["content"]["application/json"]["schema"]
 
     assert set(ImageFields.model_fields) <= set(schema["properties"])
     assert all(field.get("description") for field in schema["properties"].values())
-    assert "multipart/form-data" in document["paths"]["/api/images/edits"]["post"]["requestBody"]["content"]
+    assert "multipart/form-data" in document["paths"]["/v1/images/edits"]["post"]["requestBody"]["content"]
     json.dumps(document)

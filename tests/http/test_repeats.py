@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -33,8 +32,8 @@ def in_the_background(work: Callable[..., httpx.Response], *args: Any, **options
 def waiting(paper: Paper) -> int:
     """Requests that wait for the paper's first job."""
     ((_, job), *_) = paper.app.state.services.jobs.jobs("local")
-    going_on = itertools.chain.from_iterable(paper.app.state.services.repeats._going_on.values())
-    return sum(work.waiting for work in going_on if work.job is job)
+    going_on = paper.app.state.services.admission.repeats.going_on
+    return sum(work.waiters for work in going_on if work.job is job)
 
 
 def test_four_at_a_time_are_drawn_once(server: Running) -> None:
@@ -116,7 +115,7 @@ def test_both_prefixes_and_forms_with_equal_files_join(desk: PaperServers) -> No
     asked = [in_the_background(edit, prefix, same, f"{prefix}.png") for prefix in ("/v1", "/api")]
     asked.append(in_the_background(edit, "/v1", other, "/v1.png"))
     eventually(lambda: len(paper.worker.jobs) == 2)
-    assert len(paper.app.state.services.repeats._going_on) == 2
+    assert len(paper.app.state.services.admission.repeats.going_on) == 2
     eventually(lambda: paper.app.state.services.queue.held == 2)
     paper.worker.gate.set()
     answers = [future.result(10) for future in asked]

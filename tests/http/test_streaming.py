@@ -231,7 +231,7 @@ def test_an_unforeseen_failure_says_nothing_of_itself(paper: Paper, monkeypatch:
     async def fails(*_: object) -> None:
         raise RuntimeError("canary <object at 0x7f00>")
 
-    monkeypatch.setattr("server.api.generation.deliver", fails)
+    monkeypatch.setattr("server.api.generation.make_outcome", fails)
     answer = post_and_then_open_the_gate(paper)
     ((kind, data),) = events(answer.text)
     assert (kind, data["error"]["code"]) == ("error", "internal_error")
