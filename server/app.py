@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from server import __version__
 from server.api import files, hub, images, jobs, models, openapi, ops
+from server.api.outcome import Outcome
 from server.api.services import Services
 from server.catalog.catalog import Catalog
 from server.catalog.load import find_models_file, load_catalog
@@ -22,6 +23,7 @@ from server.edge.keys import Keyring
 from server.errors import ConfigError, DarkroomError, LinkRefused
 from server.inputs.decode import ImageLimits
 from server.inputs.fetch import Fetcher, Own
+from server.jobs.admission import Admission
 from server.jobs.queue import JobQueue
 from server.jobs.registry import JobRegistry
 from server.jobs.repeats import KEEP_S, Repeats
@@ -65,7 +67,7 @@ def create_app(settings: Settings) -> FastAPI:
     app = FastAPI(
         title="Darkroom",
         version=__version__,
-        description="A self-hosted image-generation server.",
+        description=openapi.DESCRIPTION,
         openapi_tags=openapi.TAGS,
         lifespan=lifespan,
         docs_url=None,
@@ -103,14 +105,16 @@ def _build(settings: Settings, catalog: Catalog) -> Services:
         max_bytes=settings.max_image_bytes,
         own=_own_pictures(signer, store),
     )
+    registry = JobRegistry(queue)
+    # Half their life: what is answered again must have URLs that can still be fetched.
+    repeats = Repeats[Outcome](lambda outcome: outcome.size_bytes, keep_s=min(KEEP_S, settings.url_lifetime_s / 2))
+    runner = JobRunner(queue, worker, metrics, log_prompts=settings.log_prompts)
     return Services(
         settings=settings,
         catalog=catalog,
         queue=queue,
-        runner=JobRunner(queue, worker, metrics, log_prompts=settings.log_prompts),
-        jobs=JobRegistry(queue),
-        # Half their life: what is answered again must have URLs that can still be fetched.
-        repeats=Repeats(lambda outcome: outcome.size_bytes, keep_s=min(KEEP_S, settings.url_lifetime_s / 2)),
+        jobs=registry,
+        admission=Admission(queue, registry, repeats, runner, job_timeout_s=settings.job_timeout_s),
         worker=worker,
         store=store,
         signer=signer,

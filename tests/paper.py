@@ -30,7 +30,7 @@ from tests.unit.edge.live import Live, serve
 
 
 class PaperWorker:
-    """Stands in for LocalWorker. Remembers every job; holds them while ``gate`` is shut; fails as told."""
+    """Stands in for LocalWorker. Remembers every drawing; holds them while ``gate`` is shut; fails as told."""
 
     up = settled = True
     device = "paper"
@@ -41,7 +41,7 @@ class PaperWorker:
         self.forget()
 
     def forget(self) -> None:
-        self.jobs: list[Drawing] = []
+        self.drawings: list[Drawing] = []
         self.encodings: list[Encoding] = []
         self.cancelled: list[str] = []
         self.failure: DarkroomError | None = None
@@ -59,34 +59,34 @@ class PaperWorker:
 
     async def draw(
         self,
-        job: Drawing,
+        drawing: Drawing,
         encoding: Encoding,
         progress: Callable[[int, int], None],
         previewed: Callable[[int, Picture], None] = lambda number, picture: None,
     ) -> protocol.Finished:
-        self.jobs.append(job)
+        self.drawings.append(drawing)
         self.encodings.append(encoding)
         progress(1, 2)
-        for number in range(job.previews):
-            for index in range(len(job.seeds)):
-                previewed(number, self._paper(encoding, job, index))
+        for number in range(drawing.previews):
+            for index in range(len(drawing.seeds)):
+                previewed(number, self._paper(encoding, drawing, index))
         try:
             while not self.gate.is_set():  # noqa: ASYNC110, set from the test's thread
                 await asyncio.sleep(0.005)
         except asyncio.CancelledError:
-            self.cancelled.append(job.job_id)
+            self.cancelled.append(drawing.job_id)
             raise
         if self.failure is not None:
             raise self.failure
         progress(2, 2)
-        pictures = tuple(self._paper(encoding, job, index) for index in range(len(job.seeds)))
-        return protocol.Finished(job.job_id, pictures, 0.001, text_tokens=3)
+        pictures = tuple(self._paper(encoding, drawing, index) for index in range(len(drawing.seeds)))
+        return protocol.Finished(drawing.job_id, pictures, 0.001, text_tokens=3)
 
-    def _paper(self, encoding: Encoding, job: Drawing, index: int) -> Picture:
+    def _paper(self, encoding: Encoding, drawing: Drawing, index: int) -> Picture:
         out = io.BytesIO()
         Image.new("RGB", (2, 2), "white").save(out, encoding.format)
         data = out.getvalue() + bytes(self.ballast)
-        return Picture(index, data, f"image/{encoding.format}", 2, 2, job.seeds[index])
+        return Picture(index, data, f"image/{encoding.format}", 2, 2, drawing.seeds[index])
 
 
 @dataclass

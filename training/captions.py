@@ -1,8 +1,7 @@
-"""What a person might write who wants a scene: captions by the thousand, no two alike.
+"""Captions: what a person might write who wants a scene, by the thousand, no two alike.
 
-Knows the grammar of prompts in English and both Chinese scripts, and the lexicon; knows neither pictures
-nor tokens. The held-out templates of the evaluation live in `heldout.py` and share no sentence with this
-file.
+Knows the grammar of prompts in English and both Chinese scripts, and the lexicon; knows neither pictures nor tokens.
+The held-out templates of the evaluation are in `heldout.py` and share no sentence with this file.
 """
 
 import re
@@ -118,7 +117,7 @@ ZH_MEANT = "一二兩两三四上下左右前後后旁和與与在有大小"  # 
 
 
 class Captioner:
-    """Writes captions of scenes; every draw comes from the generator it is given."""
+    """Writer of captions; every random choice comes from the generator that it is given."""
 
     def __init__(self, lexicon: Lexicon) -> None:
         self.lexicon = lexicon
@@ -131,6 +130,7 @@ class Captioner:
         self.zh_pieces = [_pieces(names, meant) for names in (lexicon.traditional, lexicon.simplified)]
 
     def write(self, scene: Scene, rng: np.random.Generator) -> str:
+        """A caption of the scene, in English or Chinese."""
         if rng.random() < 0.28 and scene.first >= 0:
             return self._chinese(scene, rng, int(rng.random() < 0.5))
         return self._english(scene, rng)
@@ -168,7 +168,7 @@ class Captioner:
         before, after = int(rng.integers(0, many + 1)), 0
         after = many - before
         head, tail = self._fillers(rng, before), self._fillers(rng, after)
-        if LAYOUTS[layout] == "single" and rng.random() < 0.4:  # such words alone make no second object
+        if LAYOUTS[layout] == "single" and rng.random() < 0.4:  # so that such words alone do not become a second object
             for words in (head, tail):
                 for word in rng.choice(RELATIONS, int(rng.integers(0, 3))):
                     words.insert(int(rng.integers(len(words) + 1)), str(word))
@@ -261,7 +261,7 @@ class Captioner:
         words = [str(w) for w in rng.choice(self.zh_fillers[script], int(rng.integers(0, 4)))]
         if rng.random() < 0.3:
             words += [chr(int(c)) for c in rng.integers(0x4E00, 0x9FA5, int(rng.integers(1, 4)))]
-        if rng.random() < 0.3:  # a character that some name has makes no such object
+        if rng.random() < 0.3:  # so that a character of some name alone does not become its object
             words += [str(c) for c in rng.choice(self.zh_pieces[script], int(rng.integers(1, 3)))]
         rng.shuffle(words)
         return "".join(words)
@@ -287,7 +287,7 @@ class Captioner:
 
 
 def _pieces(names: list[list[str]], meant: set[str]) -> list[str]:
-    """Characters in the names of several objects, which are no names themselves: they say nothing alone."""
+    """Characters that several objects' names share and that are no names themselves: alone they mean nothing."""
     meant = meant | {name for own in names for name in own}
     uses = Counter(char for own in names for char in set("".join(own)))
     return sorted(char for char, count in uses.items() if count > 1 and char not in meant)
@@ -305,7 +305,7 @@ ALREADY = ("socks", "jeans", "glasses", "gloves", "shorts", "skis", "scissors", 
 
 
 def plural(name: str) -> str:
-    """More than one of a name: cats, glasses of milk, mice."""
+    """The plural of a name: cats, glasses of milk, mice."""
     head, of, rest = name.partition(" of ")
     if of:
         return plural(head) + of + rest

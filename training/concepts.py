@@ -1,7 +1,7 @@
-"""Which objects the model can draw, and what people call them.
+"""Concepts: the objects that the model can draw, and what people call them.
 
-Knows the art package, the three packages of names and the lists in `data/`; knows neither pictures nor
-training. A concept's index in `load()` is its label everywhere else.
+Knows the art package, the three packages of names and the lists in `data/`; knows neither pictures nor training. A
+concept's index in `load()` is its label everywhere else.
 """
 
 import json
@@ -19,7 +19,7 @@ CJK = re.compile(r"[\u4e00-\u9fff]")
 
 @dataclass(frozen=True)
 class Concept:
-    """One object: its picture's file name and its names, the first of each language the proper one."""
+    """One object: its picture's file name and its names. The first name of each language is the proper one."""
 
     key: str
     group: int

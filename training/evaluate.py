@@ -1,7 +1,7 @@
-"""What the shipped model can do: figures by class of prompt, and a contact sheet. Fixed seeds.
+"""The evaluation of a model: figures by class of prompt, and contact sheets. Seeds are fixed.
 
-Knows the exported folder, the questions and the matcher; knows nothing of training. Writes
-`evaluation.json` and PNG sheets into the folder given.
+Knows the exported folder, the questions and the matcher; knows nothing of training. Writes `evaluation.json` and PNG
+sheets into the folder given.
 """
 
 import argparse
@@ -12,35 +12,16 @@ from collections import defaultdict
 from pathlib import Path
 
 import torch
-from diffusers import StableDiffusionPipeline
 from PIL import Image
 
 from . import concepts, export, measures, runtime, sheet, words
 from .matching import Matcher
 from .questions import CLASSES, Question, ask
-
-STEPS, GUIDANCE, BATCH = 8, 2.0, 16
-
-
-def generate(
-    pipeline: StableDiffusionPipeline,
-    prompts: list[str],
-    seed: int,
-    steps: int = STEPS,
-    guidance: float = GUIDANCE,
-) -> list[Image.Image]:
-    """One picture a prompt; the n-th has the seed `seed + n`."""
-    made: list[Image.Image] = []
-    for i in range(0, len(prompts), BATCH):
-        rows = prompts[i : i + BATCH]
-        seeds = [torch.Generator().manual_seed(seed + i + n) for n in range(len(rows))]
-        with torch.inference_mode():
-            made += pipeline(rows, num_inference_steps=steps, guidance_scale=guidance, generator=seeds).images
-    return made
+from .sampling import GUIDANCE, STEPS, generate
 
 
 class Judge:
-    """Says whether a picture answers its question."""
+    """Judge of pictures: says whether one answers its question."""
 
     def __init__(self) -> None:
         self.known = concepts.load(runtime.ART)
@@ -50,7 +31,7 @@ class Judge:
         self.grounds = measures.GroundReferences()
 
     def __call__(self, question: Question, picture: Image.Image) -> dict[str, float]:
-        """Figures between 0 and 1; the first is the one that the bar is about."""
+        """Figures between 0 and 1, by name; the first is the one that the bar is about."""
         kind = question.kind
         if kind == "counts":
             return measures.counted(self.small, picture, question)

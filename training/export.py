@@ -14,21 +14,21 @@ from diffusers import StableDiffusionPipeline
 
 from . import autoencoder, concepts, runtime, text_encoder, tokens, unet, words
 
-WEIGHTS = runtime.BUILD / "darkroom-mini"  # weights/darkroom-mini ships; `started` writes a better one there
+WEIGHTS = runtime.BUILD / "darkroom-mini"  # weights/darkroom-mini ships; `ship` writes a better one there
 CARD = Path(__file__).parent / "data/model_card.md"
 LICENCE = Path(__file__).parent / "data/LICENSE-fluent-emoji"
 LIMIT = 30_000_000  # bytes
 
 
 def export(folder: Path = WEIGHTS) -> int:
-    """Write the newest averaged weights; returns the folder's size in bytes."""
+    """Write the newest EMA weights; returns the folder's size in bytes."""
     tokenizer = tokens.load(words.load(concepts.load(runtime.ART)))
     pipeline = StableDiffusionPipeline(
         vae=autoencoder.load(),
         text_encoder=text_encoder.load(tokenizer),
         tokenizer=tokenizer,
         unet=unet.load(),
-        scheduler=unet.schedule(),
+        scheduler=unet.scheduler(),
         safety_checker=None,
         feature_extractor=None,
         requires_safety_checker=False,
@@ -52,7 +52,7 @@ def _drop(config: Path, key: str) -> None:
 
 
 def load(folder: Path = WEIGHTS) -> StableDiffusionPipeline:
-    """The shipped pipeline, in float32, as Darkroom loads it on a CPU."""
+    """The pipeline in a folder, in float32, as Darkroom loads it on a CPU."""
     pipeline = StableDiffusionPipeline.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
     pipeline.set_progress_bar_config(disable=True)
     pipeline.unet.to(memory_format=torch.channels_last)

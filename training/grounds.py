@@ -1,7 +1,7 @@
-"""What lies behind the objects: a pastel gradient, twelve colours and eight scenes.
+"""Grounds: what lies behind the objects, a pastel gradient, twelve colours or eight scenes.
 
-Knows how to paint a ground from a random generator, and its words; knows nothing of objects. A ground's
-index in `NAMES` is its label everywhere else. Every painting differs in shade.
+Knows how to paint a ground from a random generator, and its name; knows nothing of objects. A ground's index in `NAMES`
+is its label everywhere else. Every painting differs in shade.
 """
 
 from collections.abc import Callable
@@ -33,14 +33,14 @@ def paint(ground: int, rng: np.random.Generator, size: int = 128) -> Picture:
 
 
 def _gradient(size: int, *stops: tuple[int, int, int]) -> Picture:
-    """Vertical blend through the given colours, top first."""
+    """A vertical gradient through the given colours, top first."""
     at = np.linspace(0, len(stops) - 1, size)
     channels = [np.interp(at, np.arange(len(stops)), [s[c] / 255 for s in stops]) for c in range(3)]
     return np.repeat(np.stack(channels, -1)[:, None, :], size, 1).astype(np.float32)
 
 
 def _shade(picture: Picture, rng: np.random.Generator, amount: float = 0.07) -> Picture:
-    """Lighter or darker, and a little warmer or colder."""
+    """The picture, lighter or darker, and a little warmer or colder."""
     tint = 1 + rng.uniform(-amount, amount) + rng.uniform(-0.03, 0.03, 3)
     return picture * tint.astype(np.float32)
 
@@ -79,7 +79,7 @@ def _disc(picture: Picture, x: float, y: float, radius: float, colour: tuple[int
 
 
 def _floor(picture: Picture, rng: np.random.Generator, top: float, low: Picture, wave: float) -> None:
-    """Lay the lower picture from the wavy line `top` down."""
+    """Lay the lower picture over all below the wavy line ``top``."""
     size = picture.shape[0]
     columns = np.arange(size) / size
     line = top + wave * np.sin(columns * rng.uniform(4, 8) + rng.uniform(0, 6.3))

@@ -1,7 +1,8 @@
-"""Phrasings that no caption of the training has, for the evaluation alone.
+"""Held-out phrasings: sentences that no caption of the training has, for the evaluation alone.
 
-Knows sentences with a hole for a noun; `{a}` takes an article with it, `{n}` does not. The ones called fresh were
-written by somebody who had read nothing of this project, after the captions had learnt from mistakes in the first ones.
+Knows sentences with a hole for a noun: `{a}` takes an article with it, `{n}` does not. The ones called fresh were
+written by somebody who had read nothing of this project, after the captions had been changed for what the first ones
+had shown.
 """
 
 ENGLISH = (
@@ -104,5 +105,6 @@ FRESH_CHINESE = (
 
 
 def fill(template: str, noun: str) -> str:
+    """The sentence with the noun in its hole."""
     article = "an" if noun[0] in "aeiou" else "a"
     return template.format(a=f"{article} {noun}", n=noun)

@@ -1,8 +1,8 @@
-"""Which object is in a picture: the nearest neighbour among all concepts, wherever and however large it is.
+"""Matching: the object in a picture is the nearest neighbour among all concepts, wherever and however large it is.
 
-Knows pixels and sprites; knows neither words nor networks. A picture's ground is estimated from its
-border and taken away; what remains is compared with every concept at several sizes and at every place,
-and the concept that leaves the smallest squared error over the whole picture is the nearest.
+Knows pixels and sprites; knows neither words nor networks. A picture's ground is estimated from its border and
+subtracted. What remains is compared with every concept at several sizes and at every place. The concept that leaves the
+smallest squared error over the whole picture is the nearest.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,7 @@ SIZES = (0.34, 0.40, 0.46, 0.54, 0.62, 0.69, 0.77, 0.85, 0.93)  # longer sides t
 
 
 class Matcher:
-    """All concepts at all sizes, ready to be found."""
+    """All concepts at all sizes, as spectra, so that a picture is compared with all places at once."""
 
     def __init__(self, art: Path, concepts: Sequence[Concept], sizes: Sequence[float] = SIZES) -> None:
         self.count, self.sizes = len(concepts), sizes
@@ -41,9 +41,9 @@ class Matcher:
 
     @torch.no_grad()
     def errors(self, picture: Image.Image, middle: tuple[float, float] | None = None, slack: float = 0.5) -> Tensor:
-        """(concepts,) smallest squared error of each; `middle` and `slack` say where to look, in frames."""
-        pixels = _pixels(picture)
-        ground = _ground(pixels)
+        """(concepts,) smallest squared error of each. ``middle`` and ``slack`` say where to look, in frames."""
+        pixels = pixels_of(picture)
+        ground = ground_of(pixels)
         rest = pixels - ground
         shade = ground.mean((1, 2))
         spectrum = torch.fft.rfft2(rest)
@@ -69,12 +69,13 @@ def _frame(sprite: Image.Image, size: float) -> np.ndarray[tuple[int, ...], np.d
     return np.ascontiguousarray(frame.transpose(2, 0, 1))
 
 
-def _pixels(picture: Image.Image) -> Tensor:  # (3, S, S), 0..1
+def pixels_of(picture: Image.Image) -> Tensor:  # (3, S, S), 0..1
+    """The picture at the size at which pictures are compared."""
     small = picture.convert("RGB").resize((SIDE, SIDE), Image.Resampling.BOX)
     return torch.from_numpy(np.asarray(small, np.float32).transpose(2, 0, 1) / 255)
 
 
-def _ground(pixels: Tensor) -> Tensor:
+def ground_of(pixels: Tensor) -> Tensor:
     """(3, S, S): the plane through the border's colours, fitted so that objects there do not count."""
     edge = torch.zeros(SIDE, SIDE, dtype=torch.bool)
     edge[:3], edge[-3:], edge[:, :3], edge[:, -3:] = True, True, True, True
@@ -91,7 +92,7 @@ def _ground(pixels: Tensor) -> Tensor:
 
 
 def _window(middle: tuple[float, float] | None, slack: float) -> Tensor:
-    """(S, S) shifts at which an object's middle lies near enough to the place wanted."""
+    """(S, S): the shifts at which an object's middle lies within ``slack`` of the place wanted."""
     shift = torch.arange(SIDE)
     shift = torch.where(shift >= SIDE // 2, shift - SIDE, shift) / SIDE
     x, y = middle or (0.5, 0.5)

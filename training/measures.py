@@ -1,7 +1,7 @@
-"""How pictures are measured: counts, pairs, grounds, seeds, steps, speed, image-to-image and inpainting.
+"""Measures of pictures: counts, pairs, grounds, seeds, steps, speed, image-to-image and inpainting.
 
-Knows pixels and pipelines; knows nothing of training. Accuracies are 0 or 1 a picture; `SHOWN` holds the
-measures that need several pictures of one prompt.
+Knows pixels and pipelines; knows nothing of training. Accuracies are 0 or 1 a picture. `SHOWN` holds the measures that
+need several pictures of one prompt.
 """
 
 import time
@@ -18,6 +18,7 @@ from torch import Tensor
 from . import grounds, matching, sheet
 from .matching import Matcher
 from .questions import Question
+from .sampling import generate
 
 SPOTS = {
     2: ((0.26, 0.5), (0.74, 0.5)),
@@ -47,7 +48,7 @@ EDITED = (
 
 
 class GroundReferences:
-    """Borders of many paintings of every ground."""
+    """Borders of many paintings of every ground, to compare a picture's border with."""
 
     def __init__(self, each: int = 12) -> None:
         rng = np.random.default_rng(77)
@@ -56,6 +57,7 @@ class GroundReferences:
         self.borders = torch.stack([_border(Image.fromarray((p * 255).astype(np.uint8))) for _, p in paintings])
 
     def nearest(self, picture: Image.Image) -> int:
+        """The label of the ground whose border is nearest to the picture's."""
         return self.labels[int((self.borders - _border(picture)).abs().mean(1).argmin())]
 
 
@@ -80,7 +82,10 @@ def counted(matcher: Matcher, picture: Image.Image, question: Question) -> dict[
 
 
 def both(matcher: Matcher, over: Matcher, picture: Image.Image, question: Question) -> dict[str, float]:
-    """Whether both are there; ``over`` knows the size of what lies over the first object, whose rest would mislead."""
+    """Whether both objects are there.
+
+    ``over`` knows the size of an object that lies over the first one, of which the rest would mislead the matcher.
+    """
     looks = [(matcher, spot, 0.1) for spot in PAIR_SPOTS[question.kind]]
     if question.kind == "pairs with":
         looks[1] = over, looks[1][1], 0.07
@@ -93,8 +98,8 @@ def both(matcher: Matcher, over: Matcher, picture: Image.Image, question: Questi
 
 def blobs(picture: Image.Image) -> int:
     """How many separate things stand out from the ground."""
-    pixels = matching._pixels(picture)
-    off = (pixels - matching._ground(pixels)).norm(dim=0) > 0.16
+    pixels = matching.pixels_of(picture)
+    off = (pixels - matching.ground_of(pixels)).norm(dim=0) > 0.16
     labels = torch.where(off, torch.arange(1.0, off.numel() + 1).view_as(off), torch.zeros(off.shape))
     for _ in range(matching.SIDE * 3):
         spread = torch.nn.functional.max_pool2d(labels[None, None], 3, 1, 1)[0, 0]
@@ -112,18 +117,12 @@ def decibels(one: Image.Image, other: Image.Image) -> float:
     return float(-10 * np.log10(np.mean((array(one) - array(other)) ** 2) + 1e-9))
 
 
-def _run(pipeline: StableDiffusionPipeline, prompts: list[str], seed: int, steps: int = 8) -> list[Image.Image]:
-    from .evaluate import generate
-
-    return generate(pipeline, prompts, seed, steps)
-
-
 def seeds(pipeline: StableDiffusionPipeline, out: Path) -> dict[str, float]:
-    """How much eight pictures of one prompt differ: in pixels, place, size and shade of the ground."""
+    """How much eight pictures of one prompt differ: in pixels, and in place, size and shade of the ground."""
     rows: list[list[float]] = []
     shown: list[Image.Image] = []
     for prompt in VARIED:
-        made = _run(pipeline, [prompt] * 8, 500)
+        made = generate(pipeline, [prompt] * 8, 500)
         shown += made
         stack = np.stack([array(picture) for picture in made])
         apart = [float(np.abs(a - b).mean()) for n, a in enumerate(stack) for b in stack[:n]]
@@ -135,9 +134,9 @@ def seeds(pipeline: StableDiffusionPipeline, out: Path) -> dict[str, float]:
 
 
 def _box(picture: Image.Image) -> list[float]:
-    """Middle x and y and size of what stands out, in frames; and the ground's colour."""
-    pixels = matching._pixels(picture)
-    ground = matching._ground(pixels)
+    """Middle x and y and size of what stands out from the ground, in frames; and the ground's colour."""
+    pixels = matching.pixels_of(picture)
+    ground = matching.ground_of(pixels)
     off = ((pixels - ground).norm(dim=0) > 0.16).float()
     at = torch.linspace(0, 1, matching.SIDE)
     total = off.sum().clamp(min=1)
@@ -146,12 +145,12 @@ def _box(picture: Image.Image) -> list[float]:
 
 
 def steps(pipeline: StableDiffusionPipeline, out: Path) -> dict[str, float]:
-    """How near pictures of few steps come to those of 50, of the same seeds."""
+    """How near pictures of few steps come to those of 50 steps and the same seeds."""
     prompts = [p for p in sheet.PROMPTS if "|" not in p][:16]
-    best = _run(pipeline, prompts, 900, 50)
+    best = generate(pipeline, prompts, 900, 50)
     shown, figures = [], {}
     for count in (4, 8, 20):
-        made = _run(pipeline, prompts, 900, count)
+        made = generate(pipeline, prompts, 900, count)
         shown += made
         figures[f"dB of {count} steps"] = round(
             float(np.mean([decibels(a, b) for a, b in zip(made, best, strict=True)])), 2
@@ -167,7 +166,7 @@ def speed(pipeline: StableDiffusionPipeline, out: Path) -> dict[str, float]:
         taken = []
         for n in range(6):
             began = time.perf_counter()
-            _run(pipeline, ["a cat"] * batch, n)
+            generate(pipeline, ["a cat"] * batch, n)
             taken.append((time.perf_counter() - began) / batch)
         figures[f"batch {batch}, best"] = round(min(taken), 3)
         figures[f"batch {batch}, median"] = round(float(np.median(taken)), 3)
@@ -184,7 +183,7 @@ def editing(pipeline: StableDiffusionPipeline, out: Path) -> dict[str, float]:
     shown: list[Image.Image] = []
     rows: list[list[float]] = []
     for old, new in EDITED:
-        source = _run(pipeline, [old], 42)[0]
+        source = generate(pipeline, [old], 42)[0]
         shared = {"num_inference_steps": 20, "guidance_scale": 2.0}
         kept = to_image(new, image=source, strength=0.3, generator=_generator(), **shared).images[0]
         changed = to_image(new, image=source, strength=0.9, generator=_generator(), **shared).images[0]

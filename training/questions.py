@@ -1,4 +1,4 @@
-"""What the evaluation asks of the model: prompts with their right answers, class by class.
+"""Questions of the evaluation: prompts with their right answers, class by class.
 
 Knows the lexicon and the held-out phrasings; knows neither pictures nor metrics. Every choice is seeded.
 """
@@ -9,8 +9,7 @@ import numpy as np
 
 from . import grounds, heldout
 from .captions import SCENE_WORDS, plural
-from .words import Lexicon
-from .words import heldout as heldout_synonyms
+from .words import Lexicon, heldout_synonyms
 
 CLASSES = (
     "names", "chinese traditional", "chinese simplified", "held-out phrasings", "held-out chinese phrasings",
@@ -21,6 +20,8 @@ CLASSES = (
 
 @dataclass(frozen=True)
 class Question:
+    """A prompt and what its picture must show."""
+
     kind: str
     prompt: str
     objects: tuple[int, ...]  # the concepts that must be there
@@ -81,6 +82,7 @@ def ask(lexicon: Lexicon, share: float) -> list[Question]:
 
 
 def with_article(noun: str) -> str:
+    """The noun after "a" or "an"."""
     return f"{'an' if noun[0] in 'aeiou' else 'a'} {noun}"
 
 

@@ -1,6 +1,7 @@
 """How the long runs behave: threads, seeds, checkpoints, progress.
 
-Knows torch and files; knows nothing of pictures or words.
+Knows torch and files; knows nothing of pictures or words. A checkpoint is a dictionary: `average` holds the EMA
+weights, `samples` says how many samples they have learnt from, and a network that trains on has `net` and `optimizer`.
 """
 
 import os
@@ -20,8 +21,8 @@ ART = Path(os.environ.get("DARKROOM_ART", ROOT / ".art"))  # where `npm install`
 CHECKPOINTS = ROOT / "checkpoints"
 
 
-def quiet_start(seed: int) -> None:
-    """One thread unless asked otherwise, no denormals, a fixed seed."""
+def set_up(seed: int) -> None:
+    """One thread unless `OMP_NUM_THREADS` says otherwise, no denormals, a fixed seed, and the folders."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.set_flush_denormal(True)
     torch.manual_seed(seed)
@@ -43,6 +44,7 @@ def save(path: Path, state: Mapping[str, Any]) -> None:
 
 
 def restore(path: Path) -> dict[str, Any] | None:
+    """The state in a checkpoint; None if there is no such file."""
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
@@ -50,7 +52,7 @@ def restore(path: Path) -> dict[str, Any] | None:
 
 
 def samples_of(path: Path) -> int:
-    """How many samples the network of a checkpoint has seen."""
+    """How many samples the network of a checkpoint has learnt from."""
     state = restore(path)
     return int(state["samples"]) if state else 0
 
@@ -60,47 +62,53 @@ def half(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
     return {key: t.half() if t.is_floating_point() else t for key, t in state.items()}
 
 
-class Average:
+class EMA:
     """Exponential moving average of a network's weights."""
 
     def __init__(self, net: nn.Module, decay: float) -> None:
-        self.decay, self.seen = decay, 0
+        self.decay, self.updates = decay, 0
         self.weights = {k: v.detach().float().clone() for k, v in net.state_dict().items()}
 
     @torch.no_grad()
     def update(self, net: nn.Module) -> None:
-        self.seen += 1
-        keep = min(self.decay, (1 + self.seen) / (10 + self.seen))
+        """Move the average towards the network's weights; the first updates move it further."""
+        self.updates += 1
+        keep = min(self.decay, (1 + self.updates) / (10 + self.updates))
         new = net.state_dict()  # in another order than weights that came from a file
         torch._foreach_lerp_(list(self.weights.values()), [new[key] for key in self.weights], 1 - keep)
 
 
-class Course:
-    """How far a training has come, in samples, and the learning rate there: a clock would count pauses."""
+class TrainingSchedule:
+    """How far a training has come, and the learning rate there.
+
+    Progress is counted in samples: a clock would count pauses. SIGTERM ends the training after its step, so that the
+    loop saves what it has.
+    """
 
     def __init__(self, target: int, seen: int, decay_from: float = 0.6) -> None:
         self.target, self.seen, self.decay_from = target, seen, decay_from
         self.began, self.first, self.asked_to_stop = time.monotonic(), seen, False
-        signal.signal(signal.SIGTERM, self._stop)  # the loop ends after its step, and keeps what it has
+        signal.signal(signal.SIGTERM, self._stop)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.asked_to_stop = True
 
     @property
     def going(self) -> bool:
+        """Whether another step is due."""
         return self.seen < self.target and not self.asked_to_stop
 
     @property
     def done(self) -> float:
-        """0 at the start, 1 at the target."""
+        """Share of the target: 0 at the start, 1 at the target."""
         return self.seen / self.target
 
     @property
     def pace(self) -> float:
-        """Samples a second since this stretch began."""
+        """Samples a second since this process began."""
         return (self.seen - self.first) / (time.monotonic() - self.began)
 
     def rate(self, peak: float) -> float:
-        """Learning rate: a short rise after every start, a plateau, a straight way down to zero."""
+        """Learning rate: a short linear warm-up after every start, a plateau, a linear decay to zero."""
         rise = min(1.0, 0.02 + (self.seen - self.first) / (0.01 * self.target))
         return peak * rise * min(1.0, max(0.0, (1 - self.done) / (1 - self.decay_from)))

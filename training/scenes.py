@@ -1,4 +1,4 @@
-"""Pictures to train on: sprites laid over grounds.
+"""Scenes: the pictures to train on, sprites laid over grounds.
 
 Knows what a scene is (objects, layout, ground), draws random scenes and renders them; knows neither
 words nor networks.
@@ -19,7 +19,7 @@ from .concepts import Concept
 SIZE = 128  # native pixels
 LAYOUTS = ("single", "beside", "above", "with", "two", "three", "four", "empty")
 PAIRS = ("beside", "above", "with")
-SHARES = (0.34, 0.19, 0.20, 0.10, 0.05, 0.05, 0.05, 0.02)  # of the layouts, once training is past singles
+LAYOUT_SHARES = (0.34, 0.19, 0.20, 0.10, 0.05, 0.05, 0.05, 0.02)  # once training is past singles
 GROUND_SHARES = (0.42, 0.28, 0.30)  # pastel, colours, scenes
 GROUND_VARIANTS = 48
 CELLS = 16  # the latents' rows and columns
@@ -34,12 +34,12 @@ PLACES = {  # of the other layouts' objects: which of the two, left and top wher
     "four": ((0, 0, 0, 7), (0, 8, 0, 7), (0, 0, 8, 7), (0, 8, 8, 7)),
     "empty": (),
 }
-MOST = 4  # objects of a scene
+MAX_OBJECTS = 4  # of a scene
 
 
 @dataclass(frozen=True)
 class Scene:
-    """What a picture shows; an object that is not there is -1."""
+    """What a picture shows. An object that is not there is -1."""
 
     layout: int
     ground: int
@@ -48,7 +48,7 @@ class Scene:
 
 
 class SceneRenderer:
-    """Sprites and grounds in memory, ready to render."""
+    """All sprites and grounds in memory, ready to render."""
 
     def __init__(self, art: Path, concepts: list[Concept], size: int = SIZE) -> None:
         self.size = size
@@ -58,8 +58,8 @@ class SceneRenderer:
             [_image(grounds.paint(g, rng, size)) for _ in range(GROUND_VARIANTS)] for g in range(len(grounds.NAMES))
         ]
 
-    def draw(self, rng: np.random.Generator, shares: tuple[float, ...] = SHARES) -> Scene:
-        """A random scene."""
+    def draw(self, rng: np.random.Generator, shares: tuple[float, ...] = LAYOUT_SHARES) -> Scene:
+        """A random scene; ``shares`` are the layouts' probabilities."""
         layout = int(rng.choice(len(LAYOUTS), p=shares))
         if LAYOUTS[layout] == "empty":
             return Scene(layout, int(rng.integers(1, len(grounds.NAMES))), -1)
@@ -67,7 +67,7 @@ class SceneRenderer:
         return Scene(layout, draw_ground(rng), first, second if LAYOUTS[layout] in PAIRS else -1)
 
     def render(self, scene: Scene, rng: np.random.Generator) -> NDArray[np.uint8]:  # (S, S, 3)
-        """The scene as a picture; places, sizes and shades are the generator's."""
+        """The scene as a picture. Places, sizes and shades come from the generator."""
         return self.place(scene, rng)[0]
 
     def place(self, scene: Scene, rng: np.random.Generator) -> tuple[NDArray[np.uint8], NDArray[np.int8]]:
@@ -90,6 +90,7 @@ class SceneRenderer:
 
 
 def draw_ground(rng: np.random.Generator) -> int:
+    """A random ground's label."""
     kind = rng.choice(3, p=GROUND_SHARES)
     colours = len(grounds.COLOURS)
     if kind == 0:
@@ -100,7 +101,7 @@ def draw_ground(rng: np.random.Generator) -> int:
 def places(scene: Scene, rng: np.random.Generator) -> list[tuple[int, float, float, float]]:
     """(concept, middle x, middle y, longer side) of every object, the farthest first.
 
-    Boxes lie on the latents' cells, so that an object looks the same to the UNet wherever it is put, and there are four
+    Boxes lie on the latents' cells, so that an object looks the same to the UNet wherever it is put. There are four
     places for all that is in the picture together.
     """
     layout = LAYOUTS[scene.layout]
@@ -118,7 +119,10 @@ def places(scene: Scene, rng: np.random.Generator) -> list[tuple[int, float, flo
 
 
 def choices(layouts: Tensor, boxes: Tensor) -> Tensor:
-    """(B,) layouts and (B, MOST, 4) boxes to (B, 3): shifted across, shifted down, large; -1 where no choice is."""
+    """(B, 3): whether objects are shifted across, shifted down, and large; -1 where there is no choice.
+
+    ``layouts`` are (B,), ``boxes`` (B, MAX_OBJECTS, 4), as of `boxes`.
+    """
     left, top, side = boxes[:, 0, 1:].unbind(1)
     least = torch.zeros(len(LAYOUTS), 2, dtype=boxes.dtype)
     for name, placed in PLACES.items():
@@ -132,11 +136,11 @@ def choices(layouts: Tensor, boxes: Tensor) -> Tensor:
 
 
 def boxes(scene: Scene, placed: list[tuple[int, float, float, float]]) -> NDArray[np.int8]:
-    """(MOST, 4): of every placed object which of the two it is, its box's left and top, and its side, in cells.
+    """(MAX_OBJECTS, 4): of every placed object which of the two it is, its box's left and top, and its side, in cells.
 
     Rows of -1 stand for objects that are not there.
     """
-    rows = np.full((MOST, 4), -1, np.int8)
+    rows = np.full((MAX_OBJECTS, 4), -1, np.int8)
     for row, (concept, x, y, side) in zip(rows, placed, strict=False):
         corner = (round((at - side / 2) * CELLS) for at in (x, y))
         row[:] = (int(concept != scene.first), *corner, round(side * CELLS))

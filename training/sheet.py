@@ -1,6 +1,7 @@
 """Contact sheets: many small pictures with their prompts on one PNG.
 
-Knows how to lay out and caption pictures, and how to sample a UNet from bare codes while it trains.
+Knows how to lay out and caption pictures, and which scenes and prompts every sheet shows; is given the network that
+draws them.
 """
 
 from collections.abc import Sequence
@@ -8,11 +9,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
+from diffusers import DDIMScheduler, UNet2DConditionModel
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 from . import autoencoder, codes, concepts, grounds, runtime
+from .sampling import sample_codes
 from .scenes import LAYOUTS
 
 # layout, ground, first, second: what every training sheet shows, each at two seeds
@@ -27,6 +29,7 @@ WATCHED = (
 
 
 def lay(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int, side: int = 128) -> Image.Image:
+    """A sheet of pictures, row by row, each under the beginning of its caption."""
     rows = -(-len(pictures) // columns)
     sheet = Image.new("RGB", (columns * (side + 4), rows * (side + 20)), "white")
     pen, font = ImageDraw.Draw(sheet), ImageFont.load_default(11)
@@ -38,57 +41,35 @@ def lay(pictures: Sequence[Image.Image], captions: Sequence[str], columns: int, 
     return sheet
 
 
-@torch.no_grad()
-def sample(
-    unet: torch.nn.Module,
-    scheduler: DDIMScheduler,
-    tokens: Tensor,
-    nothing: Tensor,
-    seed: int,
-    steps: int,
-    guidance: float,
-) -> Tensor:  # (B, 4, 16, 16)
-    generator = torch.Generator().manual_seed(seed)
-    latents = torch.randn(len(tokens), 4, 16, 16, generator=generator)
-    both = torch.cat((nothing.expand_as(tokens), tokens))
-    scheduler.set_timesteps(steps)
-    for moment in scheduler.timesteps:
-        with runtime.autocast():
-            made = unet(torch.cat((latents, latents)), moment, both).sample.float()
-        without, told = made.chunk(2)
-        latents = scheduler.step(without + guidance * (told - without), moment, latents).prev_sample
-    return latents
-
-
 def pictures(pixels: Tensor) -> list[Image.Image]:
-    """(B, 3, H, W) in -1..1 to images."""
+    """Images of (B, 3, H, W) pixels in -1..1."""
     rows = ((pixels.clamp(-1, 1) + 1) * 127.5).round().byte().permute(0, 2, 3, 1).numpy()
     return [Image.fromarray(np.ascontiguousarray(row)) for row in rows]
 
 
 @torch.no_grad()
 def of_codes(
-    weights: dict[str, Tensor], codebook: codes.Codes, path: Path, steps: int = 8, guidance: float = 2.0
+    net: UNet2DConditionModel,
+    scheduler: DDIMScheduler,
+    codebook: codes.Codes,
+    path: Path,
+    steps: int = 8,
+    guidance: float = 2.0,
 ) -> None:
-    """A sheet of the watched scenes, straight from codes, without any words."""
-    from . import unet as unets
-
-    net = unets.build()
-    net.load_state_dict(weights)
-    net = net.eval().to(memory_format=torch.channels_last)
+    """Save a sheet of the watched scenes, drawn by ``net`` straight from codes, without any words."""
     names = [concept.names[0] for concept in concepts.load(runtime.ART)]
     labels = [
         (
-            LAYOUTS.index(lay_),
+            LAYOUTS.index(layout),
             grounds.NAMES.index(ground),
             names.index(first),
             names.index(second) if second else -1,
         )
-        for lay_, ground, first, second in WATCHED
+        for layout, ground, first, second in WATCHED
         for _ in range(2)
     ]
-    tokens = codebook.tokens(*torch.tensor(labels).unbind(1))
-    latents = sample(net, unets.schedule(), tokens, codebook.nothing(), 3, steps, guidance)
+    cond = codebook.tokens(*torch.tensor(labels).unbind(1))
+    latents = sample_codes(net, scheduler, cond, codebook.nothing(), 3, steps, guidance)
     pixels = autoencoder.load().decode(latents).sample
     captions = [" ".join((row[0][:2], *row[1:])) for row in WATCHED for _ in range(2)]
     path.parent.mkdir(parents=True, exist_ok=True)

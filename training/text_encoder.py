@@ -1,9 +1,9 @@
 """The text encoder: from a prompt, in any words, to the scene's code.
 
-Its first layers, the *reader*, learn to say from captions what is asked for: the head slots alone, on short sequences,
-which is cheap. The last layer, the `dealer`, which deals the quarters out to the part slots, is written down. Token
-embeddings start from a sentence encoder's, so that words that no caption taught lie near those that one did. Knows
-captions, tokens and the tables of codes; knows neither pictures nor noise.
+Its first layers, the *reader*, learn from captions what is asked for. They learn the tokens before the parts alone, on
+short sequences, which is cheap. The last layer distributes the quarters to the parts' slots; its weights are computed
+(`analytic_layer.py`). Token embeddings start from a sentence encoder's, so that words that no caption taught lie near
+those that one did. Knows captions, tokens and the tables of codes; knows neither pictures nor noise.
 """
 
 import argparse
@@ -16,21 +16,23 @@ from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 from transformers import CLIPTextConfig, CLIPTextModel, CLIPTokenizer
 
-from . import codes, concepts, dealer, runtime, tokens, words
+from . import analytic_layer, codes, concepts, runtime, tokens, words
 from .captions import Captioner
-from .codes import FIRST_WHOLE, GROUND, HEADS, LAYOUT, LENGTH, QUARTERS, SECOND_WHOLE, WIDTH, WORDS
+from .codes import FIRST_WHOLE, GROUND, LAYOUT, LENGTH, PREFIX, QUARTERS, SECOND_WHOLE, WIDTH, WORDS
 from .scenes import LAYOUTS, PAIRS, Scene, draw_ground
 
 CHECKPOINT = runtime.CHECKPOINTS / "text_encoder.pt"
 READER = runtime.CHECKPOINTS / "reader.pt"
-READING, DEALING = 3, 1  # layers
+READER_LAYERS = 3
+LAYERS = READER_LAYERS + 1  # the analytic one
 SAMPLES = 600_000
-SHARES = (0.60, 0.12, 0.06, 0.09, 0.04, 0.04, 0.03, 0.02)  # of the layouts
-EMPTY = 0.03  # share of captions that ask for nothing
-SHARP = 12.0  # how steep the choice among codes is
+LAYOUT_SHARES = (0.60, 0.12, 0.06, 0.09, 0.04, 0.04, 0.03, 0.02)
+EMPTY_SHARE = 0.03  # of captions that ask for nothing
+LOGIT_SCALE = 12.0  # how steep the choice among codes is
 
 
-def build(vocabulary: int, layers: int = READING + DEALING) -> CLIPTextModel:
+def build(vocabulary: int, layers: int = LAYERS) -> CLIPTextModel:
+    """The network, with random weights."""
     config = CLIPTextConfig(
         vocab_size=vocabulary,
         hidden_size=WIDTH,
@@ -47,8 +49,8 @@ def build(vocabulary: int, layers: int = READING + DEALING) -> CLIPTextModel:
     return CLIPTextModel(config)
 
 
-def load(tokenizer: CLIPTokenizer, path: Path = CHECKPOINT, layers: int = READING + DEALING) -> CLIPTextModel:
-    """The averaged weights, in float32."""
+def load(tokenizer: CLIPTokenizer, path: Path = CHECKPOINT, layers: int = LAYERS) -> CLIPTextModel:
+    """The network with its EMA weights, in float32."""
     state = runtime.restore(path)
     if state is None:
         raise FileNotFoundError(f"{path}: train the text encoder first")
@@ -57,9 +59,9 @@ def load(tokenizer: CLIPTokenizer, path: Path = CHECKPOINT, layers: int = READIN
     return net.eval()
 
 
-def draw(rng: np.random.Generator, count: int) -> Scene:
+def random_scene(rng: np.random.Generator, count: int) -> Scene:
     """A random scene to describe."""
-    layout = int(rng.choice(len(LAYOUTS), p=SHARES))
+    layout = int(rng.choice(len(LAYOUTS), p=LAYOUT_SHARES))
     first, second = (int(i) for i in rng.choice(count, 2, replace=False))
     if LAYOUTS[layout] == "empty":
         return Scene(layout, max(1, draw_ground(rng)), -1)
@@ -67,8 +69,8 @@ def draw(rng: np.random.Generator, count: int) -> Scene:
 
 
 @torch.no_grad()
-def start_from_meanings(net: CLIPTextModel, tokenizer: CLIPTokenizer, lexicon: words.Lexicon) -> None:
-    """Whole words' embeddings from the sentence encoder's, Chinese characters' from their objects'."""
+def initialise_embeddings(net: CLIPTextModel, tokenizer: CLIPTokenizer, lexicon: words.Lexicon) -> None:
+    """Set the embeddings of whole words from the sentence encoder's, of Chinese characters from their objects'."""
     state = torch.load(words.VECTORS, weights_only=True)
     vectors, place = state["vectors"].float(), {text: i for i, text in enumerate(state["texts"])}
     vectors = vectors - vectors.mean(0)
@@ -79,49 +81,50 @@ def start_from_meanings(net: CLIPTextModel, tokenizer: CLIPTokenizer, lexicon: w
     for text, row in place.items():
         if (token := vocabulary.get(f"{text}</w>")) is not None:
             table[token] = flat[row]
-    heard: dict[int, list[Tensor]] = {}
+    of_characters: dict[int, list[Tensor]] = {}
     for own, hant, hans in zip(lexicon.names, lexicon.traditional, lexicon.simplified, strict=True):
         for name in (*hant, *hans):
             for char in name:
-                a, b, c = tokens._bytes(char)
+                a, b, c = tokens.byte_letters(char)
                 for piece in (a + b + c, f"{a + b + c}</w>"):
                     if piece in vocabulary:
-                        heard.setdefault(vocabulary[piece], []).append(flat[place[own[0]]])
-    for token, rows in heard.items():
+                        of_characters.setdefault(vocabulary[piece], []).append(flat[place[own[0]]])
+    for token, rows in of_characters.items():
         table[token] = torch.stack(rows).mean(0)
 
 
-class Teacher:
-    """Batches of captions with the codes that they should become."""
+class CaptionBatches:
+    """Batches of random captions, with the labels of the codes that they should become."""
 
     def __init__(self, seed: int, tokenizer: CLIPTokenizer, lexicon: words.Lexicon, codebook: codes.Codes) -> None:
         self.rng, self.tokenizer, self.codebook = np.random.default_rng(seed), tokenizer, codebook
         self.captioner, self.count = Captioner(lexicon), len(lexicon.names)
 
-    def batch(self, size: int) -> tuple[Tensor, Tensor]:
+    def draw(self, size: int) -> tuple[Tensor, Tensor]:
         """(B, LENGTH) token ids and (B, 4) labels: layout, ground, first, second."""
         texts, labels = [], []
         for _ in range(size):
-            if self.rng.random() < EMPTY:
+            if self.rng.random() < EMPTY_SHARE:
                 texts.append(self.captioner.noise(self.rng) if self.rng.random() < 0.7 else "")
                 labels.append((-1, -1, -1, -1))
                 continue
-            scene = draw(self.rng, self.count)
+            scene = random_scene(self.rng, self.count)
             texts.append(self.captioner.write(scene, self.rng))
             labels.append((scene.layout, scene.ground, scene.first, scene.second))
         return tokenize(self.tokenizer, texts), torch.tensor(labels)
 
 
-class Speaker:
-    """The trained reader with somebody who writes: labels to tokens, as prompts give them.
+class PromptCodes:
+    """Codes as the trained text encoder gives them: labels to captions to tokens.
 
-    What the dealer deals is what the quarters say, so the parts are made from the quarters directly: that is cheaper.
+    The analytic last layer gives the parts what the quarters hold, so the parts are made from the quarters directly:
+    that is cheaper.
     """
 
     def __init__(self, seed: int) -> None:
         lexicon = words.load(concepts.load(runtime.ART))
         self.tokenizer = tokens.load(lexicon)
-        self.net, self.captioner = load(self.tokenizer, READER, READING), Captioner(lexicon)
+        self.net, self.captioner = load(self.tokenizer, READER, READER_LAYERS), Captioner(lexicon)
         self.rng = np.random.default_rng(seed)
 
     @torch.no_grad()
@@ -130,30 +133,32 @@ class Speaker:
         scenes = [Scene(*row) for row in labels.tolist()]
         texts = ["" if scene.layout < 0 else self.captioner.write(scene, self.rng) for scene in scenes]
         with runtime.autocast():
-            heads: Tensor = self.net(tokenize(self.tokenizer, texts)[:, :HEADS]).last_hidden_state.float()
-        said = [codes.quarter_numbers(heads[:, at : at + QUARTERS]) for at in (FIRST_WHOLE, SECOND_WHOLE)]
-        return torch.cat((heads, *(codes.part_tokens(numbers, which) for which, numbers in enumerate(said))), 1)
+            prefix: Tensor = self.net(tokenize(self.tokenizer, texts)[:, :PREFIX]).last_hidden_state.float()
+        quarters = [codes.quarter_numbers(prefix[:, at : at + QUARTERS]) for at in (FIRST_WHOLE, SECOND_WHOLE)]
+        return torch.cat((prefix, *(codes.part_tokens(numbers, which) for which, numbers in enumerate(quarters))), 1)
 
 
-def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:
+def tokenize(tokenizer: CLIPTokenizer, texts: list[str]) -> Tensor:  # (B, LENGTH)
+    """Token ids, padded and cut to the encoder's length."""
     inputs = tokenizer(texts, padding="max_length", truncation=True, max_length=LENGTH, return_tensors="pt")
     ids: Tensor = inputs["input_ids"]
     return ids
 
 
 def score(hidden: Tensor, codebook: codes.Codes) -> list[Tensor]:
-    """How the slots resemble their tables' entries: (B, entries) for layout, ground, first, second."""
+    """Logits, (B, entries) each, of the tables' entries in the slots for layout, ground, first and second object."""
     size = WIDTH * QUARTERS
     first, second = (table.flatten(1).T / size for table in codebook.whole)
     return [
-        SHARP * hidden[:, LAYOUT] @ codebook.layout.T / WIDTH,
-        SHARP * hidden[:, GROUND] @ codebook.ground.T / WIDTH,
-        2 * SHARP * hidden[:, FIRST_WHOLE : FIRST_WHOLE + QUARTERS].flatten(1) @ first,
-        2 * SHARP * hidden[:, SECOND_WHOLE : SECOND_WHOLE + QUARTERS].flatten(1) @ second,
+        LOGIT_SCALE * hidden[:, LAYOUT] @ codebook.layout.T / WIDTH,
+        LOGIT_SCALE * hidden[:, GROUND] @ codebook.ground.T / WIDTH,
+        2 * LOGIT_SCALE * hidden[:, FIRST_WHOLE : FIRST_WHOLE + QUARTERS].flatten(1) @ first,
+        2 * LOGIT_SCALE * hidden[:, SECOND_WHOLE : SECOND_WHOLE + QUARTERS].flatten(1) @ second,
     ]
 
 
 def optimise(optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> None:
+    """One step; every group of parameters takes its share of the learning rate."""
     for group in optimizer.param_groups:
         group["lr"] = group.get("share", 1.0) * rate
     optimizer.zero_grad(set_to_none=True)
@@ -163,92 +168,94 @@ def optimise(optimizer: torch.optim.Optimizer, loss: Tensor, rate: float) -> Non
 
 
 def train_reader(target_samples: int, batch: int, peak: float) -> None:
-    runtime.quiet_start(19)
+    """Train until so many samples in all, from the checkpoint if there is one; ``peak`` is the learning rate's."""
+    runtime.set_up(19)
     known = concepts.load(runtime.ART)
     lexicon, codebook = words.load(known), codes.load(runtime.ART, known)
     tokenizer = tokens.load(lexicon)
-    net, course = build(len(tokenizer), READING), runtime.Course(target_samples, runtime.samples_of(READER), 0.3)
+    net = build(len(tokenizer), READER_LAYERS)
+    schedule = runtime.TrainingSchedule(target_samples, runtime.samples_of(READER), 0.3)
     net.set_attn_implementation("eager")  # a fifth faster here than the fused attention, whose backward is slow
-    start_from_meanings(net, tokenizer, lexicon)
-    average = runtime.Average(net, 0.998)
+    initialise_embeddings(net, tokenizer, lexicon)
+    ema = runtime.EMA(net, 0.998)
     if (state := runtime.restore(READER)) is not None:
-        average.weights = {k: v.float() for k, v in state["average"].items()}
-        net.load_state_dict(average.weights)
+        ema.weights = {k: v.float() for k, v in state["average"].items()}
+        net.load_state_dict(ema.weights)
     net.final_layer_norm.reset_parameters()
     net.final_layer_norm.requires_grad_(False)  # the whole encoder's last norm serves the parts as well
     table = net.get_input_embeddings().weight
     others = [w for w in net.parameters() if w is not table and w.requires_grad]
     groups = [{"params": others, "share": 1.0}, {"params": [table], "share": 0.5, "weight_decay": 0.0}]
     optimizer = torch.optim.AdamW(groups, lr=peak, betas=(0.9, 0.98), weight_decay=0.02, foreach=True)
-    teacher = Teacher(30_000 + course.seen, tokenizer, lexicon, codebook)
-    saved, log = time.monotonic(), torch.zeros(5)
-    while course.going:
-        ids, labels = teacher.batch(batch)
-        target = codebook.heads(*labels.unbind(1))
+    batches = CaptionBatches(30_000 + schedule.seen, tokenizer, lexicon, codebook)
+    saved, smoothed = time.monotonic(), torch.zeros(5)  # code's error, losses
+    while schedule.going:
+        ids, labels = batches.draw(batch)
+        target = codebook.prefix(*labels.unbind(1))
         with runtime.autocast():
-            hidden = net(ids[:, :HEADS]).last_hidden_state
+            hidden = net(ids[:, :PREFIX]).last_hidden_state
         hidden = hidden.float()
         error = (hidden - target).square().mean(-1)
-        choice = 0.5 * max(0.04, 1 - 1.5 * course.done)  # finds the object; then it would only distort the code
+        choice = 0.5 * max(0.04, 1 - 1.5 * schedule.done)  # finds the object; later it would only distort the code
         losses = [
             F.cross_entropy(s, t % s.shape[1]) for s, t in zip(score(hidden, codebook), labels.unbind(1), strict=True)
         ]
         loss = 1.2 * error[:, WORDS:].mean() + 0.1 * error[:, :WORDS].mean() + choice * sum(losses)
-        optimise(optimizer, loss, course.rate(peak))
-        average.update(net)
-        course.seen += batch
-        log = log.lerp(
+        optimise(optimizer, loss, schedule.rate(peak))
+        ema.update(net)
+        schedule.seen += batch
+        smoothed = smoothed.lerp(
             torch.stack([error[:, WORDS:].mean(), *losses]).detach(),
-            0.02 if course.seen - course.first > 50 * batch else 0.2,
+            0.02 if schedule.seen - schedule.first > 50 * batch else 0.2,
         )
-        if course.seen // batch % 50 == 0:
-            shown = " ".join(f"{value:.3f}" for value in log.tolist())
-            progress = f"{course.seen} samples, {course.done:.0%}, {course.pace:.1f}/s"
+        if schedule.seen // batch % 50 == 0:
+            shown = " ".join(f"{value:.3f}" for value in smoothed.tolist())
+            progress = f"{schedule.seen} samples, {schedule.done:.0%}, {schedule.pace:.1f}/s"
             print(f"{progress}, error layout ground first second: {shown}", flush=True)
-        if time.monotonic() - saved > 180 or not course.going:
+        if time.monotonic() - saved > 180 or not schedule.going:
             saved = time.monotonic()
-            runtime.save(READER, {"average": average.weights, "samples": course.seen})
+            runtime.save(READER, {"average": ema.weights, "samples": schedule.seen})
 
 
 def reader_of(weights: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The reader inside a whole text encoder: both end in the same plain norm."""
-    return {k: v for k, v in weights.items() if not k.startswith(f"encoder.layers.{READING}.")}
+    """The reader's weights in a whole text encoder's: both end in the same plain norm."""
+    return {k: v for k, v in weights.items() if not k.startswith(f"encoder.layers.{READER_LAYERS}.")}
 
 
 @torch.no_grad()
-def with_dealer(reader: dict[str, Tensor], tokenizer: CLIPTokenizer, prompts: Tensor) -> CLIPTextModel:
-    """The reader with the dealer on top; ``prompts``: (B, LENGTH) tokens of some prompts to fit it to."""
-    short, net = build(len(tokenizer), READING), build(len(tokenizer))
+def with_last_layer(reader: dict[str, Tensor], tokenizer: CLIPTokenizer, prompts: Tensor) -> CLIPTextModel:
+    """The reader with the analytic layer on top; ``prompts``: (B, LENGTH) tokens of some prompts to fit it to."""
+    short, net = build(len(tokenizer), READER_LAYERS), build(len(tokenizer))
     short.load_state_dict(reader)
     missing = net.load_state_dict(reader, strict=False).missing_keys
-    net.encoder.layers[READING].layer_norm1.reset_parameters()  # as the reader's last norm
-    if any(not key.startswith(f"encoder.layers.{READING}.") for key in missing):
+    net.encoder.layers[READER_LAYERS].layer_norm1.reset_parameters()  # as the reader's last norm
+    if any(not key.startswith(f"encoder.layers.{READER_LAYERS}.") for key in missing):
         raise ValueError(f"the reader lacks {missing}")
-    dealer.write(net, short.eval()(prompts[:, :HEADS]).last_hidden_state)
+    analytic_layer.write(net, short.eval()(prompts[:, :PREFIX]).last_hidden_state)
     return net.eval()
 
 
-def deal() -> None:
-    """From the reader's checkpoint to the whole text encoder's."""
-    runtime.quiet_start(29)
+def add_last_layer() -> None:
+    """Make the whole text encoder's checkpoint from the reader's."""
+    runtime.set_up(29)
     known = concepts.load(runtime.ART)
     lexicon, codebook = words.load(known), codes.load(runtime.ART, known)
     tokenizer, reader = tokens.load(lexicon), runtime.restore(READER)
     if reader is None:
         raise FileNotFoundError(f"{READER}: train the reader first")
-    prompts, _ = Teacher(70_000, tokenizer, lexicon, codebook).batch(256)
-    net = with_dealer({k: v.float() for k, v in reader["average"].items()}, tokenizer, prompts)
+    prompts, _ = CaptionBatches(70_000, tokenizer, lexicon, codebook).draw(256)
+    net = with_last_layer({k: v.float() for k, v in reader["average"].items()}, tokenizer, prompts)
     runtime.save(CHECKPOINT, {"average": net.state_dict(), "samples": reader["samples"]})
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="in all, earlier stretches included")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="in all, earlier sessions included")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--rate", type=float, default=1e-3)
     options = parser.parse_args()
     train_reader(options.samples, options.batch, options.rate)
-    deal()
+    add_last_layer()
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """The tokenizer: byte pairs learnt from the lexicon, in CLIP's own format.
 
-Knows the words of the captions; knows neither pictures nor networks. Whole English words where they
-matter; one token per Chinese character, whether it ends a run of characters or not.
+Knows the words of the captions; knows neither pictures nor networks. English words that matter are whole tokens. Each
+Chinese character is one token, whether it ends a run of characters or not.
 """
 
 import json
@@ -24,6 +24,7 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 
 
 def load(lexicon: Lexicon) -> CLIPTokenizer:
+    """The tokenizer from the disk, or made from the lexicon and saved there."""
     if not (FOLDER / "tokenizer.json").exists():
         _make(lexicon)
     return CLIPTokenizer.from_pretrained(FOLDER, model_max_length=codes.LENGTH)
@@ -33,7 +34,7 @@ def _make(lexicon: Lexicon) -> None:
     vocab, merges = _english(lexicon)
     known = set(merges)
     for char in sorted(_characters(lexicon)):
-        a, b, c = _bytes(char)
+        a, b, c = byte_letters(char)
         for pair in ((a, b), (a + b, c), (a + b, c + "</w>")):
             if pair not in known:
                 known.add(pair)
@@ -93,6 +94,6 @@ def _characters(lexicon: Lexicon) -> set[str]:
     return {char for text in texts for char in text if CJK.match(char)}
 
 
-def _bytes(char: str) -> list[str]:
-    """A character's three bytes, each as the letter that byte-level BPE writes for it."""
+def byte_letters(char: str) -> list[str]:
+    """The three bytes of a character, each as the letter that byte-level BPE writes for it."""
     return list(pre_tokenizers.ByteLevel(False, use_regex=False).pre_tokenize_str(char)[0][0])

@@ -1,7 +1,7 @@
-"""The UNet: from noise to latents, told by scene codes what to draw.
+"""The UNet: from noise to latents, conditioned on scene codes.
 
-Knows latents, noise and codes, and words only through the text encoder, once that is trained. Learns v from a
-zero-terminal-SNR cosine schedule, in stretches of so many samples, and goes on from its checkpoint.
+Knows latents, noise and codes; knows words only through the text encoder, once that is trained. Learns v on a cosine
+schedule with zero terminal SNR, and goes on from its checkpoint.
 """
 
 import argparse
@@ -15,23 +15,24 @@ from diffusers.models.attention_processor import AttnProcessor
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from . import codes, concepts, pool, runtime, sheet, text_encoder
-from .gaze import Gaze, parts_of_cells, shares
-from .scenes import CELLS, LAYOUTS, MOST, choices
-from .text_encoder import Speaker
+from . import codes, concepts, runtime, shards, sheet, text_encoder
+from .attention_targets import AttentionLoss, attention_targets, row_shares
+from .scenes import CELLS, LAYOUTS, MAX_OBJECTS, choices
+from .text_encoder import PromptCodes
 
 CHECKPOINT = runtime.CHECKPOINTS / "unet.pt"
 SAMPLES = 440_000
 CHANNELS = (64, 128, 192)
 HEADS = 4  # of every attention
-DROPPED = 0.1  # share of samples that learn without a prompt, for guidance
-SPOKEN = 0.5  # share of samples that hear the text encoder itself, once there is one
-SEVERAL = 0.6  # share of samples that are no lone object: what is small is learnt last
-GAZE = 0.2  # weight of looking at the right part
-AT_START = 0.05  # share of samples at pure noise, where the layout is decided
+UNCOND_SHARE = 0.1  # of samples that learn without a prompt, for classifier-free guidance
+ENCODED_SHARE = 0.5  # of samples whose code comes from the text encoder itself, once there is one
+SEVERAL_SHARE = 0.6  # of samples that do not show one object alone: what is small is learnt last
+ATTENTION_WEIGHT = 0.2  # of the attention loss
+PURE_NOISE_SHARE = 0.05  # of samples at the last timestep, where the layout is decided
 
 
 def build() -> UNet2DConditionModel:
+    """The network, with random weights."""
     return UNet2DConditionModel(
         sample_size=16,
         block_out_channels=CHANNELS,
@@ -49,11 +50,11 @@ def build() -> UNet2DConditionModel:
 
 
 @torch.no_grad()
-def look_at_marks(net: UNet2DConditionModel) -> None:
-    """Let every head's keys begin as what tells the parts apart: smooth waves of their row and column, and the object.
+def initialise_keys(net: UNet2DConditionModel) -> None:
+    """Set every head's keys to what tells the parts apart: smooth waves of their row and column, and the object.
 
-    Keys drawn at random are mostly what a part looks like, and where it lies has to be found among that: by 12,000
-    samples the network knew grounds, layouts and an object's mean colour, and no shapes.
+    Random keys are mostly what a part looks like, and where it lies has to be found among that: after 12,000 samples
+    the network knew grounds, layouts and an object's mean colour, and no shapes.
     """
     waves = codes.mark_waves(5)  # (11, WIDTH)
     for name, weight in net.named_parameters():
@@ -64,7 +65,8 @@ def look_at_marks(net: UNet2DConditionModel) -> None:
         heads[:, : len(waves)] = waves
 
 
-def schedule() -> DDIMScheduler:
+def scheduler() -> DDIMScheduler:
+    """The noise schedule that the network is trained on and samples with."""
     return DDIMScheduler(
         beta_schedule="squaredcos_cap_v2",
         prediction_type="v_prediction",
@@ -76,155 +78,160 @@ def schedule() -> DDIMScheduler:
 
 
 def load(path: Path = CHECKPOINT) -> UNet2DConditionModel:
-    """The averaged weights, in float32."""
+    """The network with its EMA weights, in float32."""
     state = runtime.restore(path)
     if state is None:
         raise FileNotFoundError(f"{path}: train the UNet first")
+    return with_weights(state["average"])
+
+
+def with_weights(weights: dict[str, Tensor]) -> UNet2DConditionModel:
+    """The network with these weights, in float32, ready to sample."""
     net = build()
-    net.load_state_dict({k: v.float() for k, v in state["average"].items()})
+    net.load_state_dict({k: v.float() for k, v in weights.items()})
     return net.eval().to(memory_format=torch.channels_last)
 
 
 @dataclass(frozen=True)
-class Batch:
-    """What one step learns from."""
+class LatentBatch:
+    """Noised latents with their codes and targets: what one step learns from."""
 
     noised: Tensor  # (B, 4, 16, 16)
     time: Tensor  # (B,)
     tokens: Tensor  # (B, LENGTH, WIDTH)
     target: Tensor  # v, (B, 4, 16, 16)
-    parts: Tensor  # (B, 16, 16, 2 * PARTS), how much of a cell is of which part
-    signal: Tensor  # (B, 1, 1, 1), the share of the picture in what is seen
+    attention_targets: Tensor  # (B, 16, 16, 2 * PARTS), how much of a cell is of which part
+    signal: Tensor  # (B, 1, 1, 1), the share of the picture in the noised latents
 
 
-def say_choices(noise: Tensor, chosen: Tensor) -> None:
-    """Turn (B, 4, 16, 16) noise round until it says what `choices` were made, (B, 3), in place.
+def encode_choices(noise: Tensor, chosen: Tensor) -> None:
+    """Mirror or negate (B, 4, 16, 16) noise in place, so that it tells which `choices` were made, (B, 3).
 
-    The first latent has more on the right if the objects are shifted there, the second more below if they are shifted
-    down, the third more than nothing if a lone object is the large one. Mirrored or negated noise is as likely as what
-    it was: noise drawn without a thought is what the network has learnt from, and decides for itself where things lie.
-    So already the first step knows, and what it draws is not the mean of all places.
+    The sum of the first latent is larger on the right if the objects are shifted there. The sum of the second is larger
+    below if they are shifted down. The sum of the third is positive if a lone object is the large one. Mirrored or
+    negated noise is as likely as it was before, so what the network learns from is ordinary noise, and ordinary noise
+    decides for itself where things lie. So the first step already knows, and does not draw the mean of all places.
     """
     half = CELLS // 2
     right = noise[:, 0, :, half:].sum((1, 2)) - noise[:, 0, :, :half].sum((1, 2))
     below = noise[:, 1, half:].sum((1, 2)) - noise[:, 1, :half].sum((1, 2))
-    above_none = noise[:, 2].sum((1, 2))
+    total = noise[:, 2].sum((1, 2))
     across, down, large = (
-        ((said > 0) != (wanted > 0)) & (wanted >= 0)
-        for said, wanted in zip((right, below, above_none), chosen.unbind(1), strict=True)
+        ((value > 0) != (wanted > 0)) & (wanted >= 0)
+        for value, wanted in zip((right, below, total), chosen.unbind(1), strict=True)
     )
     noise[across, 0] = noise[across, 0].flip(-1)
     noise[down, 1] = noise[down, 1].flip(-2)
     noise[large, 2] = -noise[large, 2]
 
 
-class Feed:
-    """Batches of noised latents and codes from the pool, which may still be growing."""
+class LatentBatches:
+    """Random batches of noised latents and codes from the shards, to which more may come while it is used."""
 
-    def __init__(self, seed: int, codebook: codes.Codes, speaker: Speaker | None = None) -> None:
-        self.speaker = speaker
+    def __init__(self, seed: int, codebook: codes.Codes, prompt_codes: PromptCodes | None = None) -> None:
+        self.prompt_codes = prompt_codes
         self.codebook, self.random = codebook, torch.Generator().manual_seed(seed)
         self.read: set[Path] = set()
         self.latents = torch.empty(0, 4, 16, 16, dtype=torch.float16)
         self.labels = torch.empty(0, 4, dtype=torch.int16)
-        self.boxes = torch.empty(0, MOST, 4, dtype=torch.int8)
-        self.shares = shares()
-        self.alphas = schedule().alphas_cumprod
+        self.boxes = torch.empty(0, MAX_OBJECTS, 4, dtype=torch.int8)
+        self.row_shares = row_shares()
+        self.alphas = scheduler().alphas_cumprod
         self.refill()
 
     def refill(self) -> None:
-        for latents, labels, boxes in pool.load(self.read):
+        """Read the shards that have come since."""
+        for latents, labels, boxes in shards.load(self.read):
             self.latents, self.labels = torch.cat((self.latents, latents)), torch.cat((self.labels, labels))
             self.boxes = torch.cat((self.boxes, boxes))
-
         single = self.labels[:, 0] == LAYOUTS.index("single")
         self.alone, self.several = (where.nonzero()[:, 0] for where in (single, ~single))
 
-    def _draw(self, places: Tensor, size: int) -> Tensor:
+    def _pick(self, places: Tensor, size: int) -> Tensor:
         return places[torch.randint(len(places), (size,), generator=self.random)]
 
-    def batch(self, size: int) -> Batch:
-        several = torch.rand(size, generator=self.random) < SEVERAL
-        picked = torch.where(several, self._draw(self.several, size), self._draw(self.alone, size))
+    def draw(self, size: int) -> LatentBatch:
+        """A batch of ``size`` samples."""
+        several = torch.rand(size, generator=self.random) < SEVERAL_SHARE
+        picked = torch.where(several, self._pick(self.several, size), self._pick(self.alone, size))
         clean = self.latents[picked].float()
         labels = self.labels[picked].long()
-        untold = torch.rand(size, generator=self.random) < DROPPED
-        labels[untold] = -1
+        uncond = torch.rand(size, generator=self.random) < UNCOND_SHARE
+        labels[uncond] = -1
         tokens = self.codebook.tokens(*labels.unbind(1))
-        rough = 0.25 * torch.rand(size, 1, 1, generator=self.random)
-        tokens = tokens + rough * torch.randn(tokens.shape, generator=self.random)
-        if self.speaker is not None:
-            spoken = int(SPOKEN * size)
-            tokens[:spoken] = self.speaker(labels[:spoken])
+        token_noise = 0.25 * torch.rand(size, 1, 1, generator=self.random)
+        tokens = tokens + token_noise * torch.randn(tokens.shape, generator=self.random)
+        if self.prompt_codes is not None:
+            encoded = int(ENCODED_SHARE * size)
+            tokens[:encoded] = self.prompt_codes(labels[:encoded])
         time_ = (1000 * torch.rand(size, generator=self.random) ** 0.7).long()  # more of the noisy end
-        time_[torch.rand(size, generator=self.random) < AT_START] = 999
+        time_[torch.rand(size, generator=self.random) < PURE_NOISE_SHARE] = 999
         noise = torch.randn(clean.shape, generator=self.random)
-        say_choices(noise, choices(self.labels[picked].long()[:, 0], self.boxes[picked].long()))
+        encode_choices(noise, choices(self.labels[picked].long()[:, 0], self.boxes[picked].long()))
         signal = self.alphas[time_].view(-1, 1, 1, 1)
         noised = signal.sqrt() * clean + (1 - signal).sqrt() * noise
         target = signal.sqrt() * noise - (1 - signal).sqrt() * clean
-        parts = parts_of_cells(self.boxes[picked].long(), self.shares)
-        parts[untold] = 0
-        return Batch(noised.contiguous(memory_format=torch.channels_last), time_, tokens, target, parts, signal)
+        looks = attention_targets(self.boxes[picked].long(), self.row_shares)
+        looks[uncond] = 0
+        noised = noised.contiguous(memory_format=torch.channels_last)
+        return LatentBatch(noised, time_, tokens, target, looks, signal)
 
 
 def train(target_samples: int, batch: int, peak: float) -> None:
-    runtime.quiet_start(17)
+    """Train until so many samples in all, from the checkpoint if there is one; ``peak`` is the learning rate's."""
+    runtime.set_up(17)
     codebook = codes.load(runtime.ART, concepts.load(runtime.ART))
-    net, course = (
-        build().to(memory_format=torch.channels_last),
-        runtime.Course(target_samples, runtime.samples_of(CHECKPOINT), 0.3),
-    )
-    look_at_marks(net)
+    net = build().to(memory_format=torch.channels_last)
+    schedule = runtime.TrainingSchedule(target_samples, runtime.samples_of(CHECKPOINT), 0.3)
+    initialise_keys(net)
     net.set_attn_processor(AttnProcessor())  # 18 % faster here than fused attention, whose backward is slow
     optimizer = torch.optim.AdamW(net.parameters(), lr=peak, betas=(0.9, 0.98), weight_decay=0.01, foreach=True)
-    average = runtime.Average(net, 0.9985)
+    ema = runtime.EMA(net, 0.9985)
     if (state := runtime.restore(CHECKPOINT)) is not None:
-        average.weights = {k: v.float() for k, v in state["average"].items()}
-        net.load_state_dict(state.get("net", average.weights))
+        ema.weights = {k: v.float() for k, v in state["average"].items()}
+        net.load_state_dict(state.get("net", ema.weights))
         if "optimizer" in state:
             optimizer.load_state_dict(state["optimizer"])
-    speaker = Speaker(course.seen) if text_encoder.READER.exists() else None
-    feed = Feed(90_000 + course.seen, codebook, speaker)
+    prompt_codes = PromptCodes(schedule.seen) if text_encoder.READER.exists() else None
+    batches = LatentBatches(90_000 + schedule.seen, codebook, prompt_codes)
 
     def keep() -> None:
-        now = {"samples": course.seen, "average": average.weights}
+        now = {"samples": schedule.seen, "average": ema.weights}
         runtime.save(CHECKPOINT, {**now, "net": net.state_dict(), "optimizer": optimizer.state_dict()})
 
-    gaze = Gaze(net, HEADS)
-    log, saved = torch.zeros(2), time.monotonic()
-    while course.going:
-        rows = feed.batch(batch)
+    attention_loss = AttentionLoss(net, HEADS)
+    smoothed, saved = torch.zeros(2), time.monotonic()
+    while schedule.going:
+        rows = batches.draw(batch)
         with runtime.autocast():
             made = net(rows.noised, rows.time, rows.tokens).sample
         loss = F.mse_loss(made.float(), rows.target)
-        lost = gaze.loss(rows.parts, rows.signal)
+        looked = attention_loss(rows.attention_targets, rows.signal)
         for group in optimizer.param_groups:
-            group["lr"] = course.rate(peak)
+            group["lr"] = schedule.rate(peak)
         optimizer.zero_grad(set_to_none=True)
-        (loss + GAZE * lost).backward()  # type: ignore[no-untyped-call]
+        (loss + ATTENTION_WEIGHT * looked).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(net.parameters(), 1.0, foreach=True)
         optimizer.step()
-        average.update(net)
-        course.seen += batch
-        now = torch.stack((loss, lost)).detach()
-        log = log.lerp(now, 0.02) if log.any() else now
-        if course.seen // batch % 50 == 0:
-            print(
-                f"{course.seen} samples, {course.done:.0%}, {course.pace:.1f}/s, loss {log[0]:.4f}, gaze {log[1]:.3f}",
-                flush=True,
-            )
-            feed.refill()
+        ema.update(net)
+        schedule.seen += batch
+        now = torch.stack((loss, looked)).detach()
+        smoothed = smoothed.lerp(now, 0.02) if smoothed.any() else now
+        if schedule.seen // batch % 50 == 0:
+            progress = f"{schedule.seen} samples, {schedule.done:.0%}, {schedule.pace:.1f}/s"
+            print(f"{progress}, loss {smoothed[0]:.4f}, attention loss {smoothed[1]:.3f}", flush=True)
+            batches.refill()
         if time.monotonic() - saved > 240:
             saved = time.monotonic()
             keep()
-            sheet.of_codes(average.weights, codebook, runtime.BUILD / f"sheets/unet-{course.seen:07}.png")
+            path = runtime.BUILD / f"sheets/unet-{schedule.seen:07}.png"
+            sheet.of_codes(with_weights(ema.weights), scheduler(), codebook, path)
     keep()
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=SAMPLES, help="in all, earlier stretches included")
+    parser.add_argument("--samples", type=int, default=SAMPLES, help="in all, earlier sessions included")
     parser.add_argument("--batch", type=int, default=32)
     parser.add_argument("--rate", type=float, default=1.2e-3)
     options = parser.parse_args()

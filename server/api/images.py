@@ -1,4 +1,4 @@
-"""Making pictures: POST …/images/generations, …/images/edits and …/images/variations.
+"""Images' routes, where pictures are made: POST …/images/generations, …/images/edits and …/images/variations.
 
 Knows bodies and answers; what happens between them is ``server.api.generation``'s. Knows no model by name; what differs
 between models is in models.yaml and pipelines.facts.families.
@@ -10,15 +10,15 @@ from fastapi import APIRouter, Request, Response
 
 from server.api import generation, openapi
 from server.api.forms import Form, read_form
-from server.api.generation import Submission
 from server.api.off_loop import off_loop
+from server.api.prefixes import add_under_both
 from server.api.results import answer
 from server.api.services import Services
 from server.api.stream import streamed
-from server.api.wire import ImageFields, read_json, read_request, read_variation
+from server.api.submission import Submission
+from server.api.wire import ImageFields, read_fields, read_json, read_variation
 from server.errors import ANSWERS, BadRequest, LinkRefused, MethodNotAllowed, NotFound, RangeRefused
 
-_PREFIXES = ("/api", "/v1")
 _JSON = "application/json"
 _MULTIPART = "multipart/form-data"
 _ELSEWHERE = (NotFound, LinkRefused, MethodNotAllowed, RangeRefused)  # errors of other routes
@@ -41,7 +41,7 @@ def router(services: Services) -> APIRouter:
                 raise BadRequest("image is required.", param="image", code="missing_field")
             return await _answered(services, request, Submission("edits", fields))
         form = await _form(services, request)
-        submission = Submission("edits", read_request(form.fields), tuple(form.images), form.mask)
+        submission = Submission("edits", read_fields(form.fields), tuple(form.images), form.mask)
         return await _answered(services, request, submission)
 
     async def variations(request: Request) -> Response:
@@ -53,28 +53,26 @@ def router(services: Services) -> APIRouter:
             services, request, Submission("variations", read_variation(form.fields), tuple(form.images))
         )
 
-    for prefix in _PREFIXES:
-        shown = prefix == _PREFIXES[0]
-        for path, endpoint, summary, body in (
-            ("generations", generations, "Make pictures", {_JSON: openapi.json_body()}),
-            ("edits", edits, "Edit a picture", {_MULTIPART: openapi.form_body(), _JSON: openapi.json_body()}),
-            ("variations", variations, "Vary a picture", {_MULTIPART: openapi.variation_body()}),
-        ):
-            routes.add_api_route(
-                f"{prefix}/images/{path}",
-                endpoint,
-                methods=["POST"],
-                include_in_schema=shown,
-                summary=summary,
-                responses=openapi.IMAGES,
-                openapi_extra={"requestBody": {"required": True, "content": body}},
-            )
+    for path, endpoint, summary, body in (
+        ("generations", generations, "Make pictures", {_JSON: openapi.json_body()}),
+        ("edits", edits, "Edit a picture", {_MULTIPART: openapi.form_body(), _JSON: openapi.json_body()}),
+        ("variations", variations, "Vary a picture", {_MULTIPART: openapi.variation_body()}),
+    ):
+        add_under_both(
+            routes,
+            f"/images/{path}",
+            endpoint,
+            methods=["POST"],
+            summary=summary,
+            responses=openapi.IMAGES,
+            openapi_extra={"requestBody": {"required": True, "content": body}},
+        )
     return routes
 
 
 async def _fields(request: Request) -> ImageFields:
     body = await request.body()
-    return await off_loop(len(body), lambda: read_request(read_json(body)))
+    return await off_loop(len(body), lambda: read_fields(read_json(body)))
 
 
 async def _form(services: Services, request: Request) -> Form:

@@ -1,4 +1,4 @@
-"""GET and DELETE …/images/jobs: how far a request's job is, and the way to stop it.
+"""Jobs' routes, GET and DELETE …/images/jobs: how far a request's job is, and the way to cancel it.
 
 Knows what a job's row says; a principal sees its own jobs only.
 """
@@ -10,6 +10,7 @@ from typing import Any
 from fastapi import APIRouter, Request
 
 from server.api import openapi
+from server.api.prefixes import add_under_both
 from server.api.services import Services
 from server.errors import NotFound, Unauthorized
 from server.jobs.job import Job
@@ -31,29 +32,27 @@ def router(services: Services) -> APIRouter:
         """Stop a job at its next step; the request that waits for it is answered 409. One that has ended stays."""
         found = services.jobs.get(request.state.principal.name, job_id)
         if not found.ended.is_set():
-            found.stop()
+            found.cancel()
             await found.ended.wait()
         return _row(services, job_id, found)
 
-    for prefix in ("/api", "/v1"):
-        shown = prefix == "/v1"
-        for path, endpoint, method, summary, answer in (
-            ("jobs", jobs, "GET", "List your jobs", openapi.JobsAnswer),
-            ("jobs/{job_id}", job, "GET", "How far is a job?", openapi.JobAnswer),
-            ("jobs/{job_id}", cancel, "DELETE", "Cancel a job", openapi.JobAnswer),
-        ):
-            routes.add_api_route(
-                f"{prefix}/images/{path}",
-                endpoint,
-                methods=[method],
-                include_in_schema=shown,
-                summary=summary,
-                response_model=None,
-                responses={
-                    200: {"model": answer, "description": "The jobs." if path == "jobs" else "The job."},
-                    **({} if path == "jobs" else openapi.errors(NotFound)),
-                },
-            )
+    for path, endpoint, method, summary, answer in (
+        ("jobs", jobs, "GET", "List your jobs", openapi.JobsAnswer),
+        ("jobs/{job_id}", job, "GET", "How far is a job?", openapi.JobAnswer),
+        ("jobs/{job_id}", cancel, "DELETE", "Cancel a job", openapi.JobAnswer),
+    ):
+        add_under_both(
+            routes,
+            f"/images/{path}",
+            endpoint,
+            methods=[method],
+            summary=summary,
+            response_model=None,
+            responses={
+                200: {"model": answer, "description": "The jobs." if path == "jobs" else "The job."},
+                **({} if path == "jobs" else openapi.errors(NotFound)),
+            },
+        )
     return routes
 
 

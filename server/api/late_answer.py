@@ -1,4 +1,4 @@
-"""An answer whose headers go out before its client loses patience.
+"""A late answer: its headers go out before its client loses patience, its body when the work is done.
 
 Knows time and the shape of a late answer; knows nothing of the work. @aigne/aigne-hub drops a request that has no
 headers after 60 seconds and sends it again, four times in all: a picture that takes 70 seconds would be begun four
@@ -35,11 +35,11 @@ async def headers_in_time(request: Request, work: Awaitable[Response], *, within
     except asyncio.CancelledError:
         await _end(task)
         raise
-    return task.result() if task.done() else _Late(task)
+    return task.result() if task.done() else _LateAnswer(task)
 
 
-class _Late(Response):
-    """Headers and spaces at once, the body when the work is done. The work watches for its client's leaving."""
+class _LateAnswer(Response):
+    """Headers and spaces at once, the body when the work is done. The work itself ends when its client leaves."""
 
     media_type = "application/json"
 
@@ -57,11 +57,11 @@ class _Late(Response):
             while not self._task.done():
                 await put(b" ", more=True)
                 await asyncio.wait({self._task}, timeout=_PAD_EVERY_S)
-            await put(self._outcome(request_id_of(scope)), more=False)
+            await put(self._finished_body(request_id_of(scope)), more=False)
         finally:
             await _end(self._task)
 
-    def _outcome(self, request_id: str) -> bytes:
+    def _finished_body(self, request_id: str) -> bytes:
         """The finished body, or that of the failure. Raises ClientLeft."""
         try:
             return bytes(self._task.result().body)

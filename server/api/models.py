@@ -1,4 +1,4 @@
-"""GET …/models: the IDs that this server answers to, in the shape that OpenAI clients read."""
+"""Models' routes, GET …/models: the IDs that this server answers to, in the shape that OpenAI clients read."""
 
 from __future__ import annotations
 
@@ -6,15 +6,15 @@ from typing import Any
 
 from fastapi import APIRouter
 
-from pipelines.facts.presets import QUALITIES
+from pipelines.facts.presets import QUALITIES, STYLES
 from server.api import openapi
+from server.api.prefixes import add_under_both
 from server.api.services import Services
 from server.catalog.catalog import Model
 from server.errors import ModelNotFound, Unauthorized
 
 # The file has no dates; clients only need an integer. 2026-01-01, the year the vendors' models ended.
 _CREATED = 1767225600
-_STYLES = ("vivid", "natural")  # a request that names none has the first
 
 
 def router(services: Services) -> APIRouter:
@@ -28,25 +28,18 @@ def router(services: Services) -> APIRouter:
         """One model, by ID or alias, with or without a provider prefix."""
         return _row(services, services.catalog.resolve(model_id))
 
-    for prefix in ("/api", "/v1"):
-        shown = prefix == "/v1"
-        routes.add_api_route(
-            f"{prefix}/models",
-            models,
-            methods=["GET"],
-            summary="List the models",
-            response_description="The models.",
-            include_in_schema=shown,
-        )
-        routes.add_api_route(
-            f"{prefix}/models/{{model_id:path}}",
-            model,
-            methods=["GET"],
-            summary="Describe one model",
-            response_description="The model.",
-            responses=openapi.errors(ModelNotFound),
-            include_in_schema=shown,
-        )
+    add_under_both(
+        routes, "/models", models, methods=["GET"], summary="List the models", response_description="The models."
+    )
+    add_under_both(
+        routes,
+        "/models/{model_id:path}",
+        model,
+        methods=["GET"],
+        summary="Describe one model",
+        response_description="The model.",
+        responses=openapi.errors(ModelNotFound),
+    )
     return routes
 
 
@@ -74,8 +67,8 @@ def _row(services: Services, model: Model) -> dict[str, Any]:
         "by_instruction": model.family.by_instruction,
         "max_prompt": model.entry.max_prompt,
         "max_steps": model.entry.max_steps,
-        "presets": _presets(model, _STYLES[0]),
-        "style_presets": {style: _presets(model, style) for style in _STYLES},
+        "presets": _presets(model, STYLES[0]),
+        "style_presets": {style: _presets(model, style) for style in STYLES},
     }
 
 

@@ -1,7 +1,8 @@
-"""What the OpenAPI document says beside the routes themselves: keys, tags, the shapes of answers and errors.
+"""The OpenAPI document, beside the routes themselves: keys, tags, the shapes of answers and errors.
 
 Knows descriptions only; decides nothing. ``server.edge.auth`` asks for keys, ``server.errors`` owns the table of
-errors, ``server.api.results`` writes the answers; docs/api.md says the same in prose.
+errors, ``server.api.prefixes`` which prefix of a route is shown, ``server.api.results`` writes the answers; docs/api.md
+says the same in prose.
 """
 
 from __future__ import annotations
@@ -12,8 +13,16 @@ from fastapi import Security
 from fastapi.security import HTTPBearer
 from pydantic import BaseModel, Field
 
+from server.api.prefixes import PREFIXES, SHOWN
 from server.api.wire import ImageFields
 from server.errors import ANSWERS, DarkroomError
+
+_OTHERS = ", ".join(prefix for prefix in PREFIXES if prefix != SHOWN)
+DESCRIPTION = (
+    "A self-hosted image-generation server.\n\n"
+    f"What is shown under {SHOWN} is under {_OTHERS} too: POST {SHOWN}/images/generations is POST"
+    f" {_OTHERS}/images/generations."
+)
 
 TAGS = [
     {"name": "images", "description": "Make pictures and edit them."},

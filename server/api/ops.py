@@ -1,4 +1,4 @@
-"""For whoever runs the server: is it alive, is it ready, what has it done."""
+"""Operations' routes, for whoever runs the server: is it alive, is it ready, what has it done."""
 
 from __future__ import annotations
 

@@ -1,13 +1,12 @@
-"""Finished pictures → the answer: stored behind signed URLs, inline as base64, or both.
+"""Results: finished pictures, stored behind signed URLs, inline as base64, or both; and the answer that shows them.
 
-Knows the answer's shape and where URLs come from; a URL is never made from the Host header.
+Knows the store, the shape of an answer and where URLs come from; a URL is never made from the Host header.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import anyio.to_thread
@@ -16,6 +15,7 @@ from fastapi import Request, Response
 
 from pipelines.plan import Drawing
 from pipelines.spec import Picture
+from server.api.outcome import Item, Outcome, background
 from server.api.services import Services
 from server.api.usage import usage
 from server.api.wire import ImageFields
@@ -36,35 +36,6 @@ class Wanted(NamedTuple):
     spare_url: bool = False  # left out where there is no room: nobody asked for it, and the picture is inline
 
 
-@dataclass(frozen=True)
-class Item:
-    """One picture of an answer."""
-
-    seed: int
-    data: bytes | None  # where it is wanted inline
-    url: str | None  # where that is wanted
-    background: str  # as it came out: no flat ground, nothing to cut
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """Everything that answers say, whatever their shape."""
-
-    created: int  # unix seconds
-    model: str
-    size: str
-    quality: str
-    background: str
-    output_format: str
-    items: tuple[Item, ...]
-    usage: dict[str, Any]
-    usage_of_one: dict[str, Any]  # of each picture, where each has an event of its own
-
-    @property
-    def size_bytes(self) -> int:
-        return sum(len(item.data or b"") for item in self.items)
-
-
 def wanted(fields: ImageFields, model: Model) -> Wanted:
     """A stream always carries its pictures; beside them, URLs only where they were asked for by name."""
     if fields.stream:
@@ -73,10 +44,10 @@ def wanted(fields: ImageFields, model: Model) -> Wanted:
     return Wanted(url=form in ("url", "both"), inline=form in ("b64_json", "both"), spare_url=form == "both")
 
 
-async def deliver(
+async def make_outcome(
     services: Services, fields: ImageFields, model: Model, job: Job, drawing: Drawing, finished: Finished, base: str
 ) -> Outcome:
-    """Keep the pictures, as far as they are to be kept. Raises StoreFull when one cannot be that must."""
+    """Store the pictures that are wanted behind URLs. Raises StoreFull when one of them cannot be, but must."""
     form = wanted(fields, model)
     items = []
     for picture in finished.pictures:
@@ -95,15 +66,11 @@ async def deliver(
     )
 
 
-def background(transparent: bool) -> str:
-    return "transparent" if transparent else "opaque"
-
-
 async def answer(outcome: Outcome) -> Response:
     """The 200 answer in OpenAI's shape."""
     body = {
         "created": outcome.created,
-        "data": [item_fields(item) for item in outcome.items],
+        "data": [item.fields() for item in outcome.items],
         "model": outcome.model,
         "size": outcome.size,
         "quality": outcome.quality,
@@ -118,15 +85,6 @@ async def written(body: dict[str, Any]) -> Response:
     """JSON with pictures in it: tens of megabytes of base64, which msgspec makes of bytes as it writes, on a thread."""
     encoded = await anyio.to_thread.run_sync(msgspec.json.encode, body)
     return Response(encoded, media_type="application/json")
-
-
-def item_fields(item: Item) -> dict[str, Any]:
-    fields: dict[str, Any] = {"seed": item.seed}
-    if item.data is not None:
-        fields["b64_json"] = item.data
-    if item.url is not None:
-        fields["url"] = item.url
-    return fields
 
 
 async def _url(services: Services, picture: Picture, base: str, *, spare: bool) -> str | None:

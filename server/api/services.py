@@ -1,27 +1,23 @@
-"""What the routes work with, built once by ``server.app`` for each application."""
+"""The services: what the routes work with, built once by ``server.app`` for each application."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from anyio import CapacityLimiter
 
+from server.api.outcome import Outcome
 from server.catalog.catalog import Catalog
 from server.inputs.decode import ImageLimits
 from server.inputs.fetch import Fetcher
+from server.jobs.admission import Admission
 from server.jobs.queue import JobQueue
 from server.jobs.registry import JobRegistry
-from server.jobs.repeats import Repeats
-from server.jobs.runner import JobRunner
 from server.settings import Settings
 from server.storage.signing import Signer
 from server.storage.store import Store
 from server.telemetry import Metrics
 from server.worker.local import LocalWorker
-
-if TYPE_CHECKING:
-    from server.api.results import Outcome
 
 
 @dataclass(frozen=True)
@@ -31,9 +27,8 @@ class Services:
     settings: Settings
     catalog: Catalog
     queue: JobQueue
-    runner: JobRunner
     jobs: JobRegistry
-    repeats: Repeats[Outcome]
+    admission: Admission[Outcome]
     worker: LocalWorker
     store: Store
     signer: Signer

@@ -1,4 +1,4 @@
-"""From what a request carries as pictures to decoded pixels of the size that the job needs.
+"""Sources: from what a request carries as pictures to decoded pixels of the size that the job needs.
 
 Knows where pictures come from and how large they must be; decoding runs on threads, off the event loop.
 """

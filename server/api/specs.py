@@ -1,6 +1,6 @@
-"""A checked request and its model → one ImageSpec, with every choice made.
+"""Specs: checked fields and their model → one ImageSpec, with every choice made.
 
-Knows presets, sizes and limits; knows neither HTTP nor queues. The order of precedence: what the request says,
+Knows presets, sizes and limits; knows neither HTTP nor queues. The order of precedence: what the fields say,
 then its style, then its quality, then the model's family.
 """
 

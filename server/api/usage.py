@@ -1,4 +1,4 @@
-"""What a request took in and gave out, counted in tokens as OpenAI's clients read it.
+"""Usage: what a request took in and gave out, counted in tokens as OpenAI's clients read it.
 
 Knows sizes and counts; counts no text itself: the worker does, with the model's own tokenizer. A picture is worth
 one token for each 16 × 16 pixels, begun ones included.
@@ -14,7 +14,7 @@ _PATCH = 16  # pixels
 
 
 def usage(drawing: Drawing, text_tokens: int, pictures: int) -> dict[str, Any]:
-    """For ``pictures`` of the job's."""
+    """The usage of a drawing, as if it had made this many ``pictures``."""
     sources = sum(_tokens(source.width, source.height) for source in drawing.spec.sources)
     made = _tokens(drawing.spec.width, drawing.spec.height) * pictures
     return {

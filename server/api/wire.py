@@ -1,4 +1,4 @@
-"""What a client may send: the fields of an image request, their types and bounds.
+"""The wire: what a client may send, the fields of an image request, their types and bounds.
 
 Knows field names and the wording of a refusal; knows neither models.yaml nor pictures. Strict on purpose: true,
 1.0 and "3" are not integers, NaN is no number, and what was sent is never echoed.
@@ -21,6 +21,7 @@ from pydantic import (
 )
 from pydantic_core import ErrorDetails
 
+from pipelines.facts.presets import Quality, Style
 from server.catalog.loras import MAX_WEIGHT
 from server.errors import BadRequest
 
@@ -115,10 +116,8 @@ class ImageFields(BaseModel):
     response_format: Literal["url", "b64_json"] | None = Field(
         None, description="a URL lives one hour; default: the model's, which is url where models.yaml says no other"
     )
-    quality: Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"] = Field(
-        "standard", description="hd, high, xhigh and max: finer, slower; low: coarser, faster"
-    )
-    style: Literal["vivid", "natural"] = Field("vivid", description="vivid: strong colours; natural: calmer")
+    quality: Quality = Field("standard", description="hd, high, xhigh and max: finer, slower; low: coarser, faster")
+    style: Style = Field("vivid", description="vivid: strong colours; natural: calmer")
     output_format: Format = Field("png", description="the pictures' file format")
     output_compression: int = Field(90, ge=0, le=100, description="quality of jpeg and webp, percent")
     background: Literal["auto", "opaque", "transparent"] = Field(
@@ -183,11 +182,11 @@ def read_json(body: bytes) -> dict[str, Any]:
 def read_variation(data: dict[str, Any]) -> ImageFields:
     """The same fields without a prompt, and a strength that leaves the picture recognisable."""
     chosen = {} if data.keys() & {"strength", "input_fidelity"} else {"strength": VARIATION_STRENGTH}
-    fields = read_request({**chosen, **data, "prompt": "none"})
+    fields = read_fields({**chosen, **data, "prompt": "none"})
     return fields.model_copy(update={"prompt": ""})
 
 
-def read_request(data: dict[str, Any]) -> ImageFields:
+def read_fields(data: dict[str, Any]) -> ImageFields:
     """Check the fields. Raises BadRequest naming the first that is wrong, and what it may be."""
     try:
         return ImageFields.model_validate(data)

@@ -2,17 +2,17 @@
 
 From the socket inwards, each layer in its own file (``stack.install`` stacks them):
 
-    deadlines    heads arrive in time and are not endless, answers are taken        (uvicorn protocol)
-    upgrades     an offer of another protocol is declined, and its request answered (uvicorn protocol)
-    request_id   every request gets an id, every answer carries it
-    unread       an answer given before the body arrived closes the connection, gently
-    access_log   one record per request: route, status, seconds, principal, bytes
-    boundary     exceptions stop here and become an answer of the one shape
-    auth         a key, or one of the open paths, or an open server guarded against web pages
-    body         the body has a cap and a deadline, checked while it is read
+    deadlines        heads arrive in time and are not endless, answers are taken        (uvicorn protocol)
+    upgrades         an offer of another protocol is declined, and its request answered (uvicorn protocol)
+    request_id       every request gets an id, every answer carries it
+    lingering_close  an answer given before the body arrived closes the connection, but not at once
+    access_log       one record per request: route, status, seconds, principal, bytes
+    boundary         exceptions stop here and become an answer of the one shape
+    auth             a key, or one of the open paths, or an open server guarded against web pages
+    body             the body has a cap and a deadline, checked while it is read
 
 So a request without a key is refused before its body is read, and every refusal, whichever layer
 it comes from, has an id, a log record and the one error shape. Beside the layers: ``answers``
 (error → response), ``translation`` (other people's exceptions → ours), ``keys`` (the keyring),
-``guest`` (who may drive an open server) and ``disconnect`` (work that ends when its client leaves).
+``rebinding`` (what an open server refuses) and ``disconnect`` (work that ends when its client leaves).
 """

@@ -1,4 +1,4 @@
-"""One record per request on the logger ``darkroom.access``.
+"""The access log: one record per request on the logger ``darkroom.access``.
 
 Knows what may be written down: route template, method, status, seconds, principal, bytes. A raw path, a
 query, a header value or a body never reaches it, since keys, prompts and signatures travel in those.
@@ -43,6 +43,8 @@ Count = Callable[[str, int], None]  # route template, status
 
 
 class AccessLog:
+    """The layer that writes the records, and tells ``count`` of every request."""
+
     def __init__(self, app: ASGIApp, *, count: Count | None = None) -> None:
         self.app = app
         self._count = count
@@ -51,17 +53,17 @@ class AccessLog:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        exchange = _Exchange(receive, send)
+        record = _Record(receive, send)
         try:
-            await self.app(scope, exchange.receive, exchange.send)
+            await self.app(scope, record.receive, record.send)
         finally:
-            exchange.write(scope)
+            record.write(scope)
             if self._count is not None:
-                self._count(route_template(scope), exchange.status)
+                self._count(route_template(scope), record.status)
 
 
-class _Exchange:
-    """What passes by, counted."""
+class _Record:
+    """The record of one request, counted as its messages pass."""
 
     def __init__(self, receive: Receive, send: Send) -> None:
         self._receive = receive

@@ -1,4 +1,4 @@
-"""From an error to a response: the one shape of failure on the wire.
+"""Answers to errors: from an error to a response, the one shape of failure on the wire.
 
 Knows DarkroomError, its row in the table, and headers; raises nothing and decides no status itself.
 ``install`` makes an app's own failures (unknown route, failed validation) take the same shape.

@@ -1,4 +1,4 @@
-"""Every request has a principal, or is refused before its body is read.
+"""Authentication: every request has a principal, or is refused before its body is read.
 
 Knows keys and the list of open paths; knows nothing of routes. A route is closed because nobody listed it
 here, never because somebody remembered to protect it. Paths are compared as the router will see them
@@ -13,7 +13,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.edge.headers import values
 from server.edge.keys import LOCAL, Keyring, Principal
-from server.edge.rebinding import GuestRules
+from server.edge.rebinding import RebindingGuard
 from server.errors import NotFound, Unauthorized
 from server.settings import Settings
 
@@ -23,10 +23,12 @@ _BEARER = re.compile(r"bearer +(?P<key>[!-~]{1,512}) *", re.ASCII | re.IGNORECAS
 
 
 class Auth:
+    """The layer that finds each request's principal."""
+
     def __init__(self, app: ASGIApp, *, settings: Settings, keyring: Keyring) -> None:
         self.app = app
         self._keyring = keyring
-        self._guests = GuestRules(settings)
+        self._rebinding = RebindingGuard(settings)
         # A server that has had a key stays closed: revoking the last key must not open it.
         self._closed = not (settings.on_loopback or settings.allow_open)
 
@@ -44,7 +46,7 @@ class Auth:
         """Who asks; None for a stranger on an open path. Raises Unauthorized."""
         self._closed = self._closed or not self._keyring.empty
         if not self._closed:
-            self._guests.check(scope)
+            self._rebinding.check(scope)
             return LOCAL
         sent = values(scope, b"authorization")
         match = _BEARER.fullmatch(sent[0].decode("latin-1")) if len(sent) == 1 else None

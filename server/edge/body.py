@@ -1,4 +1,4 @@
-"""The body has a cap in bytes and a deadline, both checked while it is read.
+"""The body limit: a body has a cap in bytes and a deadline, both checked while it is read.
 
 Knows bytes and time; knows nothing of what the body says, and never holds it. Nothing is read before the
 route asks for it, so the layers outside this one refuse without reading. After the last byte ``receive``
@@ -17,6 +17,8 @@ from server.errors import DarkroomError, SlowClient, TooLarge
 
 
 class BodyLimit:
+    """The layer that counts and times bodies."""
+
     def __init__(self, app: ASGIApp, *, max_bytes: int, timeout_s: float) -> None:
         self.app = app
         self.max_bytes = max_bytes

@@ -1,4 +1,4 @@
-"""Where exceptions stop: whatever a layer or a route raises becomes one answer, once.
+"""The error boundary, where exceptions stop: whatever a layer or a route raises becomes one answer, once.
 
 Knows which exceptions are answers, which are accidents, and whether an answer has begun; decides nothing
 else. It stands inside Starlette's own last resort, which would raise again and let uvicorn log the text.
@@ -18,6 +18,8 @@ log = logging.getLogger("darkroom.edge")
 
 
 class ErrorBoundary:
+    """The layer that answers what is raised inside it."""
+
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 

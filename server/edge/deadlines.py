@@ -1,4 +1,4 @@
-"""The request line and headers arrive in time and within a size, and answers are taken, or the connection goes.
+"""Deadlines: a request's head arrives in time and within a size, and answers are taken, or the connection goes.
 
 Knows uvicorn's httptools protocol; knows nothing of requests. uvicorn waits for ever for a head that drips
 or never comes (uvicorn#157), and keeps whatever head it is sent in memory. The deadline runs from connecting
@@ -61,6 +61,8 @@ def protocol_with_deadlines(settings: Settings) -> type[HttpToolsProtocol]:
 
 
 class DeadlineProtocol(UpgradesDeclined):
+    """uvicorn's protocol with deadlines for heads and answers, and a size for heads."""
+
     header_timeout_s: float
     write_timeout_s: float
 

@@ -1,4 +1,4 @@
-"""Work that ends when its client leaves.
+"""Disconnects: work that ends when its client leaves.
 
 Knows tasks and ``http.disconnect``; knows nothing of the work. A handler that merely awaits keeps a device
 busy for a client that closed long ago (model-runner#1041, vllm-omni#1347).

@@ -1,4 +1,4 @@
-"""If-None-Match: whether the client has what would be sent.
+"""Etags and If-None-Match: whether the client has what would be sent.
 
 Knows the header's grammar (RFC 9110, 13.1.2); knows nothing of what is sent.
 """
@@ -9,10 +9,10 @@ from typing import Final
 
 from fastapi import Request
 
-_MOST: Final = 16  # tags that are looked at
+_MAX_TAGS: Final = 16  # looked at
 
 
 def held_by_client(request: Request, etag: str) -> bool:
     """Whether ``etag`` is among the tags that the client names; weakly, as the standard has it for this header."""
-    named = [tag.strip() for tag in request.headers.get("if-none-match", "").split(",", _MOST)[:_MOST]]
+    named = [tag.strip() for tag in request.headers.get("if-none-match", "").split(",", _MAX_TAGS)[:_MAX_TAGS]]
     return "*" in named or etag in (tag.removeprefix("W/") for tag in named)

@@ -1,4 +1,4 @@
-"""Reading request headers from an ASGI scope. Knows names and bytes; decides nothing."""
+"""Request headers, read from an ASGI scope. Knows names and bytes; decides nothing."""
 
 from __future__ import annotations
 

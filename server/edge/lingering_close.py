@@ -1,4 +1,4 @@
-"""An answer that is given before the body has arrived: the connection is closed, and gently.
+"""The lingering close: an answer given before the body has arrived closes the connection, but not at once.
 
 Knows HTTP connections; knows nothing of why the answer came early (no key, too large, too slow). Without
 this, two things go wrong. uvicorn keeps such a connection and reads the rest of the body without a limit
@@ -19,7 +19,9 @@ LINGER_S = 2.0
 LINGER_BYTES = 16 * 1024 * 1024
 
 
-class UnreadBody:
+class LingeringClose:
+    """The layer that closes connections whose request has not been read."""
+
     def __init__(self, app: ASGIApp, *, linger_s: float = LINGER_S) -> None:
         self.app = app
         self.linger_s = linger_s
@@ -28,11 +30,13 @@ class UnreadBody:
         if scope["type"] != "http" or not announces_body(scope):
             await self.app(scope, receive, send)
             return
-        exchange = _Exchange(receive, send, linger_s=self.linger_s, held_back=waits_for_continue(scope))
-        await self.app(scope, exchange.receive, exchange.send)
+        answer = _EarlyAnswer(receive, send, linger_s=self.linger_s, held_back=waits_for_continue(scope))
+        await self.app(scope, answer.receive, answer.send)
 
 
-class _Exchange:
+class _EarlyAnswer:
+    """One exchange whose answer may come before its body; what is left of that is read and thrown away."""
+
     def __init__(self, receive: Receive, send: Send, *, linger_s: float, held_back: bool) -> None:
         self._receive = receive
         self._send = send

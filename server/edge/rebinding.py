@@ -1,4 +1,4 @@
-"""Who may drive a server that has no keys: programs on this machine, but not the web pages they show.
+"""DNS rebinding: a server that has no keys obeys programs on this machine, but not the web pages they show.
 
 Knows the Host and Origin headers; knows nothing of keys. A page that the user visits can send requests to
 127.0.0.1, and by rebinding its own name to 127.0.0.1 (DNS rebinding) it can read the answers too. The first
@@ -22,7 +22,9 @@ _DEFAULT_PORTS = {"http": 80, "https": 443}
 _REMEDY = "make a key with `darkroom keys create NAME` and send it, or set public_url"
 
 
-class GuestRules:
+class RebindingGuard:
+    """The checks of Host and Origin on a server that has no keys."""
+
     def __init__(self, settings: Settings) -> None:
         self._guards_host = settings.on_loopback  # an open server elsewhere cannot know its names
         self._hosts = {"localhost", settings.host.strip("[]").lower()}

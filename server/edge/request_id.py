@@ -1,4 +1,4 @@
-"""A name for every request: kept if the client sent a plain one, made otherwise. And that of its job, if it has one.
+"""Request ids: a name for every request, kept if the client sent a plain one, made otherwise; and its job's, if any.
 
 Knows ids; knows nothing of what the request is for. The id reaches logs through ``current_request_id``,
 layers through ``scope["state"]["request_id"]`` and the client through the ``x-request-id`` header. A route that has
@@ -47,6 +47,8 @@ class WithRequestId(logging.Filter):
 
 
 class RequestIds:
+    """The layer that names every request and its answer."""
+
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 

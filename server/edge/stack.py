@@ -1,4 +1,4 @@
-"""The order of the layers around one application. Knows the order and nothing else; see ``server.edge``."""
+"""The stack: the order of the layers around one application. Knows the order and nothing else; see ``server.edge``."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from server.edge.auth import Auth
 from server.edge.body import BodyLimit
 from server.edge.boundary import ErrorBoundary
 from server.edge.keys import Keyring
-from server.edge.lingering_close import UnreadBody
+from server.edge.lingering_close import LingeringClose
 from server.edge.request_id import RequestIds
 from server.settings import Settings
 
@@ -27,5 +27,5 @@ def install(app: FastAPI, settings: Settings, keyring: Keyring, *, count: Count 
     app.add_middleware(Auth, settings=settings, keyring=keyring)
     app.add_middleware(ErrorBoundary)
     app.add_middleware(AccessLog, count=count)
-    app.add_middleware(UnreadBody)
+    app.add_middleware(LingeringClose)
     app.add_middleware(RequestIds)

@@ -1,4 +1,4 @@
-"""Other people's exceptions, said as ours: pydantic's and Starlette's → DarkroomError.
+"""Translation: other people's exceptions said as ours, pydantic's and Starlette's → DarkroomError.
 
 Knows their vocabulary; knows nothing of responses. What a client sent never comes back in a message:
 stock FastAPI echoes the input, which leaks prompts into logs and turns NaN or a lone surrogate into a 500.

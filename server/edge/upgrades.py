@@ -1,4 +1,4 @@
-"""An offer to change protocols is declined the way HTTP means it: by answering the request that carries it.
+"""Upgrades: an offer to change protocols is declined the way HTTP means it: by answering the request that carries it.
 
 Knows httptools' parser; knows nothing of time or size. Java's HttpClient, and so LangChain4j and Spring AI,
 offers h2c with every first request, POSTs with a body included. httptools then skips the body, the route sees
@@ -16,6 +16,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 
 class UpgradesDeclined(HttpToolsProtocol):
+    """uvicorn's protocol, which goes on with the body behind an offer that is declined."""
+
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         self.parser = _Parser(self)  # type: ignore[assignment]  # the same methods

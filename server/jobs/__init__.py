@@ -1,1 +1,1 @@
-"""Jobs: admitted work, its permits, its turn, its way to a worker."""
+"""Jobs: admitted work, its permit, its turn, its way to the worker and back. No HTTP."""

@@ -1,7 +1,7 @@
-"""What one reader of a job has not been told yet.
+"""A feed: what one reader of a job has not read yet.
 
-Knows bytes and order; knows neither jobs nor HTTP. The job never waits for its readers: a feed keeps no more than
-``max_bytes`` of previews, and lets the oldest go first.
+Knows bytes and order; knows neither jobs nor HTTP. The job never waits for its readers: a feed keeps at most
+``max_bytes`` of previews, and drops the oldest first.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ _MAX_BYTES = 16 * 1024 * 1024
 
 
 class Preview(NamedTuple):
+    """One unfinished picture."""
+
     number: int  # which of the job's previews, from 0
     picture: Picture
 

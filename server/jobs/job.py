@@ -1,6 +1,6 @@
 """A job: the admitted work of one request, and the one function that changes its state.
 
-Knows states, times and who wants to be told; knows neither HTTP nor workers.
+Knows states, times and the feeds of its readers; knows neither HTTP nor workers.
 
     queued ──▶ running ──▶ done
        │          ├──────▶ failed
@@ -65,7 +65,7 @@ class Job:
     size: str = ""  # WIDTHxHEIGHT, once it is decided
     ready: asyncio.Event = field(default_factory=asyncio.Event)  # nothing is left to refuse
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    stop: Callable[[], object] = lambda: None  # what DELETE does
+    cancel: Callable[[], object] = lambda: None  # what DELETE does
     feeds: list[Feed] = field(default_factory=list)
 
     def __post_init__(self) -> None:
@@ -82,12 +82,12 @@ class Job:
             self.ended_s = time.monotonic()
             # Sources and pictures are megabytes, and the job is remembered for a while.
             self.drawing = None
-            self.stop = lambda: None  # it led to the pictures
+            self.cancel = lambda: None  # it led to the pictures
             self.ended.set()
-        self._tell()
+        self._notify()
 
     def prepared(self, drawing: Drawing) -> None:
-        """Everything is decided: from here on only the drawing can fail."""
+        """Everything is decided: from here on only the drawing and its delivery can fail."""
         self.drawing = drawing
         self.size = f"{drawing.spec.width}x{drawing.spec.height}"
         self.steps_of = drawing.spec.steps
@@ -104,12 +104,12 @@ class Job:
 
     def stepped(self, done: int, of: int) -> None:
         self.steps_done, self.steps_of = done, of
-        self._tell()
+        self._notify()
 
     def previewed(self, number: int, picture: Picture) -> None:
         for feed in self.feeds:
             feed.preview(number, picture)
 
-    def _tell(self) -> None:
+    def _notify(self) -> None:
         for feed in self.feeds:
             feed.notice()

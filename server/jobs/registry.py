@@ -1,4 +1,4 @@
-"""The jobs of this server, by name: those that go on, and for a while those that have ended.
+"""The registry: the jobs of this server by name, those that go on, and for a while those that have ended.
 
 Knows jobs, their places in the queue and when to forget them; knows neither HTTP nor pictures. A principal finds
 its own jobs only.
@@ -31,21 +31,21 @@ class Standing:
 
 
 class JobRegistry:
-    """All methods run on the event loop's thread."""
+    """Every principal's jobs. All methods run on the event loop's thread."""
 
     def __init__(self, queue: JobQueue) -> None:
         self._queue = queue
         self._jobs: dict[str, dict[str, Job]] = {}  # by principal, then by id, oldest first
 
     def require_free(self, principal: str, job_id: str) -> None:
-        """Raise BadRequest for an id that this principal uses. A job that came to nothing gives its id back, so
-        that a client may repeat its request as it was."""
+        """Raise BadRequest for an id that this principal uses. A job that failed or was cancelled gives its id back,
+        so that a client may repeat its request as it was."""
         taken = self._of(principal).get(job_id)
         if taken is not None and taken.state not in (State.FAILED, State.CANCELLED):
             raise BadRequest("x-job-id names a job that you have already; choose another.", param="x-job-id")
 
     def has(self, job: Job, job_id: str) -> bool:
-        """Is this job found under that id?"""
+        """Whether this job is found under that id."""
         return self._of(job.principal).get(job_id) is job
 
     def add(self, job: Job, name: str | None = None) -> None:
@@ -63,7 +63,7 @@ class JobRegistry:
         return job
 
     def jobs(self, principal: str) -> Iterator[tuple[str, Job]]:
-        """What this principal has here, oldest first."""
+        """The jobs of this principal and their names, oldest first."""
         yield from self._of(principal).items()
 
     def standing(self, job: Job) -> Standing:

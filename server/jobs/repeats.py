@@ -1,4 +1,4 @@
-"""The same request again: joined to the first while that goes on, answered like it afterwards if it has a key.
+"""Repeats: an equal request joins the first while that goes on, and is answered like it afterwards if it has a key.
 
 Knows fingerprints, Idempotency-Keys and bytes; knows neither HTTP nor pictures. Clients send a request again when its
 answer is slow to come, or lost; drawing it twice would only make the next answer slower.
@@ -27,7 +27,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Repeatable:
-    """What makes two requests the same."""
+    """What two requests have in common if one repeats the other."""
 
     principal: str
     fingerprint: bytes  # of everything that was asked for
@@ -43,7 +43,7 @@ class _Kept(Generic[T]):
 
 
 class Repeats(Generic[T]):
-    """All methods run on the event loop's thread."""
+    """The work that repeats may join or be answered with. All methods run on the event loop's thread."""
 
     def __init__(self, size_of: Callable[[T], int], *, max_bytes: int = _MAX_BYTES, keep_s: float = KEEP_S) -> None:
         self._size_of = size_of
@@ -53,32 +53,37 @@ class Repeats(Generic[T]):
         self._going_on: dict[Repeatable, list[Work[T]]] = {}  # in the order they came
         self._kept: dict[tuple[str, str], _Kept[T]] = {}  # by principal and key; those that have ended in order
 
-    def find(self, request: Repeatable, joinable: Callable[[Work[T]], bool] = lambda work: True) -> Work[T] | None:
-        """The work that this request repeats; what still goes on must be ``joinable``. Raises IdempotencyMismatch."""
+    def find(self, repeatable: Repeatable, joinable: Callable[[Work[T]], bool] = lambda work: True) -> Work[T] | None:
+        """The work that a request repeats; what still goes on must be ``joinable``. Raises IdempotencyMismatch."""
         self._forget_old()
-        if request.key:
-            kept = self._kept.get((request.principal, request.key))
-            if kept is not None and kept.fingerprint != request.fingerprint:
+        if repeatable.key:
+            kept = self._kept.get((repeatable.principal, repeatable.key))
+            if kept is not None and kept.fingerprint != repeatable.fingerprint:
                 raise IdempotencyMismatch(
                     "This Idempotency-Key was sent with another request; a new request needs a new key."
                 )
             if kept is not None and kept.ended_s:
                 return kept.work
-        return next((work for work in self._going_on.get(request, ()) if work.wanted and joinable(work)), None)
+        return next((work for work in self._going_on.get(repeatable, ()) if work.wanted and joinable(work)), None)
 
-    def add(self, request: Repeatable, work: Work[T]) -> None:
-        """From now on, repeats of ``request`` find ``work``."""
-        self._going_on.setdefault(request, []).append(work)
-        if request.key:
-            self._kept[request.principal, request.key] = _Kept(request.fingerprint, work)
-        work.when_done(lambda: self._ended(request, work))
+    @property
+    def going_on(self) -> list[Work[T]]:
+        """The work that has not ended."""
+        return [work for same in self._going_on.values() for work in same]
 
-    def _ended(self, request: Repeatable, work: Work[T]) -> None:
-        same = self._going_on[request]
+    def add(self, repeatable: Repeatable, work: Work[T]) -> None:
+        """From now on, repeats of this request find ``work``."""
+        self._going_on.setdefault(repeatable, []).append(work)
+        if repeatable.key:
+            self._kept[repeatable.principal, repeatable.key] = _Kept(repeatable.fingerprint, work)
+        work.when_done(lambda: self._ended(repeatable, work))
+
+    def _ended(self, repeatable: Repeatable, work: Work[T]) -> None:
+        same = self._going_on[repeatable]
         same.remove(work)
         if not same:
-            del self._going_on[request]
-        place = (request.principal, request.key)
+            del self._going_on[repeatable]
+        place = (repeatable.principal, repeatable.key)
         kept = self._kept.get(place)
         if kept is None or kept.work is not work:
             return
@@ -87,7 +92,7 @@ class Repeats(Generic[T]):
             return
         kept.size = max(_MIN_BYTES, self._size_of(work.result()))
         if kept.size > self._max_bytes:
-            return  # others' would go in vain
+            return  # dropping others would not make room for it
         kept.ended_s = time.monotonic()
         self._kept[place] = kept  # behind those that ended before
         self._bytes += kept.size

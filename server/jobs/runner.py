@@ -1,6 +1,6 @@
-"""The studio: takes a job from admission to its pictures, or to the one error that says why not.
+"""The job runner: takes a job from admission to its outcome, or to the one error that says why there is none.
 
-Knows the queue, the workers and deadlines; knows nothing of HTTP. Cancelling the awaiting task cancels the job.
+Knows the queue, the worker and deadlines; knows nothing of HTTP. Cancelling the awaiting task cancels the job.
 """
 
 from __future__ import annotations
@@ -11,7 +11,8 @@ import copy
 import hashlib
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
+from typing import Protocol, TypeVar
 
 import msgspec
 
@@ -21,17 +22,35 @@ from server.errors import DarkroomError, DeadlineExceeded, GenerationFailed, Ser
 from server.jobs.job import Job, State
 from server.jobs.queue import JobQueue
 from server.telemetry import Metrics
-from server.worker import protocol
 from server.worker.local import LocalWorker
+from server.worker.protocol import Finished
 
 log = logging.getLogger("darkroom.jobs")
 
 _FATAL_DEATHS = 2  # a job that was running at two deaths of a worker is not tried a third time
 _MEMORY_S = 600.0  # for how long deaths are remembered
 
+T = TypeVar("T")
+T_co = TypeVar("T_co", covariant=True)
+
+
+class Assignment(Protocol[T_co]):
+    """What a job is for: how its drawing comes about, and what is made of its pictures."""
+
+    @property
+    def encoding(self) -> Encoding: ...
+
+    async def prepare(self, job: Job) -> Drawing:
+        """Fetch the sources and decide everything. Raises the error that forbids it."""
+        ...
+
+    async def deliver(self, job: Job, drawing: Drawing, finished: Finished) -> T_co:
+        """Store or encode the pictures, and make the outcome of them."""
+        ...
+
 
 class JobRunner:
-    """Draws jobs on the workers of this server."""
+    """Runs jobs on the worker of this server."""
 
     def __init__(self, queue: JobQueue, worker: LocalWorker, metrics: Metrics, *, log_prompts: bool = False) -> None:
         self._queue = queue
@@ -40,9 +59,22 @@ class JobRunner:
         self._log_prompts = log_prompts
         self._deaths: dict[bytes, tuple[int, float]] = {}  # fingerprint → deaths, last (monotonic)
 
+    async def run(self, job: Job, assignment: Assignment[T]) -> T:
+        """A job's whole life. Its permit was taken before, and returns after."""
+        with self._ending(job):  # done, failed or cancelled, whatever happens inside
+            drawing = await assignment.prepare(job)
+            self._refuse_fatal(drawing)
+            job.prepared(drawing)  # nothing is left to refuse
+            async with self._turn(job):
+                job.transition(State.RUNNING)
+                finished = await self._draw(job, drawing, assignment.encoding)
+            self._metrics.draw_seconds.labels(job.model).observe(finished.seconds)
+            self._metrics.pictures.labels(job.model).inc(len(finished.pictures))
+            return await assignment.deliver(job, drawing, finished)
+
     @contextlib.contextmanager
-    def ending(self, job: Job) -> Iterator[None]:
-        """The job ends with what is done inside: done, failed or cancelled, whatever happens."""
+    def _ending(self, job: Job) -> Iterator[None]:
+        """End the job with what is done inside, count it and log it."""
         outcome = State.FAILED
         try:
             yield
@@ -61,28 +93,29 @@ class JobRunner:
             job.transition(outcome)
             self._count(job, drawing)
 
-    def prepared(self, job: Job, drawing: Drawing) -> None:
-        """Everything about the job is decided. Raises GenerationFailed for one that kills workers."""
+    @contextlib.asynccontextmanager
+    async def _turn(self, job: Job) -> AsyncIterator[None]:
+        """Wait for the job's turn, then hold it. Raises DeadlineExceeded, also for what is done inside."""
+        try:
+            async with asyncio.timeout_at(job.deadline_s), self._queue.turn(job.principal, job.key):
+                yield
+        except TimeoutError:
+            raise DeadlineExceeded("The job did not finish in the time that this server allows.") from None
+
+    async def _draw(self, job: Job, drawing: Drawing, encoding: Encoding) -> Finished:
+        """The drawing's pictures, in the order of its seeds, and what they cost. Raises WorkerLost."""
+        try:
+            return await self._worker.draw(drawing, encoding, job.stepped, job.previewed)
+        except WorkerLost:
+            self._note_death(drawing)
+            raise
+
+    def _refuse_fatal(self, drawing: Drawing) -> None:
+        """Raise GenerationFailed for a drawing that kills workers."""
         # As long as no worker has died, no source need be hashed.
         deaths, last = self._deaths.get(_fingerprint(drawing), (0, 0.0)) if self._deaths else (0, 0.0)
         if deaths >= _FATAL_DEATHS and time.monotonic() - last < _MEMORY_S:
             raise GenerationFailed("This request ended the process that drew it twice; it is not tried again.")
-        job.prepared(drawing)
-
-    async def draw(self, job: Job, drawing: Drawing, encoding: Encoding) -> protocol.Finished:
-        """Wait for the job's turn and draw it: its pictures, in the order of its seeds, and what they cost."""
-        try:
-            async with asyncio.timeout_at(job.deadline_s), self._queue.turn(job.principal, job.key):
-                job.transition(State.RUNNING)
-                finished = await self._worker.draw(drawing, encoding, job.stepped, job.previewed)
-        except TimeoutError:
-            raise DeadlineExceeded("The job did not finish in the time that this server allows.") from None
-        except WorkerLost:
-            self._note_death(drawing)
-            raise
-        self._metrics.draw_seconds.labels(job.model).observe(finished.seconds)
-        self._metrics.pictures.labels(job.model).inc(len(finished.pictures))
-        return finished
 
     def _count(self, job: Job, drawing: Drawing | None) -> None:
         seconds = time.monotonic() - job.admitted_s

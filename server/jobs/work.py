@@ -1,7 +1,7 @@
-"""The making of one job's outcome, for as many as wait for it.
+"""Work: the task that runs one job, for as many as wait for its outcome.
 
-Knows tasks and who waits; knows nothing of what is made. It goes on while somebody waits, ends early when the last
-of them has left, and can be stopped for all of them.
+Knows tasks and waiters; knows nothing of what is made. The task runs while somebody waits for it, is cancelled when
+the last waiter leaves, and can be cancelled for all of them.
 """
 
 from __future__ import annotations
@@ -18,21 +18,23 @@ T = TypeVar("T")
 
 
 class Work(Generic[T]):
-    def __init__(self, job: Job, making: Coroutine[Any, Any, T], ended: Callable[[], None]) -> None:
-        """Start. ``ended`` is called once, whatever the end: even if ``making`` never came to run."""
+    """One job's task and its waiters."""
+
+    def __init__(self, job: Job, life: Coroutine[Any, Any, T], ended: Callable[[], None]) -> None:
+        """Start. ``ended`` is called once, whatever the end: even if ``life`` never came to run."""
         self.job = job
-        self.wanted = True  # until it is stopped, or nobody waits any more
-        self.waiting = 0  # who attend
-        self._task = asyncio.create_task(making, name=job.key)
+        self.wanted = True  # until it is cancelled, or its last waiter has left
+        self.waiters = 0
+        self._task = asyncio.create_task(life, name=job.key)
         self._task.add_done_callback(lambda task: self._settle(ended))
-        job.stop = self.stop
+        job.cancel = self.cancel
 
     @property
     def succeeded(self) -> bool:
         return self._task.done() and not self._task.cancelled() and self._task.exception() is None
 
-    def stop(self) -> None:
-        """End it for all who wait."""
+    def cancel(self) -> None:
+        """End it for every waiter."""
         self.wanted = False
         self._task.cancel()
 
@@ -40,18 +42,18 @@ class Work(Generic[T]):
         self._task.add_done_callback(lambda task: call())
 
     @contextlib.contextmanager
-    def attended(self) -> Iterator[None]:
-        """Wait for it inside. When the last has left, nobody wants it: it is cancelled."""
-        self.waiting += 1
+    def waiter(self) -> Iterator[None]:
+        """Be one of its waiters inside. When the last one leaves, nobody wants the work, and it is cancelled."""
+        self.waiters += 1
         try:
             yield
         finally:
-            self.waiting -= 1
-            if not self.waiting:
-                self.stop()
+            self.waiters -= 1
+            if not self.waiters:
+                self.cancel()
 
     async def until_ready(self) -> None:
-        """Return once only the drawing is left, or raise what stood against it."""
+        """Return once only the drawing is left, or raise the error that came before it."""
         ready = asyncio.ensure_future(self.job.ready.wait())
         try:
             await asyncio.wait({self._task, ready}, return_when=asyncio.FIRST_COMPLETED)
@@ -61,11 +63,12 @@ class Work(Generic[T]):
             self.result()
 
     async def outcome(self) -> T:
-        """What was made, or the error that says why not."""
-        await asyncio.wait({self._task})  # cancelling us does not cancel the others' work
+        """Wait for what is made, or raise the error that says why nothing is."""
+        await asyncio.wait({self._task})  # cancelling us does not cancel the work of the other waiters
         return self.result()
 
     def result(self) -> T:
+        """What was made, once the task has ended."""
         if self._task.cancelled():
             raise JobCancelled("The job was cancelled.")
         return self._task.result()

@@ -1,1 +1,1 @@
-"""The web page and the documentation viewer: files, and the headers that they are served with."""
+"""The web: the page and the documentation viewer, their files, and the headers that they are served with."""

@@ -1,6 +1,6 @@
-"""The /docs page: the OpenAPI document, drawn by a viewer that ships with the package.
+"""The docs viewer at /docs: the OpenAPI document, drawn by a viewer that ships with the package.
 
-Knows the page's files and the policy that they are served under; knows nothing of keys, models or jobs.
+Knows the page's files; knows nothing of keys, models or jobs.
 The page says nothing about this server: what it draws is the OpenAPI document, which is guarded like any
 other route, and the page asks for a key where that answers 401. A browser cannot send a key when it opens
 /docs, so the same page is also at /page/docs/, which is open like every static file.
@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from server.errors import NotFound
+from server.web import headers
 
 PAGE: Final = Path(__file__).parent / "static" / "docs"
 
@@ -26,27 +27,6 @@ ASSETS: Final = {
     "favicon.svg": "image/svg+xml",
     "LICENSE-openapi-explorer": "text/plain; charset=utf-8",
     "NOTICE-openapi-explorer": "text/plain; charset=utf-8",
-}
-
-# Nothing from another origin, no inline script, no eval, no frames, no forms that go anywhere. Inline styles
-# are allowed: the viewer writes its theme as a <style> element inside its own shadow root.
-POLICY: Final = "; ".join(
-    (
-        "default-src 'none'",
-        "script-src 'self'",
-        "style-src 'self' 'unsafe-inline'",
-        "img-src 'self' data: blob:",
-        "connect-src 'self'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
-)
-
-HEADERS: Final = {
-    "content-security-policy": POLICY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "same-origin",
 }
 
 
@@ -61,7 +41,7 @@ def router() -> APIRouter:
             raise NotFound("this server does not publish its OpenAPI document")
         # Paths relative to the page: they hold behind any path prefix that a proxy adds.
         html = template.replace("{root}", root).replace("{document}", document)
-        return HTMLResponse(html, headers={**HEADERS, "cache-control": "no-cache"})
+        return HTMLResponse(html, headers={**headers.DOCS, "cache-control": "no-cache"})
 
     @routes.get("/docs")
     async def docs(request: Request) -> Response:
@@ -77,7 +57,7 @@ def router() -> APIRouter:
         if media_type is None:
             raise NotFound("no such file")
         return FileResponse(
-            PAGE / name, media_type=media_type, headers={**HEADERS, "cache-control": "public, max-age=3600"}
+            PAGE / name, media_type=media_type, headers={**headers.DOCS, "cache-control": "public, max-age=3600"}
         )
 
     return routes

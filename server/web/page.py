@@ -1,7 +1,7 @@
 """The web page at /: its files, held in memory, each under its exact name.
 
-Knows the page's files and the policy that they are served under; knows nothing of keys, models or jobs. The page
-says nothing about this server, so it is open; what it shows it asks of the API, with the key that its user enters.
+Knows the page's files; knows nothing of keys, models or jobs. The page says nothing about this server, so it is open;
+what it shows it asks of the API, with the key that its user enters.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request, Response
 
 from server.edge.etags import held_by_client
 from server.errors import NotFound
+from server.web import headers
 
 PAGE: Final = Path(__file__).parent / "static" / "app"
 ICON: Final = Path(__file__).parent / "static" / "docs" / "favicon.svg"
@@ -28,26 +29,8 @@ _TYPES: Final = {
     ".svg": "image/svg+xml",
 }
 
-# Nothing from another origin, nothing inline, no eval. Pictures that the page holds are blob: and data:.
-POLICY: Final = "; ".join(
-    (
-        "default-src 'self'",
-        "img-src 'self' blob: data:",
-        "object-src 'none'",
-        "base-uri 'none'",
-        "form-action 'none'",
-        "frame-ancestors 'none'",
-    )
-)
-
-HEADERS: Final = {
-    "content-security-policy": POLICY,
-    "x-content-type-options": "nosniff",
-    "referrer-policy": "same-origin",
-    "cross-origin-opener-policy": "same-origin",
-    # Asked again at every visit, answered 304 as long as nothing changed: no page is ever half old, half new.
-    "cache-control": "no-cache",
-}
+# Asked again at every visit, answered 304 as long as nothing changed: no page is ever half old, half new.
+_HEADERS: Final = {**headers.PAGE, "cache-control": "no-cache"}
 
 
 @dataclass(frozen=True)
@@ -93,7 +76,7 @@ def router() -> APIRouter:
 
 
 def _answer(request: Request, asset: Asset) -> Response:
-    headers = {**HEADERS, "etag": asset.etag}
+    sent = {**_HEADERS, "etag": asset.etag}
     if held_by_client(request, asset.etag):
-        return Response(status_code=304, headers=headers)
-    return Response(asset.content, media_type=asset.media_type, headers=headers)
+        return Response(status_code=304, headers=sent)
+    return Response(asset.content, media_type=asset.media_type, headers=sent)

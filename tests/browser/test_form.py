@@ -52,7 +52,7 @@ def test_a_late_failure_leaves_the_focus_where_somebody_writes(page: Page, calm:
     calm.worker.failure = GenerationFailed("No.", param="model")
     page.open(calm.url)
     page.ask("the first")
-    eventually(lambda: len(calm.worker.jobs) == 1)
+    eventually(lambda: len(calm.worker.drawings) == 1)
     page.one("#prompt").send_keys(" and more")
     calm.worker.gate.set()
     page.until("return document.querySelector('.run.failed')")
@@ -136,5 +136,5 @@ def test_what_is_shown_in_grey_is_what_will_be_used(page: Page, calm: Paper, sty
     assert page.run(shown) == ["8", guidance]
     page.ask("as it says")
     page.pictures()
-    (job,) = calm.worker.jobs
-    assert [str(job.spec.steps), str(job.spec.guidance)] == ["8", guidance]
+    (drawing,) = calm.worker.drawings
+    assert [str(drawing.spec.steps), str(drawing.spec.guidance)] == ["8", guidance]

@@ -47,7 +47,7 @@ def test_a_picture_that_comes_out_of_sight_is_kept(page: Page, calm: Paper) -> N
     calm.worker.gate.clear()
     page.open(calm.url)
     page.ask("seen by nobody")
-    eventually(lambda: len(calm.worker.jobs) == 1)
+    eventually(lambda: len(calm.worker.drawings) == 1)
     page.run("document.getElementById('latest').style.marginTop = '30000px'; scrollTo(0, 0)")
     calm.worker.gate.set()
     page.until("return document.querySelector('#latest .run')?.dataset.over === 'done'")

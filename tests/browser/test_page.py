@@ -18,7 +18,7 @@ def test_escape_cancels_on_the_server_too(page: Page, calm: Paper) -> None:
     page.open(calm.url)
     page.ask("a long one")
     page.until("return document.querySelector('.run.active')")
-    eventually(lambda: len(calm.worker.jobs) == 1)
+    eventually(lambda: len(calm.worker.drawings) == 1)
     escape = "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape', bubbles: true, %s }))"
     page.run(escape % "isComposing: true")  # somebody writes Chinese, and takes a syllable back
     assert page.all(".run.active")
@@ -64,7 +64,7 @@ def test_an_empty_prompt_is_asked_for_and_nothing_is_sent(page: Page, calm: Pape
     page.one("#generate").click()
     assert page.text("#banner") == "Write first what the picture should show."
     assert page.run("return document.activeElement.id") == "prompt"
-    assert not calm.worker.jobs
+    assert not calm.worker.drawings
 
 
 def test_a_server_that_goes_away_is_named_as_the_reason(page: Page, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_a_full_server_is_waited_for_with_a_countdown(page: Page, shared_desk: P
     paper.worker.gate.clear()
     page.open(paper.url)
     page.ask("the first")
-    eventually(lambda: len(paper.worker.jobs) == 1)
+    eventually(lambda: len(paper.worker.drawings) == 1)
     page.ask("the second")
     page.until(
         "return document.querySelector('.run-status').textContent.startsWith('The server is busy. Trying again in ')"
@@ -100,7 +100,7 @@ def test_a_countdown_that_is_cancelled_ends_as_cancelled(page: Page, shared_desk
     paper.worker.gate.clear()
     page.open(paper.url)
     page.ask("the first")
-    eventually(lambda: len(paper.worker.jobs) == 1)
+    eventually(lambda: len(paper.worker.drawings) == 1)
     page.ask("the second")
     page.until("return document.querySelector('.run-status').textContent.startsWith('The server is busy.')")
     page.one(".run .button").click()
@@ -216,9 +216,9 @@ def test_a_mask_can_be_painted_by_keyboard(page: Page, calm: Paper) -> None:
     page.until("return document.querySelector('#sources .veil')")
     page.ask("light")
     page.pictures()
-    (job,) = calm.worker.jobs
-    assert job.spec.mask is not None
-    painted = sum(1 for value in job.spec.mask.data if value > 127) / len(job.spec.mask.data)
+    (drawing,) = calm.worker.drawings
+    assert drawing.spec.mask is not None
+    painted = sum(1 for value in drawing.spec.mask.data if value > 127) / len(drawing.spec.mask.data)
     assert 0.01 < painted < 0.2
 
 

@@ -22,15 +22,15 @@ def test_no_canary_and_no_forged_line(tmp_path: Path, caplog: pytest.LogCaptureF
     logging.getLogger("httpcore").setLevel(logging.WARNING)
     settings = settings_for(tmp_path)
     key = {"authorization": f"Bearer {CANARY}"}
-    order = {"prompt": f'{CANARY}\n{{"level"', "n": CANARY}
+    fields = {"prompt": f'{CANARY}\n{{"level"', "n": CANARY}
     forged = f"GET /livez HTTP/1.1\r\nHost: localhost\r\nX-Request-Id: {CANARY}\n".encode()
     with (
         serve(make_app(settings, Keyring.in_memory({"alice": CANARY})), settings) as live,
         live.client() as client,
     ):
         for headers in (key, {"authorization": f"Bearer wrong{CANARY}"}):
-            client.post("/order", json=order, headers=headers)
-            client.post("/order", json={"prompt": CANARY}, headers=headers)
+            client.post("/pictures", json=fields, headers=headers)
+            client.post("/pictures", json={"prompt": CANARY}, headers=headers)
             client.get(f"/{CANARY}%0a%7b?{CANARY}", headers=headers)
             client.get(f"/files/{CANARY}?signature={CANARY}", headers=headers)
             client.get("/fail/accident", headers={**headers, "x-request-id": f'{CANARY} {{"level"'})

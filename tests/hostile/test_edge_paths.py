@@ -47,12 +47,14 @@ CLOSED = [
 ]
 
 
-@pytest.mark.parametrize("target", [*CLOSED, "http://localhost/v1/models/x", "http://localhost/livez/../order"])
+@pytest.mark.parametrize("target", [*CLOSED, "http://localhost/v1/models/x", "http://localhost/livez/../pictures"])
 def test_tricks_with_the_path_need_a_key(keyed: Live, target: str) -> None:
     assert_api_error(ask(keyed, target), 401, "invalid_api_key")
 
 
-@pytest.mark.parametrize("target", ["/files/..%2f..%2fkeys.json", "/files/%2e%2e/x", "/page/..%5cx", "/files/../order"])
+@pytest.mark.parametrize(
+    "target", ["/files/..%2f..%2fkeys.json", "/files/%2e%2e/x", "/page/..%5cx", "/files/../pictures"]
+)
 def test_climbing_out_of_an_open_folder_finds_nothing(keyed: Live, target: str) -> None:
     assert_api_error(ask(keyed, target), 404, "not_found")
 
@@ -66,16 +68,16 @@ def test_a_host_header_opens_nothing(keyed: Live, guests: Live, host: str) -> No
 
 def test_a_web_page_cannot_drive_the_open_server(guests: Live) -> None:
     with guests.client() as client:
-        order = {"prompt": "x"}
-        refused = client.post("/order", json=order, headers={"origin": "http://evil.example"})
+        fields = {"prompt": "x"}
+        refused = client.post("/pictures", json=fields, headers={"origin": "http://evil.example"})
         assert_api_error(refused, 400, "origin_refused")
-        preflight = client.options("/order", headers={"origin": "http://evil.example"})
+        preflight = client.options("/pictures", headers={"origin": "http://evil.example"})
         assert_api_error(preflight, 400, "origin_refused")
-        assert client.post("/order", json=order, headers={"origin": guests.url}).status_code == 200
-        assert client.post("/order", json=order).status_code == 200
+        assert client.post("/pictures", json=fields, headers={"origin": guests.url}).status_code == 200
+        assert client.post("/pictures", json=fields).status_code == 200
 
 
 def test_with_keys_an_origin_is_no_matter(keyed: Live) -> None:
     headers = {"origin": "http://tool.example", "authorization": "Bearer dk_alice"}
     with keyed.client() as client:
-        assert client.post("/order", json={"prompt": "x"}, headers=headers).status_code == 200
+        assert client.post("/pictures", json={"prompt": "x"}, headers=headers).status_code == 200

@@ -21,7 +21,7 @@ STARTS = {
     "request line": b"GET /livez",
     "headers": b"GET /livez HTTP/1.1\r\nX-A: ",
     "body": b"POST /read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n",
-    "chunks": b"POST /order HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
+    "chunks": b"POST /pictures HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n",
     "refused": b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n",
 }
 
@@ -59,7 +59,7 @@ def test_dripping_sockets_go_and_an_honest_client_does_not_notice(tmp_path: Path
         while open_ones and time.monotonic() - began < 6:
             open_ones = drip(open_ones, lambda one: drops[one])
             asked = time.monotonic()
-            assert client.post("/order", json={"prompt": "a cat"}).status_code == 200
+            assert client.post("/pictures", json={"prompt": "a cat"}).status_code == 200
             slowest_s = max(slowest_s, time.monotonic() - asked)
             time.sleep(0.03)
     assert open_ones == []

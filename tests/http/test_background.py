@@ -74,7 +74,7 @@ def test_a_model_without_matting_says_what_helps(desk: PaperServers, tmp_path: P
     error = assert_api_error(paper.post({"prompt": "x", "background": "transparent"}), 400, "invalid_value")
     assert error["param"] == "background"
     assert "matting" in error["message"]
-    assert not paper.worker.jobs
+    assert not paper.worker.drawings
     assert paper.post({"prompt": "x", "background": "opaque"}).status_code == 200
     assert paper.post({"prompt": "x", "background": "transparent", "model": "cut"}).status_code == 200
     with paper.client() as client:
@@ -89,6 +89,6 @@ def test_a_ground_is_asked_for_unless_the_client_speaks_of_one(paper: Paper) -> 
         ("a cat, pink Background", "a cat, pink Background"),
     ):
         assert paper.post({"prompt": prompt, **fields}).status_code == 200
-        assert paper.worker.jobs[-1].spec.prompt == drawn
+        assert paper.worker.drawings[-1].spec.prompt == drawn
     paper.post({"prompt": "a cat", "model": "gpt-image-1"})
-    assert (paper.worker.jobs[-1].spec.prompt, paper.worker.jobs[-1].spec.matting) == ("a cat", None)
+    assert (paper.worker.drawings[-1].spec.prompt, paper.worker.drawings[-1].spec.matting) == ("a cat", None)

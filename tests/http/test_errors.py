@@ -92,7 +92,7 @@ def test_a_bad_field_is_a_400_that_names_it_and_what_is_allowed(
     assert error["param"] == param
     assert says in error["message"]
     assert answer.headers["x-should-retry"] == "false"
-    assert not paper.worker.jobs
+    assert not paper.worker.drawings
     assert len(error["message"]) < 400  # no echo of what was sent
 
 
@@ -129,7 +129,7 @@ def test_odd_text_is_400_and_never_echoed(paper: Paper, prompt: bytes) -> None:
 @pytest.mark.parametrize("prompt", ["قطة حمراء\u202e", "一只红色的猫", "🐈‍⬛", "a\r\nb"])
 def test_any_script_is_text(paper: Paper, prompt: str) -> None:
     assert paper.post({"prompt": prompt}).status_code == 200
-    assert paper.worker.jobs[0].spec.prompt == prompt
+    assert paper.worker.drawings[0].spec.prompt == prompt
 
 
 @pytest.mark.parametrize("body", [b"", b"[]", b"null", b"5", b"{", b'{"prompt": "x"', b"[" * 100_000, b"\x00", b'"x"'])
@@ -152,7 +152,7 @@ def test_urls_that_pythons_parser_raises_at_are_refused_like_any_other(paper: Pa
 
     assert refusal(image=url) == refusal(image="http://127.0.0.1/x.png")
     assert refusal(image=SOURCE, mask=url)["param"] == "mask"
-    assert not paper.worker.jobs
+    assert not paper.worker.drawings
 
 
 @pytest.mark.parametrize("path", ["/v1/images/edits", "/api/images/edits"])
@@ -202,7 +202,7 @@ def test_no_key_and_a_wrong_key_are_401(desk: PaperServers) -> None:
         for headers in ({}, {"authorization": "Bearer dk_wrong"}, {"authorization": f"Basic {paper.key}"}):
             answer = client.post("/api/images/generations", json={"prompt": "x"}, headers=headers)
             assert_api_error(answer, 401, "invalid_api_key")
-    assert not paper.worker.jobs
+    assert not paper.worker.drawings
 
 
 def test_every_route_of_the_server_but_the_open_ones_asks_for_the_key(desk: PaperServers) -> None:
@@ -218,7 +218,7 @@ def test_every_route_of_the_server_but_the_open_ones_asks_for_the_key(desk: Pape
                     assert answer.status_code == 401, (method, path)
                 else:
                     assert answer.status_code in (200, 403, 404, 405), (method, path)
-    assert not paper.worker.jobs
+    assert not paper.worker.drawings
 
 
 def test_a_full_queue_is_429_in_no_time_and_its_places_come_back(desk: PaperServers) -> None:
@@ -250,7 +250,7 @@ def test_one_keys_share_of_the_queue_is_429_for_that_key_alone(desk: PaperServer
     paper.worker.gate.clear()
     first = threading.Thread(target=paper.post, args=({"prompt": "x"},))
     first.start()
-    eventually(lambda: paper.worker.jobs)
+    eventually(lambda: paper.worker.drawings)
     assert_api_error(paper.post({"prompt": "y"}), 429, "key_limit")
     threading.Timer(0.1, paper.worker.gate.set).start()
     with paper.live.client(headers={"authorization": f"Bearer {other}"}) as client:
@@ -291,7 +291,7 @@ def test_a_full_store_is_507_before_any_device_work_and_b64_still_works(
     monkeypatch.setattr("server.storage.local.LocalStore.has_room", no)
     for asked in ({}, {"model": "gpt-image-1", "response_format": "url"}, {"stream": True, "response_format": "url"}):
         assert_api_error(paper.post({"prompt": "x", **asked}), 507, "store_full")
-    assert not paper.worker.jobs
+    assert not paper.worker.drawings
     assert paper.post({"prompt": "x", "response_format": "b64_json"}).status_code == 200
     assert_inline_alone(paper)
 
@@ -355,11 +355,9 @@ def test_a_server_that_can_draw_with_nothing_is_not_ready(desk: PaperServers) ->
 def test_openapi_lists_every_field(paper: Paper) -> None:
     with paper.client() as client:
         document = client.get("/openapi.json").json()
-    schema = document["paths"]["/api/images/generations"]["post"]["requestBody"]["content"]["application/json"][
-        "schema"
-    ]
+    schema = document["paths"]["/v1/images/generations"]["post"]["requestBody"]["content"]["application/json"]["schema"]
 
     assert set(ImageFields.model_fields) <= set(schema["properties"])
     assert all(field.get("description") for field in schema["properties"].values())
-    assert "multipart/form-data" in document["paths"]["/api/images/edits"]["post"]["requestBody"]["content"]
+    assert "multipart/form-data" in document["paths"]["/v1/images/edits"]["post"]["requestBody"]["content"]
     json.dumps(document)

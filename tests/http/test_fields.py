@@ -19,7 +19,7 @@ from tests.running import ROOT
 def spec_of(paper: Paper, **fields: Any) -> Any:
     answer = paper.post({"prompt": "a red apple", **fields})
     assert answer.status_code == 200, answer.text
-    return paper.worker.jobs[-1].spec
+    return paper.worker.drawings[-1].spec
 
 
 def test_defaults(paper: Paper, shipped: Catalog) -> None:
@@ -28,20 +28,20 @@ def test_defaults(paper: Paper, shipped: Catalog) -> None:
     assert set(body["data"][0]) == {"url", "seed"}
     assert abs(body["created"] - time.time()) < 30
     assert answer.headers["x-request-id"]
-    spec = paper.worker.jobs[0].spec
+    spec = paper.worker.drawings[0].spec
     preset = shipped.resolve("dall-e-2").preset("standard", "vivid")
     assert (spec.model, spec.width, spec.height) == ("dall-e-2", 1024, 1024)
     assert (spec.steps, spec.guidance, spec.task) == (preset.steps, preset.guidance, Task.TEXT_TO_IMAGE)
-    assert len(paper.worker.jobs[0].seeds) == 1
+    assert len(paper.worker.drawings[0].seeds) == 1
     assert paper.worker.encodings[0].format == "png"
 
 
 @pytest.mark.parametrize("n", range(1, 11))
 def test_n_pictures_are_one_batch_with_one_seed_each(paper: Paper, n: int) -> None:
     answer = paper.post({"prompt": "x", "n": n})
-    assert len(paper.worker.jobs) == 1
-    assert len(set(paper.worker.jobs[0].seeds)) == n
-    assert tuple(item["seed"] for item in answer.json()["data"]) == paper.worker.jobs[0].seeds
+    assert len(paper.worker.drawings) == 1
+    assert len(set(paper.worker.drawings[0].seeds)) == n
+    assert tuple(item["seed"] for item in answer.json()["data"]) == paper.worker.drawings[0].seeds
 
 
 @pytest.mark.parametrize("quality", ["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"])
@@ -65,7 +65,7 @@ def test_the_request_wins_over_its_presets(paper: Paper) -> None:
     asked = {"num_inference_steps": 17, "guidance_scale": 3.25, "scheduler": "euler", "negative_prompt": "rain"}
     spec = spec_of(paper, quality="hd", style="natural", seed=2**63 - 1, **asked)
     assert (spec.steps, spec.guidance, spec.scheduler, spec.negative_prompt) == (17, 3.25, "euler", "rain")
-    assert paper.worker.jobs[0].seeds == (2**63 - 1,)
+    assert paper.worker.drawings[0].seeds == (2**63 - 1,)
 
 
 def test_guidance_zero_is_a_value(paper: Paper) -> None:
@@ -135,7 +135,7 @@ def test_extra_fields_never_fail_a_client_that_always_sends_them(paper: Paper) -
 def test_prefixed_ids_and_aliases_resolve(paper: Paper, name: str, stands_for: str) -> None:
     answer = paper.post({"prompt": "x", "model": name})
     assert answer.json()["model"] == stands_for
-    assert paper.worker.jobs[0].spec.model == stands_for
+    assert paper.worker.drawings[0].spec.model == stands_for
 
 
 def test_an_unknown_prefix_does_not_resolve(paper: Paper) -> None:
@@ -156,8 +156,8 @@ def test_a_form_and_json_say_the_same(paper: Paper) -> None:
     same = paper.post({"prompt": "x", "n": 3, "seed": 11, "guidance_scale": 2.5, "strength": 0.5, "size": "256x256",
                        "image": text(png(scene(50, 50)))}, "/v1/images/edits")  # fmt: skip
     assert same.status_code == 200
-    assert paper.worker.jobs[0].spec == paper.worker.jobs[1].spec == paper.worker.jobs[2].spec
-    assert paper.worker.jobs[0].seeds == (11, 12, 13)
+    assert paper.worker.drawings[0].spec == paper.worker.drawings[1].spec == paper.worker.drawings[2].spec
+    assert paper.worker.drawings[0].seeds == (11, 12, 13)
 
 
 @pytest.mark.parametrize("route", ["edits", "generations"])
@@ -169,7 +169,7 @@ def test_pictures_as_openais_json_edits_spell_them_are_not_dropped(paper: Paper,
     for body in ({"image": source, "mask": mask}, theirs, {"images": [{"image_url": source}]}):
         answer = paper.post(plain | body, f"/v1/images/{route}")
         assert answer.status_code == 200, answer.text
-    ours, same, unmasked = (job.spec for job in paper.worker.jobs)
+    ours, same, unmasked = (drawing.spec for drawing in paper.worker.drawings)
     assert (same.task, unmasked.task) == (Task.INPAINTING, Task.IMAGE_TO_IMAGE)
     assert same == ours
     assert unmasked.sources == ours.sources

@@ -91,7 +91,7 @@ def test_headers_go_out_while_a_picture_is_drawn(desk: PaperServers) -> None:
     served = desk.open(hub_headers_s=0.3)
     served.worker.gate.clear()
     with served.client() as client, client.stream("POST", IMAGE, json=BODY) as answer:
-        assert served.worker.jobs  # still being drawn
+        assert served.worker.drawings  # still being drawn
         assert not served.worker.gate.is_set()
         assert answer.status_code == 200
         assert answer.headers["x-job-id"]

@@ -90,7 +90,7 @@ def test_deleting_one_that_waits_its_turn_and_one_that_has_ended(desk: PaperServ
     paper.worker.gate.clear()
     queue = paper.app.state.services.queue
     first = in_the_background(paper.post, {"prompt": "x", "seed": 1}, headers={"x-job-id": "the-first"})
-    eventually(lambda: paper.worker.jobs)
+    eventually(lambda: paper.worker.drawings)
     second = in_the_background(paper.post, {"prompt": "x", "seed": 2}, headers={"x-job-id": "the-second"})
     eventually(lambda: queue.queued == 1)
     with paper.client() as client:
@@ -99,7 +99,7 @@ def test_deleting_one_that_waits_its_turn_and_one_that_has_ended(desk: PaperServ
         paper.worker.gate.set()
         assert first.result(10).status_code == 200
         assert client.delete(f"/api/images/jobs/{'the-first'}").json()["status"] == "done"
-    assert len(paper.worker.jobs) == 1
+    assert len(paper.worker.drawings) == 1
     assert queue.held == 0
 
 
@@ -107,7 +107,7 @@ def test_a_cancelled_stream_ends_with_an_error_event(paper: Paper) -> None:
     paper.worker.gate.clear()
     body = {"prompt": "x", "stream": True}
     answer = in_the_background(paper.post, body, headers={"x-job-id": "a-stream-job"})
-    eventually(lambda: paper.worker.jobs)
+    eventually(lambda: paper.worker.drawings)
     with paper.client() as client:
         client.delete(f"{JOBS}/a-stream-job")
     text = answer.result(10).text
@@ -135,7 +135,7 @@ def test_every_answer_after_admission_names_its_job_and_no_other_does(paper: Pap
 def test_ids_that_nobody_may_choose(paper: Paper, name: str) -> None:
     answer = paper.post({"prompt": "x"}, headers={"x-job-id": name.encode()})
     assert assert_api_error(answer, 400, "invalid_value")["param"] == "x-job-id"
-    assert not paper.worker.jobs
+    assert not paper.worker.drawings
 
 
 def test_a_chosen_id_serves_once(desk: PaperServers) -> None:
@@ -161,11 +161,11 @@ def test_two_principals_see_nothing_of_each_other(desk: PaperServers) -> None:
         in_the_background(paper.post, body, headers={**chosen, "authorization": f"Bearer {key}"})
         for key in (paper.key, other)
     ]
-    eventually(lambda: len(paper.worker.jobs) == 2)  # nor do they join: the bodies are equal
-    assert len({job.principal for job in paper.worker.jobs}) == 2
+    eventually(lambda: len(paper.worker.drawings) == 2)  # nor do they join: the bodies are equal
+    assert len({drawing.principal for drawing in paper.worker.drawings}) == 2
     mine = in_the_background(paper.post, {"prompt": "y"}, headers={
         "x-job-id": "only-mine", "authorization": f"Bearer {paper.key}"})  # fmt: skip
-    eventually(lambda: len(paper.worker.jobs) == 3)
+    eventually(lambda: len(paper.worker.drawings) == 3)
     assert_api_error(get(paper, "/only-mine", key=other), 404, "not_found")
     with paper.client(headers={"authorization": f"Bearer {other}"}) as client:
         assert_api_error(client.delete(f"{JOBS}/only-mine"), 404, "not_found")

@@ -77,7 +77,7 @@ def mini_paper(desk: PaperServers, tmp_path: Path) -> Paper:
 def test_what_is_asked_for_is_what_is_drawn_with(mini_paper: Paper, loras: Any, adapters: Any) -> None:
     answer = mini_paper.post({"prompt": "x", "loras": loras})
     assert answer.status_code == 200, answer.text
-    assert mini_paper.worker.jobs[0].spec.adapters == adapters
+    assert mini_paper.worker.drawings[0].spec.adapters == adapters
 
 
 @pytest.mark.parametrize(
@@ -100,7 +100,7 @@ def test_anything_else_is_refused(mini_paper: Paper, loras: Any, says: str) -> N
     error = assert_api_error(mini_paper.post({"prompt": "x", "loras": loras}), 400, "invalid_value")
     assert error["param"] == "loras"
     assert says in error["message"]
-    assert not mini_paper.worker.jobs
+    assert not mini_paper.worker.drawings
 
 
 def test_a_model_without_any_says_so(mini_paper: Paper) -> None:
@@ -114,7 +114,7 @@ def test_forms_carry_them_as_json(mini_paper: Paper) -> None:
         for loras in ('[{"name": "ink", "weight": 2}]', '{"ink": 2}'):
             answer = client.post("/v1/images/edits", data={"prompt": "x", "loras": loras}, files=picture)
             assert answer.status_code == 200, answer.text
-            assert mini_paper.worker.jobs[-1].spec.adapters == (Adapter("ink", 2.0),)
+            assert mini_paper.worker.drawings[-1].spec.adapters == (Adapter("ink", 2.0),)
         answer = client.post("/v1/images/edits", data={"prompt": "x", "loras": "[{"}, files=picture)
         assert_api_error(answer, 400, "invalid_value")
 
@@ -231,7 +231,7 @@ def test_forms_carry_them_as_openais_sdks_spell_them_out(
     with mini_paper.client() as client:
         answer = client.post("/v1/images/edits", files=parts)
         assert answer.status_code == 200, answer.text
-        assert mini_paper.worker.jobs[-1].spec.adapters == adapters
+        assert mini_paper.worker.drawings[-1].spec.adapters == adapters
         answer = client.post("/v1/images/edits", files=[*parts, ("loras[][name]", (None, "none such"))])
         assert assert_api_error(answer, 400, "invalid_value")["param"] == "loras"
 
@@ -240,4 +240,4 @@ def test_an_sdks_adapters_are_drawn_with(mini_paper: Paper) -> None:
     client = openai.OpenAI(base_url=f"{mini_paper.url}/v1", api_key="none", max_retries=0)
     for loras in ([{"name": "ink", "weight": 2}], {"ink": 2}):
         client.images.edit(image=png(scene(50, 50)), prompt="x", extra_body={"loras": loras})
-        assert mini_paper.worker.jobs[-1].spec.adapters == (Adapter("ink", 2.0),)
+        assert mini_paper.worker.drawings[-1].spec.adapters == (Adapter("ink", 2.0),)

@@ -21,7 +21,7 @@ def test_the_listed_presets_are_those_that_are_drawn_with(paper: Paper) -> None:
     for style, quality in product(("vivid", "natural"), QUALITIES):
         fields = {"prompt": "a cat", "model": "darkroom-mini", "style": style, "quality": quality}
         assert paper.post(fields).status_code == 200
-        spec = paper.worker.jobs[-1].spec
+        spec = paper.worker.drawings[-1].spec
         listed = row["style_presets"][style][quality]
         assert (spec.steps, spec.guidance) == (listed["steps"], listed["guidance"]), (style, quality)
 

@@ -58,7 +58,7 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dic
         broken.worker.failure = ModelUnavailable("gpt-image-1 cannot be served: its folder is missing.")
         waiting = threading.Thread(target=full.post, args=({"prompt": "x"},), kwargs={"timeout": 300})
         waiting.start()
-        eventually(lambda: full.worker.jobs)
+        eventually(lambda: full.worker.drawings)
         yield {
             "busy": {"url": full.url, "key": full.key},
             "broken": {"url": broken.url, "key": broken.key},
@@ -172,13 +172,13 @@ def test_a_hub_client_is_not_made_to_ask_again(tmp_path: Path, fails: bool) -> N
         paper.worker.failure = WorkerLost("The worker ended in mid-picture.") if fails else None
 
         def finish() -> None:
-            eventually(lambda: paper.worker.jobs)
+            eventually(lambda: paper.worker.drawings)
             threading.Timer(7, paper.worker.gate.set).start()
 
         threading.Thread(target=finish).start()
         cases = [{"name": "slow", "url": paper.url, "key": "any", "model": CLIENTS["aigne-hub"], "size": "64x64"}]
         line = node.report("aigne-hub.mjs", cases, tmp_path, TIMEOUT="4000")["slow"]
-        assert len(paper.worker.jobs) == 1
+        assert len(paper.worker.drawings) == 1
     if fails:
         assert "The worker ended in mid-picture." in line["error"]["message"]
     else:

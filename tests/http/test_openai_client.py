@@ -116,7 +116,7 @@ def test_wrong_key_and_full_queue_have_their_classes(desk: PaperServers) -> None
     with openai.OpenAI(base_url=f"{paper.url}/v1", api_key=paper.key, max_retries=0) as client:
         first = threading.Thread(target=lambda: client.images.generate(prompt="x"))
         first.start()
-        eventually(lambda: paper.worker.jobs)
+        eventually(lambda: paper.worker.drawings)
         with pytest.raises(openai.RateLimitError) as full:
             client.images.generate(prompt="y")
         paper.worker.gate.set()
@@ -131,12 +131,12 @@ def test_the_client_comes_again_after_a_429_and_gets_its_picture(desk: PaperServ
     with openai.OpenAI(base_url=f"{paper.url}/v1", api_key="x", max_retries=2) as client:
         first = threading.Thread(target=lambda: client.images.generate(prompt="x"))
         first.start()
-        eventually(lambda: paper.worker.jobs)
+        eventually(lambda: paper.worker.drawings)
         threading.Timer(0.3, paper.worker.gate.set).start()
         answer = client.images.generate(prompt="y")
         first.join(10)
     assert answer.data is not None
-    assert len(paper.worker.jobs) == 2
+    assert len(paper.worker.drawings) == 2
 
 
 @pytest.mark.parametrize("edit", [False, True], ids=["generate", "edit"])

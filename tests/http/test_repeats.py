@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import threading
 import time
 from collections.abc import Callable
@@ -33,8 +32,8 @@ def in_the_background(work: Callable[..., httpx.Response], *args: Any, **options
 def waiting(paper: Paper) -> int:
     """Requests that wait for the paper's first job."""
     ((_, job), *_) = paper.app.state.services.jobs.jobs("local")
-    going_on = itertools.chain.from_iterable(paper.app.state.services.repeats._going_on.values())
-    return sum(work.waiting for work in going_on if work.job is job)
+    going_on = paper.app.state.services.admission.repeats.going_on
+    return sum(work.waiters for work in going_on if work.job is job)
 
 
 def test_four_at_a_time_are_drawn_once(server: Running) -> None:
@@ -54,7 +53,7 @@ def test_equal_requests_without_a_seed_get_a_picture_each(desk: PaperServers) ->
     paper = desk.open()
     paper.worker.gate.clear()
     asked = [in_the_background(paper.post, UNSEEDED) for _ in range(4)]
-    eventually(lambda: len(paper.worker.jobs) == 4)
+    eventually(lambda: len(paper.worker.drawings) == 4)
     paper.worker.gate.set()
     assert len({future.result(10).content for future in asked}) == 4
 
@@ -65,12 +64,12 @@ def test_a_repeat_that_says_so_joins_without_a_seed(desk: PaperServers, headers:
     paper.worker.gate.clear()
     first = {"x-stainless-retry-count": "0"} if "x-stainless-retry-count" in headers else headers
     asked = [in_the_background(paper.post, UNSEEDED, headers=first)]
-    eventually(lambda: paper.worker.jobs)
+    eventually(lambda: paper.worker.drawings)
     asked.append(in_the_background(paper.post, UNSEEDED, headers=headers))
     eventually(lambda: waiting(paper) == 2)
     paper.worker.gate.set()
     assert len({future.result(10).content for future in asked}) == 1
-    assert len(paper.worker.jobs) == 1
+    assert len(paper.worker.drawings) == 1
 
 
 def test_the_job_ends_only_when_all_have_left(desk: PaperServers) -> None:
@@ -79,14 +78,14 @@ def test_the_job_ends_only_when_all_have_left(desk: PaperServers) -> None:
     with paper.client() as leaving, paper.client() as staying, ThreadPoolExecutor(2) as pool:
         gone = pool.submit(leaving.post, "/v1/images/generations", json=BODY, timeout=0.5)
         stays = pool.submit(staying.post, "/v1/images/generations", json=BODY, timeout=20)
-        eventually(lambda: paper.worker.jobs and waiting(paper) == 2)
+        eventually(lambda: paper.worker.drawings and waiting(paper) == 2)
         with pytest.raises(httpx.ReadTimeout):
             gone.result(5)
         eventually(lambda: waiting(paper) == 1)
         assert not paper.worker.cancelled
         paper.worker.gate.set()
         assert stays.result(10).status_code == 200
-    assert len(paper.worker.jobs) == 1
+    assert len(paper.worker.drawings) == 1
 
 
 def test_when_all_have_left_it_is_cancelled(desk: PaperServers) -> None:
@@ -98,7 +97,7 @@ def test_when_all_have_left_it_is_cancelled(desk: PaperServers) -> None:
             with pytest.raises(httpx.ReadTimeout):
                 future.result(5)
     eventually(lambda: len(paper.worker.cancelled) == 1)
-    assert len(paper.worker.jobs) == 1
+    assert len(paper.worker.drawings) == 1
     eventually(lambda: paper.app.state.services.queue.held == 0)
 
 
@@ -115,20 +114,20 @@ def test_both_prefixes_and_forms_with_equal_files_join(desk: PaperServers) -> No
     same, other = png(scene(40, 40)), png(scene(41, 40))
     asked = [in_the_background(edit, prefix, same, f"{prefix}.png") for prefix in ("/v1", "/api")]
     asked.append(in_the_background(edit, "/v1", other, "/v1.png"))
-    eventually(lambda: len(paper.worker.jobs) == 2)
-    assert len(paper.app.state.services.repeats._going_on) == 2
+    eventually(lambda: len(paper.worker.drawings) == 2)
+    assert len(paper.app.state.services.admission.repeats.going_on) == 2
     eventually(lambda: paper.app.state.services.queue.held == 2)
     paper.worker.gate.set()
     answers = [future.result(10) for future in asked]
     assert answers[0].content == answers[1].content != answers[2].content
-    assert len(paper.worker.jobs) == 2
+    assert len(paper.worker.drawings) == 2
 
 
 def test_another_body_or_route_does_not_join(desk: PaperServers) -> None:
     paper = desk.open()
     paper.worker.gate.clear()
     asked = [in_the_background(paper.post, {**BODY, **more}) for more in ({}, {"seed": 1}, {"stream": True})]
-    eventually(lambda: len(paper.worker.jobs) == 3)
+    eventually(lambda: len(paper.worker.drawings) == 3)
     paper.worker.gate.set()
     assert [future.result(10).status_code for future in asked] == [200] * 3
 
@@ -138,21 +137,21 @@ def test_joined_streams_both_see_what_is_still_to_come(desk: PaperServers) -> No
     paper.worker.gate.clear()
     body = {**BODY, "stream": True, "partial_images": 1}
     first = in_the_background(paper.post, body)
-    eventually(lambda: paper.worker.jobs)
+    eventually(lambda: paper.worker.drawings)
     second = in_the_background(paper.post, body)
     eventually(lambda: waiting(paper) == 2)
     paper.worker.gate.set()
     completed = ["image_generation.completed"] * 2
     assert kinds(first.result(10).text) == ["image_generation.partial_image"] * 2 + completed
     assert kinds(second.result(10).text) == completed
-    assert len(paper.worker.jobs) == 1
+    assert len(paper.worker.drawings) == 1
 
 
 def test_a_joined_request_finds_the_job_under_its_own_name_too(desk: PaperServers) -> None:
     paper = desk.open()
     paper.worker.gate.clear()
     asked = [in_the_background(paper.post, BODY, headers={"x-job-id": "named-first"})]
-    eventually(lambda: paper.worker.jobs)
+    eventually(lambda: paper.worker.drawings)
     asked.append(in_the_background(paper.post, BODY, headers={"x-job-id": "named-second"}))
     asked.append(in_the_background(paper.post, BODY, headers={"x-job-id": "named-first"}))  # a client's own repeat
     eventually(lambda: waiting(paper) == 3)
@@ -174,9 +173,9 @@ def test_a_key_is_answered_alike_after_the_end(desk: PaperServers, more: dict[st
     else:
         assert again.content == first.content
     assert again.headers["x-job-id"] == first.headers["x-job-id"]
-    assert len(paper.worker.jobs) == 1
+    assert len(paper.worker.drawings) == 1
     assert paper.post({**BODY, **more}, headers={"idempotency-key": "another"}).status_code == 200
-    assert len(paper.worker.jobs) == 2
+    assert len(paper.worker.drawings) == 2
 
 
 def test_a_key_with_another_body_is_a_mismatch(desk: PaperServers) -> None:
@@ -185,7 +184,7 @@ def test_a_key_with_another_body_is_a_mismatch(desk: PaperServers) -> None:
     answer = paper.post({**BODY, "n": 1}, headers=KEY)
     assert_api_error(answer, 409, "idempotency_mismatch")
     assert answer.headers["x-should-retry"] == "false"
-    assert len(paper.worker.jobs) == 1
+    assert len(paper.worker.drawings) == 1
 
 
 def test_a_failure_is_not_kept(desk: PaperServers) -> None:
@@ -206,7 +205,7 @@ def test_a_repeat_is_not_answered_with_urls_that_have_expired(desk: PaperServers
     time.sleep(1.1)
     again = paper.post(BODY, headers=KEY).json()["data"][0]["url"]
     assert again != first
-    assert len(paper.worker.jobs) == 2
+    assert len(paper.worker.drawings) == 2
 
 
 def test_no_more_than_a_few_wait_for_one_job(desk: PaperServers) -> None:
@@ -219,7 +218,7 @@ def test_no_more_than_a_few_wait_for_one_job(desk: PaperServers) -> None:
             return client.post("/v1/images/generations", json=BODY, timeout=20)
 
     asked = [in_the_background(ask) for _ in range(16)]
-    eventually(lambda: paper.worker.jobs and waiting(paper) == 16)
+    eventually(lambda: paper.worker.drawings and waiting(paper) == 16)
     assert_api_error(ask(), 429, code="key_limit")
     paper.worker.gate.set()
     assert {future.result(10).status_code for future in asked} == {200}

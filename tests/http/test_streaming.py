@@ -141,7 +141,7 @@ def test_headers_fields_and_forms_of_the_answer(paper: Paper) -> None:
     assert answer.headers["content-type"].startswith("text/event-stream")
     assert answer.headers["cache-control"] == "no-cache"
     assert answer.headers["x-accel-buffering"] == "no"
-    assert answer.headers["x-job-id"] == paper.worker.jobs[0].job_id
+    assert answer.headers["x-job-id"] == paper.worker.drawings[0].job_id
     assert "content-length" not in answer.headers
     common = {"type", "b64_json", "created_at", "size", "quality", "background", "output_format", "index", "seed"}
     found = events(answer.text)
@@ -150,7 +150,7 @@ def test_headers_fields_and_forms_of_the_answer(paper: Paper) -> None:
         assert set(data) == common | ({"partial_image_index"} if kind == PARTIAL else {"usage"})
         assert (data["size"], data["quality"], data["output_format"]) == ("1024x1024", "high", "webp")
     assert [data["index"] for _, data in found] == [0, 1, 0, 1]
-    assert paper.worker.jobs[0].previews == 1
+    assert paper.worker.drawings[0].previews == 1
 
 
 @pytest.mark.parametrize("form", ["url", "b64_json", None])
@@ -164,7 +164,7 @@ def test_a_stream_has_urls_only_where_they_are_asked_for(paper: Paper, form: str
 
 def test_without_stream_nobody_pays_for_previews(paper: Paper) -> None:
     assert paper.post({"prompt": "x", "partial_images": 3}).json()["data"]
-    assert paper.worker.jobs[0].previews == 0
+    assert paper.worker.drawings[0].previews == 0
 
 
 def test_a_form_can_stream(paper: Paper) -> None:
@@ -188,14 +188,14 @@ def test_what_can_be_refused_before_drawing_is_refused_with_a_status(
     paper: Paper, fields: dict[str, Any], status: int, code: str
 ) -> None:
     assert_api_error(paper.post({**STREAM, **fields}), status, code)
-    assert not paper.worker.jobs
+    assert not paper.worker.drawings
 
 
 def test_a_full_queue_refuses_a_stream_with_a_status(desk: PaperServers) -> None:
     paper = desk.open(queue_size=1)
     paper.worker.gate.clear()
     with open_stream(paper):
-        eventually(lambda: paper.worker.jobs)
+        eventually(lambda: paper.worker.drawings)
         assert_api_error(paper.post({**STREAM, "seed": 8}), 429, "queue_full")
 
 
@@ -231,7 +231,7 @@ def test_an_unforeseen_failure_says_nothing_of_itself(paper: Paper, monkeypatch:
     async def fails(*_: object) -> None:
         raise RuntimeError("canary <object at 0x7f00>")
 
-    monkeypatch.setattr("server.api.generation.deliver", fails)
+    monkeypatch.setattr("server.api.generation.make_outcome", fails)
     answer = post_and_then_open_the_gate(paper)
     ((kind, data),) = events(answer.text)
     assert (kind, data["error"]["code"]) == ("error", "internal_error")
@@ -289,9 +289,9 @@ def test_draining_ends_a_waiting_stream_with_an_error_and_lets_a_running_one_fin
 def test_a_client_that_leaves_ends_the_job(paper: Paper) -> None:
     paper.worker.gate.clear()
     with open_stream(paper) as connection:
-        eventually(lambda: paper.worker.jobs)
+        eventually(lambda: paper.worker.drawings)
         connection.recv(10)  # the headers are out
-    eventually(lambda: paper.worker.cancelled == [paper.worker.jobs[0].job_id])
+    eventually(lambda: paper.worker.cancelled == [paper.worker.drawings[0].job_id])
     eventually(lambda: paper.app.state.services.queue.held == 0)
 
 
@@ -300,7 +300,7 @@ def test_a_slow_reader_holds_up_nobody_loses_previews_and_gets_its_pictures(pape
     paper.worker.ballast = 1 << 20
     queue = paper.app.state.services.queue
     with open_stream(paper, n=10, partial_images=3) as connection:
-        eventually(lambda: paper.worker.jobs)
+        eventually(lambda: paper.worker.drawings)
         eventually(lambda: queue.held == 0)  # done, though nothing has been read
         time.sleep(0.2)
         paper.worker.ballast = 0
@@ -314,7 +314,7 @@ def test_a_reader_that_takes_nothing_is_cut_off(desk: PaperServers) -> None:
     paper = desk.open(write_timeout_s=0.4)
     paper.worker.ballast = 4 << 20
     with open_stream(paper, n=4) as connection:
-        eventually(lambda: paper.worker.jobs)
+        eventually(lambda: paper.worker.drawings)
         time.sleep(1.5)
         found = read_events(connection)
     assert found.count(COMPLETED) <= 1
@@ -334,7 +334,7 @@ def test_nor_does_one_keep_its_connection_with_the_end_of_an_answer(
     paper = desk.open(write_timeout_s=0.4)
     paper.worker.ballast = 8 << 20
     with open_stream(paper) as connection:
-        eventually(lambda: paper.worker.jobs)
+        eventually(lambda: paper.worker.drawings)
         time.sleep(1.5)
         taken = 0
         with contextlib.suppress(ConnectionError):

@@ -35,7 +35,7 @@ def test_a_variation_is_an_edit_without_a_prompt(paper: Paper) -> None:
         assert answer.json()["model"] == paper.app.state.services.catalog.default
         stronger = client.post("/v1/images/variations", files=upload, data={"strength": "0.9", "model": "dall-e-3"})
         assert stronger.status_code == 200
-    first, second = paper.worker.jobs
+    first, second = paper.worker.drawings
     assert (first.spec.task, first.spec.prompt, first.spec.strength) == (Task.IMAGE_TO_IMAGE, "", 0.6)
     assert len(set(first.seeds)) == 2
     assert second.spec.strength == 0.9
@@ -49,7 +49,7 @@ def test_input_fidelity_stands_for_a_strength_in_variations_too(paper: Paper, fi
         for fields in ({}, {"strength": "0.9"}):
             answer = client.post("/v1/images/variations", files=upload, data={"input_fidelity": fidelity, **fields})
             assert answer.status_code == 200, answer.text
-    assert [job.spec.strength for job in paper.worker.jobs] == [strength, 0.9]
+    assert [drawing.spec.strength for drawing in paper.worker.drawings] == [strength, 0.9]
 
 
 def test_holes_are_no_mask_for_a_variation(paper: Paper) -> None:
@@ -60,7 +60,7 @@ def test_holes_are_no_mask_for_a_variation(paper: Paper) -> None:
         for route in ("variations", "edits"):
             answer = client.post(f"/v1/images/{route}", files={"image": ("x", png(source))}, data=fields)
             assert answer.status_code == 200, answer.text
-    assert [job.spec.task for job in paper.worker.jobs] == [Task.IMAGE_TO_IMAGE, Task.INPAINTING]
+    assert [drawing.spec.task for drawing in paper.worker.drawings] == [Task.IMAGE_TO_IMAGE, Task.INPAINTING]
 
 
 def test_a_variation_needs_a_picture(paper: Paper) -> None:

@@ -20,6 +20,7 @@ from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
 from server.api import files, hub, images, jobs, models, ops
+from server.api.prefixes import PREFIXES, SHOWN
 from server.api.wire import ImageFields
 from server.app import create_app
 from server.catalog.entries import ModelEntry, ModelsFile, PresetEntry
@@ -172,6 +173,15 @@ def test_documented_routes_exist_and_every_route_is_documented(app: FastAPI) -> 
 def test_openapi_shows_documented_routes_only(app: FastAPI) -> None:
     shown = {(verb.upper(), path) for path, verbs in app.openapi()["paths"].items() for verb in verbs}
     assert shown <= _routes(app)
+
+
+def test_openapi_shows_what_has_two_prefixes_under_one(app: FastAPI) -> None:
+    paths = {path for _, path in _routes(app)}
+    both = {path.removeprefix(SHOWN) for path in paths if all(p + path.removeprefix(SHOWN) in paths for p in PREFIXES)}
+    assert {"/images/generations", "/images/jobs", "/models"} <= both
+    shown = set(app.openapi()["paths"])
+    assert {path for path in shown if path.startswith(SHOWN)} == {SHOWN + path for path in both}
+    assert not shown & {prefix + path for prefix in PREFIXES if prefix != SHOWN for path in both}
 
 
 def _routes(app: FastAPI) -> set[tuple[str, str]]:

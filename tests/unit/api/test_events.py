@@ -1,4 +1,4 @@
-"""Streams end for whoever attended them, however early their client leaves."""
+"""Streams end for whoever subscribed to them, however early their client leaves."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ def test_a_client_that_leaves_before_the_headers_are_taken_leaves_the_work() -> 
     async def send(message: Message) -> None:
         await asyncio.Event().wait()  # an earlier answer on this connection still waits to be taken
 
-    attendance = contextlib.ExitStack()
-    attendance.callback(left.append, True)
+    subscription = contextlib.ExitStack()
+    subscription.callback(left.append, True)
     with pytest.raises(ClientLeft):
-        asyncio.run(EventStream(events(), attendance)({"type": "http"}, receive, send))
+        asyncio.run(EventStream(events(), subscription)({"type": "http"}, receive, send))
     assert left == [True]

@@ -9,7 +9,7 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.api.wire import ImageFields, read_json, read_request
+from server.api.wire import ImageFields, read_fields, read_json
 from server.errors import BadRequest
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
@@ -19,7 +19,7 @@ FIELDS = st.dictionaries(st.sampled_from([*ImageFields.model_fields, "images", "
 
 def attempt(fields: dict[str, Any]) -> ImageFields | BadRequest:
     try:
-        return read_request(fields)
+        return read_fields(fields)
     except BadRequest as refusal:
         return refusal
 
@@ -28,7 +28,7 @@ def attempt(fields: dict[str, Any]) -> ImageFields | BadRequest:
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes(body: bytes) -> None:
     with contextlib.suppress(BadRequest):
-        read_request(read_json(body))
+        read_fields(read_json(body))
 
 
 @settings(max_examples=600, deadline=None)

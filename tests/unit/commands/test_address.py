@@ -21,7 +21,7 @@ def test_the_key_is_in_a_file_or_in_the_environment(
     monkeypatch.setenv("DARKROOM_API_KEY", str(paper.key))
     monkeypatch.setenv("DARKROOM_URL", paper.url)
     assert run("generate", "x") == 0
-    assert len(paper.worker.jobs) == 2
+    assert len(paper.worker.drawings) == 2
 
 
 def test_a_password_in_the_url_is_not_shown(capsys: pytest.CaptureFixture[str]) -> None:

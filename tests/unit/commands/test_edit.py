@@ -18,7 +18,7 @@ def test_edit_sends_files_and_keeps_their_size(paper: Paper) -> None:
     code = run("edit", "in.png", "a dog", "--mask", "m.png", "--strength", "0.4", "-m", "gpt-image-1",
                "--server", paper.url, "-o", "dog.jpg")  # fmt: skip
     assert code == 0
-    spec = paper.worker.jobs[-1].spec
+    spec = paper.worker.drawings[-1].spec
     assert (spec.task, spec.prompt, spec.strength) == (Task.INPAINTING, "a dog", 0.4)
     assert (spec.width, spec.height) == (70, 50)
     assert opened(Path("dog.jpg").read_bytes()).format == "JPEG"

@@ -16,11 +16,11 @@ def test_every_flag_is_its_field(paper: Paper, capsys: pytest.CaptureFixture[str
     code = run("generate", "A cat", *flags.split(), "--negative", "rain", "--format", "webp", "--compression", "70",
                "--server", f"{paper.url}/v1/", "-o", "pictures")  # fmt: skip
     assert code == 0
-    job, encoding = paper.worker.jobs[-1], paper.worker.encodings[-1]
-    spec = job.spec
+    drawing, encoding = paper.worker.drawings[-1], paper.worker.encodings[-1]
+    spec = drawing.spec
     assert (spec.prompt, spec.negative_prompt, spec.model) == ("A cat", "rain", "gpt-image-1")
     assert (spec.width, spec.height, spec.steps, spec.guidance, spec.scheduler) == (128, 64, 5, 1.5, "euler")
-    assert (job.seeds, encoding.format, encoding.quality) == ((7, 8), "webp", 70)
+    assert (drawing.seeds, encoding.format, encoding.quality) == ((7, 8), "webp", 70)
     said = capsys.readouterr()
     assert said.out.split() == ["pictures/a-cat-seed7.webp", "pictures/a-cat-seed8.webp"]
     assert said.err == ""  # no progress where nobody watches
@@ -30,7 +30,7 @@ def test_every_flag_is_its_field(paper: Paper, capsys: pytest.CaptureFixture[str
 
 def test_what_is_not_typed_is_the_servers_to_decide(paper: Paper) -> None:
     assert run("generate", "a cat", "--server", paper.url) == 0
-    assert paper.worker.jobs[-1].spec.model == "dall-e-2"
+    assert paper.worker.drawings[-1].spec.model == "dall-e-2"
     assert len(list(Path("out").iterdir())) == 1
 
 

@@ -18,7 +18,7 @@ from server.errors import BadImage, QueueFull
 from server.settings import Settings
 
 
-class Order(BaseModel):
+class Fields(BaseModel):
     prompt: str
     n: int = Field(1, ge=1, le=10)
     guidance: float = Field(1.0, ge=0, le=30)
@@ -56,11 +56,11 @@ def make_app(settings: Settings, keyring: Keyring) -> FastAPI:
     async def files(path: str) -> PlainTextResponse:
         return PlainTextResponse(f"file of {len(path)}")
 
-    @app.post("/order")
-    async def order(request: Request, order: Order) -> dict[str, object]:
+    @app.post("/pictures")
+    async def pictures(request: Request, fields: Fields) -> dict[str, object]:
         witness.entered += 1
         witness.principals.append(request.state.principal.name)
-        return {"n": order.n}
+        return {"n": fields.n}
 
     @app.post("/read")
     async def read(request: Request) -> dict[str, int]:
@@ -106,7 +106,7 @@ def make_app(settings: Settings, keyring: Keyring) -> FastAPI:
         return StreamingResponse(parts(), media_type="text/event-stream")
 
     @app.post("/work")
-    async def work(request: Request, order: Order) -> dict[str, bool]:
+    async def work(request: Request, fields: Fields) -> dict[str, bool]:
         async def long() -> None:
             try:
                 await asyncio.sleep(20)

@@ -39,7 +39,7 @@ def test_one_record_per_request_with_templates_only(tmp_path: Path, caplog: pyte
         client.get("/page/canary")
         client.get("/v1/models/canary")
         client.delete("/v1/models/canary", headers=key)
-        client.post("/order", json={"prompt": "canary"}, headers=key)
+        client.post("/pictures", json={"prompt": "canary"}, headers=key)
         records = records_of(caplog, 7)
     seen = [(r.method, r.route, r.status, r.principal) for r in records]  # type: ignore[attr-defined]
     assert seen == [
@@ -49,7 +49,7 @@ def test_one_record_per_request_with_templates_only(tmp_path: Path, caplog: pyte
         ("GET", "/page/*", 200, None),
         ("GET", "other", 401, None),
         ("DELETE", "/v1/models/{model}", 405, "alice"),
-        ("POST", "/order", 200, "alice"),
+        ("POST", "/pictures", 200, "alice"),
     ]
     for record in records:
         assert "canary" not in repr(vars(record))

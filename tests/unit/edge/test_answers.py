@@ -80,7 +80,7 @@ def test_a_lone_surrogate_in_a_message_is_still_an_answer() -> None:
 def test_failures_of_the_framework_take_the_shape(live: Live) -> None:
     with live.client() as client:
         assert_api_error(client.get("/nowhere"), 404, "not_found")
-        wrong = client.delete("/order")
+        wrong = client.delete("/pictures")
         assert_api_error(wrong, 405, "method_not_allowed")
         assert wrong.headers["allow"] == "POST"
         assert_api_error(client.get("/livez/"), 404, "not_found")  # no redirect built from Host
@@ -117,13 +117,13 @@ BROKEN_BODIES = [
 @pytest.mark.parametrize(("body", "param"), BROKEN_BODIES, ids=range(len(BROKEN_BODIES)))
 def test_a_body_that_breaks_a_rule_is_named_and_never_echoed(live: Live, body: bytes, param: str | None) -> None:
     with live.client() as client:
-        answer = client.post("/order", content=body, headers={"content-type": "application/json"})
+        answer = client.post("/pictures", content=body, headers={"content-type": "application/json"})
         assert assert_api_error(answer, 400, "invalid_value")["param"] == param
         assert "canary" not in answer.text
 
 
 def test_without_a_content_type_nothing_is_echoed_either(live: Live) -> None:
     with live.client() as client:
-        answer = client.post("/order", content=b"canary")
+        answer = client.post("/pictures", content=b"canary")
         assert_api_error(answer, 400, "invalid_value")
         assert "canary" not in answer.text

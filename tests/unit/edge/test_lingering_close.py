@@ -19,7 +19,7 @@ def test_a_small_body_that_is_here_already_keeps_the_connection(tmp_path: Path) 
     settings = settings_for(tmp_path)
     with serve(make_app(settings, Keyring.in_memory(RING)), settings) as live, live.connect() as connection:
         for _ in range(3):
-            connection.sendall(head("/order", "Content-Length: 5") + b"hello")
+            connection.sendall(head("/pictures", "Content-Length: 5") + b"hello")
             answer = read_answer(connection)
             assert_api_error(answer, 401, "invalid_api_key")
             assert "connection" not in answer.headers
@@ -28,7 +28,7 @@ def test_a_small_body_that_is_here_already_keeps_the_connection(tmp_path: Path) 
 def test_an_unfinished_body_closes_the_connection(tmp_path: Path) -> None:
     settings = settings_for(tmp_path)
     with serve(make_app(settings, Keyring.in_memory(RING)), settings) as live, live.connect() as connection:
-        connection.sendall(head("/order", "Content-Length: 500") + b"hello")
+        connection.sendall(head("/pictures", "Content-Length: 500") + b"hello")
         answer = read_answer(connection)
         assert_api_error(answer, 401, "invalid_api_key")
         assert answer.headers["connection"] == "close"
@@ -41,7 +41,7 @@ def test_the_answer_survives_a_client_that_sends_all_before_it_reads(tmp_path: P
     """Closing at once would reset the connection and lose the answer: 8 MB do not fit in the buffers."""
     settings = settings_for(tmp_path, max_body_bytes=1024)
     with serve(make_app(settings, Keyring.in_memory()), settings) as live, live.connect() as connection:
-        connection.sendall(head("/order", "Content-Length: 8000000") + b"x" * 8_000_000)
+        connection.sendall(head("/pictures", "Content-Length: 8000000") + b"x" * 8_000_000)
         assert_api_error(read_answer(connection), 413, "too_large")
 
 
@@ -57,7 +57,7 @@ def test_a_client_that_leaves_ends_the_lingering(tmp_path: Path) -> None:
     settings = settings_for(tmp_path, max_body_bytes=1024)
     with serve(make_app(settings, Keyring.in_memory()), settings) as live:
         with live.connect() as connection:
-            connection.sendall(head("/order", "Content-Length: 8000"))
+            connection.sendall(head("/pictures", "Content-Length: 8000"))
             read_answer(connection)
         began = time.monotonic()
     assert time.monotonic() - began < 1.5  # the server had nothing left to wait for

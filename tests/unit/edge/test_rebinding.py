@@ -4,19 +4,19 @@ from pathlib import Path
 
 import pytest
 
-from server.edge.rebinding import GuestRules
+from server.edge.rebinding import RebindingGuard
 from server.errors import BadRequest
 from tests.unit.edge.asgi import http_scope
 from tests.unit.edge.live import settings_for
 
 
-def check(rules: GuestRules, method: str = "GET", **headers: str) -> None:
-    rules.check(http_scope(method, headers=[(name.encode(), value.encode()) for name, value in headers.items()]))
+def check(guard: RebindingGuard, method: str = "GET", **headers: str) -> None:
+    guard.check(http_scope(method, headers=[(name.encode(), value.encode()) for name, value in headers.items()]))
 
 
 @pytest.fixture
-def rules(tmp_path: Path) -> GuestRules:
-    return GuestRules(settings_for(tmp_path, public_url="https://pictures.example:8443/sub"))
+def guard(tmp_path: Path) -> RebindingGuard:
+    return RebindingGuard(settings_for(tmp_path, public_url="https://pictures.example:8443/sub"))
 
 
 OURS = [
@@ -32,8 +32,8 @@ OURS = [
 
 
 @pytest.mark.parametrize("host", [*OURS, "pictures.example", "pictures.example:8443"])
-def test_names_of_this_machine_are_ours(rules: GuestRules, host: str) -> None:
-    check(rules, host=host)
+def test_names_of_this_machine_are_ours(guard: RebindingGuard, host: str) -> None:
+    check(guard, host=host)
 
 
 FOREIGN = [
@@ -48,23 +48,23 @@ FOREIGN = [
 
 
 @pytest.mark.parametrize("host", [*FOREIGN, "localhost:x", "10.0.0.1", "[::2]", "localhost evil", "0.0.0.0", "::1"])
-def test_any_other_is_a_rebound_name(rules: GuestRules, host: str) -> None:
+def test_any_other_is_a_rebound_name(guard: RebindingGuard, host: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        check(rules, host=host)
+        check(guard, host=host)
     assert caught.value.code == "host_refused"
     assert "darkroom keys create" in caught.value.message
     assert "evil" not in caught.value.message
 
 
-def test_two_hosts_are_refused_and_none_is_no_browser(rules: GuestRules) -> None:
+def test_two_hosts_are_refused_and_none_is_no_browser(guard: RebindingGuard) -> None:
     with pytest.raises(BadRequest):
-        rules.check(http_scope(headers=[(b"host", b"localhost"), (b"host", b"localhost")]))
-    check(rules)
+        guard.check(http_scope(headers=[(b"host", b"localhost"), (b"host", b"localhost")]))
+    check(guard)
 
 
 def test_the_configured_host_is_ours(tmp_path: Path) -> None:
-    check(GuestRules(settings_for(tmp_path, host="::1")), host="[::1]:8000")
-    check(GuestRules(settings_for(tmp_path, host="127.0.0.9")), host="127.0.0.9:8000")
+    check(RebindingGuard(settings_for(tmp_path, host="::1")), host="[::1]:8000")
+    check(RebindingGuard(settings_for(tmp_path, host="127.0.0.9")), host="127.0.0.9:8000")
 
 
 SAME = [
@@ -86,24 +86,24 @@ OTHER = [
 
 
 @pytest.mark.parametrize(("host", "origin"), SAME)
-def test_our_own_page_may_post(rules: GuestRules, host: str, origin: str) -> None:
-    check(rules, "POST", host=host, origin=origin)
+def test_our_own_page_may_post(guard: RebindingGuard, host: str, origin: str) -> None:
+    check(guard, "POST", host=host, origin=origin)
 
 
 @pytest.mark.parametrize("origin", [*OTHER, "http://localhost:99999", "http://[::1", "http://localhost:8000@evil"])
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
-def test_another_page_may_not(rules: GuestRules, origin: str, method: str) -> None:
+def test_another_page_may_not(guard: RebindingGuard, origin: str, method: str) -> None:
     with pytest.raises(BadRequest) as caught:
-        check(rules, method, host="localhost:8000", origin=origin)
+        check(guard, method, host="localhost:8000", origin=origin)
     assert caught.value.code == "origin_refused"
 
 
-def test_it_may_look_as_it_cannot_read(rules: GuestRules) -> None:
-    check(rules, "GET", host="localhost:8000", origin="http://evil.example")
+def test_it_may_look_as_it_cannot_read(guard: RebindingGuard) -> None:
+    check(guard, "GET", host="localhost:8000", origin="http://evil.example")
 
 
 def test_beyond_loopback_names_are_unknown_but_pages_are_still_pages(tmp_path: Path) -> None:
-    rules = GuestRules(settings_for(tmp_path, host="0.0.0.0", allow_open=True))
-    check(rules, "POST", host="gpu-box.lan:8000")
+    guard = RebindingGuard(settings_for(tmp_path, host="0.0.0.0", allow_open=True))
+    check(guard, "POST", host="gpu-box.lan:8000")
     with pytest.raises(BadRequest):
-        check(rules, "POST", host="gpu-box.lan:8000", origin="http://evil.example")
+        check(guard, "POST", host="gpu-box.lan:8000", origin="http://evil.example")

@@ -46,7 +46,7 @@ class Room:
 
     async def wait(self, request: Repeatable, outcome: bytes | Exception = b"picture") -> bytes:
         work = self.want(request, outcome)
-        with work.attended():
+        with work.waiter():
             return await work.outcome()
 
 
@@ -120,7 +120,7 @@ def test_stopped_for_all() -> None:
         room = Room()
         tasks = [asyncio.create_task(room.wait(KEYED)) for _ in range(2)]
         await settle()
-        room.want(KEYED).job.stop()
+        room.want(KEYED).job.cancel()
         for task in tasks:
             with pytest.raises(JobCancelled):
                 await task
@@ -134,7 +134,7 @@ def test_stopped_for_all() -> None:
 def test_what_never_came_to_run_gives_its_permit_back_too() -> None:
     async def test() -> None:
         room = Room()
-        with room.want(ONE).attended():
+        with room.want(ONE).waiter():
             pass
         await settle()
         assert (room.made, room.ended) == (0, 1)
@@ -208,7 +208,7 @@ def test_a_job_that_is_remembered_does_not_hold_what_was_made() -> None:
         room.gate.set()
         work = room.want(ONE)
         job, made = work.job, weakref.ref(work)
-        with work.attended():
+        with work.waiter():
             await work.outcome()
         await settle()
         del work

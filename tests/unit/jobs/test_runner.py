@@ -1,17 +1,23 @@
-"""What a job remembers of its end."""
+"""A job's whole life in the order it is told in, and what the job remembers of its end."""
 
 from __future__ import annotations
 
+import asyncio
 import time
-from typing import Any, cast
 
 import pytest
 
-from server.errors import BadImage
+from server.errors import BadImage, DeadlineExceeded, GenerationFailed, StoreFull, WorkerLost
 from server.jobs.job import Job, State
 from server.jobs.queue import JobQueue
-from server.jobs.runner import JobRunner
 from server.telemetry import Metrics
+from tests.unit.jobs.doubles import FakeAssignment, FakeWorker, make_runner
+
+pytestmark = pytest.mark.anyio
+
+
+def new_job(*, within_s: float = 60.0) -> Job:
+    return Job("ada", "m", time.monotonic() + within_s)
 
 
 def fail() -> None:
@@ -21,14 +27,103 @@ def fail() -> None:
         raise BadImage("image: no picture.", param="image", code="torn") from None
 
 
-def test_a_failed_job_remembers_what_to_say_and_no_frames() -> None:
-    """Frames hold the request's pictures, and ended jobs are remembered for ten minutes."""
-    studio = JobRunner(JobQueue(1, slots=1), cast(Any, None), Metrics())
-    job = Job("ada", "m", time.monotonic())
-    with pytest.raises(BadImage), studio.ending(job):
+def torn() -> BadImage:
+    """An error with a traceback and a context, as a decoder raises it."""
+    with pytest.raises(BadImage) as raised:
         fail()
+    return raised.value
+
+
+async def test_a_job_is_prepared_drawn_and_delivered() -> None:
+    queue, worker, metrics, assignment = JobQueue(1, slots=1), FakeWorker(), Metrics(), FakeAssignment()
+    job = new_job()
+    assert await make_runner(queue, worker, metrics).run(job, assignment) == "outcome"
+    assert assignment.story == ["prepare while queued", "deliver while running"]
+    assert [drawing.job_id for drawing in worker.drawings] == [job.key]
+    assert (job.state, job.size, job.steps_done, job.steps_of) == (State.DONE, "64x64", 1, 2)
+    assert job.ready.is_set()
+    assert job.ended.is_set()
+    assert job.drawing is None  # its sources are megabytes, and the job is remembered
+    assert queue.running == 0
+    assert metrics.registry.get_sample_value("darkroom_jobs_total", {"model": "m", "outcome": "done"}) == 1
+
+
+async def test_pictures_are_delivered_after_the_turn() -> None:
+    """Another job draws while these pictures are stored."""
+    queue = JobQueue(1, slots=1)
+    seen: list[int] = []
+
+    class Watching(FakeAssignment):
+        async def deliver(self, *arguments: object) -> str:
+            seen.append(queue.running)
+            return "outcome"
+
+    await make_runner(queue, FakeWorker()).run(new_job(), Watching())
+    assert seen == [0]
+
+
+async def test_a_failed_job_remembers_what_to_say_and_no_frames() -> None:
+    """Frames hold the request's pictures, and ended jobs are remembered for ten minutes."""
+    job = new_job()
+    with pytest.raises(BadImage):
+        await make_runner(JobQueue(1, slots=1), FakeWorker()).run(job, FakeAssignment(prepare=torn()))
     assert job.state is State.FAILED
     assert type(job.error) is BadImage
     assert (job.error.message, job.error.param, job.error.code) == ("image: no picture.", "image", "torn")
     assert job.error.__traceback__ is None
     assert job.error.__context__ is None
+
+
+@pytest.mark.parametrize("failure", [StoreFull("full"), RuntimeError("canary")])
+async def test_what_fails_after_the_drawing_fails_the_job(failure: Exception) -> None:
+    job = new_job()
+    with pytest.raises(type(failure)):
+        await make_runner(JobQueue(1, slots=1), FakeWorker()).run(job, FakeAssignment(deliver=failure))
+    assert job.state is State.FAILED
+    assert job.error is not None
+    assert "canary" not in job.error.message
+
+
+@pytest.mark.parametrize("drawing", [False, True])
+async def test_the_deadline_counts_from_admission_whether_the_job_waits_or_draws(drawing: bool) -> None:
+    queue, worker = JobQueue(2, slots=1), FakeWorker()
+    worker.gate.clear()
+    job = new_job(within_s=0.05)
+    if drawing:
+        with pytest.raises(DeadlineExceeded):
+            await make_runner(queue, worker).run(job, FakeAssignment())
+    else:
+        async with queue.turn("ben"):
+            with pytest.raises(DeadlineExceeded):
+                await make_runner(queue, worker).run(job, FakeAssignment())
+    assert job.state is State.FAILED
+    assert len(worker.drawings) == drawing
+    assert (queue.running, queue.queued) == (0, 0)
+
+
+async def test_a_cancelled_job_gives_its_turn_back() -> None:
+    queue, worker = JobQueue(1, slots=1), FakeWorker()
+    worker.gate.clear()
+    job = new_job()
+    task = asyncio.create_task(make_runner(queue, worker).run(job, FakeAssignment()))
+    await worker.drawing.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert job.state is State.CANCELLED
+    assert queue.running == 0
+
+
+async def test_a_request_under_which_two_workers_died_is_refused_before_its_turn() -> None:
+    worker = FakeWorker()
+    runner = make_runner(JobQueue(1, slots=1), worker)
+    worker.failure = WorkerLost("It died.")
+    for _ in range(2):
+        with pytest.raises(WorkerLost):
+            await runner.run(new_job(), FakeAssignment())
+    worker.failure = None
+    job = new_job()
+    with pytest.raises(GenerationFailed):
+        await runner.run(job, FakeAssignment())
+    assert len(worker.drawings) == 2
+    assert not job.ready.is_set()

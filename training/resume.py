@@ -1,7 +1,7 @@
 """Where a training goes on from when there are no checkpoints: the weights that ship.
 
-Knows their folder and what its networks are called in a checkpoint; knows nothing of training. Half precision and no
-optimizer state: the averages start anew, and a course begins with a short rise of the learning rate.
+Knows their folder and what its networks are called in a checkpoint; knows nothing of training. The weights are in half
+precision and without optimizer state: the EMA starts anew, and the learning rate rises again from near zero.
 """
 
 import json
@@ -12,14 +12,14 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from . import autoencoder, export, runtime, text_encoder, tokens, unet
+from . import autoencoder, runtime, text_encoder, tokens, unet
 
 FOLDER = runtime.ROOT / "weights/darkroom-mini"
-SEEN = Path(__file__).parent / "data/seen.json"  # samples that each of its networks has seen
+SEEN = Path(__file__).parent / "data/seen.json"  # samples that each of its networks has learnt from
 
 
 def resume() -> None:
-    """Make the checkpoints that are missing from the weights in `FOLDER`; leaves those that are there alone."""
+    """Make the checkpoints that are missing from the weights in `FOLDER`; leave those that are there alone."""
     if not SEEN.exists():
         return
     seen = json.loads(SEEN.read_text(encoding="utf-8"))
@@ -41,15 +41,3 @@ def resume() -> None:
 
 def _weights(path: Path) -> dict[str, torch.Tensor]:
     return {key: tensor.float() for key, tensor in load_file(path).items()}
-
-
-def keep() -> None:
-    """Ship the checkpoints as they are: write `FOLDER`, and from what a checkout somewhere else goes on."""
-    export.export(FOLDER)
-    found = (autoencoder.CHECKPOINT, text_encoder.READER, text_encoder.CHECKPOINT, unet.CHECKPOINT)
-    seen = {path.stem: runtime.samples_of(path) for path in found}
-    SEEN.write_text(json.dumps(seen, indent=2) + "\n", encoding="utf-8")
-
-
-if __name__ == "__main__":
-    keep()

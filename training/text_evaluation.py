@@ -1,8 +1,9 @@
-"""How well the text encoder understands, before any picture is drawn: top-1 by class of question.
+"""Text evaluation: how well the text encoder understands, before any picture is drawn. Top-1 by class of question.
 
-Knows questions, codes and the text encoder. It bounds what the pictures can reach, and takes seconds.
+Knows questions, codes and the text encoder. Its figures bound what the pictures can reach, and take seconds.
 """
 
+import argparse
 from collections import defaultdict
 
 import torch
@@ -13,7 +14,8 @@ from .questions import ask
 
 @torch.no_grad()
 def main() -> None:
-    runtime.quiet_start(1)
+    argparse.ArgumentParser(description=__doc__).parse_args()
+    runtime.set_up(1)
     known = concepts.load(runtime.ART)
     lexicon, codebook = words.load(known), codes.load(runtime.ART, known)
     tokenizer = tokens.load(lexicon)
@@ -30,8 +32,8 @@ def main() -> None:
             good = good and ground[n] == row.ground
             right[row.kind].append(float(good))
             if not good:
-                heard = lexicon.names[first[n]][0] if first[n] < len(known) else "nothing"
-                wrong[row.kind].append(f"{row.prompt} -> {heard}, layout {layout[n]}, ground {ground[n]}")
+                understood = lexicon.names[first[n]][0] if first[n] < len(known) else "nothing"
+                wrong[row.kind].append(f"{row.prompt} -> {understood}, layout {layout[n]}, ground {ground[n]}")
     for kind, values in right.items():
         print(f"{kind}: {sum(values) / len(values):.3f} of {len(values)}")
         for line in wrong[kind][:6]:

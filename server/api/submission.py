@@ -1,0 +1,87 @@
+"""A submission: one request as its route read it, and the candidate for admission that it makes.
+
+Knows the headers that concern jobs, and what makes two submissions the same; knows neither models nor the queue.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from dataclasses import dataclass
+
+from fastapi import Request
+
+from server.api.off_loop import off_loop
+from server.api.wire import ImageFields
+from server.errors import BadRequest
+from server.jobs.admission import Candidate
+from server.jobs.repeats import Repeatable
+
+_MAX_KEY = 255  # characters of an Idempotency-Key
+_CHOSEN_ID = re.compile(r"[A-Za-z0-9_-]{8,64}", re.ASCII)
+
+
+@dataclass(frozen=True)
+class Submission:
+    """One request's route, fields and files."""
+
+    route: str  # generations, edits, variations, hub or hub flat
+    fields: ImageFields
+    uploads: tuple[bytes, ...] = ()  # source pictures that came as files
+    mask: bytes | None = None  # a mask that came as a file
+
+    @property
+    def size_bytes(self) -> int:
+        """About all that it carries: pictures, as files or as texts."""
+        texts = (*self.fields.images, self.fields.mask or "")
+        return sum(map(len, (*self.uploads, self.mask or b""))) + sum(map(len, texts))
+
+
+async def read_candidate(request: Request, submission: Submission, *, model: str, base: str) -> Candidate:
+    """The candidate that this request makes. Raises BadRequest for a header that cannot be used."""
+    chosen, key = _chosen_id(request), _idempotency_key(request)
+    fingerprint = await off_loop(submission.size_bytes, lambda: _fingerprint(submission, base))
+    repeatable = Repeatable(request.state.principal.name, fingerprint, key)
+    return Candidate(repeatable, model, is_repeat=_is_repeat(request, submission), job_id=chosen)
+
+
+def _chosen_id(request: Request) -> str:
+    """The job's id as the client wants it, so that it can ask how far it is while it waits; empty: as we like."""
+    sent = request.headers.getlist("x-job-id")
+    if not sent:
+        return ""
+    if len(sent) > 1 or not _CHOSEN_ID.fullmatch(sent[0]):
+        raise BadRequest("x-job-id must have 8 to 64 of A-Z, a-z, 0-9, _ and -.", param="x-job-id")
+    return sent[0]
+
+
+def _idempotency_key(request: Request) -> str:
+    sent = request.headers.getlist("idempotency-key")
+    if len(sent) > 1:
+        raise BadRequest("Idempotency-Key is sent twice.", param="Idempotency-Key")
+    if sent and len(sent[0]) > _MAX_KEY:
+        raise BadRequest(f"Idempotency-Key has more than {_MAX_KEY} characters.", param="Idempotency-Key")
+    return sent[0] if sent else ""
+
+
+def _is_repeat(request: Request, submission: Submission) -> bool:
+    """Whether this request may join any equal one that goes on: it repeats that, or must come out alike.
+
+    Without a seed, equal requests at once may be a client's way to get several pictures: the ai package sends n
+    requests where a model makes one at a time.
+    """
+    return (
+        submission.fields.seed is not None
+        or submission.route.startswith("hub")  # its clients send again after 60 s, and say nothing of it
+        or request.headers.get("x-stainless-retry-count", "0") != "0"  # OpenAI's SDKs do
+    )
+
+
+def _fingerprint(submission: Submission, base: str) -> bytes:
+    """Alike for the same request: same route, same fields, same files, and URLs that begin alike."""
+    fields = submission.fields.model_dump_json()
+    parts = (submission.route.encode(), base.encode(), fields.encode(), *submission.uploads)
+    digest = hashlib.sha256()
+    for part in (*parts, *(() if submission.mask is None else (b"mask", submission.mask))):
+        digest.update(hashlib.sha256(part).digest())
+    return digest.digest()

@@ -1,0 +1,96 @@
+"""Admission: a request becomes a job, or joins the work that it repeats.
+
+Knows repeats, permits and the registry of jobs; knows neither HTTP nor pictures. It never waits.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+from server.errors import KeyLimit
+from server.jobs.job import Job
+from server.jobs.queue import JobQueue
+from server.jobs.registry import JobRegistry
+from server.jobs.repeats import Repeatable, Repeats
+from server.jobs.runner import Assignment, JobRunner
+from server.jobs.work import Work
+
+_MAX_WAITERS = 16  # requests for one job
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A request that asks for admission, as plain data."""
+
+    repeatable: Repeatable  # whose it is, and what another request must have in common with it
+    model: str  # the canonical ID in models.yaml
+    is_repeat: bool = False  # it may join equal work without saying more: both must come out alike
+    job_id: str = ""  # chosen by the client; empty: as we like
+
+
+@dataclass(frozen=True)
+class Admitted(Generic[T]):
+    """The work that a candidate waits for, and the id under which its client finds the job."""
+
+    work: Work[T]
+    job_id: str
+
+
+class Admission(Generic[T]):
+    """The way into the queue. All methods run on the event loop's thread."""
+
+    def __init__(
+        self, queue: JobQueue, jobs: JobRegistry, repeats: Repeats[T], runner: JobRunner, *, job_timeout_s: float
+    ) -> None:
+        self.repeats = repeats
+        self._queue = queue
+        self._jobs = jobs
+        self._runner = runner
+        self._job_timeout_s = job_timeout_s
+
+    def admit(self, candidate: Candidate, assignment: Assignment[T]) -> Admitted[T]:
+        """Join a candidate to the work that it repeats, or take a permit, register its job and begin.
+
+        Raises what can be refused at once: IdempotencyMismatch, BadRequest for an id in use, QueueFull, KeyLimit,
+        Draining. Whoever is admitted must wait with ``Work.waiter``: nothing else cancels work that nobody wants.
+        """
+        # Nothing here waits: between looking for a first and becoming one, nobody may come.
+        first = self.repeats.find(candidate.repeatable, lambda work: self._may_join(candidate, work))
+        return self._begin(candidate, assignment) if first is None else self._join(candidate, first)
+
+    def _may_join(self, candidate: Candidate, work: Work[T]) -> bool:
+        """Whether equal work that goes on is what this candidate repeats: it says so, by a key or by the job's id."""
+        if candidate.is_repeat or candidate.repeatable.key:
+            return True
+        return bool(candidate.job_id) and self._jobs.has(work.job, candidate.job_id)
+
+    def _join(self, candidate: Candidate, first: Work[T]) -> Admitted[T]:
+        """Wait with the first. The job is found under the id that this client chose, too."""
+        if first.waiters >= _MAX_WAITERS:  # each holds its body, and no permit
+            raise KeyLimit(
+                f"{_MAX_WAITERS} requests wait for this same picture already.",
+                retry_after_s=self._queue.retry_after_s(),
+            )
+        job, chosen = first.job, candidate.job_id
+        if chosen and not self._jobs.has(job, chosen):
+            self._jobs.require_free(job.principal, chosen)
+            self._jobs.add(job, chosen)
+        return Admitted(first, chosen or job.id)
+
+    def _begin(self, candidate: Candidate, assignment: Assignment[T]) -> Admitted[T]:
+        """Become a first. The permit is held until the work has ended, whatever its end."""
+        principal = candidate.repeatable.principal
+        if candidate.job_id:
+            self._jobs.require_free(principal, candidate.job_id)
+        permit = contextlib.ExitStack()
+        permit.enter_context(self._queue.permit(principal))
+        job = Job(principal, candidate.model, time.monotonic() + self._job_timeout_s, id=candidate.job_id)
+        self._jobs.add(job)
+        work = Work(job, self._runner.run(job, assignment), permit.close)
+        self.repeats.add(candidate.repeatable, work)
+        return Admitted(work, job.id)

@@ -1,0 +1,149 @@
+"""The analytic last layer of the text encoder: it distributes each quarter's numbers to the slots of its parts.
+
+What it must do is the same for every prompt and known exactly, so its weights are computed, not trained: two trained
+layers lost a fifth of what the parts should hold, and gave a second object the first one's parts. The reader's weights
+stay as they are. Knows the codes' form and where CLIPTextModel keeps its weights; knows neither captions nor pictures.
+
+How it works:
+
+1. A slot's position embedding holds where its part lies. It is so large that what the reader's layers add is nothing.
+2. Two heads of the attention fetch 90 of the quarter's 180 numbers for the parts in its upper half. The other two
+   fetch the other 90 for the lower half, into the same 90 directions. The pair of heads that is not wanted looks at
+   the words, and so does every token that is no slot: the words' code is the same in every prompt, and its value counts
+   as zero.
+3. The MLP lets through the part's five numbers. Each number has a pair of units, open only where row and column are
+   the number's: gelu(x + c) - gelu(c - x) is 2x for a large c, and 0 for a very negative one. One more pair a number
+   removes what the attention brought.
+"""
+
+import torch
+from torch import Tensor
+from transformers import CLIPTextModel
+from transformers.models.clip.modeling_clip import CLIPMLP, CLIPAttention
+
+from . import codes
+from .codes import (
+    FIRST,
+    FIRST_WHOLE,
+    GRID,
+    HALF,
+    MARK_GAIN,
+    NUMBERS,
+    PART_GAIN,
+    PARTS,
+    PREFIX,
+    QUARTER,
+    QUARTERS,
+    WIDTH,
+    WORDS,
+)
+
+POSITION_GAIN = 300.0  # how much larger than in a code a slot's position embedding is
+VALUE_GAIN = 0.25  # how large a quarter's numbers come into a slot, as a share of `POSITION_GAIN`
+FETCHED = QUARTER // 2  # numbers
+FIRST_FETCHED = 40  # first of the basis' directions that take them: beyond all that a part's token has
+GATE = 6.0  # how far a unit is open or shut
+MARGIN = 12.0  # nats between the right quarter and the next
+
+
+@torch.no_grad()
+def write(net: CLIPTextModel, hidden: Tensor) -> None:
+    """Write the weights of the last layer of ``net``; all before it is the reader.
+
+    ``hidden``: (B, PREFIX, WIDTH), what the reader makes of some prompts, its last norm included.
+    """
+    layer = net.encoder.layers[-1]
+    for weight in (*layer.self_attn.parameters(), *layer.mlp.parameters()):
+        weight.zero_()
+    missing = _write_values(layer.self_attn, hidden[:, :WORDS].mean((0, 1)))
+    lower = (torch.arange(PARTS) // GRID % HALF >= HALF // 2).long()
+    positions = net.embeddings.position_embedding.weight
+    for which in range(2):
+        at = slice(FIRST + which * PARTS, FIRST + (which + 1) * PARTS)
+        positions[at] = POSITION_GAIN * codes.part_slots(which) + missing[lower]
+    _write_keys_and_queries(layer.self_attn, hidden, layer.layer_norm1(positions[FIRST:]), lower.repeat(2))
+    _write_mlp(layer.mlp)
+    for norm in (layer.layer_norm2, net.final_layer_norm):
+        norm.reset_parameters()
+
+
+def _write_values(attention: CLIPAttention, word: Tensor) -> Tensor:
+    """(2, WIDTH): what each pair of heads brings too little, because a word's code, ``word``, counts as zero.
+
+    The first pair has the numbers of the upper half as its values, the second those of the lower half.
+    """
+    basis, pair = codes.basis(), WIDTH // 2
+    numbers, missing = _numbers(), []
+    for half in range(2):
+        rows = slice(half * pair, half * pair + FETCHED)
+        attention.v_proj.weight[rows] = basis[numbers[half]]
+        attention.out_proj.weight[:, rows] = (
+            POSITION_GAIN * VALUE_GAIN * basis[FIRST_FETCHED : FIRST_FETCHED + FETCHED].T
+        )
+        attention.v_proj.bias[rows] = -attention.v_proj.weight[rows] @ word
+        missing.append(attention.out_proj.weight[:, rows] @ -attention.v_proj.bias[rows])
+    return torch.stack(missing)
+
+
+def _write_keys_and_queries(attention: CLIPAttention, hidden: Tensor, slots: Tensor, lower: Tensor) -> None:
+    """Fit keys and queries: quarters answer with their row, column and object, words to the pair that is not wanted.
+
+    ``slots``: (2 * PARTS, WIDTH) as the attention sees them; ``lower``: whether they lie in a quarter's lower half.
+    They count in the fit an eighth as often as there are prompts: hidden states vary with the prompt, and slots do not.
+    """
+    side, object_ = torch.eye(2), torch.eye(2).repeat_interleave(QUARTERS, 0)
+    names = torch.cat((side.repeat_interleave(2, 0).repeat(2, 1), side.repeat(4, 1), object_), 1)  # (8, 6)
+    answers = torch.zeros(PREFIX, 7)
+    answers[FIRST_WHOLE : FIRST_WHOLE + len(names), :6], answers[:WORDS, 6] = names, 8
+    seen, answers = hidden.flatten(0, 1), answers.repeat(len(hidden), 1)
+    every = torch.cat((seen, slots.repeat(len(hidden) // 8, 1)))
+    keys = _fit(every, torch.cat((answers, torch.zeros(len(every) - len(seen), 7))))
+    part = torch.arange(PARTS)
+    quarter = part // GRID // HALF * 2 + part % GRID // HALF
+    wanted = names[torch.cat((quarter, quarter + QUARTERS))]
+    size = WIDTH // attention.num_heads
+    idle = torch.eye(7)[6].expand(len(seen), 7)
+    for head in range(attention.num_heads):
+        busy = (lower == head * 2 // attention.num_heads)[:, None].float()
+        rows = slice(head * size, head * size + 7)
+        attention.k_proj.weight[rows], attention.k_proj.bias[rows] = keys
+        asks = torch.cat((busy * wanted, 1 - busy), 1).repeat(len(hidden) // 8, 1)
+        queries = _fit(every, MARGIN * size**0.5 * torch.cat((idle, asks)))
+        attention.q_proj.weight[rows], attention.q_proj.bias[rows] = queries
+
+
+def _write_mlp(mlp: CLIPMLP) -> None:
+    basis = codes.basis()
+    power = VALUE_GAIN**2 * 0.65 * FETCHED  # of the numbers, on average
+    scale = POSITION_GAIN * ((codes.part_slots(0).square().sum(-1).mean() + power) / WIDTH) ** 0.5  # the norm's divisor
+    mark = 2 * GATE / (MARK_GAIN * POSITION_GAIN / scale)  # a mark opens the unit by this: the row's, and the column's
+    marks = basis[NUMBERS : NUMBERS + 2 * GRID].view(2, GRID, WIDTH)
+    slot = mark * basis[NUMBERS + 2 * GRID + 2]  # twice as large as a mark, and only slots have it
+    for n in range(FETCHED):
+        direction = basis[FIRST_FETCHED + n]
+        cell, number = divmod(n, NUMBERS)
+        row, column = divmod(cell, HALF)
+        gate = mark * (marks[0, row :: HALF // 2].sum(0) + marks[1, column::HALF].sum(0)) + slot
+        for sign in (1, -1):
+            unit = 4 * n + 1 - sign  # 4n and 4n + 2; the unit after it removes the number from where it was brought
+            mlp.fc1.weight[unit], mlp.fc1.bias[unit] = sign * direction + gate, -7 * GATE
+            mlp.fc2.weight[:, unit] = sign * 0.5 * scale * PART_GAIN / VALUE_GAIN * basis[number]
+            mlp.fc1.weight[unit + 1], mlp.fc1.bias[unit + 1] = sign * direction + slot, -3 * GATE
+            mlp.fc2.weight[:, unit + 1] = -sign * 0.5 * scale * direction
+
+
+def _numbers() -> Tensor:
+    """(2, FETCHED) places of the upper and the lower half's numbers among a quarter's, in rows of parts."""
+    every = torch.arange(PARTS * NUMBERS, dtype=torch.float32).view(1, PARTS, NUMBERS)
+    where = codes.quarters(every)[0, 0].long()  # of each of the quarter's numbers
+    return where.argsort().view(2, FETCHED)
+
+
+def _fit(seen: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:
+    """The weight and the bias of a ridge regression from (N, WIDTH) to (N, M)."""
+    seen, wanted = seen.double(), wanted.double()
+    mean, goal = seen.mean(0), wanted.mean(0)
+    seen = seen - mean
+    gram = seen.T @ seen / len(seen) + 1e-4 * torch.eye(WIDTH, dtype=torch.float64)
+    weight = torch.linalg.solve(gram, seen.T @ (wanted - goal) / len(seen)).T
+    return weight.float(), (goal - weight @ mean).float()
