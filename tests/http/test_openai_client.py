@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import base64
 import threading
 from collections.abc import Iterator
@@ -161,19 +160,17 @@ def test_a_refusal_of_a_stream_is_an_ordinary_error(client: openai.OpenAI) -> No
         client.images.generate(prompt="x", model="gpt-image-1", stream=True, partial_images=9)
 
 
-def test_the_asynchronous_client_draws_edits_and_streams(server: Running) -> None:
-    async def work() -> None:
-        async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none-needed", max_retries=0) as client:
-            quick: dict[str, Any] = {"prompt": "a red apple", "model": "gpt-image-1", "size": "64x64"}
-            quick["extra_body"] = {"num_inference_steps": 1}
-            source = ("a.png", png(scene(96, 96)))
-            drawn = await client.images.generate(response_format="b64_json", **quick)
-            edited = await client.images.edit(image=[source], mask=("m.png", png(right_half(96, 96))), **quick)
-            for answer in (drawn, edited):
-                assert answer.data is not None
-                assert opened(base64.b64decode(answer.data[0].b64_json or "")).size == (64, 64)
-            stream = await client.images.generate(stream=True, **quick)
-            assert [event.type async for event in stream][-1] == "image_generation.completed"
-            assert "gpt-image-1" in [model.id async for model in client.models.list()]
-
-    asyncio.run(work())
+@pytest.mark.anyio
+async def test_the_asynchronous_client_draws_edits_and_streams(server: Running) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{server.url}/v1", api_key="none-needed", max_retries=0) as client:
+        quick: dict[str, Any] = {"prompt": "a red apple", "model": "gpt-image-1", "size": "64x64"}
+        quick["extra_body"] = {"num_inference_steps": 1}
+        source = ("a.png", png(scene(96, 96)))
+        drawn = await client.images.generate(response_format="b64_json", **quick)
+        edited = await client.images.edit(image=[source], mask=("m.png", png(right_half(96, 96))), **quick)
+        for answer in (drawn, edited):
+            assert answer.data is not None
+            assert opened(base64.b64decode(answer.data[0].b64_json or "")).size == (64, 64)
+        stream = await client.images.generate(stream=True, **quick)
+        assert [event.type async for event in stream][-1] == "image_generation.completed"
+        assert "gpt-image-1" in [model.id async for model in client.models.list()]

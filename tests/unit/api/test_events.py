@@ -12,7 +12,8 @@ from server.api.events import Events, EventStream
 from server.edge.disconnect import ClientLeft
 
 
-def test_a_client_that_leaves_before_the_headers_are_taken_leaves_the_work() -> None:
+@pytest.mark.anyio
+async def test_a_client_that_leaves_before_the_headers_are_taken_leaves_the_work() -> None:
     """A generator that never began runs no ``finally``: the job went on for nobody, and kept its permit."""
     left: list[bool] = []
 
@@ -28,5 +29,5 @@ def test_a_client_that_leaves_before_the_headers_are_taken_leaves_the_work() -> 
     subscription = contextlib.ExitStack()
     subscription.callback(left.append, True)
     with pytest.raises(ClientLeft):
-        asyncio.run(EventStream(events(), subscription)({"type": "http"}, receive, send))
+        await EventStream(events(), subscription)({"type": "http"}, receive, send)
     assert left == [True]

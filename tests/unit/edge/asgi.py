@@ -25,7 +25,7 @@ def http_scope(
     }
 
 
-def exchange(app: ASGIApp, scope: Scope, incoming: Iterable[Message] = ()) -> list[Message]:
+async def exchange(app: ASGIApp, scope: Scope, incoming: Iterable[Message] = ()) -> list[Message]:
     """What ``app`` sends, given these messages; after them ``receive`` waits for ever."""
     sent: list[Message] = []
     waiting = iter(incoming)
@@ -41,9 +41,6 @@ def exchange(app: ASGIApp, scope: Scope, incoming: Iterable[Message] = ()) -> li
     async def send(message: Message) -> None:
         sent.append(message)
 
-    async def run() -> None:
-        async with asyncio.timeout(10):
-            await app(scope, receive, send)
-
-    asyncio.run(run())
+    async with asyncio.timeout(10):
+        await app(scope, receive, send)
     return sent

@@ -58,8 +58,9 @@ def test_one_record_per_request_with_templates_only(tmp_path: Path, caplog: pyte
         assert record.request_id.startswith("req_")  # type: ignore[attr-defined]
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("raises", [False, True])
-def test_a_client_that_left_is_a_499(caplog: pytest.LogCaptureFixture, raises: bool) -> None:
+async def test_a_client_that_left_is_a_499(caplog: pytest.LogCaptureFixture, raises: bool) -> None:
     caplog.set_level(logging.INFO, "darkroom.access")
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,12 +76,13 @@ def test_a_client_that_left_is_a_499(caplog: pytest.LogCaptureFixture, raises: b
         except ClientLeft:
             return
 
-    exchange(AccessLog(quiet), http_scope(), [{"type": "http.disconnect"}])
+    await exchange(AccessLog(quiet), http_scope(), [{"type": "http.disconnect"}])
     (record,) = records_of(caplog, 1)
     assert (record.status, record.bytes) == (499, 0)  # type: ignore[attr-defined]
 
 
-def test_a_disconnect_after_the_answer_is_no_499(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.anyio
+async def test_a_disconnect_after_the_answer_is_no_499(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "darkroom.access")
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,19 +90,20 @@ def test_a_disconnect_after_the_answer_is_no_499(caplog: pytest.LogCaptureFixtur
         await send({"type": "http.response.body", "body": b"ok"})
         await receive()
 
-    exchange(AccessLog(app), http_scope(), [{"type": "http.disconnect"}])
+    await exchange(AccessLog(app), http_scope(), [{"type": "http.disconnect"}])
     (record,) = records_of(caplog, 1)
     assert (record.status, record.bytes) == (200, 2)  # type: ignore[attr-defined]
 
 
-def test_a_strange_method_is_no_label(caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.anyio
+async def test_a_strange_method_is_no_label(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.INFO, "darkroom.access")
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 405, "headers": []})
         await send({"type": "http.response.body"})
 
-    exchange(AccessLog(app), http_scope(method="CANARY"))
+    await exchange(AccessLog(app), http_scope(method="CANARY"))
     assert records_of(caplog, 1)[0].method == "other"  # type: ignore[attr-defined]
 
 

@@ -12,6 +12,8 @@ from server.settings import Settings
 from tests.unit.edge.asgi import exchange, http_scope
 from tests.unit.edge.live import settings_for
 
+pytestmark = pytest.mark.anyio
+
 HOST = (b"host", b"localhost")
 
 
@@ -19,8 +21,10 @@ async def whoever(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "who", "principal": scope.get("state", {}).get("principal")})
 
 
-def who(auth: Auth, *headers: tuple[bytes, bytes], method: str = "GET", path: str = "/pictures") -> Principal | None:
-    sent: list[Message] = exchange(auth, http_scope(method, path, [HOST, *headers]))
+async def who(
+    auth: Auth, *headers: tuple[bytes, bytes], method: str = "GET", path: str = "/pictures"
+) -> Principal | None:
+    sent: list[Message] = await exchange(auth, http_scope(method, path, [HOST, *headers]))
     principal: Principal | None = sent[0]["principal"]
     return principal
 
@@ -39,10 +43,10 @@ def auth(settings: Settings) -> Auth:
     return Auth(whoever, settings=settings, keyring=Keyring.in_memory({"alice": "dk_alice"}))
 
 
-def test_a_key_makes_a_principal(auth: Auth) -> None:
-    assert who(auth, bearer("dk_alice")) == Principal("alice")
-    assert who(auth, (b"authorization", b"bEARER  dk_alice ")) == Principal("alice")
-    assert who(auth, bearer("dk_alice"), path="/livez") == Principal("alice")
+async def test_a_key_makes_a_principal(auth: Auth) -> None:
+    assert await who(auth, bearer("dk_alice")) == Principal("alice")
+    assert await who(auth, (b"authorization", b"bEARER  dk_alice ")) == Principal("alice")
+    assert await who(auth, bearer("dk_alice"), path="/livez") == Principal("alice")
 
 
 @pytest.mark.parametrize(
@@ -52,17 +56,17 @@ def test_a_key_makes_a_principal(auth: Auth) -> None:
         *(b"Bearer dk_alice x", b"Bearer\tdk_alice", b"Bearer dk_alice\xe9", b"Bearer " + b"x" * 10_000),
     ],
 )
-def test_anything_else_is_refused(auth: Auth, value: bytes) -> None:
+async def test_anything_else_is_refused(auth: Auth, value: bytes) -> None:
     with pytest.raises(Unauthorized) as caught:
-        who(auth, (b"authorization", value))
+        await who(auth, (b"authorization", value))
     assert "dk_" not in caught.value.message
 
 
-def test_two_headers_are_none(auth: Auth) -> None:
+async def test_two_headers_are_none(auth: Auth) -> None:
     with pytest.raises(Unauthorized):
-        who(auth, bearer("dk_alice"), bearer("dk_alice"))
+        await who(auth, bearer("dk_alice"), bearer("dk_alice"))
     with pytest.raises(Unauthorized):
-        who(auth)
+        await who(auth)
 
 
 OPEN = [
@@ -102,20 +106,20 @@ CLOSED = [
 
 
 @pytest.mark.parametrize("path", OPEN)
-def test_a_stranger_may_look_at_the_open_paths(auth: Auth, path: str) -> None:
-    assert who(auth, path=path) is None
-    assert who(auth, path=path, method="HEAD") is None
-    assert who(auth, bearer("wrong"), path=path) is None
+async def test_a_stranger_may_look_at_the_open_paths(auth: Auth, path: str) -> None:
+    assert await who(auth, path=path) is None
+    assert await who(auth, path=path, method="HEAD") is None
+    assert await who(auth, bearer("wrong"), path=path) is None
     for method in ("POST", "OPTIONS", "PUT", "DELETE"):
         with pytest.raises(Unauthorized):
-            who(auth, path=path, method=method)
+            await who(auth, path=path, method=method)
 
 
 @pytest.mark.parametrize("path", CLOSED)
-def test_every_other_path_is_closed(auth: Auth, path: str) -> None:
+async def test_every_other_path_is_closed(auth: Auth, path: str) -> None:
     for method in ("GET", "HEAD", "OPTIONS", "POST"):
         with pytest.raises(Unauthorized):
-            who(auth, path=path, method=method)
+            await who(auth, path=path, method=method)
 
 
 @pytest.mark.parametrize(
@@ -135,35 +139,35 @@ def test_nothing_climbs_out_of_an_open_folder(path: str) -> None:
         is_open(http_scope(path=path))
 
 
-def test_without_keys_the_caller_is_local(settings: Settings) -> None:
-    assert who(Auth(whoever, settings=settings, keyring=Keyring.in_memory())) == LOCAL
+async def test_without_keys_the_caller_is_local(settings: Settings) -> None:
+    assert await who(Auth(whoever, settings=settings, keyring=Keyring.in_memory())) == LOCAL
 
 
-def test_the_first_key_closes_the_server_and_revoking_the_last_does_not_open_it(settings: Settings) -> None:
+async def test_the_first_key_closes_the_server_and_revoking_the_last_does_not_open_it(settings: Settings) -> None:
     ring = Keyring.in_memory()
     auth = Auth(whoever, settings=settings, keyring=ring)
-    assert who(auth) == LOCAL
+    assert await who(auth) == LOCAL
     key = ring.create("alice")
     with pytest.raises(Unauthorized):
-        who(auth)
-    assert who(auth, bearer(key)) == Principal("alice")
+        await who(auth)
+    assert await who(auth, bearer(key)) == Principal("alice")
     ring.revoke("alice")
     with pytest.raises(Unauthorized):
-        who(auth)
+        await who(auth)
 
 
-def test_beyond_loopback_no_keys_means_no_entry(tmp_path: Path) -> None:
+async def test_beyond_loopback_no_keys_means_no_entry(tmp_path: Path) -> None:
     closed = Auth(whoever, settings=settings_for(tmp_path, host="0.0.0.0"), keyring=Keyring.in_memory())
     with pytest.raises(Unauthorized):
-        who(closed)
+        await who(closed)
     allowed = settings_for(tmp_path, host="0.0.0.0", allow_open=True)
-    assert who(Auth(whoever, settings=allowed, keyring=Keyring.in_memory())) == LOCAL
+    assert await who(Auth(whoever, settings=allowed, keyring=Keyring.in_memory())) == LOCAL
 
 
-def test_a_websocket_is_closed(auth: Auth) -> None:
-    sent = exchange(auth, {"type": "websocket", "path": "/livez", "headers": []})
+async def test_a_websocket_is_closed(auth: Auth) -> None:
+    sent = await exchange(auth, {"type": "websocket", "path": "/livez", "headers": []})
     assert sent == [{"type": "websocket.close", "code": 1008}]
 
 
-def test_the_lifespan_passes(auth: Auth) -> None:
-    assert exchange(auth, {"type": "lifespan"})[0]["type"] == "who"
+async def test_the_lifespan_passes(auth: Auth) -> None:
+    assert (await exchange(auth, {"type": "lifespan"}))[0]["type"] == "who"

@@ -133,23 +133,26 @@ def chunks(*sizes: int) -> list[Message]:
     return [{"type": "http.request", "body": b"x" * size, "more_body": True} for size in sizes]
 
 
-def test_our_answer_replaces_the_apps_once() -> None:
+@pytest.mark.anyio
+async def test_our_answer_replaces_the_apps_once() -> None:
     scope = http_scope("POST", headers=[(b"transfer-encoding", b"chunked")])
-    sent = exchange(BodyLimit(swallowing, max_bytes=10, timeout_s=5), scope, chunks(5, 5, 5))
+    sent = await exchange(BodyLimit(swallowing, max_bytes=10, timeout_s=5), scope, chunks(5, 5, 5))
     assert [message["type"] for message in sent] == ["http.response.start", "http.response.body"]
     assert sent[0]["status"] == 413
 
 
-def test_a_request_without_a_body_is_not_touched() -> None:
+@pytest.mark.anyio
+async def test_a_request_without_a_body_is_not_touched() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         assert receive.__qualname__.startswith("exchange")
         await send({"type": "http.response.start", "status": 204, "headers": []})
 
-    assert exchange(BodyLimit(app, max_bytes=1, timeout_s=0.01), http_scope())[0]["status"] == 204
+    assert (await exchange(BodyLimit(app, max_bytes=1, timeout_s=0.01), http_scope()))[0]["status"] == 204
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("length", [b"9" * 30, b"-5", b"4, 4", b"\xb2"])
-def test_lengths_that_are_no_numbers_do_not_break_it(length: bytes) -> None:
+async def test_lengths_that_are_no_numbers_do_not_break_it(length: bytes) -> None:
     scope = http_scope("POST", headers=[(b"content-length", length)])
-    sent = exchange(BodyLimit(swallowing, max_bytes=10, timeout_s=5), scope, chunks(5, 5, 5))
+    sent = await exchange(BodyLimit(swallowing, max_bytes=10, timeout_s=5), scope, chunks(5, 5, 5))
     assert sent[0]["status"] == 413

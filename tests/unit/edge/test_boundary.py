@@ -25,15 +25,17 @@ def raising(error: Exception, *, begun: bool) -> ErrorBoundary:
     return ErrorBoundary(app)
 
 
-def test_each_kind_of_exception_becomes_one_answer() -> None:
-    assert exchange(raising(QueueFull("x"), begun=False), http_scope())[0]["status"] == 429
-    assert exchange(raising(ValueError("x"), begun=False), http_scope())[0]["status"] == 500
-    assert exchange(raising(ClientLeft(), begun=False), http_scope()) == []
+@pytest.mark.anyio
+async def test_each_kind_of_exception_becomes_one_answer() -> None:
+    assert (await exchange(raising(QueueFull("x"), begun=False), http_scope()))[0]["status"] == 429
+    assert (await exchange(raising(ValueError("x"), begun=False), http_scope()))[0]["status"] == 500
+    assert await exchange(raising(ClientLeft(), begun=False), http_scope()) == []
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("error", [QueueFull("x"), ValueError("x"), ClientLeft()])
-def test_an_answer_that_has_begun_is_not_answered_again(error: Exception) -> None:
-    assert len(exchange(raising(error, begun=True), http_scope())) == 1
+async def test_an_answer_that_has_begun_is_not_answered_again(error: Exception) -> None:
+    assert len(await exchange(raising(error, begun=True), http_scope())) == 1
 
 
 def test_an_accident_is_logged_with_its_place_and_id_but_not_its_text(

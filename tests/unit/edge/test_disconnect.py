@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Coroutine
+import contextlib
+from collections.abc import AsyncIterator, Awaitable, Coroutine
 from typing import Any
 
 import pytest
@@ -10,6 +11,8 @@ from starlette.types import Message
 
 from server.edge.disconnect import ClientLeft, unless_disconnected, until_disconnect
 from tests.unit.edge.asgi import http_scope
+
+pytestmark = pytest.mark.anyio
 
 
 class Line:
@@ -35,15 +38,13 @@ class Line:
         return Request(http_scope(), self.receive)
 
 
-def run(test: Callable[[], Coroutine[Any, Any, None]]) -> None:
-    """Run it, and require that it left no task behind."""
-
-    async def whole() -> None:
-        async with asyncio.timeout(5):
-            await test()
-        assert asyncio.all_tasks() == {asyncio.current_task()}
-
-    asyncio.run(whole())
+@contextlib.asynccontextmanager
+async def no_task_left() -> AsyncIterator[None]:
+    """Require that what runs inside ends in time and leaves no task behind."""
+    before = asyncio.all_tasks()
+    async with asyncio.timeout(5):
+        yield
+    assert asyncio.all_tasks() == before
 
 
 async def answer(after_s: float, value: int = 7) -> int:
@@ -68,8 +69,8 @@ class Stubborn:
                 raise ValueError("while ending")
 
 
-def test_until_disconnect_passes_over_other_messages() -> None:
-    async def test() -> None:
+async def test_until_disconnect_passes_over_other_messages() -> None:
+    async with no_task_left():
         messages: list[Message] = [
             {"type": "http.request"},
             {"type": "http.request"},
@@ -82,11 +83,9 @@ def test_until_disconnect_passes_over_other_messages() -> None:
         await until_disconnect(receive)
         assert messages == []
 
-    run(test)
 
-
-def test_the_result_or_the_exception_of_the_work() -> None:
-    async def test() -> None:
+async def test_the_result_or_the_exception_of_the_work() -> None:
+    async with no_task_left():
         line = Line()
         assert await unless_disconnected(line.request, answer(0.01)) == 7
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -100,33 +99,27 @@ def test_the_result_or_the_exception_of_the_work() -> None:
             await unless_disconnected(line.request, fails())
         assert line.waiting == 0
 
-    run(test)
-
 
 @pytest.mark.parametrize("fails", [False, True])
-def test_a_client_that_leaves_ends_the_work_first(fails: bool) -> None:
-    async def test() -> None:
+async def test_a_client_that_leaves_ends_the_work_first(fails: bool) -> None:
+    async with no_task_left():
         line, work = Line(), Stubborn(fails=fails)
         asyncio.get_running_loop().call_later(0.02, line.left.set)
         with pytest.raises(ClientLeft):
             await unless_disconnected(line.request, work())
         assert work.ended
 
-    run(test)
 
-
-def test_a_finished_answer_wins_over_a_client_that_leaves_at_the_same_time() -> None:
-    async def test() -> None:
+async def test_a_finished_answer_wins_over_a_client_that_leaves_at_the_same_time() -> None:
+    async with no_task_left():
         line = Line()
         line.left.set()
         assert await unless_disconnected(line.request, answer(0)) == 7
 
-    run(test)
-
 
 @pytest.mark.parametrize("times", [1, 3])
-def test_cancelling_the_caller_ends_both(times: int) -> None:
-    async def test() -> None:
+async def test_cancelling_the_caller_ends_both(times: int) -> None:
+    async with no_task_left():
         line, work = Line(), Stubborn()
         caller = asyncio.create_task(unless_disconnected(line.request, work()))
         await asyncio.sleep(0.01)
@@ -138,11 +131,9 @@ def test_cancelling_the_caller_ends_both(times: int) -> None:
         assert work.ended
         assert line.waiting == 0
 
-    run(test)
 
-
-def test_a_line_that_breaks_ends_the_work() -> None:
-    async def test() -> None:
+async def test_a_line_that_breaks_ends_the_work() -> None:
+    async with no_task_left():
         line, work = Line(), Stubborn()
         line.broken = True
         line.left.set()
@@ -150,18 +141,14 @@ def test_a_line_that_breaks_ends_the_work() -> None:
             await unless_disconnected(line.request, work())
         assert work.ended
 
-    run(test)
 
-
-def test_it_keeps_a_timeout_of_its_caller() -> None:
-    async def test() -> None:
+async def test_it_keeps_a_timeout_of_its_caller() -> None:
+    async with no_task_left():
         line, work = Line(), Stubborn()
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.02):
                 await unless_disconnected(line.request, _as_awaitable(work()))
         assert work.ended
-
-    run(test)
 
 
 def _as_awaitable(work: Coroutine[Any, Any, None]) -> Awaitable[None]:

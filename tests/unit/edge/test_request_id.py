@@ -34,7 +34,8 @@ def test_two_ids_are_none() -> None:
     assert OURS.fullmatch(chosen_id(http_scope(headers=pair)))
 
 
-def test_it_is_in_the_scope_the_context_and_the_answer_once() -> None:
+@pytest.mark.anyio
+async def test_it_is_in_the_scope_the_context_and_the_answer_once() -> None:
     seen: list[str] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -42,7 +43,7 @@ def test_it_is_in_the_scope_the_context_and_the_answer_once() -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"X-Request-Id", b"forged")]})
         await send({"type": "http.response.body", "body": b""})
 
-    sent: list[Message] = exchange(RequestIds(app), http_scope(headers=[(b"x-request-id", b"mine")]))
+    sent: list[Message] = await exchange(RequestIds(app), http_scope(headers=[(b"x-request-id", b"mine")]))
     assert seen == ["mine", "mine"]
     assert sent[0]["headers"] == [(b"x-request-id", b"mine")]
     assert current_request_id.get() == "-"

@@ -19,6 +19,8 @@ import pytest
 from server.errors import BadImage, ConfigError, LinkRefused, TooLarge
 from server.inputs.fetch import Fetcher
 
+pytestmark = pytest.mark.anyio
+
 PICTURE = b"\x89PNG picture"
 Script = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
@@ -98,9 +100,9 @@ def dialled(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return seen
 
 
-def refused(url: str, by: Fetcher) -> BadImage:
+async def refused(url: str, by: Fetcher) -> BadImage:
     with pytest.raises(BadImage) as caught:
-        asyncio.run(by.fetch(url, param="image"))
+        await by.fetch(url, param="image")
     assert caught.value.param == "image"
     assert caught.value.__cause__ is None
     return caught.value
@@ -132,57 +134,57 @@ def refused(url: str, by: Fetcher) -> BadImage:
         "http://xn--/",
     ],
 )
-def test_every_refusal_reads_the_same(url: str, resolver: dict[str, list[list[str]]], dialled: list[str]) -> None:
+async def test_every_refusal_reads_the_same(url: str, resolver: dict[str, list[list[str]]], dialled: list[str]) -> None:
     resolver |= {"localhost": [["127.0.0.1", "::1"]], "down.example": [["93.184.216.34"]]}
-    message = refused(url, fetcher()).message
-    assert message == refused("nonsense:", fetcher()).message
+    message = (await refused(url, fetcher())).message
+    assert message == (await refused("nonsense:", fetcher())).message
     assert dialled == (["93.184.216.34"] if "down" in url else [])
 
 
-def test_one_private_address_among_public_ones_is_enough_to_refuse(
+async def test_one_private_address_among_public_ones_is_enough_to_refuse(
     resolver: dict[str, list[list[str]]], dialled: list[str]
 ) -> None:
     resolver["mixed.example"] = [["93.184.216.34", "10.0.0.1"]]
-    refused("http://mixed.example/", fetcher())
+    await refused("http://mixed.example/", fetcher())
     assert dialled == []
 
 
-def test_rebinding_dns_is_asked_once_and_what_was_checked_is_dialled(
+async def test_rebinding_dns_is_asked_once_and_what_was_checked_is_dialled(
     resolver: dict[str, list[list[str]]], dialled: list[str]
 ) -> None:
     resolver["rebind.example"] = [["93.184.216.34", "2606:4700::1111"], ["127.0.0.1"]]
-    refused("http://rebind.example/", fetcher())
+    await refused("http://rebind.example/", fetcher())
     assert dialled == ["93.184.216.34", "2606:4700::1111"]
     assert resolver["rebind.example"] == [["127.0.0.1"]]
 
 
-def test_off_says_what_to_send_instead(dialled: list[str]) -> None:
-    message = refused("http://93.184.216.34/", fetcher("off")).message
+async def test_off_says_what_to_send_instead(dialled: list[str]) -> None:
+    message = (await refused("http://93.184.216.34/", fetcher("off"))).message
     assert "fetches no URLs" in message
     assert "data: URL or as base64" in message
     assert dialled == []
 
 
 @pytest.mark.parametrize("fetch", ["public", "off", "elsewhere.example"])
-def test_our_own_picture_is_read_from_the_store_and_never_fetched(fetch: str, dialled: list[str]) -> None:
+async def test_our_own_picture_is_read_from_the_store_and_never_fetched(fetch: str, dialled: list[str]) -> None:
     async def own(url: str) -> bytes | None:
         return PICTURE if url.startswith("http://localhost:8000/files/") else None
 
     ours = fetcher(fetch, own=own)
-    assert asyncio.run(ours.fetch("http://localhost:8000/files/x.png?a=b", param="image")) == PICTURE
-    refused("http://localhost:8000/other", ours)
+    assert await ours.fetch("http://localhost:8000/files/x.png?a=b", param="image") == PICTURE
+    await refused("http://localhost:8000/other", ours)
     assert dialled == []
 
 
-def test_an_expired_link_of_ours_says_so() -> None:
+async def test_an_expired_link_of_ours_says_so() -> None:
     async def own(url: str) -> bytes | None:
         raise LinkRefused("The picture's link has expired.")
 
     with pytest.raises(LinkRefused):
-        asyncio.run(fetcher(own=own).fetch("http://x.example/", param="image"))
+        await fetcher(own=own).fetch("http://x.example/", param="image")
 
 
-def test_a_url_of_megabytes_is_not_taken_apart(dialled: list[str]) -> None:
+async def test_a_url_of_megabytes_is_not_taken_apart(dialled: list[str]) -> None:
     asked: list[str] = []  # taken apart, its query held the event loop up, half a second a megabyte
 
     async def own(url: str) -> bytes | None:
@@ -190,16 +192,16 @@ def test_a_url_of_megabytes_is_not_taken_apart(dialled: list[str]) -> None:
         return None
 
     ours = fetcher(own=own)
-    long = refused("http://93.184.216.34/?" + "a=1&" * 500_000, ours)
-    assert long.message == refused("http://127.0.0.1/", ours).message
+    long = await refused("http://93.184.216.34/?" + "a=1&" * 500_000, ours)
+    assert long.message == (await refused("http://127.0.0.1/", ours)).message
     assert (asked, dialled) == (["http://127.0.0.1/"], [])
 
 
-def test_listed_hosts_are_the_only_ones(resolver: dict[str, list[list[str]]], dialled: list[str]) -> None:
+async def test_listed_hosts_are_the_only_ones(resolver: dict[str, list[list[str]]], dialled: list[str]) -> None:
     listed = fetcher(" Minio.internal, 10.0.0.7 ,[fd00::1], fd00::2")
     resolver |= {"minio.internal": [["10.9.9.9"]], "other.example": [["93.184.216.34"]]}
     for url in ("http://minio.internal/", "http://10.0.0.7:9000/", "http://[fd00::1]/", "http://[fd00::2]/"):
-        refused(url, listed)
+        await refused(url, listed)
     assert dialled == ["10.9.9.9", "10.0.0.7", "fd00::1", "fd00::2"]
     for url in (
         "http://other.example/",
@@ -207,7 +209,7 @@ def test_listed_hosts_are_the_only_ones(resolver: dict[str, list[list[str]]], di
         "http://sub.minio.internal/",
         "http://93.184.216.34/",
     ):
-        refused(url, listed)
+        await refused(url, listed)
     assert len(dialled) == 4
     assert resolver["other.example"], "a host that is not listed was looked up"
 
@@ -221,20 +223,17 @@ def test_bad_host_list_stops_at_the_door(fetch: str) -> None:
 # --- what is answered ---
 
 
-def got(script: Script, *, host: str = "127.0.0.1", path: str = "/a%20b?c", **options: Any) -> tuple[bytes, Peer]:
-    async def go() -> tuple[bytes, Peer]:
-        async with serving(script, host) as peer:
-            shown = f"[{host}]" if ":" in host else host
-            fetching = fetcher(host, **options)
-            return await fetching.fetch(f"http://{shown}:{peer.port}{path}", param="image"), peer
-
-    return asyncio.run(go())
+async def got(script: Script, *, host: str = "127.0.0.1", path: str = "/a%20b?c", **options: Any) -> tuple[bytes, Peer]:
+    async with serving(script, host) as peer:
+        shown = f"[{host}]" if ":" in host else host
+        fetching = fetcher(host, **options)
+        return await fetching.fetch(f"http://{shown}:{peer.port}{path}", param="image"), peer
 
 
-def test_listed_private_host_is_fetched_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_listed_private_host_is_fetched_plainly(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "HTTP_PROXY", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://192.0.2.1:3128")
-    body, peer = got(answer())
+    body, peer = await got(answer())
     assert body == PICTURE
     assert peer.requests[0].startswith("GET /a%20b?c HTTP/1.1\r\n")
     assert f"Host: 127.0.0.1:{peer.port}\r\n" in peer.requests[0]
@@ -242,12 +241,12 @@ def test_listed_private_host_is_fetched_plainly(monkeypatch: pytest.MonkeyPatch)
     assert "cookie" not in peer.requests[0].lower()
 
 
-def test_ipv6_and_chunks_and_no_length() -> None:
-    body, peer = got(answer(), host="::1")
+async def test_ipv6_and_chunks_and_no_length() -> None:
+    body, peer = await got(answer(), host="::1")
     assert (body, f"Host: [::1]:{peer.port}\r\n" in peer.requests[0]) == (PICTURE, True)
     chunked = answer("HTTP/1.1 200 OK", "Transfer-Encoding: chunked", body=b"3\r\nabc\r\n0\r\n\r\n", length=False)
-    assert got(chunked)[0] == b"abc"
-    assert got(answer(length=False))[0] == PICTURE
+    assert (await got(chunked))[0] == b"abc"
+    assert (await got(answer(length=False)))[0] == PICTURE
 
 
 @pytest.mark.parametrize(
@@ -266,25 +265,22 @@ def test_ipv6_and_chunks_and_no_length() -> None:
     ],
     ids=["302", "301", "404", "500", "206", "204", "gzip", "cut short", "not HTTP", "huge header"],
 )
-def test_anything_but_a_plain_200_is_the_same_refusal(script: Script) -> None:
+async def test_anything_but_a_plain_200_is_the_same_refusal(script: Script) -> None:
     with pytest.raises(BadImage) as caught:
-        got(script)
-    assert caught.value.message == refused("nonsense:", fetcher("127.0.0.1")).message
+        await got(script)
+    assert caught.value.message == (await refused("nonsense:", fetcher("127.0.0.1"))).message
 
 
-def test_redirect_is_not_followed() -> None:
-    async def go() -> None:
-        async with serving(answer()) as inner:
-            moved = answer("HTTP/1.1 302 Found", f"Location: http://127.0.0.1:{inner.port}/")
-            async with serving(moved) as outer:
-                with pytest.raises(BadImage):
-                    await fetcher("127.0.0.1").fetch(f"http://127.0.0.1:{outer.port}/", param="image")
-            assert (len(outer.requests), inner.requests) == (1, [])
-
-    asyncio.run(go())
+async def test_redirect_is_not_followed() -> None:
+    async with serving(answer()) as inner:
+        moved = answer("HTTP/1.1 302 Found", f"Location: http://127.0.0.1:{inner.port}/")
+        async with serving(moved) as outer:
+            with pytest.raises(BadImage):
+                await fetcher("127.0.0.1").fetch(f"http://127.0.0.1:{outer.port}/", param="image")
+        assert (len(outer.requests), inner.requests) == (1, [])
 
 
-def test_oversize_is_413_by_its_header_and_by_its_bytes() -> None:
+async def test_oversize_is_413_by_its_header_and_by_its_bytes() -> None:
     async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
         while not writer.is_closing():
@@ -297,9 +293,9 @@ def test_oversize_is_413_by_its_header_and_by_its_bytes() -> None:
         endless,
     ):
         with pytest.raises(TooLarge) as caught:
-            got(script)
+            await got(script)
         assert caught.value.param == "image"
-    assert len(got(answer(body=bytes(1000)))[0]) == 1000
+    assert len((await got(answer(body=bytes(1000))))[0]) == 1000
 
 
 async def dripping(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -322,20 +318,17 @@ async def forever_continue(reader: asyncio.StreamReader, writer: asyncio.StreamW
 
 
 @pytest.mark.parametrize("script", [dripping, silent, forever_continue])
-def test_one_deadline_over_everything(script: Script) -> None:
+async def test_one_deadline_over_everything(script: Script) -> None:
     started = time.perf_counter()
     with pytest.raises(BadImage):
-        got(script, timeout_s=0.3)
+        await got(script, timeout_s=0.3)
     assert time.perf_counter() - started < 1
 
 
-def test_a_dead_first_address_does_not_hide_a_live_second(resolver: dict[str, list[list[str]]]) -> None:
-    async def go() -> bytes:
-        async with serving(answer()) as peer:
-            resolver["two.example"] = [["::1", "127.0.0.1"]]  # nobody listens at ::1
-            return await fetcher("two.example").fetch(f"http://two.example:{peer.port}/", param="image")
-
-    assert asyncio.run(go()) == PICTURE
+async def test_a_dead_first_address_does_not_hide_a_live_second(resolver: dict[str, list[list[str]]]) -> None:
+    async with serving(answer()) as peer:
+        resolver["two.example"] = [["::1", "127.0.0.1"]]  # nobody listens at ::1
+        assert await fetcher("two.example").fetch(f"http://two.example:{peer.port}/", param="image") == PICTURE
 
 
 # --- TLS ---
@@ -365,7 +358,7 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return pem
 
 
-def test_name_and_certificate_stay_the_urls_though_an_address_is_dialled(
+async def test_name_and_certificate_stay_the_urls_though_an_address_is_dialled(
     certificate: Path, resolver: dict[str, list[list[str]]]
 ) -> None:
     async def go(name: str, trusted: bool) -> tuple[bytes, Peer]:
@@ -377,24 +370,22 @@ def test_name_and_certificate_stay_the_urls_though_an_address_is_dialled(
             fetching = fetcher(name, tls=client)
             return await fetching.fetch(f"https://{name}:{peer.port}/", param="image"), peer
 
-    body, peer = asyncio.run(go("pictures.example", trusted=True))
+    body, peer = await go("pictures.example", trusted=True)
     assert (body, peer.names) == (PICTURE, ["pictures.example"])
     assert f"Host: pictures.example:{peer.port}\r\n" in peer.requests[0]
     for name, trusted in (("impostor.example", True), ("pictures.example", False)):
         with pytest.raises(BadImage):
-            asyncio.run(go(name, trusted))
+            await go(name, trusted)
 
 
-def test_the_usual_authorities_are_loaded_with_the_first_https_url(
+async def test_the_usual_authorities_are_loaded_with_the_first_https_url(
     certificate: Path, resolver: dict[str, list[list[str]]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("SSL_CERT_FILE", str(certificate))  # how a private authority is added
     server = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     server.load_cert_chain(certificate)
 
-    async def go() -> bytes:
-        resolver["pictures.example"] = [["127.0.0.1"]]
-        async with serving(answer(), tls=server) as peer:
-            return await fetcher("pictures.example").fetch(f"https://pictures.example:{peer.port}/", param="image")
-
-    assert asyncio.run(go()) == PICTURE
+    resolver["pictures.example"] = [["127.0.0.1"]]
+    async with serving(answer(), tls=server) as peer:
+        ours = fetcher("pictures.example")
+        assert await ours.fetch(f"https://pictures.example:{peer.port}/", param="image") == PICTURE

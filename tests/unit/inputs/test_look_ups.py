@@ -15,6 +15,8 @@ import pytest
 from server.errors import BadImage
 from server.inputs.fetch import Fetcher
 
+pytestmark = pytest.mark.anyio
+
 MANY = 40  # more than asyncio has threads for everything else
 
 
@@ -60,32 +62,23 @@ async def fetching(silent: NameServers, *, timeout_s: float) -> Any:
     assert {type(answer) for answer in answers} == {BadImage}
 
 
-def test_silent_name_servers_hold_up_nothing_but_fetches(name_servers: NameServers) -> None:
+async def test_silent_name_servers_hold_up_nothing_but_fetches(name_servers: NameServers) -> None:
     """They held every thread on which pictures are kept, read and decoded."""
-
-    async def go() -> None:
-        async with fetching(name_servers, timeout_s=20) as tasks:
-            async with asyncio.timeout(5):
-                assert await asyncio.to_thread(lambda: "a thread is free") == "a thread is free"
-            assert not any(task.done() for task in tasks)
-
-    asyncio.run(go())
+    async with fetching(name_servers, timeout_s=20) as tasks:
+        async with asyncio.timeout(5):
+            assert await asyncio.to_thread(lambda: "a thread is free") == "a thread is free"
+        assert not any(task.done() for task in tasks)
 
 
-def test_a_name_that_nobody_waits_for_any_more_is_not_asked_for(name_servers: NameServers) -> None:
-    async def go() -> None:
-        async with fetching(name_servers, timeout_s=0.5) as tasks:
-            await asyncio.wait(tasks)
-
-    asyncio.run(go())
+async def test_a_name_that_nobody_waits_for_any_more_is_not_asked_for(name_servers: NameServers) -> None:
+    async with fetching(name_servers, timeout_s=0.5) as tasks:
+        await asyncio.wait(tasks)
     assert len(name_servers.asked) < MANY / 2
 
 
-def test_a_silent_name_server_counts_against_the_deadline(name_servers: NameServers) -> None:
-    async def go() -> float:
-        async with fetching(name_servers, timeout_s=0.2) as tasks:
-            started = time.monotonic()
-            await asyncio.wait(tasks)
-            return time.monotonic() - started
-
-    assert asyncio.run(go()) < 1
+async def test_a_silent_name_server_counts_against_the_deadline(name_servers: NameServers) -> None:
+    async with fetching(name_servers, timeout_s=0.2) as tasks:
+        started = time.monotonic()
+        await asyncio.wait(tasks)
+        waited_s = time.monotonic() - started
+    assert waited_s < 1

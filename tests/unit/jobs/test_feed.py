@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import time
 
+import pytest
+
 from pipelines.spec import Picture
 from server.jobs.feed import Feed
 
@@ -40,18 +42,16 @@ def test_the_oldest_go_when_there_are_too_many_bytes() -> None:
     assert [number for number, _ in taken(feed)] == [11]
 
 
-def test_waiting_ends_with_news_or_in_time() -> None:
-    async def scenario() -> None:
-        feed = Feed()
-        started = time.monotonic()
-        await feed.wait(0.05)
-        assert time.monotonic() - started >= 0.04
-        feed.notice()
-        await asyncio.wait_for(feed.wait(60), 1)
-        asyncio.get_running_loop().call_later(0.01, feed.preview, 0, picture(1))
-        await asyncio.wait_for(feed.wait(60), 1)
-        started = time.monotonic()
-        await feed.wait(0.05)  # news are told once
-        assert time.monotonic() - started >= 0.04
-
-    asyncio.run(scenario())
+@pytest.mark.anyio
+async def test_waiting_ends_with_news_or_in_time() -> None:
+    feed = Feed()
+    started = time.monotonic()
+    await feed.wait(0.05)
+    assert time.monotonic() - started >= 0.04
+    feed.notice()
+    await asyncio.wait_for(feed.wait(60), 1)
+    asyncio.get_running_loop().call_later(0.01, feed.preview, 0, picture(1))
+    await asyncio.wait_for(feed.wait(60), 1)
+    started = time.monotonic()
+    await feed.wait(0.05)  # news are told once
+    assert time.monotonic() - started >= 0.04

@@ -76,51 +76,47 @@ def test_ended_jobs_are_forgotten_in_time_and_in_number(registry: JobRegistry, m
     assert [found for _, found in registry.jobs("ada")] == [going_on, *ended[-3:]]
 
 
-def test_places_and_etas() -> None:
-    async def scenario() -> None:
-        queue = JobQueue(9, slots=1)
-        registry = JobRegistry(queue)
-        first, second, third = job("ada"), job("ada"), job("ben")
-        finish = asyncio.Event()
+@pytest.mark.anyio
+async def test_places_and_etas() -> None:
+    queue = JobQueue(9, slots=1)
+    registry = JobRegistry(queue)
+    first, second, third = job("ada"), job("ada"), job("ben")
+    finish = asyncio.Event()
 
-        async def run(one: Job) -> None:
-            registry.add(one)
-            async with queue.turn(one.principal, one.key):
-                one.transition(State.RUNNING)
-                await finish.wait()
-            one.transition(State.DONE)
+    async def run(one: Job) -> None:
+        registry.add(one)
+        async with queue.turn(one.principal, one.key):
+            one.transition(State.RUNNING)
+            await finish.wait()
+        one.transition(State.DONE)
 
-        tasks = [asyncio.create_task(run(one)) for one in (first, second, third)]
-        await asyncio.sleep(0.02)
-        unprepared = job("ada")  # its sources are on their way
-        standing = registry.standing
-        assert [standing(one).place for one in (first, second, third, unprepared)] == [0, 1, 2, 3]
-        waits = [standing(one).eta_s for one in (second, third, unprepared)]
-        assert waits == sorted(waits, key=float)  # type: ignore[arg-type]
-        first.stepped(1, 4)
-        first.started_s -= 10
-        told = standing(first)
-        assert (told.done, told.of) == (1, 4)
-        assert told.eta_s == pytest.approx(30, abs=1)
-        finish.set()
-        await asyncio.gather(*tasks)
-        assert [standing(one).place for one in (first, second, third)] == [None, None, None]
-        assert standing(first).eta_s is None
-
-    asyncio.run(scenario())
+    tasks = [asyncio.create_task(run(one)) for one in (first, second, third)]
+    await asyncio.sleep(0.02)
+    unprepared = job("ada")  # its sources are on their way
+    standing = registry.standing
+    assert [standing(one).place for one in (first, second, third, unprepared)] == [0, 1, 2, 3]
+    waits = [standing(one).eta_s for one in (second, third, unprepared)]
+    assert waits == sorted(waits, key=float)  # type: ignore[arg-type]
+    first.stepped(1, 4)
+    first.started_s -= 10
+    told = standing(first)
+    assert (told.done, told.of) == (1, 4)
+    assert told.eta_s == pytest.approx(30, abs=1)
+    finish.set()
+    await asyncio.gather(*tasks)
+    assert [standing(one).place for one in (first, second, third)] == [None, None, None]
+    assert standing(first).eta_s is None
 
 
-def test_a_job_whose_turn_has_just_come_is_not_shown_as_the_last() -> None:
-    async def test() -> None:
-        queue = JobQueue(9, slots=1)
-        registry = JobRegistry(queue)
-        async with queue.turn("ben"):
-            waits = asyncio.create_task(queue.turn("ada").__aenter__())
-            await asyncio.sleep(0)
-            mine = job("ada")
-            assert registry.standing(mine).place == 2  # behind the one that waits, once its sources are here
-            mine.ready.set()
-            assert registry.standing(mine).place == 1
-            waits.cancel()
-
-    asyncio.run(test())
+@pytest.mark.anyio
+async def test_a_job_whose_turn_has_just_come_is_not_shown_as_the_last() -> None:
+    queue = JobQueue(9, slots=1)
+    registry = JobRegistry(queue)
+    async with queue.turn("ben"):
+        waits = asyncio.create_task(queue.turn("ada").__aenter__())
+        await asyncio.sleep(0)
+        mine = job("ada")
+        assert registry.standing(mine).place == 2  # behind the one that waits, once its sources are here
+        mine.ready.set()
+        assert registry.standing(mine).place == 1
+        waits.cancel()

@@ -6,7 +6,6 @@ import asyncio
 import gc
 import time
 import weakref
-from collections.abc import Awaitable, Callable
 
 import pytest
 
@@ -14,6 +13,8 @@ from server.errors import IdempotencyMismatch, JobCancelled, StoreFull
 from server.jobs.job import Job, State
 from server.jobs.repeats import Repeatable, Repeats
 from server.jobs.work import Work
+
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(5)]
 
 ONE = Repeatable("ada", b"one")
 KEYED = Repeatable("ada", b"one", "key")
@@ -50,170 +51,134 @@ class Room:
             return await work.outcome()
 
 
-def run(test: Callable[[], Awaitable[None]]) -> None:
-    async def whole() -> None:
-        async with asyncio.timeout(5):
-            await test()
-
-    asyncio.run(whole())
-
-
 async def settle() -> None:
     for _ in range(5):
         await asyncio.sleep(0)
 
 
-def test_a_repeat_joins_and_is_answered_alike() -> None:
-    async def test() -> None:
-        room = Room()
-        tasks = [asyncio.create_task(room.wait(ONE)) for _ in range(5)]
-        await settle()
-        room.gate.set()
-        assert await asyncio.gather(*tasks) == [b"picture"] * 5
-        assert (room.made, room.ended) == (1, 1)
-        assert await room.wait(ONE) == b"picture"  # without a key, what has ended is no more
-        assert room.made == 2
-
-    run(test)
+async def test_a_repeat_joins_and_is_answered_alike() -> None:
+    room = Room()
+    tasks = [asyncio.create_task(room.wait(ONE)) for _ in range(5)]
+    await settle()
+    room.gate.set()
+    assert await asyncio.gather(*tasks) == [b"picture"] * 5
+    assert (room.made, room.ended) == (1, 1)
+    assert await room.wait(ONE) == b"picture"  # without a key, what has ended is no more
+    assert room.made == 2
 
 
 @pytest.mark.parametrize(
     "other", [Repeatable("ben", b"one"), Repeatable("ada", b"two"), Repeatable("ada", b"one", "key")]
 )
-def test_another_principal_request_or_key_does_not_join(other: Repeatable) -> None:
-    async def test() -> None:
-        room = Room()
-        tasks = [asyncio.create_task(room.wait(request)) for request in (ONE, other)]
-        await settle()
-        room.gate.set()
-        await asyncio.gather(*tasks)
-        assert room.made == 2
-
-    run(test)
+async def test_another_principal_request_or_key_does_not_join(other: Repeatable) -> None:
+    room = Room()
+    tasks = [asyncio.create_task(room.wait(request)) for request in (ONE, other)]
+    await settle()
+    room.gate.set()
+    await asyncio.gather(*tasks)
+    assert room.made == 2
 
 
-def test_it_goes_on_until_the_last_has_left_and_then_nobody_joins_it() -> None:
-    async def test() -> None:
-        room = Room()
-        tasks = [asyncio.create_task(room.wait(ONE)) for _ in range(3)]
-        await settle()
-        work = room.repeats.find(ONE)
-        assert work is not None
-        for task in tasks[:2]:
-            task.cancel()
-        await settle()
-        assert not work.job.ended.is_set()
-        tasks[2].cancel()
-        await asyncio.sleep(0)
-        assert room.repeats.find(ONE) is None  # at once: not only when it has ended
-        await settle()
-        assert work.job.state is State.CANCELLED
-        assert room.ended == 1
-        room.gate.set()
-        assert await room.wait(ONE) == b"picture"
-
-    run(test)
+async def test_it_goes_on_until_the_last_has_left_and_then_nobody_joins_it() -> None:
+    room = Room()
+    tasks = [asyncio.create_task(room.wait(ONE)) for _ in range(3)]
+    await settle()
+    work = room.repeats.find(ONE)
+    assert work is not None
+    for task in tasks[:2]:
+        task.cancel()
+    await settle()
+    assert not work.job.ended.is_set()
+    tasks[2].cancel()
+    await asyncio.sleep(0)
+    assert room.repeats.find(ONE) is None  # at once: not only when it has ended
+    await settle()
+    assert work.job.state is State.CANCELLED
+    assert room.ended == 1
+    room.gate.set()
+    assert await room.wait(ONE) == b"picture"
 
 
-def test_stopped_for_all() -> None:
-    async def test() -> None:
-        room = Room()
-        tasks = [asyncio.create_task(room.wait(KEYED)) for _ in range(2)]
-        await settle()
-        room.want(KEYED).job.cancel()
-        for task in tasks:
-            with pytest.raises(JobCancelled):
-                await task
-        room.gate.set()
-        assert await room.wait(KEYED) == b"picture"
-        assert room.ended == 2
-
-    run(test)
+async def test_stopped_for_all() -> None:
+    room = Room()
+    tasks = [asyncio.create_task(room.wait(KEYED)) for _ in range(2)]
+    await settle()
+    room.want(KEYED).job.cancel()
+    for task in tasks:
+        with pytest.raises(JobCancelled):
+            await task
+    room.gate.set()
+    assert await room.wait(KEYED) == b"picture"
+    assert room.ended == 2
 
 
-def test_what_never_came_to_run_gives_its_permit_back_too() -> None:
-    async def test() -> None:
-        room = Room()
-        with room.want(ONE).waiter():
-            pass
-        await settle()
-        assert (room.made, room.ended) == (0, 1)
-
-    run(test)
+async def test_what_never_came_to_run_gives_its_permit_back_too() -> None:
+    room = Room()
+    with room.want(ONE).waiter():
+        pass
+    await settle()
+    assert (room.made, room.ended) == (0, 1)
 
 
-def test_a_key_is_answered_again_after_the_end_and_only_with_its_request() -> None:
-    async def test() -> None:
-        room = Room()
-        first = asyncio.create_task(room.wait(KEYED))
-        await settle()
-        with pytest.raises(IdempotencyMismatch):
-            await room.wait(Repeatable("ada", b"two", "key"))
-        room.gate.set()
-        assert await first == b"picture"
-        assert await room.wait(KEYED) == b"picture"
-        assert room.made == 1
-        with pytest.raises(IdempotencyMismatch):
-            await room.wait(Repeatable("ada", b"two", "key"))
-        await room.wait(Repeatable("ben", b"two", "key"))  # whose key it is, is part of it
-        assert room.made == 2
-
-    run(test)
+async def test_a_key_is_answered_again_after_the_end_and_only_with_its_request() -> None:
+    room = Room()
+    first = asyncio.create_task(room.wait(KEYED))
+    await settle()
+    with pytest.raises(IdempotencyMismatch):
+        await room.wait(Repeatable("ada", b"two", "key"))
+    room.gate.set()
+    assert await first == b"picture"
+    assert await room.wait(KEYED) == b"picture"
+    assert room.made == 1
+    with pytest.raises(IdempotencyMismatch):
+        await room.wait(Repeatable("ada", b"two", "key"))
+    await room.wait(Repeatable("ben", b"two", "key"))  # whose key it is, is part of it
+    assert room.made == 2
 
 
-def test_a_failure_is_shared_by_those_who_wait_and_then_forgotten() -> None:
-    async def test() -> None:
-        room = Room()
-        tasks = [asyncio.create_task(room.wait(KEYED, StoreFull("full"))) for _ in range(2)]
-        await settle()
-        room.gate.set()
-        for task in tasks:
-            with pytest.raises(StoreFull):
-                await task
-        assert await room.wait(KEYED) == b"picture"
-        assert room.made == 2
-
-    run(test)
+async def test_a_failure_is_shared_by_those_who_wait_and_then_forgotten() -> None:
+    room = Room()
+    tasks = [asyncio.create_task(room.wait(KEYED, StoreFull("full"))) for _ in range(2)]
+    await settle()
+    room.gate.set()
+    for task in tasks:
+        with pytest.raises(StoreFull):
+            await task
+    assert await room.wait(KEYED) == b"picture"
+    assert room.made == 2
 
 
-def test_kept_outcomes_are_bounded_in_bytes_and_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
-    async def test() -> None:
-        room = Room(max_bytes=25_000)
-        room.gate.set()
-        requests = [Repeatable("ada", b"one", f"key-{number}") for number in range(4)]
-        for request in requests:
-            await room.wait(request, bytes(10_000))
-        await room.wait(requests[3])
-        await room.wait(requests[2])
-        assert room.made == 4
-        await room.wait(requests[0])  # the oldest went first
-        assert room.made == 5
-        await room.wait(Repeatable("ada", b"one", "large"), bytes(25_001))
-        await room.wait(Repeatable("ada", b"one", "large"))
-        assert room.made == 7  # larger than all that may be kept
-        await room.wait(requests[3])
-        assert room.made == 7  # and nothing went for it
-        monkeypatch.setattr(room.repeats, "_keep_s", -1.0)
-        await room.wait(requests[0])
-        assert room.made == 8
-
-    run(test)
+async def test_kept_outcomes_are_bounded_in_bytes_and_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    room = Room(max_bytes=25_000)
+    room.gate.set()
+    requests = [Repeatable("ada", b"one", f"key-{number}") for number in range(4)]
+    for request in requests:
+        await room.wait(request, bytes(10_000))
+    await room.wait(requests[3])
+    await room.wait(requests[2])
+    assert room.made == 4
+    await room.wait(requests[0])  # the oldest went first
+    assert room.made == 5
+    await room.wait(Repeatable("ada", b"one", "large"), bytes(25_001))
+    await room.wait(Repeatable("ada", b"one", "large"))
+    assert room.made == 7  # larger than all that may be kept
+    await room.wait(requests[3])
+    assert room.made == 7  # and nothing went for it
+    monkeypatch.setattr(room.repeats, "_keep_s", -1.0)
+    await room.wait(requests[0])
+    assert room.made == 8
 
 
-def test_a_job_that_is_remembered_does_not_hold_what_was_made() -> None:
+async def test_a_job_that_is_remembered_does_not_hold_what_was_made() -> None:
     """Jobs are remembered for ten minutes; with their pictures, that was gigabytes."""
-
-    async def test() -> None:
-        room = Room()
-        room.gate.set()
-        work = room.want(ONE)
-        job, made = work.job, weakref.ref(work)
-        with work.waiter():
-            await work.outcome()
-        await settle()
-        del work
-        gc.collect()
-        assert job.ended.is_set()
-        assert made() is None
-
-    run(test)
+    room = Room()
+    room.gate.set()
+    work = room.want(ONE)
+    job, made = work.job, weakref.ref(work)
+    with work.waiter():
+        await work.outcome()
+    await settle()
+    del work
+    gc.collect()
+    assert job.ended.is_set()
+    assert made() is None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import hashlib
 import os
 import random
 import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,8 @@ import pytest
 
 from server.errors import ServerFault, StoreFull
 from server.storage.store import LocalStore, new_name
+
+pytestmark = pytest.mark.anyio
 
 FUTURE = 4_000_000_000.0
 NAME = "0" * 32 + ".png"
@@ -43,30 +47,37 @@ def store(tmp_path: Path) -> LocalStore:
     return LocalStore(tmp_path)
 
 
-def test_kill_9_in_mid_write_leaves_no_torn_picture(tmp_path: Path) -> None:
-    import hashlib
+def files(folder: Path) -> list[Path]:
+    return list(folder.iterdir())
 
+
+@pytest.fixture
+def reported(tmp_path: Path) -> list[str]:
+    """The pictures that writers said they had put before they were killed, each in mid-write."""
     rng = random.Random(3)
-    reported: list[str] = []
-    leftovers = 0
+    names: list[str] = []
     for _ in range(25):
         process = subprocess.Popen([sys.executable, "-c", WRITER, str(tmp_path)], stdout=subprocess.PIPE)
         assert process.stdout is not None
-        reported.append(process.stdout.readline().decode().strip())
+        names.append(process.stdout.readline().decode().strip())
         time.sleep(rng.random() * 0.02)
         process.kill()
-        reported += process.stdout.read().decode().split()
+        names += process.stdout.read().decode().split()
         process.stdout.close()
         process.wait()
-        leftovers = len(list(tmp_path.glob(".*.part")))
-    pictures = [path for path in tmp_path.iterdir() if not path.name.startswith(".")]
+    return names
+
+
+async def test_kill_9_in_mid_write_leaves_no_torn_picture(tmp_path: Path, reported: list[str]) -> None:
+    leftovers = [path for path in files(tmp_path) if path.name.startswith(".") and path.suffix == ".part"]
+    pictures = [path for path in files(tmp_path) if not path.name.startswith(".")]
     assert {path.name for path in pictures} >= set(reported), "a picture that was answered for is gone"
     for path in pictures:
         data = path.read_bytes()
         assert hashlib.sha256(data[:-32]).digest() == data[-32:], "a torn picture"
     assert leftovers, "no kill struck in mid-write: the test proves nothing"
-    assert asyncio.run(LocalStore(tmp_path).sweep(FUTURE)) == len(pictures)
-    assert list(tmp_path.iterdir()) == []
+    assert await LocalStore(tmp_path).sweep(FUTURE) == len(pictures)
+    assert files(tmp_path) == []
 
 
 def fail(code: int) -> Any:
@@ -78,48 +89,52 @@ def fail(code: int) -> Any:
 
 @pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 @pytest.mark.parametrize("call", ["open", "write", "fsync"])
-def test_disk_full_is_507_and_leaves_nothing(
+async def test_disk_full_is_507_and_leaves_nothing(
     store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, call: str
 ) -> None:
     monkeypatch.setattr(os, call, fail(code))
     with pytest.raises(StoreFull) as caught:
-        asyncio.run(store.put(NAME, b"x", "image/png"))
+        await store.put(NAME, b"x", "image/png")
     monkeypatch.undo()
     assert caught.value.answer.status == 507
-    assert list(tmp_path.iterdir()) == []
+    assert files(tmp_path) == []
 
 
-def test_disk_full_for_real(store: LocalStore, tmp_path: Path) -> None:
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 2 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
     if subprocess.run(mount, check=False, capture_output=True).returncode:
         pytest.skip("may not mount a tmpfs here")
-    try:
-        small = LocalStore(disk)
-        assert asyncio.run(small.has_room(500_000))
-        assert not asyncio.run(small.has_room(4_000_000))
-        with pytest.raises(StoreFull):
-            asyncio.run(small.put(NAME, bytes(4_000_000), "image/png"))
-        assert list(disk.iterdir()) == []
-        asyncio.run(small.put(NAME, bytes(500_000), "image/png"))
-        assert not asyncio.run(small.has_room(1_000_000))
-    finally:
-        subprocess.run(["umount", str(disk)], check=True)
+    yield disk
+    subprocess.run(["umount", str(disk)], check=True)
+
+
+async def test_disk_full_for_real(small_disk: Path) -> None:
+    small = LocalStore(small_disk)
+    assert await small.has_room(500_000)
+    assert not await small.has_room(4_000_000)
+    with pytest.raises(StoreFull):
+        await small.put(NAME, bytes(4_000_000), "image/png")
+    assert files(small_disk) == []
+    await small.put(NAME, bytes(500_000), "image/png")
+    assert not await small.has_room(1_000_000)
 
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EROFS, errno.EACCES])
-def test_other_faults_of_the_disk_are_500_without_a_path(
+async def test_other_faults_of_the_disk_are_500_without_a_path(
     store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     monkeypatch.setattr(os, "open", fail(code))
     for call in (store.put(NAME, b"x", "image/png"), store.get(NAME)):
         with pytest.raises(ServerFault) as caught:
-            asyncio.run(call)
+            await call
         assert str(tmp_path) not in caught.value.message
 
 
-def test_file_and_folder_are_synced_in_order(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_file_and_folder_are_synced_in_order(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     order: list[str] = []
     fsync, replace = os.fsync, Path.replace
 
@@ -133,21 +148,21 @@ def test_file_and_folder_are_synced_in_order(store: LocalStore, monkeypatch: pyt
 
     monkeypatch.setattr(os, "fsync", note_fsync)
     monkeypatch.setattr(Path, "replace", note_replace)
-    asyncio.run(store.put(NAME, b"x", "image/png"))
+    await store.put(NAME, b"x", "image/png")
     assert order == ["sync file", "rename", "sync folder"]
 
 
-def test_short_writes_are_continued(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_short_writes_are_continued(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     write = os.write
     monkeypatch.setattr(os, "write", lambda file, data: write(file, data[:7]))
-    asyncio.run(store.put(NAME, b"x" * 100, "image/png"))
+    await store.put(NAME, b"x" * 100, "image/png")
     monkeypatch.undo()
-    picture = asyncio.run(store.get(NAME))
+    picture = await store.get(NAME)
     assert picture is not None
     assert picture.data == b"x" * 100
 
 
-def test_symlinks_pipes_and_folders_are_not_pictures(store: LocalStore, tmp_path: Path) -> None:
+async def test_symlinks_pipes_and_folders_are_not_pictures(store: LocalStore, tmp_path: Path) -> None:
     secret = tmp_path.parent / "secret"
     secret.write_text("secret")
     link, pipe, folder = (new_name("image/png") for _ in range(3))
@@ -155,24 +170,24 @@ def test_symlinks_pipes_and_folders_are_not_pictures(store: LocalStore, tmp_path
     os.mkfifo(tmp_path / pipe)
     (tmp_path / folder).mkdir()
     for name in (link, pipe, folder):
-        assert asyncio.run(asyncio.wait_for(store.get(name), 2)) is None
-    asyncio.run(store.sweep(FUTURE))
+        assert await asyncio.wait_for(store.get(name), 2) is None
+    await store.sweep(FUTURE)
     assert secret.read_text() == "secret"
 
 
-def test_sweep_leaves_strangers_and_writers_at_work(store: LocalStore, tmp_path: Path) -> None:
+async def test_sweep_leaves_strangers_and_writers_at_work(store: LocalStore, tmp_path: Path) -> None:
     for stranger in ("README", "photo.png", ".hidden", "0" * 32 + ".txt"):
         (tmp_path / stranger).touch()
     leftover = tmp_path / f".{NAME}.{'a' * 16}.part"
     leftover.touch()
-    assert asyncio.run(store.sweep(time.time() - 60)) == 0
+    assert await store.sweep(time.time() - 60) == 0
     assert leftover.exists(), "a writer may still be at it"
-    assert asyncio.run(store.sweep(FUTURE)) == 0
+    assert await store.sweep(FUTURE) == 0
     assert not leftover.exists()
-    assert len(list(tmp_path.iterdir())) == 4
+    assert len(files(tmp_path)) == 4
 
 
-def test_slow_disk_does_not_stop_the_event_loop(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_slow_disk_does_not_stop_the_event_loop(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
     main = threading.get_ident()
     slow: list[str] = []
 
@@ -188,28 +203,25 @@ def test_slow_disk_does_not_stop_the_event_loop(store: LocalStore, monkeypatch: 
     for name in ("fsync", "scandir", "statvfs", "fdopen"):
         monkeypatch.setattr(os, name, slowly(name, getattr(os, name)))
 
-    async def go() -> float:
-        worst, last = 0.0, time.perf_counter()
+    worst, last = 0.0, time.perf_counter()
 
-        async def watch() -> None:
-            nonlocal worst, last
-            while True:
-                await asyncio.sleep(0)
-                worst, last = max(worst, time.perf_counter() - last), time.perf_counter()
+    async def watch() -> None:
+        nonlocal worst, last
+        while True:
+            await asyncio.sleep(0)
+            worst, last = max(worst, time.perf_counter() - last), time.perf_counter()
 
-        watching = asyncio.create_task(watch())
-        await store.put(NAME, b"x", "image/png")
-        await store.get(NAME)
-        await store.has_room(1)
-        await store.sweep(FUTURE)
-        watching.cancel()
-        return worst
-
-    assert asyncio.run(go()) < 0.04
+    watching = asyncio.create_task(watch())
+    await store.put(NAME, b"x", "image/png")
+    await store.get(NAME)
+    await store.has_room(1)
+    await store.sweep(FUTURE)
+    watching.cancel()
+    assert worst < 0.04
     assert set(slow) == {"fsync", "scandir", "statvfs", "fdopen"}
 
 
-def test_readers_and_writers_and_sweeps_at_once(store: LocalStore) -> None:
+async def test_readers_and_writers_and_sweeps_at_once(store: LocalStore) -> None:
     async def one(index: int) -> None:
         name, data = new_name("image/webp"), bytes([index]) * 10_000
         await store.put(name, data, "image/webp")
@@ -217,7 +229,4 @@ def test_readers_and_writers_and_sweeps_at_once(store: LocalStore) -> None:
         assert picture is not None
         assert picture.data == data
 
-    async def go() -> None:
-        await asyncio.gather(*(one(index) for index in range(100)), *(store.sweep(0) for _ in range(10)))
-
-    asyncio.run(go())
+    await asyncio.gather(*(one(index) for index in range(100)), *(store.sweep(0) for _ in range(10)))

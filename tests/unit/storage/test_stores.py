@@ -14,12 +14,15 @@ from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from obstore.store import MemoryStore, S3Store
 
 from server.errors import ConfigError, ServerFault, StoreFull
 from server.storage.objects import ObjectStore, open_s3
 from server.storage.store import LocalStore, Store, new_name, open_store
+
+pytestmark = pytest.mark.anyio
 
 FUTURE = 4_000_000_000.0
 
@@ -59,8 +62,6 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
     monkeypatch: pytest.MonkeyPatch = request.getfixturevalue("monkeypatch")
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    import httpx
-
     bucket = f"bucket-{new_name('image/png')[:8]}"
     httpx.put(f"{endpoint}/{bucket}").raise_for_status()
     return open_store(f"s3://{bucket}/pictures/of/ours", tmp_path, endpoint)
@@ -75,24 +76,21 @@ def test_names_are_ours_and_cannot_be_guessed() -> None:
 
 
 @pytest.mark.parametrize("mime", ["image/png", "image/jpeg", "image/webp"])
-def test_what_is_put_is_got(store: Store, mime: str) -> None:
-    async def go() -> None:
-        name, data = new_name(mime), bytes(range(256)) * 30_000  # 7.7 MB: beyond obstore's multipart size
-        await store.put(name, data, mime)
-        picture = await store.get(name)
-        assert picture is not None
-        assert (picture.data, picture.mime, type(picture.data)) == (data, mime, bytes)
-        assert abs(picture.modified - time.time()) < 60
-        assert re.fullmatch(r'"[0-9a-f]+"', picture.etag)
-        other = new_name(mime)
-        await store.put(other, b"x", mime)
-        again, different = await store.get(name), await store.get(other)
-        assert again is not None
-        assert different is not None
-        assert again.etag == picture.etag != different.etag
-        assert await store.has_room(1)
-
-    asyncio.run(go())
+async def test_what_is_put_is_got(store: Store, mime: str) -> None:
+    name, data = new_name(mime), bytes(range(256)) * 30_000  # 7.7 MB: beyond obstore's multipart size
+    await store.put(name, data, mime)
+    picture = await store.get(name)
+    assert picture is not None
+    assert (picture.data, picture.mime, type(picture.data)) == (data, mime, bytes)
+    assert abs(picture.modified - time.time()) < 60
+    assert re.fullmatch(r'"[0-9a-f]+"', picture.etag)
+    other = new_name(mime)
+    await store.put(other, b"x", mime)
+    again, different = await store.get(name), await store.get(other)
+    assert again is not None
+    assert different is not None
+    assert again.etag == picture.etag != different.etag
+    assert await store.has_room(1)
 
 
 @pytest.mark.parametrize(
@@ -120,68 +118,57 @@ def test_what_is_put_is_got(store: Store, mime: str) -> None:
         "x" * 10_000,
     ],
 )
-def test_any_other_name_is_not_found(store: Store, name: str) -> None:
-    assert asyncio.run(store.get(name)) is None
+async def test_any_other_name_is_not_found(store: Store, name: str) -> None:
+    assert await store.get(name) is None
 
 
 @pytest.mark.parametrize("name", ["../x.png", "0" * 32 + ".jpg", "x", "0" * 32 + ".png/"])
-def test_only_our_names_are_put(store: Store, name: str) -> None:
+async def test_only_our_names_are_put(store: Store, name: str) -> None:
     with pytest.raises(ValueError, match="new_name"):
-        asyncio.run(store.put(name, b"", "image/png"))
+        await store.put(name, b"", "image/png")
 
 
-def test_sweep_deletes_what_is_old_and_nothing_else(store: Store) -> None:
-    async def go() -> None:
-        names = [new_name("image/png") for _ in range(1200)]  # more than one page
-        await asyncio.gather(*(store.put(name, b"x", "image/png") for name in names[:1]))
-        for start in range(1, len(names), 100):
-            await asyncio.gather(*(store.put(name, b"x", "image/png") for name in names[start : start + 100]))
-        assert await store.sweep(time.time() - 600) == 0
-        assert await store.get(names[7]) is not None
-        assert await store.sweep(FUTURE) == len(names)
-        assert await store.get(names[7]) is None
-        assert await store.sweep(FUTURE) == 0
-
-    asyncio.run(go())
+async def test_sweep_deletes_what_is_old_and_nothing_else(store: Store) -> None:
+    names = [new_name("image/png") for _ in range(1200)]  # more than one page
+    await asyncio.gather(*(store.put(name, b"x", "image/png") for name in names[:1]))
+    for start in range(1, len(names), 100):
+        await asyncio.gather(*(store.put(name, b"x", "image/png") for name in names[start : start + 100]))
+    assert await store.sweep(time.time() - 600) == 0
+    assert await store.get(names[7]) is not None
+    assert await store.sweep(FUTURE) == len(names)
+    assert await store.get(names[7]) is None
+    assert await store.sweep(FUTURE) == 0
 
 
-def test_two_sweeps_at_once_do_not_fail(store: Store) -> None:
-    async def go() -> None:
-        for _ in range(50):
-            await store.put(new_name("image/png"), b"x", "image/png")
-        await asyncio.gather(*(store.sweep(FUTURE) for _ in range(3)))
-        assert await store.sweep(FUTURE) == 0
-
-    asyncio.run(go())
+async def test_two_sweeps_at_once_do_not_fail(store: Store) -> None:
+    for _ in range(50):
+        await store.put(new_name("image/png"), b"x", "image/png")
+    await asyncio.gather(*(store.sweep(FUTURE) for _ in range(3)))
+    assert await store.sweep(FUTURE) == 0
 
 
 # --- the object store's own ---
 
 
-def test_prefix_keeps_strangers_in_the_bucket_safe(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    import httpx
-
+async def test_prefix_keeps_strangers_in_the_bucket_safe(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
-    theirs = f"{s3_endpoint}/shared/" + "0" * 32 + ".png"
-    httpx.put(f"{s3_endpoint}/shared").raise_for_status()
-    httpx.put(theirs, content=b"theirs").raise_for_status()
-
-    async def go() -> None:
-        ours = open_s3("s3://shared/ours", s3_endpoint)
-        assert await ours.get("0" * 32 + ".png") is None
-        name = new_name("image/webp")
-        await ours.put(name, b"ours", "image/webp")
-        bucket = S3Store("shared", endpoint=s3_endpoint, client_options={"allow_http": True})
-        answer = await bucket.get_async(f"ours/{name}")
-        assert (answer.meta["size"], answer.attributes["Content-Type"]) == (4, "image/webp")
-        assert await ours.sweep(FUTURE) == 1
-        whole = open_s3("s3://shared", s3_endpoint)
-        survivor = await whole.get("0" * 32 + ".png")
-        assert survivor is not None
-        assert survivor.data == b"theirs"
-
-    asyncio.run(go())
+    theirs = "0" * 32 + ".png"
+    async with httpx.AsyncClient(base_url=s3_endpoint) as client:
+        (await client.put("/shared")).raise_for_status()
+        (await client.put(f"/shared/{theirs}", content=b"theirs")).raise_for_status()
+    ours = open_s3("s3://shared/ours", s3_endpoint)
+    assert await ours.get(theirs) is None
+    name = new_name("image/webp")
+    await ours.put(name, b"ours", "image/webp")
+    bucket = S3Store("shared", endpoint=s3_endpoint, client_options={"allow_http": True})
+    answer = await bucket.get_async(f"ours/{name}")
+    assert (answer.meta["size"], answer.attributes["Content-Type"]) == (4, "image/webp")
+    assert await ours.sweep(FUTURE) == 1
+    whole = open_s3("s3://shared", s3_endpoint)
+    survivor = await whole.get(theirs)
+    assert survivor is not None
+    assert survivor.data == b"theirs"
 
 
 class Broken:
@@ -201,27 +188,24 @@ class Broken:
         yield
 
 
-def test_failures_of_the_backend_are_ours_and_tell_nothing() -> None:
-    async def go() -> None:
-        name = new_name("image/png")
-        broken = ObjectStore(Broken("http://10.1.2.3/secret"))  # type: ignore[arg-type]
-        for call in (broken.put(name, b"", "image/png"), broken.get(name), broken.sweep(0)):
-            with pytest.raises(ServerFault) as caught:
-                await call
-            assert "secret" not in caught.value.message
-        for text in ("507 Insufficient Storage", "<Code>XMinioStorageFull</Code>"):
-            with pytest.raises(StoreFull):
-                await ObjectStore(Broken(text)).put(name, b"", "image/png")  # type: ignore[arg-type]
-
-    asyncio.run(go())
+async def test_failures_of_the_backend_are_ours_and_tell_nothing() -> None:
+    name = new_name("image/png")
+    broken = ObjectStore(Broken("http://10.1.2.3/secret"))  # type: ignore[arg-type]
+    for call in (broken.put(name, b"", "image/png"), broken.get(name), broken.sweep(0)):
+        with pytest.raises(ServerFault) as caught:
+            await call
+        assert "secret" not in caught.value.message
+    for text in ("507 Insufficient Storage", "<Code>XMinioStorageFull</Code>"):
+        with pytest.raises(StoreFull):
+            await ObjectStore(Broken(text)).put(name, b"", "image/png")  # type: ignore[arg-type]
 
 
-def test_unreachable_s3_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unreachable_s3_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "test")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "test")
     started = time.perf_counter()
     with pytest.raises(ServerFault):
-        asyncio.run(open_s3("s3://bucket", "http://127.0.0.1:1").put(new_name("image/png"), b"", "image/png"))
+        await open_s3("s3://bucket", "http://127.0.0.1:1").put(new_name("image/png"), b"", "image/png")
     assert time.perf_counter() - started < 10
 
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, MutableMapping
 from html.parser import HTMLParser
 from typing import Any
 
-import anyio
 import pytest
 from fastapi import FastAPI, Request
 from fastapi.responses import JSONResponse, Response
@@ -118,8 +117,9 @@ def test_nothing_but_the_listed_files_is_served(client: TestClient, path: str) -
     assert client.get(path).status_code == 404
 
 
+@pytest.mark.anyio
 @pytest.mark.parametrize("path", ["/page/docs/../../docs.py", "/page/docs/..", "/page/docs/../docs/docs.js"])
-def test_dots_that_no_client_has_resolved_find_nothing(app: FastAPI, path: str) -> None:
+async def test_dots_that_no_client_has_resolved_find_nothing(app: FastAPI, path: str) -> None:
     scope = {"type": "http", "method": "GET", "path": path, "query_string": b"", "headers": []}
     sent: list[MutableMapping[str, Any]] = []
 
@@ -129,7 +129,7 @@ def test_dots_that_no_client_has_resolved_find_nothing(app: FastAPI, path: str) 
     async def send(message: MutableMapping[str, Any]) -> None:
         sent.append(message)
 
-    anyio.run(app, scope, receive, send)
+    await app(scope, receive, send)
     assert sent[0]["status"] == 404
 
 
