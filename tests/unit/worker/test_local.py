@@ -3,53 +3,145 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
-from typing import Any, cast
+import os
+import socket
+from collections.abc import AsyncIterator, Callable, Iterable
+from typing import Any
 
 import pytest
 
-from pipelines.plan import ModelPlan
+from pipelines.plan import Drawing, ModelPlan
+from pipelines.spec import Encoding, ImageSpec
 from server.settings import Settings
 from server.telemetry import Metrics
 from server.worker import protocol
 from server.worker.local import LocalWorker
 
+pytestmark = pytest.mark.anyio
 
-def test_a_client_that_left_is_no_failure_in_the_log(caplog: pytest.LogCaptureFixture) -> None:
-    worker = LocalWorker(Settings(), [], [], Metrics())
-    with caplog.at_level(logging.INFO):
-        asyncio.run(worker._on_message(protocol.Failed("job_1", "Cancelled", "the client left")))
-    assert not caplog.records
-
-
-class Wire:
-    """Takes what is sent to the child."""
-
-    def write(self, data: bytes) -> None:
-        pass
-
-    async def drain(self) -> None:
-        pass
+MINI, BROKEN = ModelPlan("mini", "/mini", "other"), ModelPlan("broken", "/broken", "other")
+DRAWING = Drawing("job_1", MINI, ImageSpec("mini", "p", 48, 32, 24, 16, 4, 1.0), (5,))
+HELLO = protocol.Hello("cpu", "CPU", "2")
 
 
-def test_a_server_stays_ready_when_a_preloaded_model_makes_room_for_another() -> None:
+class Child:
+    """Stands in for the worker process, at the other end of the real socket: says what it is told to."""
+
+    pid = 0
+
+    def __init__(self, fd: int) -> None:
+        self.heard: list[protocol.ToWorker] = []
+        self.returncode: int | None = None
+        self._socket = socket.socket(fileno=os.dup(fd))
+        self._ended = asyncio.Event()
+
+    async def listen(self) -> None:
+        reader, self._writer = await asyncio.open_connection(sock=self._socket)
+        self._listening = asyncio.create_task(self._listen(reader))
+
+    def say(self, message: protocol.ToFront) -> None:
+        self._writer.write(protocol.pack(message))
+
+    def end(self, code: int) -> None:
+        self.returncode = code
+        self._writer.close()
+        self._ended.set()
+
+    def send_signal(self, signal: int) -> None:
+        self.end(-signal)
+
+    async def wait(self) -> int | None:
+        await self._ended.wait()
+        return self.returncode
+
+    async def _listen(self, reader: asyncio.StreamReader) -> None:
+        with contextlib.suppress(asyncio.IncompleteReadError):  # it has ended
+            while protocol.Stop() not in self.heard:
+                (length,) = protocol.HEADER.unpack(await reader.readexactly(protocol.HEADER.size))
+                self.heard.append(protocol.unpack_to_worker(await reader.readexactly(length)))
+            self.end(0)
+
+
+Children = asyncio.Queue[Child]
+
+
+@pytest.fixture
+def children(monkeypatch: pytest.MonkeyPatch) -> Children:
+    """The worker processes that were started, in order."""
+    queue = Children()
+
+    async def start(*command: str, pass_fds: list[int], **options: Any) -> Child:
+        child = Child(*pass_fds)
+        await child.listen()
+        queue.put_nowait(child)
+        return child
+
+    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
+    return queue
+
+
+@contextlib.asynccontextmanager
+async def started(preload: Iterable[ModelPlan]) -> AsyncIterator[LocalWorker]:
+    worker = LocalWorker(Settings(), [MINI, BROKEN], preload, Metrics())
+    worker.start()
+    async with asyncio.timeout(10):
+        yield worker
+        await worker.stop()
+
+
+async def until(fact: Callable[[], bool]) -> None:
+    while not fact():  # noqa: ASYNC110, no event tells of it
+        await asyncio.sleep(0.001)
+
+
+async def move(worker: LocalWorker, child: Child, key: str, place: str, reason: str = "") -> None:
+    """Return when the worker knows that these weights have come or gone."""
+    before = worker.models[key]
+    child.say(protocol.Moved(key, place, reason, 0.1))
+    await until(lambda: worker.models[key] is not before)
+
+
+async def test_a_client_that_left_is_no_failure_in_the_log(
+    children: Children, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with started([]) as worker:
+        child = await children.get()
+        child.say(HELLO)
+        drawing = asyncio.create_task(worker.draw(DRAWING, Encoding("png", 90), lambda done, of: None))
+        await until(lambda: len(child.heard) == 1)
+        drawing.cancel()
+        await until(lambda: protocol.Cancel("job_1") in child.heard)
+        child.say(protocol.Failed("job_1", "Cancelled", "the client left"))
+        await move(worker, child, "mini", "ready")  # said after it, so it has been heard too
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+async def test_a_server_stays_ready_when_a_preloaded_model_makes_room_for_another(children: Children) -> None:
     """It was taken out of a balancer for serving a request for its second model."""
-    mini, broken = ModelPlan("mini", "/mini", "other"), ModelPlan("broken", "/broken", "other")
-    worker = LocalWorker(Settings(), [mini, broken], [mini, broken], Metrics())
-    worker._writer = cast(Any, Wire())
+    async with started([MINI, BROKEN]) as worker:
+        child = await children.get()
+        child.say(HELLO)
+        await until(lambda: worker.up)
+        assert not worker.settled
+        await move(worker, child, "mini", "loading")
+        await move(worker, child, "mini", "ready")
+        assert not worker.settled
+        await move(worker, child, "broken", "broken", "torn")
+        assert worker.settled
+        for place in ("unloaded", "loading", "ready", "offloaded"):
+            await move(worker, child, "mini", place)
+            assert worker.settled, place
+        await move(worker, child, "broken", "loading")
+        assert worker.settled
 
-    def told(*messages: protocol.ToFront) -> bool:
-        for message in messages:
-            asyncio.run(worker._on_message(message))
-        return worker.settled
-
-    hello = protocol.Hello("cpu", "CPU", "2")
-    assert not told(hello)
-    assert not told(protocol.Moved("mini", "loading", "", 0.0), protocol.Moved("mini", "ready", "", 1.0))
-    assert told(protocol.Moved("broken", "broken", "torn", 0.1))
-    for place in ("unloaded", "loading", "ready", "offloaded"):
-        assert told(protocol.Moved("mini", place, "", 0.0)), place
-    assert told(protocol.Moved("broken", "loading", "", 0.0))
-    assert not told(hello)  # the next worker's, which has none of them yet
-    assert not told(protocol.Moved("broken", "broken", "torn", 0.1))
-    assert told(protocol.Moved("mini", "ready", "", 1.0))
+        child.end(1)
+        child = await children.get()  # the next worker, which has none of them yet
+        child.say(HELLO)
+        await until(lambda: worker.up)
+        assert not worker.settled
+        await move(worker, child, "broken", "broken", "torn")
+        assert not worker.settled
+        await move(worker, child, "mini", "ready")
+        assert worker.settled

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, cast
 
 import msgspec
@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipelines.errors import DrawError, LoadRefused
-from pipelines.models import loader
+from pipelines.models import loader, selfcheck
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, ImageSpec
 from server.worker import protocol
@@ -20,45 +20,6 @@ from tests.running import eventually
 
 DRAWING = Drawing("job_1", ModelPlan("m", "/m", "other"), ImageSpec("m", "p", 48, 32, 24, 16, 4, 1.0), (5,))
 OTHER = ModelPlan("other", "/other", "other")
-
-
-class Residency:
-    def pin(self, plan: ModelPlan) -> str:
-        return "model"
-
-
-class Engine:
-    """Like the real one, leaves alone what it does not know."""
-
-    def __init__(self) -> None:
-        self.known: set[str] = set()
-        self.cancelled: list[str] = []
-
-    def cancel(self, job_id: str) -> None:
-        if job_id in self.known:
-            self.cancelled.append(job_id)
-
-
-class LateDevice(Device):
-    """The client leaves in the moment between the load and the engine."""
-
-    def __init__(self) -> None:
-        self._residency = cast(Any, Residency())
-        self.engine = Engine()
-        self._engine = cast(Any, self.engine)
-        self._waiting_since = {DRAWING.job_id: 0.0}
-        self._failures = {}
-
-    def _submit(self, model: Any, drawing: Drawing) -> None:
-        self.cancel(drawing.job_id)
-        self.engine.known.add(drawing.job_id)
-
-
-def test_a_drawing_cancelled_before_the_engine_knows_it_is_not_drawn() -> None:
-    device = LateDevice()
-    device._load_then_draw(DRAWING.plan, DRAWING)
-    assert device.engine.cancelled == [DRAWING.job_id]
-    assert not device._waiting_since
 
 
 class Link:
@@ -101,6 +62,39 @@ def link() -> Link:
     return Link()
 
 
+class Engine:
+    """Like the real one, leaves alone what it does not know."""
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        self.known: set[str] = set()
+        self.cancelled: list[str] = []
+
+    def submit(self, model: Any, drawing: Drawing, *, done: Any) -> None:
+        self.known.add(drawing.job_id)
+
+    def cancel(self, job_id: str) -> None:
+        if job_id in self.known:
+            self.cancelled.append(job_id)
+
+    def close(self) -> None: ...
+
+
+class LoadedModel:
+    """One whose tokenizer is at work in the moment between the load and the engine."""
+
+    shares, reason = True, ""
+
+    def __init__(self, count: Callable[..., int]) -> None:
+        self.tokens = self
+        self.count = count
+
+    def weight_bytes(self) -> int:
+        return 0
+
+    def host_bytes(self) -> int:
+        return 0
+
+
 @pytest.fixture
 def device(link: Link, loads: Loads) -> Iterator[Device]:
     made = Device(torch.device("cpu"), cast(Any, link))
@@ -114,6 +108,26 @@ def send(device: Device, *job_ids: str) -> None:
         drawing = msgspec.structs.replace(DRAWING, job_id=job_id)
         device.reporter.expect(drawing, Encoding("png", 90))
         device.draw(drawing)
+
+
+def test_a_drawing_cancelled_before_the_engine_knows_it_is_not_drawn(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = Engine()
+
+    def count(*_: str) -> int:
+        made.cancel(DRAWING.job_id)  # its client leaves
+        return 1
+
+    monkeypatch.setattr("server.worker.child.device.Engine", lambda *_, **__: engine)
+    monkeypatch.setattr(loader, "load", lambda plan, where: LoadedModel(count))
+    monkeypatch.setattr(loader, "weight_bytes", lambda plan, where: 0)
+    monkeypatch.setattr(selfcheck, "check", lambda model: None)
+    made = Device(torch.device("cpu"), cast(Any, link))
+    send(made, DRAWING.job_id)
+    made.close()
+    assert engine.known == {DRAWING.job_id}
+    assert engine.cancelled == [DRAWING.job_id]
 
 
 def test_a_load_that_fails_is_not_tried_again_for_those_who_waited_for_it(

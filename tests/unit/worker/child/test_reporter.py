@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 import torch
 
+from pipelines.pictures import images
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, ImageSpec
 from server.worker import protocol
-from server.worker.child import reporter as reporting
+from server.worker.child.reporter import Reporter
 
 SPEC = ImageSpec("m", "p", 48, 32, 24, 16, 4, 1.0)
 DRAWING = Drawing("job_1", ModelPlan("m", "/m", "other"), SPEC, (5, 6), previews=3)
@@ -41,16 +43,16 @@ def link() -> Link:
 
 
 @pytest.fixture
-def reporter(link: Link, monkeypatch: pytest.MonkeyPatch) -> Iterator[reporting.Reporter]:
+def reporter(link: Link, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reporter]:
     monkeypatch.setattr("os.cpu_count", lambda: 1)
-    made = reporting.Reporter(link)  # type: ignore[arg-type]
+    made = Reporter(link)  # type: ignore[arg-type]
     made.expect(DRAWING, Encoding("jpeg", 95))
     made.started(DRAWING)
     yield made
     made.close()
 
 
-def test_previews_are_whole_pictures_and_come_before_the_end(link: Link, reporter: reporting.Reporter) -> None:
+def test_previews_are_whole_pictures_and_come_before_the_end(link: Link, reporter: Reporter) -> None:
     reporter.previewed(DRAWING, 1, 4, PICTURES)
     reporter.previewed(DRAWING, 2, 4, PICTURES)
     reporter.drawn(DRAWING, PICTURES)
@@ -65,16 +67,16 @@ def test_previews_are_whole_pictures_and_come_before_the_end(link: Link, reporte
 
 
 def test_previews_are_left_out_while_the_encoders_are_behind(
-    link: Link, reporter: reporting.Reporter, monkeypatch: pytest.MonkeyPatch
+    link: Link, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     gate = threading.Event()
-    encoded = reporting._encoded
+    encode = images.encode
 
-    def late(*arguments: Any) -> Iterator[Any]:
+    def late(*arguments: Any) -> Any:
         assert gate.wait(10)
-        yield from encoded(*arguments)
+        return encode(*arguments)
 
-    monkeypatch.setattr(reporting, "_encoded", late)
+    monkeypatch.setattr(images, "encode", late)
     for done in range(1, 6):
         reporter.previewed(DRAWING, done, 9, PICTURES)
     gate.set()
@@ -84,7 +86,7 @@ def test_previews_are_left_out_while_the_encoders_are_behind(
     assert isinstance(link.sent[-1], protocol.Finished)
 
 
-def test_a_preview_that_cannot_be_encoded_costs_nothing_else(link: Link, reporter: reporting.Reporter) -> None:
+def test_a_preview_that_cannot_be_encoded_costs_nothing_else(link: Link, reporter: Reporter) -> None:
     reporter.previewed(DRAWING, 1, 4, torch.full_like(PICTURES, float("nan")))
     reporter.drawn(DRAWING, PICTURES)
     reporter.close()
@@ -93,10 +95,10 @@ def test_a_preview_that_cannot_be_encoded_costs_nothing_else(link: Link, reporte
 
 
 def test_progress_is_sent_once_an_interval_at_most_and_every_step_is_counted(
-    link: Link, reporter: reporting.Reporter, monkeypatch: pytest.MonkeyPatch
+    link: Link, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = iter((10.0, 10.01, 10.02, 10.06, 10.07))
-    monkeypatch.setattr(reporting.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(time, "monotonic", lambda: next(clock))
     for done in range(1, 6):
         reporter.progress(DRAWING, done, 5)
     assert link.steps() == [(1, 1), (4, 3), (5, 1)]
