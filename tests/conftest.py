@@ -49,7 +49,7 @@ def mini(shipped: Catalog) -> Model:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Iterator[PaperServers]:
+def paper_servers(tmp_path: Path) -> Iterator[PaperServers]:
     """Servers whose worker is made of paper: everything but the drawing is real."""
     with PaperServers(tmp_path) as opened:
         yield opened
@@ -68,4 +68,4 @@ def paper(_shared_paper: Paper) -> Iterator[Paper]:
     _shared_paper.worker.forget()
     yield _shared_paper
     # A request that was running at two deaths of a worker is refused from then on, in every later test.
-    assert not isinstance(_shared_paper.worker.failure, WorkerLost), "open a server of your own at the desk"
+    assert not isinstance(_shared_paper.worker.failure, WorkerLost), "open a server of your own with paper_servers"

@@ -59,19 +59,20 @@ def page(chrome: Chrome) -> Iterator[Page]:
 
 
 @pytest.fixture(scope="module")
-def shared_desk(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PaperServers]:
+def module_servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PaperServers]:
+    """Servers that are open until the module's tests have ended."""
     with PaperServers(tmp_path_factory.mktemp("paper")) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-def shared_calm(shared_desk: PaperServers) -> Paper:
-    return shared_desk.open()
+def module_server(module_servers: PaperServers) -> Paper:
+    return module_servers.open()
 
 
 @pytest.fixture
-def calm(shared_calm: Paper) -> Iterator[Paper]:
+def own_server(module_server: Paper) -> Iterator[Paper]:
     """A server that nobody else uses."""
-    shared_calm.worker.forget()
-    yield shared_calm
-    shared_calm.worker.gate.set()
+    module_server.worker.forget()
+    yield module_server
+    module_server.worker.gate.set()

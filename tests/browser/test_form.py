@@ -22,13 +22,13 @@ def _states(paper: Paper, state: ModelState) -> None:
         status.state = state
 
 
-def test_a_refused_picture_is_marked_no_longer_than_it_is_there(page: Page, calm: Paper) -> None:
+def test_a_refused_picture_is_marked_no_longer_than_it_is_there(page: Page, own_server: Paper) -> None:
     """Buttons have no input event: the mark on "Add a picture" stayed for ever."""
     page.expects = (REFUSED,)
-    page.open(calm.url)
+    page.open(own_server.url)
     page.paste("red")
     page.until("return document.querySelector('#sources .source')")
-    calm.worker.failure = BadImage("This picture has no pixels.", param="image")
+    own_server.worker.failure = BadImage("This picture has no pixels.", param="image")
     page.ask("something")
     page.until("return document.querySelector('.run.failed')")
     assert page.run(MARKED) == ["add"]
@@ -39,31 +39,31 @@ def test_a_refused_picture_is_marked_no_longer_than_it_is_there(page: Page, calm
     page.until("return document.querySelector('#sources .source')")
     page.ask("something")
     page.until(f"{MARKED}.length === 1")
-    calm.worker.failure = None
+    own_server.worker.failure = None
     page.ask("something else")
     page.pictures()
     assert page.run(MARKED) == []
 
 
-def test_a_late_failure_leaves_the_focus_where_somebody_writes(page: Page, calm: Paper) -> None:
+def test_a_late_failure_leaves_the_focus_where_somebody_writes(page: Page, own_server: Paper) -> None:
     """It went into the list of models, and the rest of the prompt chose one there."""
     page.expects = (REFUSED,)
-    calm.worker.gate.clear()
-    calm.worker.failure = GenerationFailed("No.", param="model")
-    page.open(calm.url)
+    own_server.worker.gate.clear()
+    own_server.worker.failure = GenerationFailed("No.", param="model")
+    page.open(own_server.url)
     page.ask("the first")
-    eventually(lambda: len(calm.worker.drawings) == 1)
+    eventually(lambda: len(own_server.worker.drawings) == 1)
     page.one("#prompt").send_keys(" and more")
-    calm.worker.gate.set()
+    own_server.worker.gate.set()
     page.until("return document.querySelector('.run.failed')")
     assert page.run(MARKED) == ["model"]
     assert page.run(FOCUS) == "prompt"
 
 
-def test_a_key_that_no_header_can_carry_is_refused_in_its_dialog(page: Page, shared_desk: PaperServers) -> None:
+def test_a_key_that_no_header_can_carry_is_refused_in_its_dialog(page: Page, module_servers: PaperServers) -> None:
     """The browser threw at every request, and the page said that the server could not be reached."""
     page.expects = (REFUSED,)
-    paper = shared_desk.open(keys=True)
+    paper = module_servers.open(keys=True)
     page.open(paper.url, wait=False)
     page.until("return document.getElementById('key').open")
     page.one("#key-input").send_keys(f"{CANNOT_BE_SENT}\n")
@@ -75,17 +75,17 @@ def test_a_key_that_no_header_can_carry_is_refused_in_its_dialog(page: Page, sha
     page.until("return document.getElementById('model').options.length > 0")
 
 
-def test_a_kept_key_that_no_header_can_carry_is_forgotten(page: Page, shared_desk: PaperServers) -> None:
+def test_a_kept_key_that_no_header_can_carry_is_forgotten(page: Page, module_servers: PaperServers) -> None:
     page.expects = (REFUSED,)
-    paper = shared_desk.open(keys=True)
+    paper = module_servers.open(keys=True)
     page.open(paper.url, storage={"darkroom.key": CANNOT_BE_SENT}, wait=False)
     page.until("return document.getElementById('key').open")
     assert page.text("#key-note").startswith("This server asks for a key.")
 
 
-def test_a_key_entered_for_a_request_fills_the_lists(page: Page, shared_desk: PaperServers) -> None:
+def test_a_key_entered_for_a_request_fills_the_lists(page: Page, module_servers: PaperServers) -> None:
     page.expects = (REFUSED,)
-    paper = shared_desk.open(keys=True)
+    paper = module_servers.open(keys=True)
     page.open(paper.url, wait=False)
     page.until("return document.getElementById('key').open")
     page.one("#key [data-close]").click()
@@ -98,17 +98,17 @@ def test_a_key_entered_for_a_request_fills_the_lists(page: Page, shared_desk: Pa
     assert page.text("#banner") == ""
 
 
-def test_what_the_form_says_of_a_model_follows_the_server(page: Page, calm: Paper) -> None:
+def test_what_the_form_says_of_a_model_follows_the_server(page: Page, own_server: Paper) -> None:
     """The list was read once: a model stayed "not loaded yet" after it had drawn."""
-    _states(calm, ModelState.UNLOADED)
-    page.open(calm.url)
+    _states(own_server, ModelState.UNLOADED)
+    page.open(own_server.url)
     page.choose("model", "darkroom-mini")
     page.choose("size", "512x512")
     page.one("#more summary").click()
     scheduler = page.run("return document.getElementById('scheduler').options[1].value")
     page.choose("scheduler", scheduler)
     assert page.text("#hint") == "darkroom-mini is not loaded yet: its first picture takes longer."
-    _states(calm, ModelState.READY)
+    _states(own_server, ModelState.READY)
     page.ask("loads it")
     page.pictures()
     page.until("return document.getElementById('hint').hidden")
@@ -117,24 +117,24 @@ def test_what_the_form_says_of_a_model_follows_the_server(page: Page, calm: Pape
     assert chosen == ["darkroom-mini", "512x512", scheduler]
 
 
-def test_a_broken_model_can_be_tried_again(page: Page, calm: Paper) -> None:
+def test_a_broken_model_can_be_tried_again(page: Page, own_server: Paper) -> None:
     """The server tries again when it is asked; the page, once it had seen "broken", never asked."""
-    _states(calm, ModelState.BROKEN)
-    page.open(calm.url)
+    _states(own_server, ModelState.BROKEN)
+    page.open(own_server.url)
     assert page.text("#hint").startswith("The files of dall-e-2 are missing or broken")
-    _states(calm, ModelState.READY)  # somebody mended it
+    _states(own_server, ModelState.READY)  # somebody mended it
     page.ask("try it")
     page.pictures()
     page.until("return document.getElementById('hint').hidden")
 
 
 @pytest.mark.parametrize(("style", "guidance"), [("vivid", "2.5"), ("natural", "1.2")])
-def test_what_is_shown_in_grey_is_what_will_be_used(page: Page, calm: Paper, style: str, guidance: str) -> None:
-    page.open(calm.url)
+def test_what_is_shown_in_grey_is_what_will_be_used(page: Page, own_server: Paper, style: str, guidance: str) -> None:
+    page.open(own_server.url)
     page.choose("style", style)
     shown = "return ['num_inference_steps', 'guidance_scale'].map((id) => document.getElementById(id).placeholder)"
     assert page.run(shown) == ["8", guidance]
     page.ask("as it says")
     page.pictures()
-    (drawing,) = calm.worker.drawings
+    (drawing,) = own_server.worker.drawings
     assert [str(drawing.spec.steps), str(drawing.spec.guidance)] == ["8", guidance]

@@ -26,11 +26,11 @@ def _prompts(page: Page) -> list[str]:
 
 
 @pytest.fixture
-def full(page: Page, calm: Paper) -> Iterator[Page]:
+def full_page(page: Page, own_server: Paper) -> Iterator[Page]:
     """A browser that was opened again, with four large pictures and room for hardly more."""
-    calm.worker.ballast = PICTURE_BYTES
-    page.open(calm.url)
-    quota = {"origin": calm.url, "quotaSize": 4 * PICTURE_BYTES + 200_000}
+    own_server.worker.ballast = PICTURE_BYTES
+    page.open(own_server.url)
+    quota = {"origin": own_server.url, "quotaSize": 4 * PICTURE_BYTES + 200_000}
     page.chrome.execute_cdp_cmd("Storage.overrideQuotaForOrigin", quota)
     for number in range(4):
         _draw(page, f"older {number}")
@@ -39,25 +39,25 @@ def full(page: Page, calm: Paper) -> Iterator[Page]:
     page.until("return document.querySelectorAll('#grid .tile').length === 4")
     page.chrome.execute_cdp_cmd("HeapProfiler.collectGarbage", {})  # as it comes by itself, sooner or later
     yield page
-    page.chrome.execute_cdp_cmd("Storage.overrideQuotaForOrigin", {"origin": calm.url})
+    page.chrome.execute_cdp_cmd("Storage.overrideQuotaForOrigin", {"origin": own_server.url})
 
 
-def test_a_picture_that_comes_out_of_sight_is_kept(page: Page, calm: Paper) -> None:
+def test_a_picture_that_comes_out_of_sight_is_kept(page: Page, own_server: Paper) -> None:
     """It waited to be decoded, which a lazy image far from the window is not, and was lost with the tab."""
-    calm.worker.gate.clear()
-    page.open(calm.url)
+    own_server.worker.gate.clear()
+    page.open(own_server.url)
     page.ask("seen by nobody")
-    eventually(lambda: len(calm.worker.drawings) == 1)
+    eventually(lambda: len(own_server.worker.drawings) == 1)
     page.run("document.getElementById('latest').style.marginTop = '30000px'; scrollTo(0, 0)")
-    calm.worker.gate.set()
+    own_server.worker.gate.set()
     page.until("return document.querySelector('#latest .run')?.dataset.over === 'done'")
     (kept,) = eventually(page.kept, within_s=5)
     assert (kept["width"], kept["height"]) == (2, 2)
 
 
-def test_a_browser_that_fails_to_keep_one_loses_no_other(page: Page, calm: Paper) -> None:
+def test_a_browser_that_fails_to_keep_one_loses_no_other(page: Page, own_server: Paper) -> None:
     """Every failure was taken for a full browser, and half of the pictures went for nothing."""
-    page.open(calm.url)
+    page.open(own_server.url)
     for number in range(3):
         _draw(page, f"older {number}")
     eventually(lambda: len(page.kept()) == 3)
@@ -80,16 +80,16 @@ def test_a_browser_that_fails_to_keep_one_loses_no_other(page: Page, calm: Paper
     eventually(lambda: len(page.kept()) == 4)
 
 
-def test_a_full_browser_lets_the_oldest_go_until_the_new_one_fits(full: Page) -> None:
-    _draw(full, "newest")
-    eventually(lambda: "newest" in _prompts(full))
-    assert _prompts(full) == ["newest", "older 3", "older 2", "older 1"]
-    assert full.text("#banner") == ""
+def test_a_full_browser_lets_the_oldest_go_until_the_new_one_fits(full_page: Page) -> None:
+    _draw(full_page, "newest")
+    eventually(lambda: "newest" in _prompts(full_page))
+    assert _prompts(full_page) == ["newest", "older 3", "older 2", "older 1"]
+    assert full_page.text("#banner") == ""
 
 
-def test_a_picture_that_will_never_fit_costs_few_others(page: Page, calm: Paper) -> None:
+def test_a_picture_that_will_never_fit_costs_few_others(page: Page, own_server: Paper) -> None:
     """Room is made for one picture; where that does not help, the rest stays."""
-    page.open(calm.url)
+    page.open(own_server.url)
     for number in range(5):
         _draw(page, f"older {number}")
     eventually(lambda: len(page.kept()) == 5)
@@ -100,11 +100,11 @@ def test_a_picture_that_will_never_fit_costs_few_others(page: Page, calm: Paper)
     assert _prompts(page) == ["older 4", "older 3", "older 2"]
 
 
-def test_a_source_outlives_its_file(page: Page, calm: Paper, tmp_path: Path) -> None:
+def test_a_source_outlives_its_file(page: Page, own_server: Paper, tmp_path: Path) -> None:
     """The file itself was sent and kept: once it had moved, the edit failed, and so did the browser's keeping."""
     file = tmp_path / "source.png"
     Image.new("RGB", (200, 100), "red").save(file)
-    page.open(calm.url)
+    page.open(own_server.url)
     page.one("#file").send_keys(str(file))
     page.until("return document.querySelectorAll('#sources .source').length === 1")
     file.unlink()
@@ -113,9 +113,9 @@ def test_a_source_outlives_its_file(page: Page, calm: Paper, tmp_path: Path) -> 
     assert kept["sources"] == 1
 
 
-def test_pictures_are_taken_in_their_order(page: Page, calm: Paper) -> None:
+def test_pictures_are_taken_in_their_order(page: Page, own_server: Paper) -> None:
     """They came in the order in which the browser had decoded them."""
-    page.open(calm.url)
+    page.open(own_server.url)
     page.run(
         """
         const { createImageBitmap } = window;

@@ -13,30 +13,30 @@ from tests.paper import Paper, PaperServers
 from tests.running import eventually
 
 
-def test_escape_cancels_on_the_server_too(page: Page, calm: Paper) -> None:
-    calm.worker.gate.clear()
-    page.open(calm.url)
+def test_escape_cancels_on_the_server_too(page: Page, own_server: Paper) -> None:
+    own_server.worker.gate.clear()
+    page.open(own_server.url)
     page.ask("a long one")
     page.until("return document.querySelector('.run.active')")
-    eventually(lambda: len(calm.worker.drawings) == 1)
+    eventually(lambda: len(own_server.worker.drawings) == 1)
     escape = "document.activeElement.dispatchEvent(new KeyboardEvent('keydown', { key: 'Escape', bubbles: true, %s }))"
     page.run(escape % "isComposing: true")  # somebody writes Chinese, and takes a syllable back
     assert page.all(".run.active")
     page.run(escape % "")
-    eventually(lambda: len(calm.worker.cancelled) == 1)
+    eventually(lambda: len(own_server.worker.cancelled) == 1)
     assert page.text(".run-status") == "Cancelled."
     assert page.text("#status") == "Cancelled."
     assert not page.all(".tile")
 
-    calm.worker.gate.set()
+    own_server.worker.gate.set()
     page.one(".run .button").click()  # try again
     page.pictures()
 
 
-def test_a_failure_is_said_plainly_and_in_the_readers_language(page: Page, calm: Paper) -> None:
+def test_a_failure_is_said_plainly_and_in_the_readers_language(page: Page, own_server: Paper) -> None:
     page.expects = (REFUSED,)
-    calm.worker.failure = GenerationFailed("The picture came out black, which would happen again.")
-    page.open(calm.url)
+    own_server.worker.failure = GenerationFailed("The picture came out black, which would happen again.")
+    page.open(own_server.url)
     page.ask("something")
     page.until("return document.querySelector('.run.failed')")
     said = page.text("[role=alert] strong")
@@ -46,9 +46,9 @@ def test_a_failure_is_said_plainly_and_in_the_readers_language(page: Page, calm:
     page.until("return document.querySelector('.run.failed strong').textContent.startsWith('这个请求没有画出图片')")
 
 
-def test_a_refused_setting_is_shown_where_it_is(page: Page, calm: Paper) -> None:
+def test_a_refused_setting_is_shown_where_it_is(page: Page, own_server: Paper) -> None:
     page.expects = (REFUSED,)
-    page.open(calm.url, storage={"darkroom.last.model": "darkroom-mini"})
+    page.open(own_server.url, storage={"darkroom.last.model": "darkroom-mini"})
     page.choose("size", "custom")
     page.one("#width").clear()
     page.one("#width").send_keys("9000")
@@ -59,27 +59,27 @@ def test_a_refused_setting_is_shown_where_it_is(page: Page, calm: Paper) -> None
     assert page.run("return document.activeElement.id") == "size"
 
 
-def test_an_empty_prompt_is_asked_for_and_nothing_is_sent(page: Page, calm: Paper) -> None:
-    page.open(calm.url)
+def test_an_empty_prompt_is_asked_for_and_nothing_is_sent(page: Page, own_server: Paper) -> None:
+    page.open(own_server.url)
     page.one("#generate").click()
     assert page.text("#banner") == "Write first what the picture should show."
     assert page.run("return document.activeElement.id") == "prompt"
-    assert not calm.worker.drawings
+    assert not own_server.worker.drawings
 
 
 def test_a_server_that_goes_away_is_named_as_the_reason(page: Page, tmp_path: Path) -> None:
     page.expects = (REFUSED, "net::ERR")
-    with PaperServers(tmp_path) as desk:
-        paper = desk.open()
+    with PaperServers(tmp_path) as paper_servers:
+        paper = paper_servers.open()
         page.open(paper.url)
     page.ask("too late")
     page.until("return document.querySelector('.run.failed')")
     assert page.text("[role=alert] strong").startswith("The server cannot be reached.")
 
 
-def test_a_full_server_is_waited_for_with_a_countdown(page: Page, shared_desk: PaperServers) -> None:
+def test_a_full_server_is_waited_for_with_a_countdown(page: Page, module_servers: PaperServers) -> None:
     page.expects = (REFUSED,)
-    paper = shared_desk.open(queue_size=1)
+    paper = module_servers.open(queue_size=1)
     paper.worker.gate.clear()
     page.open(paper.url)
     page.ask("the first")
@@ -93,10 +93,10 @@ def test_a_full_server_is_waited_for_with_a_countdown(page: Page, shared_desk: P
     assert [row["fields"]["prompt"] for row in page.kept()] == ["the second", "the first"]
 
 
-def test_a_countdown_that_is_cancelled_ends_as_cancelled(page: Page, shared_desk: PaperServers) -> None:
+def test_a_countdown_that_is_cancelled_ends_as_cancelled(page: Page, module_servers: PaperServers) -> None:
     """Cancelling woke the countdown, which then said that the server was full and stayed so."""
     page.expects = (REFUSED,)
-    paper = shared_desk.open(queue_size=1)
+    paper = module_servers.open(queue_size=1)
     paper.worker.gate.clear()
     page.open(paper.url)
     page.ask("the first")
@@ -111,8 +111,8 @@ def test_a_countdown_that_is_cancelled_ends_as_cancelled(page: Page, shared_desk
     page.until("return document.querySelectorAll('#latest .tile img').length === 1")
 
 
-def test_the_place_in_the_queue_is_shown(page: Page, shared_desk: PaperServers) -> None:
-    paper = shared_desk.open(running_jobs=1)
+def test_the_place_in_the_queue_is_shown(page: Page, module_servers: PaperServers) -> None:
+    paper = module_servers.open(running_jobs=1)
     paper.worker.gate.clear()
     page.open(paper.url)
     for prompt in ("the first", "the second", "the third"):
@@ -122,9 +122,9 @@ def test_the_place_in_the_queue_is_shown(page: Page, shared_desk: PaperServers) 
     page.until("return document.querySelectorAll('#latest .tile img').length === 3")
 
 
-def test_a_key_is_asked_for_kept_and_sent(page: Page, shared_desk: PaperServers) -> None:
+def test_a_key_is_asked_for_kept_and_sent(page: Page, module_servers: PaperServers) -> None:
     page.expects = (REFUSED,)
-    paper = shared_desk.open(keys=True)
+    paper = module_servers.open(keys=True)
     page.open(paper.url, wait=False)
     page.until("return document.getElementById('key').open")
     assert page.text("#key-note").startswith("This server asks for a key.")
@@ -144,8 +144,8 @@ def test_a_key_is_asked_for_kept_and_sent(page: Page, shared_desk: PaperServers)
     assert paper.key not in page.run("return document.documentElement.outerHTML")
 
 
-def test_the_page_speaks_chinese_and_remembers_it(page: Page, calm: Paper) -> None:
-    page.open(calm.url)
+def test_the_page_speaks_chinese_and_remembers_it(page: Page, own_server: Paper) -> None:
+    page.open(own_server.url)
     assert page.run("return document.documentElement.lang") == "en"
     page.choose("language", "zh-Hans")
     page.until("return document.documentElement.lang === 'zh-Hans'")
@@ -175,17 +175,17 @@ def test_the_page_speaks_chinese_and_remembers_it(page: Page, calm: Paper) -> No
     assert left == []
 
 
-def test_a_browser_set_to_chinese_is_answered_in_chinese(page: Page, calm: Paper) -> None:
+def test_a_browser_set_to_chinese_is_answered_in_chinese(page: Page, own_server: Paper) -> None:
     page.chrome.execute_cdp_cmd("Emulation.setUserAgentOverride", {"userAgent": "test", "acceptLanguage": "zh-TW,en"})
     try:
-        page.open(calm.url)
+        page.open(own_server.url)
         assert page.run("return document.documentElement.lang") == "zh-Hant"
     finally:
         page.chrome.execute_cdp_cmd("Emulation.setUserAgentOverride", {"userAgent": "test", "acceptLanguage": "en-GB"})
 
 
-def test_every_control_has_a_name_in_every_dialog(page: Page, calm: Paper) -> None:
-    page.open(calm.url)
+def test_every_control_has_a_name_in_every_dialog(page: Page, own_server: Paper) -> None:
+    page.open(own_server.url)
     page.one("#more summary").click()
     page.ask("a picture")
     page.pictures()
@@ -206,8 +206,8 @@ def test_every_control_has_a_name_in_every_dialog(page: Page, calm: Paper) -> No
             page.run("document.getElementById(arguments[0]).close()", opened)
 
 
-def test_a_mask_can_be_painted_by_keyboard(page: Page, calm: Paper) -> None:
-    page.open(calm.url)
+def test_a_mask_can_be_painted_by_keyboard(page: Page, own_server: Paper) -> None:
+    page.open(own_server.url)
     page.paste("black")
     page.until("return document.querySelector('#sources .source .button')").click()
     page.until("return document.activeElement.id === 'mask-canvas'")
@@ -216,14 +216,14 @@ def test_a_mask_can_be_painted_by_keyboard(page: Page, calm: Paper) -> None:
     page.until("return document.querySelector('#sources .veil')")
     page.ask("light")
     page.pictures()
-    (drawing,) = calm.worker.drawings
+    (drawing,) = own_server.worker.drawings
     assert drawing.spec.mask is not None
     painted = sum(1 for value in drawing.spec.mask.data if value > 127) / len(drawing.spec.mask.data)
     assert 0.01 < painted < 0.2
 
 
-def test_pictures_are_deleted_one_by_one_and_all(page: Page, calm: Paper) -> None:
-    page.open(calm.url)
+def test_pictures_are_deleted_one_by_one_and_all(page: Page, own_server: Paper) -> None:
+    page.open(own_server.url)
     page.choose("n", "3")
     page.ask("three")
     page.pictures(3)
@@ -241,8 +241,8 @@ def test_pictures_are_deleted_one_by_one_and_all(page: Page, calm: Paper) -> Non
     assert page.one("#welcome").is_displayed()
 
 
-def test_a_phone_shows_everything_without_scrolling_sideways(page: Page, calm: Paper) -> None:
-    page.open(calm.url)
+def test_a_phone_shows_everything_without_scrolling_sideways(page: Page, own_server: Paper) -> None:
+    page.open(own_server.url)
     page.ask("a picture for a small screen")
     page.pictures()
     page.chrome.execute_cdp_cmd(
@@ -264,8 +264,8 @@ def test_a_phone_shows_everything_without_scrolling_sideways(page: Page, calm: P
     assert small == []
 
 
-def test_the_theme_follows_the_system_until_one_is_chosen(page: Page, calm: Paper) -> None:
-    page.open(calm.url)
+def test_the_theme_follows_the_system_until_one_is_chosen(page: Page, own_server: Paper) -> None:
+    page.open(own_server.url)
     ground = "return getComputedStyle(document.body).backgroundColor"
     try:
         page.chrome.execute_cdp_cmd(
@@ -282,8 +282,8 @@ def test_the_theme_follows_the_system_until_one_is_chosen(page: Page, calm: Pape
 
 
 @pytest.mark.parametrize("size", [1, 3, 1000])
-def test_events_are_read_however_the_network_cuts_them(page: Page, calm: Paper, size: int) -> None:
-    page.open(calm.url)
+def test_events_are_read_however_the_network_cuts_them(page: Page, own_server: Paper, size: int) -> None:
+    page.open(own_server.url)
     text = ': keep-alive\n\nevent: first\ndata: {"text": "熊猫"}\r\n\r\ndata:a\ndata: b\n\nevent: cut\ndata: off'
     read = page.chrome.execute_async_script(
         """

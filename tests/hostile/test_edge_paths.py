@@ -23,7 +23,7 @@ def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
 
 
 @pytest.fixture(scope="module")
-def guests(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
+def keyless(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Live]:
     settings = settings_for(tmp_path_factory.mktemp("open"))
     with serve(make_app(settings, Keyring.in_memory()), settings) as live:
         yield live
@@ -60,20 +60,20 @@ def test_climbing_out_of_an_open_folder_finds_nothing(keyed: Live, target: str) 
 
 
 @pytest.mark.parametrize("host", ["a/x?", "localhost/livez?", "evil.example", "", "a b"])
-def test_a_host_header_opens_nothing(keyed: Live, guests: Live, host: str) -> None:
+def test_a_host_header_opens_nothing(keyed: Live, keyless: Live, host: str) -> None:
     """CVE-2026-48710: a URL rebuilt from ``Host: localhost/livez?`` has the path /livez."""
     assert_api_error(ask(keyed, "/v1/models/x", host=host), 401, "invalid_api_key")
-    assert_api_error(ask(guests, "/v1/models/x", host=host), 400, "host_refused")
+    assert_api_error(ask(keyless, "/v1/models/x", host=host), 400, "host_refused")
 
 
-def test_a_web_page_cannot_drive_the_open_server(guests: Live) -> None:
-    with guests.client() as client:
+def test_a_web_page_cannot_drive_the_open_server(keyless: Live) -> None:
+    with keyless.client() as client:
         fields = {"prompt": "x"}
         refused = client.post("/pictures", json=fields, headers={"origin": "http://evil.example"})
         assert_api_error(refused, 400, "origin_refused")
         preflight = client.options("/pictures", headers={"origin": "http://evil.example"})
         assert_api_error(preflight, 400, "origin_refused")
-        assert client.post("/pictures", json=fields, headers={"origin": guests.url}).status_code == 200
+        assert client.post("/pictures", json=fields, headers={"origin": keyless.url}).status_code == 200
         assert client.post("/pictures", json=fields).status_code == 200
 
 

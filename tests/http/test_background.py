@@ -65,12 +65,12 @@ def test_jpeg_has_no_transparency(paper: Paper) -> None:
     assert "png" in error["message"]
 
 
-def test_a_model_without_matting_says_what_helps(desk: PaperServers, tmp_path: Path) -> None:
+def test_a_model_without_matting_says_what_helps(paper_servers: PaperServers, tmp_path: Path) -> None:
     file = tmp_path / "models.yaml"
     weights = ROOT / "weights" / "darkroom-mini"
     file.write_text(f"default: plain\nmodels:\n  plain: {{ path: {weights} }}\n"
                     f"  cut: {{ like: plain, matting: flat-ground }}\n")  # fmt: skip
-    paper = desk.open(models=file)
+    paper = paper_servers.open(models=file)
     error = assert_api_error(paper.post({"prompt": "x", "background": "transparent"}), 400, "invalid_value")
     assert error["param"] == "background"
     assert "matting" in error["message"]

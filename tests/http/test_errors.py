@@ -186,8 +186,8 @@ def test_unknown_routes_and_methods(paper: Paper) -> None:
         assert "POST" in answer.headers["allow"]
 
 
-def test_a_body_or_picture_too_large_is_413(desk: PaperServers) -> None:
-    paper = desk.open(max_image_bytes=100_000, max_body_bytes=1_000_000)
+def test_a_body_or_picture_too_large_is_413(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(max_image_bytes=100_000, max_body_bytes=1_000_000)
     assert_api_error(paper.post({"prompt": "x" * 1_100_000}), 413, "too_large")
     big = text(b"\x89PNG" + bytes(150_000))
     assert assert_api_error(paper.post({"prompt": "x", "image": big}), 413, "too_large")["param"] == "image"
@@ -196,8 +196,8 @@ def test_a_body_or_picture_too_large_is_413(desk: PaperServers) -> None:
         assert assert_api_error(answer, 413, "too_large")["param"] == "image"
 
 
-def test_no_key_and_a_wrong_key_are_401(desk: PaperServers) -> None:
-    paper = desk.open(keys=True)
+def test_no_key_and_a_wrong_key_are_401(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(keys=True)
     with paper.live.client() as client:
         for headers in ({}, {"authorization": "Bearer dk_wrong"}, {"authorization": f"Basic {paper.key}"}):
             answer = client.post("/api/images/generations", json={"prompt": "x"}, headers=headers)
@@ -205,8 +205,8 @@ def test_no_key_and_a_wrong_key_are_401(desk: PaperServers) -> None:
     assert not paper.worker.drawings
 
 
-def test_every_route_of_the_server_but_the_open_ones_asks_for_the_key(desk: PaperServers) -> None:
-    paper = desk.open(keys=True)
+def test_every_route_of_the_server_but_the_open_ones_asks_for_the_key(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(keys=True)
     paths = paths_of(paper.app)
     assert {"/api/images/generations", "/v1/images/edits", "/metrics", "/openapi.json", "/docs", "/v1/models"} <= paths
     with paper.live.client() as client:
@@ -221,8 +221,8 @@ def test_every_route_of_the_server_but_the_open_ones_asks_for_the_key(desk: Pape
     assert not paper.worker.drawings
 
 
-def test_a_full_queue_is_429_in_no_time_and_its_places_come_back(desk: PaperServers) -> None:
-    paper = desk.open(queue_size=4)
+def test_a_full_queue_is_429_in_no_time_and_its_places_come_back(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(queue_size=4)
     paper.worker.gate.clear()
     admitted = [threading.Thread(target=paper.post, args=({"prompt": "x", "seed": seed},)) for seed in range(4)]
     for thread in admitted:
@@ -244,8 +244,8 @@ def test_a_full_queue_is_429_in_no_time_and_its_places_come_back(desk: PaperServ
     assert paper.post({"prompt": "x"}).status_code == 200
 
 
-def test_one_keys_share_of_the_queue_is_429_for_that_key_alone(desk: PaperServers) -> None:
-    paper = desk.open(keys=True, key_jobs=1)
+def test_one_keys_share_of_the_queue_is_429_for_that_key_alone(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(keys=True, key_jobs=1)
     other = Keyring(paper.app.state.services.settings.data_dir / "keys.json").create("other")
     paper.worker.gate.clear()
     first = threading.Thread(target=paper.post, args=({"prompt": "x"},))
@@ -273,17 +273,17 @@ def test_whatever_fails_while_drawing_is_answered_by_the_table(paper: Paper, kin
     assert paper.post({"prompt": "x"}).status_code == 200
 
 
-def test_a_job_past_its_deadline_is_503_and_cancelled(desk: PaperServers) -> None:
-    paper = desk.open(job_timeout_s=0.3)
+def test_a_job_past_its_deadline_is_503_and_cancelled(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(job_timeout_s=0.3)
     paper.worker.gate.clear()
     assert_api_error(paper.post({"prompt": "x"}), 503, "deadline_exceeded")
     assert paper.worker.cancelled
 
 
 def test_a_full_store_is_507_before_any_device_work_and_b64_still_works(
-    desk: PaperServers, monkeypatch: pytest.MonkeyPatch
+    paper_servers: PaperServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    paper = desk.open()
+    paper = paper_servers.open()
 
     async def no(self: object, bytes_needed: int) -> bool:
         return False
@@ -309,9 +309,9 @@ def assert_inline_alone(paper: Paper) -> None:
 
 @pytest.mark.parametrize("broken", ["has_room", "put"])
 def test_a_store_that_fails_costs_nobody_a_picture_who_did_not_ask_for_a_url(
-    desk: PaperServers, monkeypatch: pytest.MonkeyPatch, broken: str
+    paper_servers: PaperServers, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
-    paper = desk.open()
+    paper = paper_servers.open()
 
     async def fail(self: object, *args: object) -> None:
         raise errors.ServerFault("The store cannot be reached.")
@@ -322,12 +322,12 @@ def test_a_store_that_fails_costs_nobody_a_picture_who_did_not_ask_for_a_url(
 
 
 def test_a_store_that_fills_up_during_the_put_is_507_for_urls_and_b64_still_works(
-    desk: PaperServers, monkeypatch: pytest.MonkeyPatch
+    paper_servers: PaperServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import errno
     import os
 
-    paper = desk.open()
+    paper = paper_servers.open()
     write = os.write
 
     def full(file: int, data: Any) -> int:
@@ -343,8 +343,8 @@ def test_a_store_that_fills_up_during_the_put_is_507_for_urls_and_b64_still_work
     assert not list(folder.iterdir())
 
 
-def test_a_server_that_can_draw_with_nothing_is_not_ready(desk: PaperServers) -> None:
-    paper = desk.open()
+def test_a_server_that_can_draw_with_nothing_is_not_ready(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open()
     with paper.client() as client:
         assert client.get("/readyz").status_code == 200
         for status in paper.worker.models.values():

@@ -175,8 +175,8 @@ def test_pictures_as_openais_json_edits_spell_them_are_not_dropped(paper: Paper,
     assert unmasked.sources == ours.sources
 
 
-def test_picture_urls_come_from_public_url(desk: PaperServers) -> None:
-    paper = desk.open(public_url="https://pictures.example/base/")
+def test_picture_urls_come_from_public_url(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(public_url="https://pictures.example/base/")
     url = paper.post({"prompt": "x"}).json()["data"][0]["url"]
     assert url.startswith("https://pictures.example/base/files/")
     with paper.client() as client:
@@ -184,8 +184,8 @@ def test_picture_urls_come_from_public_url(desk: PaperServers) -> None:
 
 
 @pytest.mark.parametrize("header", ["host", "x-forwarded-host", "x-forwarded-proto", "forwarded"])
-def test_no_header_ever_gets_into_a_url(desk: PaperServers, header: str) -> None:
-    paper = desk.open(keys=True)
+def test_no_header_ever_gets_into_a_url(paper_servers: PaperServers, header: str) -> None:
+    paper = paper_servers.open(keys=True)
     for value in ("evil.example", "a/x?", "evil.example:1/@"):
         answer = paper.post({"prompt": "x"}, headers={header: value})
         if answer.status_code == 200:
@@ -194,20 +194,20 @@ def test_no_header_ever_gets_into_a_url(desk: PaperServers, header: str) -> None
         assert "a/x" not in answer.text
 
 
-def test_without_keys_a_foreign_host_is_refused(desk: PaperServers) -> None:
-    answer = desk.open().post({"prompt": "x"}, headers={"host": "evil.example"})
+def test_without_keys_a_foreign_host_is_refused(paper_servers: PaperServers) -> None:
+    answer = paper_servers.open().post({"prompt": "x"}, headers={"host": "evil.example"})
     assert_api_error(answer, 400, "host_refused")
 
 
 @pytest.mark.parametrize("kept", [True, False])
-def test_parameters_in_the_picture_can_be_switched_off(desk: PaperServers, kept: bool) -> None:
-    paper = desk.open(picture_metadata=kept)
+def test_parameters_in_the_picture_can_be_switched_off(paper_servers: PaperServers, kept: bool) -> None:
+    paper = paper_servers.open(picture_metadata=kept)
     paper.post({"prompt": "x"})
     assert paper.worker.encodings[0].metadata is kept
 
 
-def test_our_own_url_is_read_from_the_store_even_where_fetching_is_off(desk: PaperServers) -> None:
-    paper = desk.open(fetch="off", public_url="http://nowhere.invalid")
+def test_our_own_url_is_read_from_the_store_even_where_fetching_is_off(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(fetch="off", public_url="http://nowhere.invalid")
     url = paper.post({"prompt": "x"}).json()["data"][0]["url"]
     assert spec_of(paper, image=url).task is Task.IMAGE_TO_IMAGE
     assert_api_error(paper.post({"prompt": "x", "image": url[:-2] + "xx"}), 400, "invalid_image")
@@ -232,13 +232,13 @@ def test_a_form_beyond_its_limits_is_told_which(paper: Paper) -> None:
             assert says in assert_api_error(answer, 400, "invalid_value")["message"]
 
 
-def test_more_steps_than_lcm_has_are_refused(desk: PaperServers, tmp_path: Path) -> None:
+def test_more_steps_than_lcm_has_are_refused(paper_servers: PaperServers, tmp_path: Path) -> None:
     """Its own pipelines choose an edit's steps from fewer; all of this ended in a 500."""
     file = tmp_path / "models.yaml"
     weights = ROOT / "weights" / "darkroom-mini"
     file.write_text(f"default: plain\nmodels:\n  plain: {{ path: {weights} }}\n"
                     f"  own: {{ path: {weights}, family: lcm }}\n")  # fmt: skip
-    paper = desk.open(models=file)
+    paper = paper_servers.open(models=file)
     edit = {"image": text(png(scene(40, 40))), "strength": 0.5}
     for most, body in (
         (50, {"model": "plain", "scheduler": "lcm"}),

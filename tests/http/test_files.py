@@ -31,8 +31,8 @@ class Stored:
 
 
 @pytest.fixture
-def stored(desk: PaperServers) -> Iterator[Stored]:
-    paper = desk.open(keys=True)
+def stored(paper_servers: PaperServers) -> Iterator[Stored]:
+    paper = paper_servers.open(keys=True)
     url = paper.post({"prompt": "x"}).json()["data"][0]["url"]
     with paper.live.client() as client:
         yield Stored(paper, client, url.removeprefix(paper.url))
@@ -129,8 +129,8 @@ def test_no_name_leaves_the_store(stored: Stored, name: str) -> None:
         assert b"tester" not in answer.content
 
 
-def test_an_expired_picture_is_swept(desk: PaperServers) -> None:
-    paper = desk.open(url_lifetime_s=1, sweep_interval_s=0.05)
+def test_an_expired_picture_is_swept(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(url_lifetime_s=1, sweep_interval_s=0.05)
     paper.post({"prompt": "x"})
     folder = paper.app.state.services.settings.data_dir / "pictures"
     assert list(folder.iterdir())

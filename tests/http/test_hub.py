@@ -20,16 +20,16 @@ FLAT = "/api/v2/image/generations"
 BODY = {"input": {"prompt": "x", "modelOptions": {"model": "openai/gpt-image-1"}}}
 
 
-def test_discovery_needs_no_key_and_knows_the_path_of_a_proxy(desk: PaperServers) -> None:
+def test_discovery_needs_no_key_and_knows_the_path_of_a_proxy(paper_servers: PaperServers) -> None:
     for public_url, mount in ((None, "/"), ("https://example.org/darkroom", "/darkroom")):
-        served = desk.open(keys=True, public_url=public_url)
+        served = paper_servers.open(keys=True, public_url=public_url)
         with served.live.client() as stranger:
             (place,) = stranger.get("/__blocklet__.js?type=json").json()["componentMountPoints"]
         assert place == {"did": "z8ia3xzq2tMq8CRHfaXj1BTYJyYnEcHbqP8cJ", "mountPoint": mount}
 
 
-def test_every_other_route_asks_for_a_key(desk: PaperServers) -> None:
-    served = desk.open(keys=True)
+def test_every_other_route_asks_for_a_key(paper_servers: PaperServers) -> None:
+    served = paper_servers.open(keys=True)
     with served.live.client() as stranger:
         for path in ("/api/ai/models", "/api/ai-providers/models", "/api/v2/status", "/api/user/info"):
             assert_api_error(stranger.get(path), 401, "invalid_api_key")
@@ -60,8 +60,8 @@ def test_the_flat_answer_has_every_name_that_clients_read(paper: Paper) -> None:
     assert opened(base64.b64decode(image["base64"], validate=True))
 
 
-def test_models_status_and_user(desk: PaperServers) -> None:
-    served = desk.open(keys=True)
+def test_models_status_and_user(paper_servers: PaperServers) -> None:
+    served = paper_servers.open(keys=True)
     with served.client() as client:
         rows = client.get("/api/ai/models", params={"type": "image"}).json()
         assert rows == client.get("/api/ai-providers/models").json()
@@ -87,8 +87,8 @@ def test_errors_are_those_of_every_route(paper: Paper, path: str) -> None:
         assert_api_error(paper.post(body(), path), 503, ANSWERS[type(failure)].code)
 
 
-def test_headers_go_out_while_a_picture_is_drawn(desk: PaperServers) -> None:
-    served = desk.open(hub_headers_s=0.3)
+def test_headers_go_out_while_a_picture_is_drawn(paper_servers: PaperServers) -> None:
+    served = paper_servers.open(hub_headers_s=0.3)
     served.worker.gate.clear()
     with served.client() as client, client.stream("POST", IMAGE, json=BODY) as answer:
         assert served.worker.drawings  # still being drawn
@@ -101,8 +101,8 @@ def test_headers_go_out_while_a_picture_is_drawn(desk: PaperServers) -> None:
     assert answer.json()["images"]
 
 
-def test_a_failure_after_the_headers_is_told_in_the_body(desk: PaperServers) -> None:
-    served = desk.open(hub_headers_s=0.3)
+def test_a_failure_after_the_headers_is_told_in_the_body(paper_servers: PaperServers) -> None:
+    served = paper_servers.open(hub_headers_s=0.3)
     served.worker.gate.clear()
     served.worker.failure = WorkerLost("The worker ended.")
     threading.Timer(1, served.worker.gate.set).start()
@@ -112,8 +112,8 @@ def test_a_failure_after_the_headers_is_told_in_the_body(desk: PaperServers) -> 
     assert "images" not in body
 
 
-def test_a_client_that_leaves_after_the_headers_ends_its_job(desk: PaperServers, tmp_path: Path) -> None:
-    served = desk.open(hub_headers_s=0.2)
+def test_a_client_that_leaves_after_the_headers_ends_its_job(paper_servers: PaperServers, tmp_path: Path) -> None:
+    served = paper_servers.open(hub_headers_s=0.2)
     served.worker.gate.clear()
     with served.client() as client, client.stream("POST", IMAGE, json=BODY) as answer:
         assert answer.status_code == 200

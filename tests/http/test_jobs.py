@@ -58,8 +58,8 @@ def test_a_running_jobs_steps_can_be_watched_and_cancelled(server: Running) -> N
     assert server.metric("darkroom_queue_jobs", state="running") == 0
 
 
-def test_a_row_from_beginning_to_end(desk: PaperServers) -> None:
-    paper = desk.open(running_jobs=1)
+def test_a_row_from_beginning_to_end(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(running_jobs=1)
     paper.worker.gate.clear()
     queue = paper.app.state.services.queue
     asked = []
@@ -85,8 +85,8 @@ def test_a_row_from_beginning_to_end(desk: PaperServers) -> None:
     assert [row["status"] for row in get(paper).json()["data"]] == ["done"] * 3
 
 
-def test_deleting_one_that_waits_its_turn_and_one_that_has_ended(desk: PaperServers) -> None:
-    paper = desk.open(running_jobs=1)
+def test_deleting_one_that_waits_its_turn_and_one_that_has_ended(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(running_jobs=1)
     paper.worker.gate.clear()
     queue = paper.app.state.services.queue
     first = in_the_background(paper.post, {"prompt": "x", "seed": 1}, headers={"x-job-id": "the-first"})
@@ -138,8 +138,8 @@ def test_ids_that_nobody_may_choose(paper: Paper, name: str) -> None:
     assert not paper.worker.drawings
 
 
-def test_a_chosen_id_serves_once(desk: PaperServers) -> None:
-    paper = desk.open()
+def test_a_chosen_id_serves_once(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open()
     header = {"x-job-id": "chosen-by-me"}
     assert paper.post({"prompt": "x"}, headers=header).headers["x-job-id"] == "chosen-by-me"
     assert_api_error(paper.post({"prompt": "y"}, headers=header), 400, "invalid_value")
@@ -150,8 +150,8 @@ def test_a_chosen_id_serves_once(desk: PaperServers) -> None:
     assert paper.post({"prompt": "x"}, headers=other).status_code == 200  # it had come to nothing
 
 
-def test_two_principals_see_nothing_of_each_other(desk: PaperServers) -> None:
-    paper = desk.open(keys=True)
+def test_two_principals_see_nothing_of_each_other(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(keys=True)
     other = Keyring(paper.app.state.services.settings.data_dir / "keys.json").create("other")
     eventually(lambda: get(paper, key=other).status_code == 200)
     paper.worker.gate.clear()

@@ -53,8 +53,8 @@ def write_models(folder: Path, a: str = "a.safetensors", b: str = "b.safetensors
 
 
 @pytest.fixture
-def mini_paper(desk: PaperServers, tmp_path: Path) -> Paper:
-    return desk.open(models=write_models(tmp_path))
+def lora_paper(paper_servers: PaperServers, tmp_path: Path) -> Paper:
+    return paper_servers.open(models=write_models(tmp_path))
 
 
 @pytest.mark.parametrize(
@@ -74,10 +74,10 @@ def mini_paper(desk: PaperServers, tmp_path: Path) -> Paper:
         (None, ()),
     ],
 )
-def test_what_is_asked_for_is_what_is_drawn_with(mini_paper: Paper, loras: Any, adapters: Any) -> None:
-    answer = mini_paper.post({"prompt": "x", "loras": loras})
+def test_what_is_asked_for_is_what_is_drawn_with(lora_paper: Paper, loras: Any, adapters: Any) -> None:
+    answer = lora_paper.post({"prompt": "x", "loras": loras})
     assert answer.status_code == 200, answer.text
-    assert mini_paper.worker.drawings[0].spec.adapters == adapters
+    assert lora_paper.worker.drawings[0].spec.adapters == adapters
 
 
 @pytest.mark.parametrize(
@@ -96,31 +96,31 @@ def test_what_is_asked_for_is_what_is_drawn_with(mini_paper: Paper, loras: Any, 
         ({"pixel": {"a": 1}}, "number"),
     ],
 )
-def test_anything_else_is_refused(mini_paper: Paper, loras: Any, says: str) -> None:
-    error = assert_api_error(mini_paper.post({"prompt": "x", "loras": loras}), 400, "invalid_value")
+def test_anything_else_is_refused(lora_paper: Paper, loras: Any, says: str) -> None:
+    error = assert_api_error(lora_paper.post({"prompt": "x", "loras": loras}), 400, "invalid_value")
     assert error["param"] == "loras"
     assert says in error["message"]
-    assert not mini_paper.worker.drawings
+    assert not lora_paper.worker.drawings
 
 
-def test_a_model_without_any_says_so(mini_paper: Paper) -> None:
-    answer = mini_paper.post({"prompt": "x", "model": "plain", "loras": ["pixel"]})
+def test_a_model_without_any_says_so(lora_paper: Paper) -> None:
+    answer = lora_paper.post({"prompt": "x", "model": "plain", "loras": ["pixel"]})
     assert "plain has no loras" in assert_api_error(answer, 400, "invalid_value")["message"]
 
 
-def test_forms_carry_them_as_json(mini_paper: Paper) -> None:
+def test_forms_carry_them_as_json(lora_paper: Paper) -> None:
     picture = {"image": ("x.png", png(scene(50, 50)))}
-    with mini_paper.client() as client:
+    with lora_paper.client() as client:
         for loras in ('[{"name": "ink", "weight": 2}]', '{"ink": 2}'):
             answer = client.post("/v1/images/edits", data={"prompt": "x", "loras": loras}, files=picture)
             assert answer.status_code == 200, answer.text
-            assert mini_paper.worker.drawings[-1].spec.adapters == (Adapter("ink", 2.0),)
+            assert lora_paper.worker.drawings[-1].spec.adapters == (Adapter("ink", 2.0),)
         answer = client.post("/v1/images/edits", data={"prompt": "x", "loras": "[{"}, files=picture)
         assert_api_error(answer, 400, "invalid_value")
 
 
-def test_the_list_of_models_has_them(mini_paper: Paper) -> None:
-    with mini_paper.client() as client:
+def test_the_list_of_models_has_them(lora_paper: Paper) -> None:
+    with lora_paper.client() as client:
         rows = {row["id"]: row["loras"] for row in client.get("/v1/models").json()["data"]}
     pixel = {"name": "pixel", "weight": 1.0, "description": "squares"}
     assert rows == {"mini": [pixel, {"name": "ink", "weight": 0.5, "description": ""}], "plain": []}
@@ -142,7 +142,7 @@ def folder(mini: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def adapted(folder: Path) -> Iterator[Running]:
+def lora_server(folder: Path) -> Iterator[Running]:
     with start(folder / "data", models=write_models(folder)) as running:
         yield running
         assert running.stop() == 0, running.log
@@ -171,7 +171,7 @@ def drawn_by_diffusers(mini: Model, folder: Path, weights: dict[str, float]) -> 
     return np.asarray(result.images[0].convert("RGB")).astype(np.int16)
 
 
-def test_mixed_requests_get_the_pictures_of_plain_diffusers(adapted: Running, mini: Model, folder: Path) -> None:
+def test_mixed_requests_get_the_pictures_of_plain_diffusers(lora_server: Running, mini: Model, folder: Path) -> None:
     sets = [{}, {"pixel": 1.0}, {"pixel": 0.5}, {"ink": 1.0}, {"pixel": 1.0, "ink": 1.0}]
     asked = sets * 2
     ours: list[Any] = [None] * len(asked)
@@ -179,7 +179,9 @@ def test_mixed_requests_get_the_pictures_of_plain_diffusers(adapted: Running, mi
     def draw(index: int) -> None:
         loras = [{"name": name, "weight": weight} for name, weight in asked[index].items()]
         (picture,) = files(
-            adapted.draw(prompt=PROMPT, size="64x64", seed=7, num_inference_steps=6, guidance_scale=2.5, loras=loras)
+            lora_server.draw(
+                prompt=PROMPT, size="64x64", seed=7, num_inference_steps=6, guidance_scale=2.5, loras=loras
+            )
         )
         ours[index] = picture
 
@@ -196,7 +198,7 @@ def test_mixed_requests_get_the_pictures_of_plain_diffusers(adapted: Running, mi
     written = json.loads(Image.open(io.BytesIO(ours[2])).info["parameters"])
     assert written["loras"] == [{"name": "pixel", "weight": 0.5}]
     assert "loras" not in json.loads(Image.open(io.BytesIO(ours[0])).info["parameters"])
-    assert adapted.metric("darkroom_engine", counter="unet_forwards") < 6 * len(asked), "they share steps"
+    assert lora_server.metric("darkroom_engine", counter="unet_forwards") < 6 * len(asked), "they share steps"
 
 
 def test_a_broken_file_is_reported_and_the_model_serves(folder: Path, tmp_path: Path) -> None:
@@ -224,20 +226,20 @@ def test_a_broken_file_is_reported_and_the_model_serves(folder: Path, tmp_path: 
     ],
 )
 def test_forms_carry_them_as_openais_sdks_spell_them_out(
-    mini_paper: Paper, fields: list[tuple[str, str]], adapters: Any
+    lora_paper: Paper, fields: list[tuple[str, str]], adapters: Any
 ) -> None:
     parts: list[Any] = [("image", ("x.png", png(scene(50, 50)))), ("prompt", (None, "x"))]
     parts += [(name, (None, value)) for name, value in fields]
-    with mini_paper.client() as client:
+    with lora_paper.client() as client:
         answer = client.post("/v1/images/edits", files=parts)
         assert answer.status_code == 200, answer.text
-        assert mini_paper.worker.drawings[-1].spec.adapters == adapters
+        assert lora_paper.worker.drawings[-1].spec.adapters == adapters
         answer = client.post("/v1/images/edits", files=[*parts, ("loras[][name]", (None, "none such"))])
         assert assert_api_error(answer, 400, "invalid_value")["param"] == "loras"
 
 
-def test_an_sdks_adapters_are_drawn_with(mini_paper: Paper) -> None:
-    client = openai.OpenAI(base_url=f"{mini_paper.url}/v1", api_key="none", max_retries=0)
+def test_an_sdks_adapters_are_drawn_with(lora_paper: Paper) -> None:
+    client = openai.OpenAI(base_url=f"{lora_paper.url}/v1", api_key="none", max_retries=0)
     for loras in ([{"name": "ink", "weight": 2}], {"ink": 2}):
         client.images.edit(image=png(scene(50, 50)), prompt="x", extra_body={"loras": loras})
-        assert mini_paper.worker.drawings[-1].spec.adapters == (Adapter("ink", 2.0),)
+        assert lora_paper.worker.drawings[-1].spec.adapters == (Adapter("ink", 2.0),)

@@ -27,12 +27,12 @@ def test_the_listed_presets_are_those_that_are_drawn_with(paper: Paper) -> None:
 
 
 def test_what_a_broken_model_cannot_tell_of_itself_is_no_fault_of_the_request(
-    desk: PaperServers, tmp_path: Path
+    paper_servers: PaperServers, tmp_path: Path
 ) -> None:
     """A folder that is missing has no traits: edits of it were refused with 400 once it might be tried again."""
     file = tmp_path / "models.yaml"
     file.write_text("default: gone\nmodels:\n  gone: { path: gone }\n")
-    paper = desk.open(models=file)
+    paper = paper_servers.open(models=file)
     paper.worker.broken = set(paper.worker.models)
     assert_api_error(paper.post({"prompt": "x", "scheduler": "euler"}), 503, "model_unavailable")
     with paper.client() as client:

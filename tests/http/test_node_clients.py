@@ -42,7 +42,7 @@ NOT_SENT = {("aigne-doubao", "no model")}
 
 
 @pytest.fixture(scope="module")
-def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+def keyed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """The server that draws, with a key."""
     node.install(node.CLIENTS)
     with start(tmp_path_factory.mktemp("data"), keys=True) as running:
@@ -52,8 +52,8 @@ def door(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 @pytest.fixture(scope="module")
 def troubled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dict[str, Any]]]:
     """The addresses and keys of servers that cannot draw: one is full, one has no model."""
-    with PaperServers(tmp_path_factory.mktemp("desks")) as desk:
-        full, broken = desk.open(keys=True, queue_size=1), desk.open(keys=True)
+    with PaperServers(tmp_path_factory.mktemp("servers")) as paper_servers:
+        full, broken = paper_servers.open(keys=True, queue_size=1), paper_servers.open(keys=True)
         full.worker.gate.clear()
         broken.worker.failure = ModelUnavailable("gpt-image-1 cannot be served: its folder is missing.")
         waiting = threading.Thread(target=full.post, args=({"prompt": "x"},), kwargs={"timeout": 300})
@@ -62,22 +62,22 @@ def troubled(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, dic
         yield {
             "busy": {"url": full.url, "key": full.key},
             "broken": {"url": broken.url, "key": broken.key},
-            "open": {"url": desk.open().url, "key": "any"},
+            "open": {"url": paper_servers.open().url, "key": "any"},
         }
         full.worker.gate.set()
         waiting.join(30)
 
 
 @pytest.fixture(scope="module")
-def reports(door: Running, troubled: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Reports:
+def reports(keyed: Running, troubled: dict[str, dict[str, Any]], tmp_path_factory: pytest.TempPathFactory) -> Reports:
     """What each client reported. A client is run when it is first asked for."""
-    return _Lazily(door, troubled, tmp_path_factory)
+    return _Lazily(keyed, troubled, tmp_path_factory)
 
 
 class _Lazily(dict[str, dict[str, dict[str, Any]]]):
-    def __init__(self, door: Running, troubled: dict[str, dict[str, Any]], folders: pytest.TempPathFactory) -> None:
+    def __init__(self, keyed: Running, troubled: dict[str, dict[str, Any]], folders: pytest.TempPathFactory) -> None:
         super().__init__()
-        self._door, self._troubled, self._folders = door, troubled, folders
+        self._keyed, self._troubled, self._folders = keyed, troubled, folders
 
     def __missing__(self, client: str) -> dict[str, dict[str, Any]]:
         folder = self._folders.mktemp(client)
@@ -89,7 +89,7 @@ class _Lazily(dict[str, dict[str, dict[str, Any]]]):
         return self[client]
 
     def _cases(self, client: str) -> list[dict[str, Any]]:
-        usual = {"url": self._door.url, "key": self._door.key, "model": CLIENTS[client]}
+        usual = {"url": self._keyed.url, "key": self._keyed.key, "model": CLIENTS[client]}
         usual["size"] = SIZE.get(client, "64x64")
         cases = [{"name": task, "task": task} for task in ("draw", "edit", *EXTRA.get(client, ()))]
         cases += [
@@ -166,8 +166,8 @@ def test_the_hubs_own_list_of_models_needs_a_server_without_keys(reports: Report
 def test_a_hub_client_is_not_made_to_ask_again(tmp_path: Path, fails: bool) -> None:
     """@aigne/aigne-hub repeats a request that has no headers after its timeout, here 4 s instead of 60."""
     node.install(node.CLIENTS)
-    with PaperServers(tmp_path / "desk") as desk:
-        paper = desk.open(hub_headers_s=1)
+    with PaperServers(tmp_path / "servers") as paper_servers:
+        paper = paper_servers.open(hub_headers_s=1)
         paper.worker.gate.clear()
         paper.worker.failure = WorkerLost("The worker ended in mid-picture.") if fails else None
 
@@ -188,23 +188,23 @@ def test_a_hub_client_is_not_made_to_ask_again(tmp_path: Path, fails: bool) -> N
 class TestAigneRun:
     """`aigne run`, on the agents of tests/clients/cli."""
 
-    def test_a_picture_and_an_edit(self, door: Running, tmp_path: Path) -> None:
+    def test_a_picture_and_an_edit(self, keyed: Running, tmp_path: Path) -> None:
         node.install(node.CLI)
         source, given = tmp_path / "source.png", tmp_path / "given.json"
         source.write_bytes(png(scene(96, 96)))
         given.write_text(json.dumps({"picture": [{"type": "local", "path": str(source)}]}), encoding="utf-8")
-        assert door.key is not None
+        assert keyed.key is not None
         for agent, more in (("painter", []), ("editor", ["--input", f"@{given}", "--format", "json"])):
             out = tmp_path / f"{agent}.json"
-            done = self._run(tmp_path, door.url, door.key, agent, "-o", str(out), *more)
+            done = self._run(tmp_path, keyed.url, keyed.key, agent, "-o", str(out), *more)
             assert done.returncode == 0, done.stderr
             (image,) = json.loads(out.read_text(encoding="utf-8"))["images"]
             assert (image["type"], image["mimeType"]) == ("local", "image/png")
             assert opened(Path(image["path"]).read_bytes()).size == (64, 64)
 
-    def test_the_reason_of_a_failure(self, door: Running, tmp_path: Path) -> None:
+    def test_the_reason_of_a_failure(self, keyed: Running, tmp_path: Path) -> None:
         node.install(node.CLI)
-        done = self._run(tmp_path, door.url, "dr-nobody", "painter")
+        done = self._run(tmp_path, keyed.url, "dr-nobody", "painter")
         assert done.returncode != 0
         assert "This API key is not known here." in done.stdout + done.stderr
 

@@ -103,8 +103,8 @@ def test_bad_request_and_unknown_model_have_their_classes(client: openai.OpenAI)
     assert missing.value.code == "model_not_found"
 
 
-def test_wrong_key_and_full_queue_have_their_classes(desk: PaperServers) -> None:
-    paper = desk.open(keys=True, queue_size=1)
+def test_wrong_key_and_full_queue_have_their_classes(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(keys=True, queue_size=1)
     with (
         openai.OpenAI(base_url=f"{paper.url}/v1", api_key="wrong", max_retries=0) as stranger,
         pytest.raises(openai.AuthenticationError) as refused,
@@ -124,8 +124,8 @@ def test_wrong_key_and_full_queue_have_their_classes(desk: PaperServers) -> None
     assert int(full.value.response.headers["retry-after"]) >= 1
 
 
-def test_the_client_comes_again_after_a_429_and_gets_its_picture(desk: PaperServers) -> None:
-    paper = desk.open(queue_size=1)
+def test_the_client_comes_again_after_a_429_and_gets_its_picture(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(queue_size=1)
     paper.worker.gate.clear()
     with openai.OpenAI(base_url=f"{paper.url}/v1", api_key="x", max_retries=2) as client:
         first = threading.Thread(target=lambda: client.images.generate(prompt="x"))

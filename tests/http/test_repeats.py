@@ -48,9 +48,9 @@ def test_four_at_a_time_are_drawn_once(server: Running) -> None:
     assert server.metric("darkroom_pictures_total") == before + 1
 
 
-def test_equal_requests_without_a_seed_get_a_picture_each(desk: PaperServers) -> None:
+def test_equal_requests_without_a_seed_get_a_picture_each(paper_servers: PaperServers) -> None:
     """The ai package asks four times at once where a model draws one picture a request, and wants four."""
-    paper = desk.open()
+    paper = paper_servers.open()
     paper.worker.gate.clear()
     asked = [in_the_background(paper.post, UNSEEDED) for _ in range(4)]
     eventually(lambda: len(paper.worker.drawings) == 4)
@@ -59,8 +59,8 @@ def test_equal_requests_without_a_seed_get_a_picture_each(desk: PaperServers) ->
 
 
 @pytest.mark.parametrize("headers", [{"x-stainless-retry-count": "1"}, {"x-job-id": "as-I-named-it"}, KEY])
-def test_a_repeat_that_says_so_joins_without_a_seed(desk: PaperServers, headers: dict[str, str]) -> None:
-    paper = desk.open()
+def test_a_repeat_that_says_so_joins_without_a_seed(paper_servers: PaperServers, headers: dict[str, str]) -> None:
+    paper = paper_servers.open()
     paper.worker.gate.clear()
     first = {"x-stainless-retry-count": "0"} if "x-stainless-retry-count" in headers else headers
     asked = [in_the_background(paper.post, UNSEEDED, headers=first)]
@@ -72,8 +72,8 @@ def test_a_repeat_that_says_so_joins_without_a_seed(desk: PaperServers, headers:
     assert len(paper.worker.drawings) == 1
 
 
-def test_the_job_ends_only_when_all_have_left(desk: PaperServers) -> None:
-    paper = desk.open()
+def test_the_job_ends_only_when_all_have_left(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open()
     paper.worker.gate.clear()
     with paper.client() as leaving, paper.client() as staying, ThreadPoolExecutor(2) as pool:
         gone = pool.submit(leaving.post, "/v1/images/generations", json=BODY, timeout=0.5)
@@ -88,8 +88,8 @@ def test_the_job_ends_only_when_all_have_left(desk: PaperServers) -> None:
     assert len(paper.worker.drawings) == 1
 
 
-def test_when_all_have_left_it_is_cancelled(desk: PaperServers) -> None:
-    paper = desk.open()
+def test_when_all_have_left_it_is_cancelled(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open()
     paper.worker.gate.clear()
     with paper.client() as one, paper.client() as two, ThreadPoolExecutor(2) as pool:
         gone = [pool.submit(c.post, "/v1/images/generations", json=BODY, timeout=0.5) for c in (one, two)]
@@ -101,8 +101,8 @@ def test_when_all_have_left_it_is_cancelled(desk: PaperServers) -> None:
     eventually(lambda: paper.app.state.services.queue.held == 0)
 
 
-def test_both_prefixes_and_forms_with_equal_files_join(desk: PaperServers) -> None:
-    paper = desk.open()
+def test_both_prefixes_and_forms_with_equal_files_join(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open()
     paper.worker.gate.clear()
 
     def edit(prefix: str, picture: bytes, name: str) -> httpx.Response:
@@ -123,8 +123,8 @@ def test_both_prefixes_and_forms_with_equal_files_join(desk: PaperServers) -> No
     assert len(paper.worker.drawings) == 2
 
 
-def test_another_body_or_route_does_not_join(desk: PaperServers) -> None:
-    paper = desk.open()
+def test_another_body_or_route_does_not_join(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open()
     paper.worker.gate.clear()
     asked = [in_the_background(paper.post, {**BODY, **more}) for more in ({}, {"seed": 1}, {"stream": True})]
     eventually(lambda: len(paper.worker.drawings) == 3)
@@ -132,8 +132,8 @@ def test_another_body_or_route_does_not_join(desk: PaperServers) -> None:
     assert [future.result(10).status_code for future in asked] == [200] * 3
 
 
-def test_joined_streams_both_see_what_is_still_to_come(desk: PaperServers) -> None:
-    paper = desk.open()
+def test_joined_streams_both_see_what_is_still_to_come(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open()
     paper.worker.gate.clear()
     body = {**BODY, "stream": True, "partial_images": 1}
     first = in_the_background(paper.post, body)
@@ -147,8 +147,8 @@ def test_joined_streams_both_see_what_is_still_to_come(desk: PaperServers) -> No
     assert len(paper.worker.drawings) == 1
 
 
-def test_a_joined_request_finds_the_job_under_its_own_name_too(desk: PaperServers) -> None:
-    paper = desk.open()
+def test_a_joined_request_finds_the_job_under_its_own_name_too(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open()
     paper.worker.gate.clear()
     asked = [in_the_background(paper.post, BODY, headers={"x-job-id": "named-first"})]
     eventually(lambda: paper.worker.drawings)
@@ -164,8 +164,8 @@ def test_a_joined_request_finds_the_job_under_its_own_name_too(desk: PaperServer
 
 
 @pytest.mark.parametrize("more", [{"response_format": "b64_json"}, {"response_format": "url"}, {"stream": True}])
-def test_a_key_is_answered_alike_after_the_end(desk: PaperServers, more: dict[str, Any]) -> None:
-    paper = desk.open()
+def test_a_key_is_answered_alike_after_the_end(paper_servers: PaperServers, more: dict[str, Any]) -> None:
+    paper = paper_servers.open()
     first, again = (paper.post({**BODY, **more}, headers=KEY) for _ in range(2))
     assert first.status_code == 200
     if "stream" in more:
@@ -178,8 +178,8 @@ def test_a_key_is_answered_alike_after_the_end(desk: PaperServers, more: dict[st
     assert len(paper.worker.drawings) == 2
 
 
-def test_a_key_with_another_body_is_a_mismatch(desk: PaperServers) -> None:
-    paper = desk.open()
+def test_a_key_with_another_body_is_a_mismatch(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open()
     assert paper.post(BODY, headers=KEY).status_code == 200
     answer = paper.post({**BODY, "n": 1}, headers=KEY)
     assert_api_error(answer, 409, "idempotency_mismatch")
@@ -187,8 +187,8 @@ def test_a_key_with_another_body_is_a_mismatch(desk: PaperServers) -> None:
     assert len(paper.worker.drawings) == 1
 
 
-def test_a_failure_is_not_kept(desk: PaperServers) -> None:
-    paper = desk.open()
+def test_a_failure_is_not_kept(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open()
     paper.worker.failure = WorkerLost("It died.")
     assert_api_error(paper.post(BODY, headers=KEY), 503, "worker_lost")
     paper.worker.failure = None
@@ -199,8 +199,8 @@ def test_an_endless_key_is_refused(paper: Paper) -> None:
     assert_api_error(paper.post(BODY, headers={"idempotency-key": "k" * 256}), 400, "invalid_value")
 
 
-def test_a_repeat_is_not_answered_with_urls_that_have_expired(desk: PaperServers) -> None:
-    paper = desk.open(url_lifetime_s=1)
+def test_a_repeat_is_not_answered_with_urls_that_have_expired(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(url_lifetime_s=1)
     first = paper.post(BODY, headers=KEY).json()["data"][0]["url"]
     time.sleep(1.1)
     again = paper.post(BODY, headers=KEY).json()["data"][0]["url"]
@@ -208,9 +208,9 @@ def test_a_repeat_is_not_answered_with_urls_that_have_expired(desk: PaperServers
     assert len(paper.worker.drawings) == 2
 
 
-def test_no_more_than_a_few_wait_for_one_job(desk: PaperServers) -> None:
+def test_no_more_than_a_few_wait_for_one_job(paper_servers: PaperServers) -> None:
     """Each that joins holds its body, and no permit: without a bound, one key could fill the memory."""
-    paper = desk.open()
+    paper = paper_servers.open()
     paper.worker.gate.clear()
 
     def ask() -> httpx.Response:
@@ -224,8 +224,8 @@ def test_no_more_than_a_few_wait_for_one_job(desk: PaperServers) -> None:
     assert {future.result(10).status_code for future in asked} == {200}
 
 
-def test_two_keys_are_refused(desk: PaperServers) -> None:
-    with desk.open().client() as client:
+def test_two_keys_are_refused(paper_servers: PaperServers) -> None:
+    with paper_servers.open().client() as client:
         headers = [("idempotency-key", "one"), ("idempotency-key", "two")]
         answer = client.post("/v1/images/generations", json=BODY, headers=headers)
     error = assert_api_error(answer, 400, code="invalid_value")

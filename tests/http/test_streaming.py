@@ -191,16 +191,16 @@ def test_what_can_be_refused_before_drawing_is_refused_with_a_status(
     assert not paper.worker.drawings
 
 
-def test_a_full_queue_refuses_a_stream_with_a_status(desk: PaperServers) -> None:
-    paper = desk.open(queue_size=1)
+def test_a_full_queue_refuses_a_stream_with_a_status(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(queue_size=1)
     paper.worker.gate.clear()
     with open_stream(paper):
         eventually(lambda: paper.worker.drawings)
         assert_api_error(paper.post({**STREAM, "seed": 8}), 429, "queue_full")
 
 
-def test_a_failure_after_the_headers_is_the_last_event(desk: PaperServers) -> None:
-    paper = desk.open()  # a death is remembered
+def test_a_failure_after_the_headers_is_the_last_event(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open()  # a death is remembered
     paper.worker.failure = WorkerLost("It died.")
     answer = post_and_then_open_the_gate(paper)
     assert answer.status_code == 200
@@ -215,8 +215,8 @@ def test_a_failure_after_the_headers_is_the_last_event(desk: PaperServers) -> No
     assert answer.headers["x-request-id"] in data["error"]["message"]
 
 
-def test_the_openai_client_raises_what_a_stream_ends_with(desk: PaperServers) -> None:
-    paper = desk.open()  # a death is remembered
+def test_the_openai_client_raises_what_a_stream_ends_with(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open()  # a death is remembered
     paper.worker.failure = WorkerLost("It died.")
     paper.worker.gate.clear()
     threading.Timer(0.2, paper.worker.gate.set).start()
@@ -247,8 +247,8 @@ def test_silence_is_broken_by_comments(paper: Paper, monkeypatch: pytest.MonkeyP
     assert kinds(answer.text) == [COMPLETED]
 
 
-def test_who_waits_is_told_the_place_that_it_has(desk: PaperServers) -> None:
-    paper = desk.open(running_jobs=1)
+def test_who_waits_is_told_the_place_that_it_has(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(running_jobs=1)
     paper.worker.gate.clear()
     queue = paper.app.state.services.queue
     with ThreadPoolExecutor(3) as pool:
@@ -269,8 +269,10 @@ def test_who_waits_is_told_the_place_that_it_has(desk: PaperServers) -> None:
     assert all(kinds(answer.text)[-1] == COMPLETED for answer in answers)
 
 
-def test_draining_ends_a_waiting_stream_with_an_error_and_lets_a_running_one_finish(desk: PaperServers) -> None:
-    paper = desk.open(running_jobs=1)
+def test_draining_ends_a_waiting_stream_with_an_error_and_lets_a_running_one_finish(
+    paper_servers: PaperServers,
+) -> None:
+    paper = paper_servers.open(running_jobs=1)
     paper.worker.gate.clear()
     queue = paper.app.state.services.queue
     route = "/v1/images/generations"
@@ -310,8 +312,8 @@ def test_a_slow_reader_holds_up_nobody_loses_previews_and_gets_its_pictures(pape
     assert found[-10:] == [COMPLETED] * 10
 
 
-def test_a_reader_that_takes_nothing_is_cut_off(desk: PaperServers) -> None:
-    paper = desk.open(write_timeout_s=0.4)
+def test_a_reader_that_takes_nothing_is_cut_off(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(write_timeout_s=0.4)
     paper.worker.ballast = 4 << 20
     with open_stream(paper, n=4) as connection:
         eventually(lambda: paper.worker.drawings)
@@ -321,7 +323,7 @@ def test_a_reader_that_takes_nothing_is_cut_off(desk: PaperServers) -> None:
 
 
 def test_nor_does_one_keep_its_connection_with_the_end_of_an_answer(
-    desk: PaperServers, monkeypatch: pytest.MonkeyPatch
+    paper_servers: PaperServers, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Writing is not paused for less than 64 KiB, and a connection that is closed waits for them to leave."""
     connection_made = DeadlineProtocol.connection_made
@@ -331,7 +333,7 @@ def test_nor_does_one_keep_its_connection_with_the_end_of_an_answer(
         connection_made(protocol, transport)
 
     monkeypatch.setattr(DeadlineProtocol, "connection_made", without_pauses)
-    paper = desk.open(write_timeout_s=0.4)
+    paper = paper_servers.open(write_timeout_s=0.4)
     paper.worker.ballast = 8 << 20
     with open_stream(paper) as connection:
         eventually(lambda: paper.worker.drawings)
@@ -343,8 +345,8 @@ def test_nor_does_one_keep_its_connection_with_the_end_of_an_answer(
     assert taken < paper.worker.ballast
 
 
-def test_a_slow_reader_that_reads_is_not_cut_off(desk: PaperServers) -> None:
-    paper = desk.open(write_timeout_s=0.5)
+def test_a_slow_reader_that_reads_is_not_cut_off(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(write_timeout_s=0.5)
     paper.worker.ballast = 3 << 20
     with open_stream(paper, receive_bytes=1 << 20) as connection:
         raw = bytearray()

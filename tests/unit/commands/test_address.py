@@ -11,9 +11,9 @@ from tests.unit.commands.command_line import run
 
 
 def test_the_key_is_in_a_file_or_in_the_environment(
-    desk: PaperServers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    paper_servers: PaperServers, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    paper = desk.open(keys=True)
+    paper = paper_servers.open(keys=True)
     assert run("generate", "x", "--server", paper.url) == 1
     assert "--key-file" in capsys.readouterr().err
     Path("key").write_text(f"{paper.key}\n")

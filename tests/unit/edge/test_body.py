@@ -20,23 +20,23 @@ HEAD = b"POST /%s HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\
 
 
 @pytest.fixture
-def room(tmp_path: Path) -> Iterator[tuple[Live, Witness]]:
+def small_server(tmp_path: Path) -> Iterator[tuple[Live, Witness]]:
     settings = settings_for(tmp_path, max_body_bytes=CAP, body_timeout_s=0.5)
     app = make_app(settings, Keyring.in_memory())
     with serve(app, settings) as live:
         yield live, app.state.witness
 
 
-def test_a_body_of_exactly_the_cap_is_read(room: tuple[Live, Witness]) -> None:
-    live, _ = room
+def test_a_body_of_exactly_the_cap_is_read(small_server: tuple[Live, Witness]) -> None:
+    live, _ = small_server
     with live.client() as client:
         assert client.post("/read", content=b"x" * CAP).json() == {"bytes": CAP}
         assert client.post("/read", content=iter([b"x" * 96] * 42 + [b"x" * 64])).json() == {"bytes": CAP}
         assert client.post("/read").json() == {"bytes": 0}
 
 
-def test_a_declared_length_over_the_cap_is_refused_before_a_byte(room: tuple[Live, Witness]) -> None:
-    live, witness = room
+def test_a_declared_length_over_the_cap_is_refused_before_a_byte(small_server: tuple[Live, Witness]) -> None:
+    live, witness = small_server
     with live.connect() as connection:
         connection.sendall(HEAD % b"read" + b"Content-Length: 4097\r\n\r\n")
         answer = read_answer(connection)
@@ -46,8 +46,8 @@ def test_a_declared_length_over_the_cap_is_refused_before_a_byte(room: tuple[Liv
 
 
 @pytest.mark.parametrize("route", [b"read", b"pictures", b"swallow"])
-def test_chunks_are_counted_as_they_arrive(room: tuple[Live, Witness], route: bytes) -> None:
-    live, _ = room
+def test_chunks_are_counted_as_they_arrive(small_server: tuple[Live, Witness], route: bytes) -> None:
+    live, _ = small_server
     chunk = b"400\r\n" + b" " * 1024 + b"\r\n"
     with live.connect() as connection:
         connection.sendall(HEAD % route + b"Transfer-Encoding: chunked\r\n\r\n" + chunk * 5)
@@ -58,8 +58,8 @@ def test_chunks_are_counted_as_they_arrive(room: tuple[Live, Witness], route: by
 
 @pytest.mark.parametrize("route", [b"read", b"pictures", b"swallow"])
 @pytest.mark.parametrize("framing", [b"Content-Length: 100\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\n1\r\n"])
-def test_a_body_that_stops_is_timed_out(room: tuple[Live, Witness], route: bytes, framing: bytes) -> None:
-    live, _ = room
+def test_a_body_that_stops_is_timed_out(small_server: tuple[Live, Witness], route: bytes, framing: bytes) -> None:
+    live, _ = small_server
     with live.connect() as connection:
         began = time.monotonic()
         connection.sendall(HEAD % route + framing)
@@ -69,8 +69,8 @@ def test_a_body_that_stops_is_timed_out(room: tuple[Live, Witness], route: bytes
     assert answer.headers["connection"] == "close"
 
 
-def test_dripping_does_not_extend_the_deadline(room: tuple[Live, Witness]) -> None:
-    live, _ = room
+def test_dripping_does_not_extend_the_deadline(small_server: tuple[Live, Witness]) -> None:
+    live, _ = small_server
     with live.connect() as connection:
         began = time.monotonic()
         connection.sendall(HEAD % b"read" + b"Content-Length: 4000\r\n\r\n")
@@ -82,8 +82,8 @@ def test_dripping_does_not_extend_the_deadline(room: tuple[Live, Witness]) -> No
     assert_api_error(answer, 408, "request_timeout")
 
 
-def test_the_deadline_ends_with_the_body(room: tuple[Live, Witness]) -> None:
-    live, witness = room
+def test_the_deadline_ends_with_the_body(small_server: tuple[Live, Witness]) -> None:
+    live, witness = small_server
     with live.connect() as connection:
         body = b'{"prompt": "x"}'
         connection.sendall(HEAD % b"work" + b"Content-Length: %d\r\n\r\n" % len(body) + body)
@@ -96,8 +96,8 @@ def test_the_deadline_ends_with_the_body(room: tuple[Live, Witness]) -> None:
     assert witness.cancelled
 
 
-def test_expect_continue_is_asked_for_or_refused(room: tuple[Live, Witness]) -> None:
-    live, _ = room
+def test_expect_continue_is_asked_for_or_refused(small_server: tuple[Live, Witness]) -> None:
+    live, _ = small_server
     with live.connect() as connection:
         connection.sendall(HEAD % b"read" + b"Expect: 100-continue\r\nContent-Length: 4\r\n\r\n")
         assert connection.recv(1000) == b"HTTP/1.1 100 Continue\r\n\r\n"

@@ -72,9 +72,9 @@ def test_previews_are_left_out_while_the_encoders_are_behind(
     gate = threading.Event()
     encode = images.encode
 
-    def late(*arguments: Any) -> Any:
+    def late(*arguments: Any, **options: Any) -> Any:
         assert gate.wait(10)
-        return encode(*arguments)
+        return encode(*arguments, **options)
 
     monkeypatch.setattr(images, "encode", late)
     for done in range(1, 6):
