@@ -23,7 +23,7 @@ START_TIMEOUT_S = 150.0  # machines that run tests are busy, and a worker import
 T = TypeVar("T")
 
 
-def eventually(probe: Callable[[], T], *, within_s: float = 60.0, every_s: float = 0.05) -> T:
+def eventually(probe: Callable[[], T | None], *, within_s: float = 60.0, every_s: float = 0.05) -> T:
     """The first true answer of ``probe``. Fails when there is none in time."""
     deadline = time.monotonic() + within_s
     while True:

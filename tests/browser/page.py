@@ -47,10 +47,15 @@ class Page:
     def leave(self) -> None:
         """Nothing may be left open, and the console must be empty but for what was expected."""
         self.chrome.execute_cdp_cmd("Emulation.clearDeviceMetricsOverride", {})
-        complaints = [entry["message"] for entry in self.chrome.get_log("browser") if entry["level"] == "SEVERE"]
+        complaints = [entry["message"] for entry in self.log("browser") if entry["level"] == "SEVERE"]
         self.chrome.get("about:blank")
         unexpected = [text for text in complaints if not any(part in text for part in self.expects)]
         assert not unexpected, unexpected
+
+    def log(self, kind: str) -> list[dict[str, Any]]:
+        """What the browser has logged since this was last asked."""
+        entries: list[dict[str, Any]] = self.chrome.get_log(kind)  # type: ignore[no-untyped-call]
+        return entries
 
     def run(self, script: str, *arguments: Any) -> Any:
         return self.chrome.execute_script(script, *arguments)
@@ -137,7 +142,7 @@ class Page:
 
     def requested(self) -> set[str]:
         """The origins of every request since this was last asked, as the browser's network log has them."""
-        messages = [json.loads(entry["message"])["message"] for entry in self.chrome.get_log("performance")]
+        messages = [json.loads(entry["message"])["message"] for entry in self.log("performance")]
         urls = [m["params"]["request"]["url"] for m in messages if m["method"] == "Network.requestWillBeSent"]
         return {
             f"{parts.scheme}://{parts.netloc}" for parts in map(urlsplit, urls) if parts.scheme not in ("blob", "data")

@@ -50,7 +50,7 @@ def test_an_answer_says_what_came_out(server: Running) -> None:
     whole = text(png(Image.new("L", (64, 64), 0)))
     fields = {"model": "gpt-image-1", "num_inference_steps": 1, "size": "auto", "mask": whole}
     opaque = server.draw(**fields, image=text(png(scene(64, 64))), background="transparent")
-    assert opened(files(opaque)[0]).convert("RGBA").getextrema()[3] == (255, 255)
+    assert opened(files(opaque)[0]).convert("RGBA").getchannel("A").getextrema() == (255, 255)
     assert opaque.json()["background"] == "opaque"
     holed = scene(64, 64).convert("RGBA")
     holed.putalpha(right_half(64, 64))

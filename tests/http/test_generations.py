@@ -7,7 +7,9 @@ import json
 import shutil
 import subprocess
 import time
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -29,7 +31,7 @@ CITY = {
 }
 
 
-def curl(running: Running, body: dict[str, object], tmp_path: Path) -> dict[str, object]:
+def curl(running: Running, body: Mapping[str, object], tmp_path: Path) -> dict[str, Any]:
     """The specification's own command, with host and key changed."""
     if shutil.which("curl") is None:
         pytest.skip("needs curl: apt-get install curl")
@@ -38,7 +40,7 @@ def curl(running: Running, body: dict[str, object], tmp_path: Path) -> dict[str,
     command += [f"{running.url}/api/images/generations", "-H", "Content-Type: application/json"]
     command += ["-H", "Authorization: Bearer any-key", "-d", json.dumps(body), "-o", str(answer)]
     subprocess.run(command, check=True, timeout=150)
-    found: dict[str, object] = json.loads(answer.read_text())
+    found: dict[str, Any] = json.loads(answer.read_text())
     return found
 
 
@@ -47,7 +49,7 @@ def test_the_first_worked_example_through_curl(server: Running, tmp_path: Path) 
     answer = curl(server, CAT, tmp_path)
     assert isinstance(answer["created"], int)
     assert before <= answer["created"] <= time.time()
-    (item,) = answer["data"]  # type: ignore[misc]
+    (item,) = answer["data"]
     assert item["url"].startswith(f"{server.url}/files/")
     fetched = httpx.get(item["url"], trust_env=False)  # no Authorization: the URL is the permission
     assert fetched.headers["content-type"] == "image/png"
@@ -57,13 +59,16 @@ def test_the_first_worked_example_through_curl(server: Running, tmp_path: Path) 
 
 def test_the_second_worked_example_through_curl(server: Running, shipped: Catalog, tmp_path: Path) -> None:
     answer = curl(server, CITY, tmp_path)
-    (item,) = answer["data"]  # type: ignore[misc]
+    (item,) = answer["data"]
     assert "url" not in item
     picture = base64.b64decode(item["b64_json"], validate=True)
     assert opened(picture).size == (1792, 1024)
     assert opened(picture).format == "PNG"
     model = shipped.resolve("dall-e-3")
-    assert parameters(picture)["steps"] == model.preset("hd", "vivid").steps > model.preset("standard", "vivid").steps
+    fine, plain = model.preset("hd", "vivid").steps, model.preset("standard", "vivid").steps
+    assert fine is not None
+    assert plain is not None
+    assert parameters(picture)["steps"] == fine > plain
 
 
 def test_every_size_of_every_shipped_model_is_answered_exactly(server: Running, shipped: Catalog) -> None:
@@ -135,7 +140,7 @@ def test_each_control_changes_the_picture(server: Running, mini: Model) -> None:
     base = {"model": mini.id, "size": f"{width}x{height}", "seed": 5, "num_inference_steps": 4}
     source = {"image": text(png(scene(width, height))), "num_inference_steps": 6}
     masked = {**source, "mask": text(png(right_half(width, height)))}
-    variants = [
+    variants: list[dict[str, Any]] = [
         {},
         {"num_inference_steps": 5},
         {"guidance_scale": 6},

@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import httpx
@@ -62,11 +63,15 @@ def test_a_row_from_beginning_to_end(paper_servers: PaperServers) -> None:
     paper = paper_servers.open(running_jobs=1)
     paper.worker.gate.clear()
     queue = paper.app.state.services.queue
+
+    def stands(held: int, queued: int) -> bool:
+        return (queue.held, queue.queued) == (held, queued)
+
     asked = []
     for seed in range(3):
         body = {"prompt": "x", "seed": seed, "model": "dall-e-3"}
         asked.append(in_the_background(paper.post, body, headers={"x-job-id": f"job-name-{seed}"}))
-        eventually(lambda count=seed: queue.held == count + 1 and queue.queued == count)
+        eventually(partial(stands, seed + 1, seed))
     rows = get(paper).json()
     assert rows["object"] == "list"
     assert [row["id"] for row in rows["data"]] == [f"job-name-{seed}" for seed in range(3)]

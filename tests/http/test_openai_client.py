@@ -58,7 +58,8 @@ def test_text_to_image_inline_with_the_sdks_own_parameters(client: openai.OpenAI
 def test_an_edit_with_and_without_a_mask(client: openai.OpenAI) -> None:
     source, mask = png(scene(200, 200)), png(right_half(200, 200))
     drawn = []
-    for extra in ({}, {"mask": ("mask.png", mask)}):
+    extras: list[dict[str, Any]] = [{}, {"mask": ("mask.png", mask)}]
+    for extra in extras:
         answer = client.images.edit(
             image=("../../etc/passwd", source),
             prompt="a red apple",
@@ -66,7 +67,7 @@ def test_an_edit_with_and_without_a_mask(client: openai.OpenAI) -> None:
             size="256x256",
             response_format="b64_json",
             extra_body={"seed": 4, "num_inference_steps": 4, "guidance_scale": 2.0},
-            **extra,  # type: ignore[arg-type]
+            **extra,
         )
         assert answer.data is not None
         drawn.append(pixels(base64.b64decode(answer.data[0].b64_json or "")))

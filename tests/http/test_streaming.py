@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import functools
 import json
 import re
 import socket
@@ -83,7 +84,7 @@ def test_previews_of_the_openai_client_converge_on_the_picture(client: openai.Op
     )
     *partial, final = list(stream)
     assert [(e.type, e.partial_image_index) for e in partial] == [(PARTIAL, 0), (PARTIAL, 1)]  # type: ignore[union-attr]
-    assert final.type == COMPLETED
+    assert final.type == "image_generation.completed"
     assert {e.size for e in (*partial, final)} == {"512x384"}
     assert {e.output_format for e in (*partial, final)} == {"jpeg"}
     shown = [base64.b64decode(e.b64_json) for e in (*partial, final)]
@@ -251,11 +252,15 @@ def test_who_waits_is_told_the_place_that_it_has(paper_servers: PaperServers) ->
     paper = paper_servers.open(running_jobs=1)
     paper.worker.gate.clear()
     queue = paper.app.state.services.queue
+
+    def stands(held: int, queued: int) -> bool:
+        return (queue.held, queue.queued) == (held, queued)
+
     with ThreadPoolExecutor(3) as pool:
         asked = []
         for seed in range(3):
             asked.append(pool.submit(paper.post, {**STREAM, "stream_progress": True, "seed": seed}))
-            eventually(lambda count=seed: queue.held == count + 1 and queue.queued == count)
+            eventually(functools.partial(stands, seed + 1, seed))
         time.sleep(0.3)
         paper.worker.gate.set()
         answers = [future.result(20) for future in asked]

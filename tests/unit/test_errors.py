@@ -26,7 +26,7 @@ def drawn(docstring: str, root: str) -> dict[str, str]:
     return parents
 
 
-def declared(root: type) -> dict[str, str]:
+def declared(root: type[Exception]) -> dict[str, str]:
     found = {child.__name__: root.__name__ for child in root.__subclasses__() if child.__module__ == root.__module__}
     for child in root.__subclasses__():
         found |= declared(child)

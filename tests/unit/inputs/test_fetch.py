@@ -30,7 +30,7 @@ async def nothing(url: str) -> bytes | None:
 
 
 def fetcher(fetch: str = "public", *, timeout_s: float = 5, max_bytes: int = 1000, **options: Any) -> Fetcher:
-    return Fetcher(fetch, **{"timeout_s": timeout_s, "max_bytes": max_bytes, "own": nothing} | options)
+    return Fetcher(fetch, **{"timeout_s": timeout_s, "max_bytes": max_bytes, "own": nothing, **options})
 
 
 def answer(head: str = "HTTP/1.1 200 OK", *headers: str, body: bytes = PICTURE, length: bool = True) -> Script:

@@ -19,13 +19,13 @@ SPEC = ImageSpec("m", "un prompt ☕", 8, 8, 16, 16, 4, 2.5, "no", "euler", 0.5,
                  (Adapter("pixel", -0.5),))  # fmt: skip
 DRAWING = Drawing("job_1", PLAN, SPEC, (1, 2**63 - 1))
 
-TO_WORKER = [
+TO_WORKER: list[protocol.ToWorker] = [
     protocol.Load(PLAN),
     protocol.Draw(DRAWING, Encoding("webp", 3, False)),
     protocol.Cancel("j"),
     protocol.Stop(),
 ]
-TO_FRONT = [
+TO_FRONT: list[protocol.ToFront] = [
     protocol.Hello("cpu", "CPU", "2"),
     protocol.Moved("m", "broken", "why", 1.5),
     protocol.Checked("m", False, "differs"),
