@@ -1,8 +1,8 @@
 """The files of a component that loading reads, told from the names in its folder.
 
-Knows which names diffusers and transformers look for, and in which order; opens nothing itself. Whoever checks, fetches,
-sizes or loads a model asks here, so that all of them speak of the same files. What loading never opens is not named:
-variants (fp16), pickled twins, weights of other frameworks, what systems leave behind (``._*``), cards and pictures.
+Knows which names diffusers and transformers look for, and in which order; opens nothing itself. Whoever checks,
+fetches, sizes or loads a model asks here, so that all of them speak of the same files. What loading never opens is not
+named: variants (fp16), pickled twins, weights of other frameworks, what systems leave (``._*``), cards and pictures.
 """
 
 from __future__ import annotations
@@ -160,9 +160,13 @@ def files_of_model(names: Collection[str], read: Callable[[str], Mapping[str, An
         inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
         if not inside:
             raise LoadRefused(f"component folder {prefix} is missing")
-        files = files_read(part, inside, lambda name, prefix=prefix: read(prefix + name))
+        files = files_read(part, inside, _inside(prefix, read))
         found.extend(prefix + name for name in files)
     return tuple(found)
+
+
+def _inside(prefix: str, read: Callable[[str], Mapping[str, Any]]) -> Callable[[str], Mapping[str, Any]]:
+    return lambda name: read(prefix + name)
 
 
 def _tokens(part: Component, names: Collection[str]) -> tuple[str, ...]:
@@ -172,9 +176,7 @@ def _tokens(part: Component, names: Collection[str]) -> tuple[str, ...]:
     if part.kind is Kind.TOKENIZER and part.class_name not in _BYTES_ARE_TOKENS:
         vocabulary = [name for name in found if name not in _NO_VOCABULARY and not _is_template(name)]
         if not vocabulary:
-            raise LoadRefused(
-                f"{part.name}/ has no vocabulary: neither tokenizer.json nor the files of a slow tokenizer"
-            )
+            raise LoadRefused(f"{part.name}/ has no vocabulary: no tokenizer.json, and no slow tokenizer's files")
     return tuple(found)
 
 

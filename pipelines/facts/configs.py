@@ -29,19 +29,8 @@ _ATTENTIONS = frozenset({"eager", "sdpa", "flex_attention", *(f"flash_attention_
 _EXPERTS = frozenset({"eager", "batched_mm", "grouped_mm"})
 _DTYPES = frozenset(
     {
-        *(
-            "auto",
-            "float",
-            "half",
-            "double",
-            "float16",
-            "bfloat16",
-            "float32",
-            "float64",
-            "float8_e4m3fn",
-            "float8_e5m2",
-        ),
-        *("int8", "uint8", "int16", "int32", "int64", "bool"),
+        *("auto", "float", "half", "double", "float16", "bfloat16", "float32", "float64"),
+        *("float8_e4m3fn", "float8_e5m2", "int8", "uint8", "int16", "int32", "int64", "bool"),
     }
 )
 _QUANTISERS = frozenset({"bitsandbytes", "bitsandbytes_4bit", "bitsandbytes_8bit", "torchao", "quanto"})

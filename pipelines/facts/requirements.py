@@ -62,10 +62,7 @@ def _needed(part: Component, files: Files, configs: Mapping[str, Any]) -> Iterat
         yield _SCHEDULERS[part.class_name], part.class_name
     if _says(configs.values(), "use_beta_sigmas"):
         yield "scipy", "use_beta_sigmas"
-    if part.kind is Kind.PROCESSOR and part.class_name not in PICTURES_ONLY:
-        if "Pixtral" in part.class_name or "VL" in part.class_name or "video_preprocessor_config.json" in files.configs:
-            yield "torchvision", part.class_name
-    if part.class_name.endswith("VideoProcessor"):
+    if _takes_videos(part, files):
         yield "torchvision", part.class_name
     if part.kind in (Kind.TOKENIZER, Kind.PROCESSOR) and not has_fast_tokenizer(files):
         yield from _to_convert(files)
@@ -75,6 +72,14 @@ def _needed(part: Component, files: Files, configs: Mapping[str, Any]) -> Iterat
             module = _QUANTISERS.get(str(quantised.get("quant_method", "bitsandbytes")))
             if module is not None:
                 yield module, "quantization_config"
+
+
+def _takes_videos(part: Component, files: Files) -> bool:
+    """Does transformers make it, or a part of it, with torchvision alone?"""
+    if part.kind is not Kind.PROCESSOR:
+        return part.class_name.endswith(("VideoProcessor", "VideoProcessorFast"))
+    named = any(word in part.class_name for word in ("Pixtral", "VL"))
+    return part.class_name not in PICTURES_ONLY and (named or "video_preprocessor_config.json" in files.configs)
 
 
 def _to_convert(files: Files) -> Iterator[tuple[str, str]]:

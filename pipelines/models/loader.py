@@ -209,9 +209,8 @@ def weight_bytes(plan: ModelPlan, device: torch.device) -> int:
     itemsize = choose_dtype(plan.dtype, device).itemsize
     sizes: list[float] = []
     for part in model_folder.parts(folder):
-        smaller = (
-            _BYTES_PER_ELEMENT.get(plan.quantise or "", itemsize) if part.component.name in DENOISERS else itemsize
-        )
+        quantised = plan.quantise if part.component.name in DENOISERS else None
+        smaller = _BYTES_PER_ELEMENT.get(quantised or "", itemsize)
         for shape in _shapes(part.weights):
             sizes.append(math.prod(shape) * (smaller if len(shape) == 2 else itemsize))
     loras = [Path(file.path) for file in plan.adapters]

@@ -7,6 +7,7 @@ models.yaml is read. No other module asks the hub.
 from __future__ import annotations
 
 import asyncio
+import glob
 import json
 import sys
 from argparse import Namespace
@@ -164,9 +165,7 @@ def pull(settings: Settings, name: str) -> None:
 
 
 def _fetch(hub: str, folder: Path) -> None:
-    """Fetch the files that loading reads, all of one revision. Raises LoadRefused, and whatever the hub's client does."""
-    import glob
-
+    """Fetch the files that loading reads, all of one revision. Raises LoadRefused, and what the hub's client raises."""
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
 
     info = HfApi().model_info(hub)
