@@ -1,4 +1,4 @@
-"""Each family's tiny pipeline, saved and loaded by the real loader, with tokenizers and schedulers as hubs have them."""
+"""Each family's tiny pipeline, saved and loaded by the real loader, with tokenizers and schedulers as on hubs."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import sentencepiece
 import torch
@@ -48,8 +49,7 @@ def set_class(folder: Path, name: str, library: str, class_name: str) -> None:
 
 def reload(built: LoadedModel, folder: Path) -> LoadedModel:
     assert model_folder.problem(folder) is None
-    area = {"native_width": built.plan.native_width, "native_height": built.plan.native_height}
-    return load(ModelPlan(built.plan.key, str(folder), built.plan.family, **area), torch.device("cpu"))
+    return load(msgspec.structs.replace(built.plan, folder=str(folder)), torch.device("cpu"))
 
 
 def draw_one(model: LoadedModel) -> torch.Tensor:
