@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pipelines.errors import LoadRefused
 from pipelines.facts import folder as model_folder
+from pipelines.facts import requirements
 from pipelines.facts.families import Family
 from pipelines.facts.presets import DrawingArea, Preset, overlay
 from pipelines.plan import ModelPlan
@@ -87,13 +88,7 @@ class Model:
 
     def problem(self) -> str | None:
         """The reason why the weights cannot be served, told from the folder alone; None if they look whole."""
-        try:
-            model_folder.inspect(Path(self.plan.folder))
-        except LoadRefused as refusal:
-            return str(refusal)
-        except OSError as error:
-            return f"the folder cannot be read: {error.strerror}"
-        return None
+        return model_folder.problem(Path(self.plan.folder)) or requirements.missing_for_quantise(self.plan.quantise)
 
     def lora_problems(self) -> dict[str, str]:
         """The adapters that cannot be used, and why, told from their files alone. The model serves without them."""
