@@ -179,11 +179,12 @@ async def _work(services: Services, submission: Submission, model: Model, job: J
 
 async def _prepare(services: Services, submission: Submission, model: Model, job: Job) -> Drawing:
     fields = submission.fields
-    images = list(submission.uploads) or await read_sources(services, fields.images, param="image")
+    images = list(submission.uploads) or await read_sources(services, job.principal, fields.images, param="image")
     mask = submission.mask
     if mask is None and fields.mask is not None:
-        (mask,) = await read_sources(services, [fields.mask], param="mask")
-    size, sources = await make_sources(services, fields, model, images, mask, holes=submission.route != "variations")
+        (mask,) = await read_sources(services, job.principal, [fields.mask], param="mask")
+    holes = submission.route != "variations"
+    size, sources = await make_sources(services, job.principal, fields, model, images, mask, holes=holes)
     spec = specs.make_spec(fields, model, size, sources)
     previews = fields.partial_images if fields.stream else 0
     drawing = Drawing(job.key, model.plan, spec, specs.make_seeds(fields), job.principal, previews)

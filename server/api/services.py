@@ -5,10 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from anyio import CapacityLimiter
-
 from server.catalog.catalog import Catalog
 from server.inputs.decode import ImageLimits
+from server.inputs.decoders import Decoders
 from server.inputs.fetch import Fetcher
 from server.jobs.queue import JobQueue
 from server.jobs.registry import JobRegistry
@@ -40,4 +39,4 @@ class Services:
     fetcher: Fetcher
     limits: ImageLimits
     metrics: Metrics
-    decoding: CapacityLimiter  # a 50-megapixel picture takes most of a gigabyte while it is decoded: few at a time
+    decoders: Decoders

@@ -88,7 +88,7 @@ def test_what_a_whole_stream_holds_is_read_to_its_end() -> None:
         padded = profile + random.Random(padding).randbytes(padding)
         out = BytesIO()
         Image.new("RGB", (1, 1)).save(out, "PNG", icc_profile=bytes(padded))
-        assert png_reader.read(out.getvalue()).icc == padded
+        assert png_reader.read(out.getvalue()).icc == bytes(padded)
 
 
 @pytest.mark.parametrize("where", ["head", "scan", "end", "segments"])
@@ -141,3 +141,34 @@ def test_base64_with_a_letter_beyond_ascii_is_refused_at_once() -> None:
     with pytest.raises(BadImage, match="not valid base64"):
         decode_base64(text, max_bytes=LIMITS.max_bytes, param="image")
     assert time.thread_time() - started < 0.4
+
+
+def with_tag(name: bytes, body: bytes) -> bytes:
+    """The sRGB profile with one tag more, under a description that is not sRGB's."""
+    plain = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    count = int.from_bytes(plain[128:132])
+    entries = [struct.unpack_from(">4sII", plain, 132 + 12 * index) for index in range(count)]
+    parts = [(key, plain[start : start + size]) for key, start, size in entries if key != b"desc"]
+    words = "x".encode("utf-16be")
+    text = b"mluc" + bytes(4) + struct.pack(">II4sII", 1, 12, b"enUS", len(words), 28) + words
+    parts += [(b"desc", text), (name, body)]
+    table, data = b"", b""
+    for key, part in parts:
+        table += struct.pack(">4sII", key, 132 + 12 * len(parts) + len(data), len(part))
+        data += part + bytes(-len(part) % 4)
+    head = b"\x04\x30".join((plain[4:8], plain[10:128]))
+    profile = head + struct.pack(">I", len(parts)) + table + data
+    return struct.pack(">I", len(profile) + 4) + profile
+
+
+def test_a_profile_that_is_a_program_is_ignored() -> None:
+    """Its elements are computed for every corner of a table: 14,000 of them held the interpreter for eight seconds."""
+    count = 14_000
+    element = b"matf" + bytes(4) + struct.pack(">HH12f", 3, 3, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0)
+    places = struct.pack(">II", 16 + 8 * count, len(element)) * count
+    program = b"mpet" + bytes(4) + struct.pack(">HHI", 3, 3, count) + places + element
+    out = BytesIO()
+    Image.new("RGB", (8, 8), (200, 30, 60)).save(out, "PNG", icc_profile=with_tag(b"D2B0", program))
+    shown = within(1, out.getvalue())
+    assert isinstance(shown, Decoded)
+    assert shown.rgb.data[:3] == bytes([200, 30, 60])
