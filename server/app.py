@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from urllib.parse import parse_qs, urlsplit
 
-from anyio import CapacityLimiter
 from fastapi import FastAPI
 
 from server import __version__
@@ -22,6 +21,7 @@ from server.edge import stack
 from server.edge.keys import Keyring
 from server.errors import ConfigError, DarkroomError, LinkRefused
 from server.inputs.decode import ImageLimits
+from server.inputs.decoders import Decoders
 from server.inputs.fetch import Fetcher, Own
 from server.jobs.admission import Admission
 from server.jobs.queue import JobQueue
@@ -37,8 +37,6 @@ from server.worker.local import LocalWorker
 from server.worker.status import ModelState, ModelStatus
 
 log = logging.getLogger("darkroom.app")
-
-_DECODERS = 2
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -121,7 +119,7 @@ def _build(settings: Settings, catalog: Catalog) -> Services:
         fetcher=fetcher,
         limits=ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
         metrics=metrics,
-        decoding=CapacityLimiter(_DECODERS),
+        decoders=Decoders(),
     )
 
 

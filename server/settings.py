@@ -55,7 +55,7 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if present, else the CPU")
     fetch: str = Field(
         "public",
-        description="what an image URL may point to: public, off, or host names and addresses, comma-separated",
+        description="what an image URL may point to: public, off, or hosts (name, address, host:port), comma-separated",
     )
 
     # Where it keeps things
@@ -123,7 +123,7 @@ class Settings(BaseSettings):
     @classmethod
     def _is_fetch(cls, value: str) -> str:
         if not value.strip() or any("/" in host or not host.strip() for host in value.split(",")):
-            raise ValueError("must be public, off, or host names and addresses, comma-separated, without a scheme")
+            raise ValueError("must be public, off, or hosts, comma-separated, without a scheme")
         return value
 
     @field_validator("signing_key")
