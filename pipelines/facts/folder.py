@@ -25,6 +25,8 @@ def inspect(folder: Path) -> int:
 
     Raises LoadRefused, saying which file is wrong and what to do.
     """
+    if folder.is_file():
+        raise LoadRefused("it is a file, not a folder; path names the folder that holds model_index.json")
     if not folder.is_dir():
         raise LoadRefused("the folder does not exist; put the model there or run `darkroom models pull`")
     index = _read_json(folder / "model_index.json", folder)
@@ -46,6 +48,8 @@ def inspect(folder: Path) -> int:
 
 def _inspect_component(folder: Path, name: str) -> int:
     part = folder / name
+    if part.is_file():
+        raise LoadRefused(f"{name} is a file, not a component folder; fetch the model again")
     if not _stays_inside(part, folder) or not part.is_dir():
         raise LoadRefused(f"component folder {name}/ is missing")
     for config in part.glob("*.json"):
@@ -65,8 +69,10 @@ def _inspect_component(folder: Path, name: str) -> int:
 
 def inspect_adapter(path: Path) -> int:
     """Check the file of a LoRA and return its bytes. Raises LoadRefused."""
-    if path.suffix != ".safetensors":
+    if path.suffix != ".safetensors" and not path.is_dir():
         raise LoadRefused(f"{path.name} is not a .safetensors file; .bin, .pt and .ckpt files are not loaded")
+    if path.is_dir():
+        raise LoadRefused(f"{path.name} is a folder, not a file; path names the .safetensors file in it")
     if not path.is_file():
         raise LoadRefused(f"{path.name} does not exist")
     return _inspect_safetensors(path)

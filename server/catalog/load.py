@@ -37,6 +37,8 @@ Location = tuple[str | int, ...]  # the keys and indices that lead to a value of
 def find_models_file(setting: Path | None) -> Path:
     """The models.yaml to serve: the setting's, else this folder's, else the one that ships. Raises ConfigError."""
     if setting is not None:
+        if setting.is_dir():
+            raise ConfigError(f"{setting}: is a folder; name the models.yaml in it (DARKROOM_MODELS, --models)")
         if not setting.is_file():
             raise ConfigError(f"{setting}: no such file (DARKROOM_MODELS, --models)")
         return setting.resolve()

@@ -43,15 +43,12 @@ def failed(kind: str, reason: str, job_id: str, model: str) -> DarkroomError:
     log.warning("job failed in the worker", extra={"job": job_id, "kind": kind, "reason": reason})
     match kind:
         case "AdapterRefused":
-            return ModelUnavailable(
-                f"One of these loras of {model} cannot be loaded; the server's log says which and why.", param="loras"
-            )
+            message = f"One of these loras of {model} cannot be loaded; the server's log says which, and why."
+            return ModelUnavailable(message, param="loras")
         case "LoadRefused":
             return unavailable(model)
         case "OutOfMemory":
-            return OutOfDeviceMemory(
-                f"The device has no room for this picture of {model}; ask for a smaller size or n."
-            )
+            return OutOfDeviceMemory("The device has no room for this picture; ask for a smaller size or n.")
         case "BadPicture":
             return GenerationFailed(f"{model} made no usable picture (NaN or black); try another seed or scheduler.")
         case "Unsupported":
