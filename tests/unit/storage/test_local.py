@@ -6,6 +6,7 @@ import asyncio
 import errno
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -110,13 +111,86 @@ def test_disk_full_for_real(store: LocalStore, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EROFS, errno.EACCES])
 def test_other_faults_of_the_disk_are_500_without_a_path(
-    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """EROFS and EACCES of a put are no longer among them: nothing can be kept, as on a full disk (below)."""
     monkeypatch.setattr(os, "open", fail(code))
-    for call in (store.put(NAME, b"x", "image/png"), store.get(NAME)):
+    calls = [store.get(NAME)] if code != errno.EIO else [store.put(NAME, b"x", "image/png"), store.get(NAME)]
+    for call in calls:
         with pytest.raises(ServerFault) as caught:
             asyncio.run(call)
         assert str(tmp_path) not in caught.value.message
+        assert caplog.records[-1].__dict__["errno"] == errno.errorcode[code]
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP])
+def test_a_folder_that_cannot_be_written_any_more_is_507_and_the_log_says_why(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A data folder that became read-only answered 500, with retry, and the log had no errno."""
+    monkeypatch.setattr(os, "open", fail(code))
+    with pytest.raises(StoreFull) as caught:
+        asyncio.run(store.put(NAME, b"x", "image/png"))
+    assert str(tmp_path) not in caught.value.message
+    (record,) = caplog.records
+    assert record.__dict__["errno"] == errno.errorcode[code]
+
+
+def test_a_read_only_mount_has_no_room(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
+    if subprocess.run(mount, check=False, capture_output=True).returncode:
+        pytest.skip("may not mount a tmpfs here")
+    try:
+        store = LocalStore(disk / "pictures")
+        asyncio.run(store.put(NAME, b"x", "image/png"))
+        subprocess.run(["mount", "-o", "remount,ro", str(disk)], check=True)
+        assert not asyncio.run(store.has_room(1))
+        with pytest.raises(StoreFull):
+            asyncio.run(store.put(new_name("image/png"), b"x", "image/png"))
+        assert [record.__dict__["errno"] for record in caplog.records] == ["EROFS", "EROFS"]
+        assert asyncio.run(store.get(NAME)) is not None
+        assert asyncio.run(store.sweep(FUTURE)) == 0
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+
+
+@pytest.mark.parametrize("gone", [Path("data/pictures"), Path("data")])
+def test_a_folder_that_was_removed_is_made_anew(tmp_path: Path, gone: Path) -> None:
+    """Programs that clean /tmp removed it: every answer with a URL was 500 until somebody restarted the server."""
+    store = LocalStore(tmp_path / "data" / "pictures")
+    asyncio.run(store.put(NAME, b"x", "image/png"))
+    for call in ("has_room", "put", "get", "sweep"):
+        shutil.rmtree(tmp_path / gone)
+        if call == "has_room":
+            assert asyncio.run(store.has_room(1))
+        if call == "get":
+            assert asyncio.run(store.get(NAME)) is None
+        if call == "sweep":
+            assert asyncio.run(store.sweep(FUTURE)) == 0
+        asyncio.run(store.put(NAME, b"y", "image/png"))
+        assert asyncio.run(store.get(NAME)) is not None
+    assert (tmp_path / "data" / "pictures").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("instead", ["file", "dangling link", "file above"])
+def test_a_folder_that_something_else_replaced_is_507_until_it_is_back(tmp_path: Path, instead: str) -> None:
+    folder = tmp_path / "data" / "pictures"
+    store = LocalStore(folder)
+    replaced = folder.parent if instead == "file above" else folder
+    shutil.rmtree(replaced)
+    if instead == "dangling link":
+        replaced.symlink_to(tmp_path / "nowhere" / "at all")
+    else:
+        replaced.write_text("not a folder")
+    assert not asyncio.run(store.has_room(1))
+    with pytest.raises(StoreFull):
+        asyncio.run(store.put(NAME, b"x", "image/png"))
+    assert asyncio.run(store.get(NAME)) is None
+    replaced.unlink()
+    asyncio.run(store.put(NAME, b"x", "image/png"))
+    assert asyncio.run(store.get(NAME)) is not None
 
 
 def test_file_and_folder_are_synced_in_order(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:
