@@ -50,7 +50,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     public_url: str | None = Field(None, description="what clients type before the path; picture URLs start with it")
-    allow_open: bool = Field(False, description="listen beyond loopback although no key is configured")
+    allow_open: bool = Field(False, description="serve anyone beyond loopback, or after the last key, without a key")
 
     # What it serves
     models: Path | None = Field(

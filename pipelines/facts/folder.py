@@ -8,6 +8,7 @@ their length (safetensors format: 8 bytes of little-endian length, then JSON, th
 from __future__ import annotations
 
 import json
+import os
 import struct
 from pathlib import Path, PurePosixPath
 from typing import Any
@@ -170,4 +171,4 @@ def _refuse_foreign_code(config: Any, where: str) -> None:
 
 
 def _stays_inside(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
+    return Path(os.path.realpath(path)).is_relative_to(os.path.realpath(folder))

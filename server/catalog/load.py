@@ -7,6 +7,7 @@ model unavailable and the others serving.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -109,7 +110,7 @@ def _decide(source: _Source, file: ModelsFile) -> Catalog:
         _claim_names(source, names, model_id, entry)
         try:
             models[model_id] = _model(source.path.parent, model_id, written.like or model_id, entry)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
             raise source.error(("models", model_id, "loras"), str(error), None) from None
     _share_weights(source, models)
     if file.default not in names:
@@ -180,7 +181,7 @@ def _model(folder: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
     clash = loras.clash(compile=entry.compile, fuse_qkv=entry.fuse_qkv, quantise=entry.quantise)
     if entry.loras and clash is not None:
         raise ValueError(clash)
-    weights = (folder / (entry.path or "")).resolve()
+    weights = Path(os.path.realpath(folder / (entry.path or "")))  # unlike resolve, it raises for no loop of links
     families = FamilyTable()
     family = families.detect(weights) if entry.family == "auto" else families.by_name[entry.family]
     width, height = parse_size(entry.native_size) if entry.native_size else (family.native, family.native)

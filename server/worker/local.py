@@ -97,6 +97,8 @@ class LocalWorker:
                 await asyncio.wait_for(self._process.wait(), timeout=5.0 if self._up.is_set() else 0.1)
             except TimeoutError:
                 self._kill()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._process.wait(), timeout=5.0)
         if self._supervisor is not None:
             self._supervisor.cancel()
             with contextlib.suppress(asyncio.CancelledError):
@@ -175,7 +177,8 @@ class LocalWorker:
     async def _run_once(self) -> str:
         """Start one child and read its messages until it ends; how it ended."""
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, contextlib.ExitStack() as until_open:
+            until_open.callback(ours.close)  # of a child that cannot be started
             self._process = await asyncio.create_subprocess_exec(
                 *interpreter.python("server.worker.child"),
                 *("--fd", str(theirs.fileno())),
@@ -185,6 +188,7 @@ class LocalWorker:
                 stdin=asyncio.subprocess.DEVNULL,
                 env=_child_environment(),
             )
+            until_open.pop_all()
         reader, self._writer = await asyncio.open_connection(sock=ours)
         self._last_message_s = time.monotonic()
         watchdog = asyncio.create_task(self._watchdog(), name="worker-watchdog")

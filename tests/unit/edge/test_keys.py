@@ -131,6 +131,21 @@ def test_names(path: Path) -> None:
     assert ring.empty
 
 
+def test_a_name_that_is_given_again_is_another_principal(path: Path) -> None:
+    """The new key of that name found the old one's jobs, and was answered with its pictures."""
+    ring = Keyring(path)
+    first = ring.principal_of(ring.create("alice"))
+    assert ring.revoke("alice")
+    again = ring.create("alice")
+    second = ring.principal_of(again)
+    assert first is not None
+    assert second is not None
+    assert (first.name, second.name) == ("alice", "alice")
+    assert first.id != second.id
+    assert Keyring(path).principal_of(again) == second  # also after a restart
+    assert second.id not in again
+
+
 BROKEN = [
     "",
     "{",

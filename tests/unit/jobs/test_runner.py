@@ -155,7 +155,7 @@ class Mortal(FakeWorker):
         self.now: dict[str, tuple[str, asyncio.Future[None]]] = {}  # by the ID of the job
         self.companies: list[list[str]] = []
 
-    async def draw(self, drawing: Drawing, *arguments: object) -> Finished:  # type: ignore[override]
+    async def draw(self, drawing: Drawing, *arguments: object) -> Finished:
         prompt = drawing.spec.prompt
         ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self.now[drawing.job_id] = prompt, ended
