@@ -170,3 +170,14 @@ def test_a_refusal_does_not_end_the_process(
     send(device, "a")
     eventually(lambda: link.failed() == [("a", "LoadRefused")], within_s=10)
     assert not ended
+
+
+def test_what_a_worker_tells_of_itself_says_nothing_of_single_prompts() -> None:
+    """Hits of the prompt cache stood in /metrics: a key could find out which prompts other keys had sent."""
+    device = LateDevice()
+    sent: list[Any] = []
+    device._link = cast(Any, type("Sent", (), {"send": lambda self, message: sent.append(message)})())
+    device._residency = cast(Any, type("Unpins", (), {"unpin": lambda self, plan: None})())
+    device._engine = cast(Any, type("Counts", (), {"counts": {"unet_forwards": 3}})())
+    device._run_ended(DRAWING)
+    assert sent == [protocol.Tally({"unet_forwards": 3})]
