@@ -75,13 +75,19 @@ def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
         return socket.create_server((settings.host.strip("[]"), settings.port), family=family, backlog=2048)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from None
+    except (OSError, ValueError) as error:  # ValueError: no name of a host
+        reason = error.strerror if isinstance(error, OSError) else "no host has such a name"
+        raise ConfigError(f"cannot listen on {settings.host} port {settings.port}: {reason}") from None
 
 
 def _openness(settings: Settings, app: FastAPI) -> str:
     if not app.state.keyring.empty:
         return ""
-    if settings.on_loopback:
+    if not settings.allow_open and app.state.keyring.had_keys:
+        return (
+            " (its last key has been revoked: it refuses every request until `darkroom keys create NAME` makes a new"
+            " one, or it is started with DARKROOM_ALLOW_OPEN=1)"
+        )
+    if settings.this_machine_only:
         return " (no keys configured: this machine only; `darkroom keys create NAME` makes one)"
     return " (no keys configured and allow_open is set: ANYONE who reaches it may use it)"

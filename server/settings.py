@@ -10,6 +10,7 @@ import ipaddress
 import os
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
@@ -24,7 +25,10 @@ MIB = 1024 * 1024
 
 
 def _default_data_dir() -> Path:
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    try:
+        base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    except RuntimeError:  # a container's number without a name, and no HOME
+        raise ConfigError("this user has no home folder: name a folder with DARKROOM_DATA_DIR (--data-dir)") from None
     return Path(base) / "darkroom"
 
 
@@ -46,7 +50,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     public_url: str | None = Field(None, description="what clients type before the path; picture URLs start with it")
-    allow_open: bool = Field(False, description="listen beyond loopback although no key is configured")
+    allow_open: bool = Field(False, description="serve anyone beyond loopback, or after the last key, without a key")
 
     # What it serves
     models: Path | None = Field(
@@ -108,8 +112,8 @@ class Settings(BaseSettings):
     def _is_http_url(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        if not value.startswith(("http://", "https://")) or "?" in value or "#" in value:
-            raise ValueError("must start with http:// or https:// and carry no query")
+        if not value.startswith(("http://", "https://")) or "?" in value or "#" in value or not _host_of(value):
+            raise ValueError("must start with http:// or https://, name a host and carry no query")
         return value.rstrip("/")
 
     @field_validator("store")
@@ -136,12 +140,29 @@ class Settings(BaseSettings):
     @property
     def on_loopback(self) -> bool:
         """Does the server listen where only this machine reaches it?"""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return _is_loopback(self.host.strip("[]"))
+
+    @property
+    def this_machine_only(self) -> bool:
+        """Does nobody reach the server from elsewhere? A public_url beyond loopback says that a proxy lets them in."""
+        return self.on_loopback and (self.public_url is None or _is_loopback(_host_of(self.public_url)))
+
+
+def _host_of(url: str) -> str:
+    """The host of a URL, in small letters; empty where it has none that can be read."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_loopback(host: str) -> bool:
+    if host.rstrip(".") == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def read_settings(argv: list[str] | None = None, **overrides: Any) -> Settings:

@@ -83,7 +83,7 @@ class Metrics:
         )
         self.engine = Gauge(
             "darkroom_engine",
-            "The engine's counters since its worker started: forwards and rows by module, cache hits, fallbacks",
+            "The engine's counters since its worker started: forwards and rows by module, fallbacks",
             ["counter"],
             registry=self.registry,
         )

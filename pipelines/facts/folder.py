@@ -9,6 +9,7 @@ then the data to the end of file).
 from __future__ import annotations
 
 import json
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,6 +40,8 @@ class Part:
 
 def parts(folder: Path) -> tuple[Part, ...]:
     """The components of a model folder, with the files that loading reads. Raises LoadRefused."""
+    if folder.is_file():
+        raise LoadRefused("it is a file, not a folder; path names the folder that holds model_index.json")
     if not folder.is_dir():
         raise LoadRefused("the folder does not exist; put the model there or run `darkroom models pull`")
     index = _read_json(folder / INDEX, folder)
@@ -72,6 +75,8 @@ def problem(folder: Path) -> str | None:
 
 def _part(folder: Path, each: Component) -> Part:
     part = folder / each.name
+    if part.is_file():
+        raise LoadRefused(f"{each.name} is a file, not a component folder; fetch the model again")
     if not _stays_inside(part, folder) or not part.is_dir() or part.parent != folder or part.name != each.name:
         raise LoadRefused(f"component folder {each.name}/ is missing")
     for library in component.LIBRARIES:
@@ -113,8 +118,10 @@ def inspect_adapter(path: Path) -> int:
 
     The name as it is written counts: in a hub's cache it is a link to a file that is named by its hash.
     """
-    if path.suffix != ".safetensors":
+    if path.suffix != ".safetensors" and not path.is_dir():
         raise LoadRefused(f"{path.name} is not a .safetensors file; .bin, .pt and .ckpt files are not loaded")
+    if path.is_dir():
+        raise LoadRefused(f"{path.name} is a folder, not a file; path names the .safetensors file in it")
     if not path.is_file():
         raise LoadRefused(f"{path.name} {'is a link to nothing' if path.is_symlink() else 'does not exist'}")
     return _inspect_safetensors(path)
@@ -220,7 +227,8 @@ def _stays_inside(path: Path, folder: Path) -> bool:
 
     There, ``snapshots/REVISION/…`` are links to ``blobs/…`` of the same repository.
     """
-    target, whole = path.resolve(), folder.resolve()
+    # As the system follows them: pathlib raises at a link that leads to itself.
+    target, whole = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
     if target.is_relative_to(whole):
         return True
     repository = whole.parent.parent

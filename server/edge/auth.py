@@ -29,8 +29,8 @@ class Auth:
         self.app = app
         self._keyring = keyring
         self._rebinding = RebindingGuard(settings)
-        # A server that has had a key stays closed: revoking the last key must not open it.
-        self._closed = not (settings.on_loopback or settings.allow_open)
+        self._allow_open = settings.allow_open
+        self._closed = not (settings.this_machine_only or settings.allow_open)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # we have none; refused here so that none can slip past the key
@@ -44,7 +44,9 @@ class Auth:
 
     def _principal(self, scope: Scope) -> Principal | None:
         """Who asks; None for a stranger on an open path. Raises Unauthorized."""
-        self._closed = self._closed or not self._keyring.empty
+        # A server that has had a key stays closed: revoking the last key must not open it. Nor does a restart, unless
+        # allow_open says so.
+        self._closed = self._closed or not self._keyring.empty or (self._keyring.had_keys and not self._allow_open)
         if not self._closed:
             self._rebinding.check(scope)
             return LOCAL
