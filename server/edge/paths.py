@@ -1,7 +1,8 @@
 """Paths: one spelling of each, before anything is decided by it.
 
-Knows slashes; knows no routes. Programs put a base URL and a path together carelessly: ``//v1/models``,
-``/v1//images/generations``, ``/v1/models/``. Such a path is read as the one that is meant. Nothing is redirected, since
+Knows slashes and the version that people forget; knows no routes. Programs put a base URL and a path together
+carelessly: ``//v1/models``, ``/v1//images/generations``, ``/v1/models/``, ``/images/generations``. Such a path is read
+as the one that is meant. Nothing is redirected, since
 a redirect loses a body. What may be a trick (dots, backslashes, a slash or a NUL that was written as %2f or %00 at an
 edge) is left as it stands, and finds nothing. So is what stands below the open folders, where names are literal.
 
@@ -14,7 +15,9 @@ from urllib.parse import unquote
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-LITERAL_FOLDERS = ("files", "page")
+LITERAL_FOLDERS = ("files/", "page/")
+VERSION = "v1"
+VERSIONED_FOLDERS = ("images", "models")  # without it they would be nothing
 
 
 class Paths:
@@ -30,15 +33,17 @@ class Paths:
 
 
 def plain_path(path: str, raw_path: bytes) -> str:
-    """``path`` without empty parts and without a last slash, unless there is more to it than carelessness."""
+    """``path`` without empty parts or a last slash, and with its version; as it is where that may be a trick."""
     raw = raw_path.decode("latin-1")
     if not raw.startswith("/") or unquote(raw) != path:
         return path
-    if raw.lstrip("/").startswith(tuple(f"{folder}/" for folder in LITERAL_FOLDERS)):
+    if raw.lstrip("/").startswith(LITERAL_FOLDERS):
         return unquote("/" + raw.lstrip("/"))
     parts = [unquote(part) for part in raw.split("/") if part]
     if any(_is_trick(part) for part in parts):
         return path
+    if parts and parts[0] in VERSIONED_FOLDERS:
+        parts.insert(0, VERSION)
     return "/" + "/".join(parts)
 
 
