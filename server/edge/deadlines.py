@@ -40,6 +40,7 @@ LEANS_ON = {
         "connection_lost",
         "data_received",
         "on_message_begin",
+        "on_body",
         "on_url",
         "on_header",
         "on_headers_complete",
@@ -173,11 +174,11 @@ class DeadlineProtocol(OldClients):
     # Size, and the edges of a head
 
     def data_received(self, data: bytes) -> None:
-        if not self._in_message:
+        if not self._in_message and not self.given_up:
             self._start_timer()
             self._received += len(data)
         super().data_received(data)
-        if not self._in_message and self._received > MAX_HEAD_BYTES and not self.transport.is_closing():
+        if not self._in_message and not self.given_up and self._received > MAX_HEAD_BYTES and not self.transport.is_closing():
             self._refuse_long_head()  # one endless header, which the parser has not handed over yet
 
     def on_message_begin(self) -> None:

@@ -6,8 +6,12 @@ request that came last. The work of a client that had left went on to its end. H
 is told, and while reading rests the socket itself is asked, every ``LOOK_EVERY_S``, whether its other side has gone.
 A client that shuts only its sending side counts as gone, as it does where nothing is pipelined.
 
-Beside what ``deadlines`` lists, this overrides uvicorn's ``_start_asgi_task`` and reads ``pipeline`` and
-``flow.read_paused``.
+Where a whole body waits behind, the end of the connection waits behind that body, and no look at the socket finds it.
+So what is behind is given up: it is read and thrown away, and the connection closes with the present answer, upon which
+a client sends the rest again (RFC 9112, 9.3.2).
+
+Beside what ``deadlines`` lists, this overrides uvicorn's ``_start_asgi_task`` and ``on_body``, and reads ``pipeline``
+and ``flow.read_paused``.
 """
 
 from __future__ import annotations
@@ -16,12 +20,14 @@ import asyncio
 import select
 from typing import Any
 
+from uvicorn.protocols.http.flow_control import HIGH_WATER_LIMIT
 from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from server.edge.upgrades import UpgradesDeclined
 
 LOOK_EVERY_S = 0.5
 MAX_PIPELINED = 128  # requests behind the one that is being answered; each costs some kilobytes
+MAX_DISCARDED_BYTES = 16 * 1024 * 1024
 _GONE = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0) if hasattr(select, "poll") else 0
 
 
@@ -32,6 +38,27 @@ class Pipelining(UpgradesDeclined):
         super().__init__(*args, **kwargs)
         self.answering: RequestResponseCycle | None = None  # the request whose answer is due now
         self._look_timer: asyncio.TimerHandle | None = None
+        self.given_up = False  # what comes now is thrown away
+        self._discarded = 0  # bytes
+
+    def data_received(self, data: bytes) -> None:
+        if not self.given_up:
+            super().data_received(data)
+            return
+        self._discarded += len(data)
+        if self._discarded > MAX_DISCARDED_BYTES:
+            self.transport.abort()
+
+    def on_body(self, body: bytes) -> None:
+        if self.given_up:
+            return
+        super().on_body(body)
+        if self.pipeline and self.answering is not None and len(self.cycle.body) > HIGH_WATER_LIMIT:
+            self.given_up = True
+            self.pipeline.clear()
+            self.cycle = self.answering
+            self.cycle.keep_alive = False
+            self.flow.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_looking()
@@ -42,6 +69,8 @@ class Pipelining(UpgradesDeclined):
         super().connection_lost(exc)
 
     def on_headers_complete(self) -> None:
+        if self.given_up:
+            return
         super().on_headers_complete()
         if len(self.pipeline) > MAX_PIPELINED:
             raise ValueError  # in a callback: httptools stops, and uvicorn calls send_400_response
