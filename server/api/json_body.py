@@ -49,12 +49,12 @@ def _what_it_is(body: bytes, content_type: str) -> str | None:
     """What a body is that is not JSON, if that can be told; and what helps."""
     if not body:
         return "The body is empty; it must be a JSON object."
+    if body.startswith(b"\x1f\x8b"):
+        return "The body is compressed with gzip. Say so in the header Content-Encoding: gzip."
     if body.startswith(_UTF16_MARKS) or b"\0" in body[:4]:
         return "The body is not UTF-8, it looks like UTF-16 or UTF-32. Send JSON in UTF-8."
     if content_type == _FORM or (body.startswith(b"--") and b"content-disposition" in body[:1000].lower()):
         return f"The body is a {_FORM} form. This route reads JSON: send an object, Content-Type: application/json."
     if content_type == _URLENCODED and b"=" in body[:1000] and not body.lstrip().startswith((b"{", b"[", b'"')):
         return f"The body is an {_URLENCODED} form. Send a JSON object with Content-Type: application/json."
-    if body.startswith(b"\x1f\x8b"):
-        return "The body is compressed with gzip. Say so in the header Content-Encoding: gzip."
     return None

@@ -178,7 +178,12 @@ class DeadlineProtocol(OldClients):
             self._start_timer()
             self._received += len(data)
         super().data_received(data)
-        if not self._in_message and not self.given_up and self._received > MAX_HEAD_BYTES and not self.transport.is_closing():
+        if (
+            not self._in_message
+            and not self.given_up
+            and self._received > MAX_HEAD_BYTES
+            and not self.transport.is_closing()
+        ):
             self._refuse_long_head()  # one endless header, which the parser has not handed over yet
 
     def on_message_begin(self) -> None:
