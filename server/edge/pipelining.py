@@ -6,8 +6,8 @@ request that came last. The work of a client that had left went on to its end. H
 is told, and while reading rests the socket itself is asked, every ``LOOK_EVERY_S``, whether its other side has gone.
 A client that shuts only its sending side counts as gone, as it does where nothing is pipelined.
 
-Where a whole body waits behind, the end of the connection waits behind that body, and no look at the socket finds it.
-So what is behind is given up: it is read and thrown away, and the connection closes with the present answer, upon which
+Where more is sent than is read ahead, the end of the connection waits behind it, and no look at the socket finds it. So
+what is behind is given up: it is read and thrown away, and the connection closes with the present answer, upon which
 a client sends the rest again (RFC 9112, 9.3.2).
 
 Beside what ``deadlines`` lists, this overrides uvicorn's ``_start_asgi_task`` and ``on_body``, and reads ``pipeline``
@@ -27,6 +27,7 @@ from server.edge.upgrades import UpgradesDeclined
 
 LOOK_EVERY_S = 0.5
 MAX_PIPELINED = 128  # requests behind the one that is being answered; each costs some kilobytes
+READ_AHEAD = 16  # of them, before reading rests
 MAX_DISCARDED_BYTES = 16 * 1024 * 1024
 _GONE = select.POLLHUP | select.POLLERR | getattr(select, "POLLRDHUP", 0) if hasattr(select, "poll") else 0
 
@@ -53,12 +54,18 @@ class Pipelining(UpgradesDeclined):
         if self.given_up:
             return
         super().on_body(body)
-        if self.pipeline and self.answering is not None and len(self.cycle.body) > HIGH_WATER_LIMIT:
-            self.given_up = True
-            self.pipeline.clear()
-            self.cycle = self.answering
-            self.cycle.keep_alive = False
-            self.flow.resume_reading()
+        if self.pipeline and len(self.cycle.body) > HIGH_WATER_LIMIT:
+            self._give_up()
+
+    def _give_up(self) -> None:
+        """Drop what waits behind the present answer; the connection closes with that."""
+        if self.answering is None:
+            return
+        self.given_up = True
+        self.pipeline.clear()
+        self.cycle = self.answering
+        self.cycle.keep_alive = False
+        self.flow.resume_reading()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_looking()
@@ -76,6 +83,8 @@ class Pipelining(UpgradesDeclined):
             raise ValueError  # in a callback: httptools stops, and uvicorn calls send_400_response
         if self.pipeline:
             self._look_later()
+            if len(self.pipeline) <= READ_AHEAD:
+                self.flow.resume_reading()  # uvicorn pauses at the first
 
     def on_response_complete(self) -> None:
         self._stop_looking()
@@ -100,17 +109,20 @@ class Pipelining(UpgradesDeclined):
         self._look_timer = None
         if self.transport.is_closing():
             return
-        if self.flow.read_paused and _has_gone(self.transport):
-            self.transport.abort()  # close() would wait for the reader
-        else:
-            self._look_later()
+        self._look_later()
+        if self.flow.read_paused:
+            seen = _seen_at(self.transport)
+            if seen & _GONE:
+                self.transport.abort()  # close() would wait for the reader
+            elif seen:
+                self._give_up()
 
 
-def _has_gone(transport: asyncio.Transport) -> bool:
-    """Has the other side closed, although there may still be bytes of it to read?"""
+def _seen_at(transport: asyncio.Transport) -> int:
+    """What the socket says, as poll has it: whether the other side has closed, and whether there is more to read."""
     socket = transport.get_extra_info("socket")
     if socket is None or not _GONE or socket.fileno() < 0:
-        return False
+        return 0
     poll = select.poll()
-    poll.register(socket.fileno(), _GONE)
-    return bool(poll.poll(0))
+    poll.register(socket.fileno(), _GONE | select.POLLIN)
+    return sum(events for _, events in poll.poll(0))

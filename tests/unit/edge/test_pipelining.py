@@ -23,6 +23,8 @@ BEHIND = {
     "nothing": b"",
     "a request": PING,
     "many": PING * 40,
+    "very many": PING * 120,
+    "more than is read": (b"GET /livez HTTP/1.1\r\nX: " + b"x" * 60_000 + b"\r\n\r\n") * 40,
     "half a request": b"GET /li",
     "the same": WORK * 3,
     "a large body": b"POST /read HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000000\r\n\r\n" + b"x" * 900_000,
