@@ -82,6 +82,12 @@ class Settings(BaseSettings):
         64, ge=1, le=256, description="jobs that draw at a time and share steps; others wait their turn"
     )
     key_jobs: int = Field(0, ge=0, description="jobs that one key may have at once; 0: no limit of its own")
+    max_connections: int | None = Field(
+        None, ge=16, le=1_000_000, description="connections at once; default: the descriptors of the process − 256"
+    )
+    max_connections_per_address: int = Field(
+        0, ge=0, description="connections at once from one address; 0: no such limit, as all have one behind a proxy"
+    )
     max_body_bytes: int = Field(64 * MIB, ge=1024, description="largest request body")
     max_image_bytes: int = Field(20 * MIB, ge=1024, description="largest input picture, encoded")
     max_image_pixels: int = Field(50_000_000, ge=1, description="largest input picture, width × height")
@@ -101,7 +107,7 @@ class Settings(BaseSettings):
         le=55,
         description="until an unfinished /api/v2/image sends headers; its clients repeat after 60",
     )
-    drain_timeout_s: float = Field(30.0, ge=0, description="for running jobs to finish after SIGTERM")
+    drain_timeout_s: float = Field(30.0, ge=0, description="for running jobs to finish after SIGTERM, SIGINT or SIGHUP")
 
     # What it says
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")

@@ -8,7 +8,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from server.edge.auth import Auth, is_open
 from server.edge.keys import LOCAL, Keyring, Principal
-from server.errors import NotFound, Unauthorized
+from server.errors import NotFound, Unauthorized, Unavailable
 from server.settings import Settings
 from tests.unit.edge.asgi import exchange, http_scope
 from tests.unit.edge.live import settings_for
@@ -111,16 +111,78 @@ async def test_a_stranger_may_look_at_the_open_paths(auth: Auth, path: str) -> N
     assert await who(auth, path=path) is None
     assert await who(auth, path=path, method="HEAD") is None
     assert await who(auth, bearer("wrong"), path=path) is None
-    for method in ("POST", "OPTIONS", "PUT", "DELETE"):
+    for method in ("POST", "PUT", "DELETE"):
         with pytest.raises(Unauthorized):
             await who(auth, path=path, method=method)
 
 
 @pytest.mark.parametrize("path", CLOSED)
 async def test_every_other_path_is_closed(auth: Auth, path: str) -> None:
-    for method in ("GET", "HEAD", "OPTIONS", "POST"):
+    for method in ("GET", "HEAD", "POST"):
         with pytest.raises(Unauthorized):
             await who(auth, path=path, method=method)
+
+
+@pytest.mark.parametrize("path", [*OPEN, *CLOSED])
+async def test_a_preflight_has_no_key(auth: Auth, path: str) -> None:
+    """Browsers ask OPTIONS before they send a key: that was 401, and no page of another origin got further."""
+    assert await who(auth, path=path, method="OPTIONS") is None
+    assert await who(auth, bearer("wrong"), path=path, method="OPTIONS") is None
+
+
+@pytest.mark.parametrize("name", [b"api-key", b"x-api-key"])
+@pytest.mark.parametrize(
+    "beside",
+    [(), ((b"authorization", b"Bearer "),), ((b"authorization", b"Basic dXNlcjpwYXNz"),), (bearer("dk_alice"),)],
+    ids=["alone", "empty Authorization", "a proxy's Authorization", "the same key"],
+)
+async def test_azures_header_is_a_key_too(auth: Auth, name: bytes, beside: tuple[tuple[bytes, bytes], ...]) -> None:
+    """Azure-style clients send api-key and nothing else, and were answered 401."""
+    assert await who(auth, (name, b"dk_alice"), *beside) == Principal("alice", ANY)
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        [(b"api-key", b"dk_alice"), bearer("dk_bob")],
+        [(b"api-key", b"dk_bob"), (b"x-api-key", b"dk_alice")],
+        [(b"api-key", b"wrong"), bearer("dk_alice")],
+        [(b"api-key", b"dk_alice"), bearer("dk_alice"), bearer("dk_alice")],
+        [(b"x-api-key", b"dk_alice"), (b"x-api-key", b"dk_alice")],
+        [(b"api-key", b"dk_alice"), (b"authorization", b"Bearer dk_alice x")],
+        [(b"api-key", b"dk_alice"), (b"authorization", b"dk_alice")],
+        [(b"api-key", b"Bearer dk_alice")],
+        [(b"api-key", b"dk_alice\xe9")],
+        [(b"api-key", b"x" * 10_000)],
+        [(b"api-key", b"")],
+    ],
+)
+async def test_keys_that_disagree_are_none(settings: Settings, headers: list[tuple[bytes, bytes]]) -> None:
+    ring = Keyring.in_memory({"alice": "dk_alice", "bob": "dk_bob"})
+    with pytest.raises(Unauthorized) as caught:
+        await who(Auth(whoever, settings=settings, keyring=ring), *headers)
+    assert "dk_" not in caught.value.message
+
+
+async def test_an_empty_header_of_a_key_is_absent(auth: Auth) -> None:
+    """Programs send the header of a key that nobody has entered; it must not spoil the one that is there."""
+    assert await who(auth, (b"x-api-key", b" "), bearer("dk_alice")) == Principal("alice", ANY)
+
+
+async def test_connections_beyond_the_limit_serve_health_and_keys(settings: Settings) -> None:
+    async def ask(ring: Keyring, path: str, *headers: tuple[bytes, bytes]) -> Principal | None:
+        spare = {"state": {"spare_connection": True}}
+        app = Auth(whoever, settings=settings, keyring=ring)
+        sent = await exchange(app, http_scope("GET", path, [HOST, *headers], **spare))
+        principal: Principal | None = sent[0]["principal"]
+        return principal
+
+    keyed = Keyring.in_memory({"alice": "dk_alice"})
+    assert await ask(keyed, "/livez") is None
+    assert await ask(keyed, "/pictures", bearer("dk_alice")) == Principal("alice", ANY)
+    for ring, path in ((keyed, "/"), (keyed, "/files/x"), (Keyring.in_memory(), "/pictures")):
+        with pytest.raises(Unavailable):
+            await ask(ring, path)
 
 
 @pytest.mark.parametrize(
