@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
@@ -79,6 +79,12 @@ class Settings(BaseSettings):
     )
     key_jobs: int = Field(0, ge=0, description="jobs that one key may have at once; 0: no limit of its own")
     max_body_bytes: int = Field(64 * MIB, ge=1024, description="largest request body")
+    max_held_bytes: int = Field(
+        512 * MIB,
+        ge=2048,
+        description="bytes of bodies and answers held at a time; twice max_body_bytes or more, which is the default if"
+        " that is larger",
+    )
     max_image_bytes: int = Field(20 * MIB, ge=1024, description="largest input picture, encoded")
     max_image_pixels: int = Field(50_000_000, ge=1, description="largest input picture, width × height")
     max_input_images: int = Field(16, ge=1, le=64, description="most input pictures in one request")
@@ -132,6 +138,18 @@ class Settings(BaseSettings):
         if value is not None and len(value.get_secret_value()) < 16:
             raise ValueError("must have 16 characters or more")
         return value
+
+    @field_validator("max_held_bytes")
+    @classmethod
+    def _holds_two_bodies(cls, value: int, info: ValidationInfo) -> int:
+        if value < 2 * info.data.get("max_body_bytes", 0):  # absent: it has been refused itself
+            raise ValueError("must be twice max_body_bytes or more")
+        return value
+
+    @property
+    def held_bytes(self) -> int:
+        """The budget of bytes: ``max_held_bytes``, or what the largest bodies need."""
+        return max(self.max_held_bytes, 2 * self.max_body_bytes)
 
     @property
     def on_loopback(self) -> bool:

@@ -10,13 +10,13 @@ from fastapi import APIRouter, Request, Response
 
 from server.api import generation, openapi
 from server.api.forms import Form, read_form
-from server.api.off_loop import off_loop
+from server.api.json_body import read_body
 from server.api.prefixes import add_under_both
 from server.api.results import answer
 from server.api.services import Services
 from server.api.stream import streamed
 from server.api.submission import Submission
-from server.api.wire import ImageFields, read_fields, read_json, read_variation
+from server.api.wire import ImageFields, read_fields, read_variation
 from server.errors import ANSWERS, BadRequest, LinkRefused, MethodNotAllowed, NotFound, RangeRefused
 
 _JSON = "application/json"
@@ -49,6 +49,8 @@ def router(services: Services) -> APIRouter:
         if not request.headers.get("content-type", "").lower().startswith(_MULTIPART):
             raise BadRequest(f"The body must be {_MULTIPART}, with a file named image.")
         form = await _form(services, request)
+        if form.mask is not None:
+            raise BadRequest("A variation takes no mask; send it to …/images/edits.", param="mask")
         return await _answered(
             services, request, Submission("variations", read_variation(form.fields), tuple(form.images))
         )
@@ -71,8 +73,7 @@ def router(services: Services) -> APIRouter:
 
 
 async def _fields(request: Request) -> ImageFields:
-    body = await request.body()
-    return await off_loop(len(body), lambda: read_fields(read_json(body)))
+    return await read_body(request, read_fields)
 
 
 async def _form(services: Services, request: Request) -> Form:

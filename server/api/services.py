@@ -11,6 +11,7 @@ from server.catalog.catalog import Catalog
 from server.inputs.decode import ImageLimits
 from server.inputs.fetch import Fetcher
 from server.jobs.admission import Admission
+from server.jobs.budget import Budget
 from server.jobs.queue import JobQueue
 from server.jobs.registry import JobRegistry
 from server.settings import Settings
@@ -29,6 +30,7 @@ class Services:
     queue: JobQueue
     jobs: JobRegistry
     admission: Admission[Outcome]
+    budget: Budget
     worker: LocalWorker
     store: Store
     signer: Signer

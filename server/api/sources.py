@@ -19,7 +19,7 @@ from server.api.specs import Sources, target_size
 from server.api.wire import ImageFields
 from server.catalog.catalog import Model
 from server.inputs.decode import Decoded, decode_image, decode_mask
-from server.inputs.source import read_source
+from server.inputs.source import is_url, read_source
 
 _MAX_REFERENCE_PIXELS = 4 * 1024 * 1024  # a reference larger than this is shrunk before it goes to the worker
 
@@ -27,6 +27,12 @@ _MAX_REFERENCE_PIXELS = 4 * 1024 * 1024  # a reference larger than this is shrun
 async def read_sources(services: Services, texts: Sequence[str], *, param: str) -> list[bytes]:
     """The bytes behind URLs, data: URLs and base64 texts, in order."""
     return [await read_source(text, fetcher=services.fetcher, limits=services.limits, param=param) for text in texts]
+
+
+def most_bytes(services: Services, texts: Sequence[str]) -> int:
+    """The most bytes that can be behind such texts."""
+    most = services.limits.max_bytes
+    return sum(most if is_url(text) else min(most, len(text) * 3 // 4 + 3) for text in texts)
 
 
 async def make_sources(
@@ -57,19 +63,22 @@ def _make(
     *,
     holes: bool,
 ) -> tuple[tuple[int, int], Sources]:
-    decoded = [decode_image(data, limits=services.limits, param="image") for data in images]
-    size = target_size(fields, model, decoded[0].rgb)
+    source = decode_image(images[0], limits=services.limits, param="image")
+    size = target_size(fields, model, source.rgb)
     painted, kept = None, None
     if mask is not None:
-        painted = _mask_for(decode_mask(mask, limits=services.limits, param="mask"), decoded[0].rgb, size)
-        if decoded[0].rgba is not None and fields.background != "opaque" and fields.output_format != "jpeg":
-            kept = _cover(decoded[0].rgba, size)
-    elif holes and len(decoded) == 1 and _is_its_own_mask(decoded[0], model):
-        painted, kept = _holes(decoded[0], size)
+        painted = _mask_for(decode_mask(mask, limits=services.limits, param="mask"), source.rgb, size)
+        if source.rgba is not None and fields.background != "opaque" and fields.output_format != "jpeg":
+            kept = _cover(source.rgba, size)
+    elif holes and len(images) == 1 and _is_its_own_mask(source, model):
+        painted, kept = _holes(source, size)
     fit = _shrink if model.family.by_instruction else _cover
     first = _cover if painted is not None else fit  # cut like its mask, pixel by pixel
-    sources = (first(decoded[0].rgb, size), *(fit(picture.rgb, size) for picture in decoded[1:]))
-    return size, Sources(sources, painted, kept)
+    fitted = [first(source.rgb, size)]
+    del source
+    for data in images[1:]:  # one after the other: each whole picture is gone before the next is decoded
+        fitted.append(fit(decode_image(data, limits=services.limits, param="image").rgb, size))
+    return size, Sources(tuple(fitted), painted, kept)
 
 
 def _mask_for(mask: Pixels, source: Pixels, size: tuple[int, int]) -> Pixels:
