@@ -82,9 +82,9 @@ class Budget:
 
     def take(self, hold: Hold, size: int, *, owed: bool) -> None:
         """What ``Hold.take`` does."""
-        if not owed and not self._has_room(hold, size):
-            self.reclaim(size)
-            if not self._has_room(hold, size):
+        if not owed and (missing := self._missing(hold, size)) > 0:
+            self.reclaim(missing)
+            if self._missing(hold, size) > 0:
                 raise Busy(
                     "The server holds as many bytes of requests and answers as it may, or this key its share of them;"
                     " send the request again.",
@@ -120,12 +120,13 @@ class Budget:
             if waiting in self._waiting:
                 self._waiting.remove(waiting)
 
-    def _has_room(self, hold: Hold, size: int) -> bool:
+    def _missing(self, hold: Hold, size: int) -> int:
+        """How many bytes others must give back before this hold may take ``size``."""
         own = self._of.get(hold.principal, {})
         others = sum(map(len, self._of.values())) - (hold in own)
         if others <= hold.of_a_job:
-            return True  # nothing else is held, but perhaps by the request that began this job
-        free = self.limit - self._held - size
-        if free < 0:
-            return False
-        return hold.of_a_job or set(own) <= {hold} or sum(other.size for other in own) + size <= free
+            return 0  # nothing else is held, but perhaps by the request that began this job
+        missing = self._held + size - self.limit
+        if hold.of_a_job or set(own) <= {hold}:
+            return missing
+        return missing + size + sum(other.size for other in own)

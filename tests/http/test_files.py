@@ -135,3 +135,34 @@ def test_an_expired_picture_is_swept(desk: PaperServers) -> None:
     folder = paper.app.state.services.settings.data_dir / "pictures"
     assert list(folder.iterdir())
     eventually(lambda: not list(folder.iterdir()), within_s=20)
+
+
+def test_a_large_picture_is_read_from_the_store_in_pieces(desk: PaperServers) -> None:
+    """Every reader had the whole picture in memory: 150 who read nothing had 1.8 GiB, without a key."""
+    paper = desk.open()
+    paper.worker.ballast = 3_000_000
+    url = paper.post({"prompt": "x"}).json()["data"][0]["url"].removeprefix(paper.url)
+    with paper.live.client() as client:
+        whole = client.get(url)
+        assert (whole.status_code, int(whole.headers["content-length"])) == (200, len(whole.content))
+        assert len(whole.content) > 3_000_000
+        part = client.get(url, headers={"range": "bytes=100000-2999999"})
+        assert (part.status_code, part.content) == (206, whole.content[100_000:3_000_000])
+        with client.stream("GET", url) as half:  # one that leaves
+            next(half.iter_bytes(1000))
+        assert client.head(url).headers["content-length"] == whole.headers["content-length"]
+    eventually(lambda: paper.app.state.services.budget.held == 0)
+
+
+def test_a_picture_that_goes_while_it_is_read_ends_its_answer_early(desk: PaperServers) -> None:
+    paper = desk.open()
+    paper.worker.ballast = 30_000_000
+    url = paper.post({"prompt": "x"}).json()["data"][0]["url"].removeprefix(paper.url)
+    (file,) = (paper.app.state.services.settings.data_dir / "pictures").iterdir()
+    with paper.live.client() as client:
+        with pytest.raises(httpx.RemoteProtocolError), client.stream("GET", url) as answer:
+            next(answer.iter_bytes(1000))
+            file.unlink()
+            for _ in answer.iter_bytes():
+                pass
+        assert client.get(url).status_code == 404
