@@ -11,7 +11,7 @@ import os
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
@@ -139,13 +139,6 @@ class Settings(BaseSettings):
             raise ValueError("must have 16 characters or more")
         return value
 
-    @field_validator("max_held_bytes")
-    @classmethod
-    def _holds_two_bodies(cls, value: int, info: ValidationInfo) -> int:
-        if value < 2 * info.data.get("max_body_bytes", 0):  # absent: it has been refused itself
-            raise ValueError("must be twice max_body_bytes or more")
-        return value
-
     @property
     def held_bytes(self) -> int:
         """The budget of bytes: ``max_held_bytes``, or what the largest bodies need."""
@@ -172,11 +165,16 @@ def read_settings(argv: list[str] | None = None, **overrides: Any) -> Settings:
     if strangers:
         raise ConfigError(f"{strangers[0]}: no such setting; `darkroom serve --help` lists them")
     try:
-        if argv is None:
-            return Settings(**overrides)
-        return CliApp.run(Settings, cli_args=argv, **overrides)
+        settings = Settings(**overrides) if argv is None else CliApp.run(Settings, cli_args=argv, **overrides)
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(item) for item in error.errors())) from None
+    written = "max_held_bytes" in settings.model_fields_set  # its default grows with the largest body
+    if written and settings.max_held_bytes < settings.held_bytes:
+        raise ConfigError(
+            f"{ENV_PREFIX}MAX_HELD_BYTES (--max-held-bytes) = {settings.max_held_bytes}: must be twice max_body_bytes"
+            f" or more, which is {settings.held_bytes}"
+        )
+    return settings
 
 
 def _explain(item: ErrorDetails) -> str:

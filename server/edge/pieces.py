@@ -7,10 +7,16 @@ its bytes in the socket's buffer, where nobody counts them; after these, what th
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import AsyncGenerator, Mapping
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
+
+from server.edge.answers import request_id_of
+from server.errors import DarkroomError
+
+log = logging.getLogger("darkroom.edge")
 
 PIECE_BYTES = 128 * 1024
 _UNCOUNTED_BYTES = 64 * 1024  # what a socket's buffer takes before its writer waits
@@ -53,8 +59,16 @@ class PiecedAnswer(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with contextlib.aclosing(self._pieces):
+            if scope["method"] == "HEAD":
+                await super().__call__(scope, receive, send)
+                return
+            first = await anext(self._pieces, b"")  # what cannot be read at all is an error with a status
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-            if scope["method"] != "HEAD":
+            try:
+                await send_pieces(send, first, more=True)
                 async for piece in self._pieces:
                     await send_pieces(send, piece, more=True)
+            except DarkroomError as error:  # too late for one: unfinished, so that uvicorn cuts it off
+                log.warning("cut off after %s", error.code, extra={"request_id": request_id_of(scope)})
+                return
             await send({"type": "http.response.body", "body": b"", "more_body": False})

@@ -76,6 +76,7 @@ def start(*, ballast: int = 0, models_yaml: str = "", **settings: Any) -> Iterat
             )
         try:
             found = eventually(lambda: re.search(r"listens on (http://\S+)", log.read_text()))
+            assert found is not None
             front = Front(process, found[1])
             with front.client() as client:
                 eventually(lambda: _answers(client))

@@ -6,6 +6,7 @@ import contextlib
 import json
 import socket
 import time
+from typing import Any
 
 import pytest
 
@@ -49,8 +50,8 @@ def test_one_who_reads_nothing_neither_keeps_a_place_in_the_queue_nor_the_memory
         f"POST {GENERATIONS} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
         f"Content-Length: {len(body)}\r\n\r\n"
     ).encode() + body
-    settings = {"queue_size": 2, "write_timeout_s": 3, "max_body_bytes": 8 * MIB, "max_held_bytes": 64 * MIB}
-    with start(ballast=20 * MIB, **settings) as front, contextlib.ExitStack() as stack:
+    limits: dict[str, Any] = {"queue_size": 2, "max_body_bytes": 8 * MIB, "max_held_bytes": 64 * MIB}
+    with start(ballast=20 * MIB, write_timeout_s=3, **limits) as front, contextlib.ExitStack() as stack:
         for _ in range(2):
             one = stack.enter_context(socket.socket())
             one.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
@@ -80,3 +81,10 @@ def test_the_permit_of_a_slow_reader_is_another_ones(stream: bool) -> None:
         assert slow.recv(12) == b"HTTP/1.1 200"
         answer = client.post(GENERATIONS, json={"prompt": "y", "response_format": "url"})
         assert answer.status_code == 200, answer.text
+
+
+def test_headers_count_more_than_their_letters() -> None:
+    """A head of 64 KiB was 16,000 empty headers, which are two megabytes of objects for each connection."""
+    with start() as front, socket.create_connection(("127.0.0.1", front.port)) as one:
+        one.sendall(b"GET /livez HTTP/1.1\r\nHost: x\r\n" + b"a:\r\n" * 5000 + b"\r\n")
+        assert one.recv(12) == b"HTTP/1.1 431"

@@ -92,7 +92,9 @@ def test_empty_slots_of_a_browsers_form_are_absent(paper: Paper) -> None:
     assert_api_error(send(paper, form(PROMPT, file("image", b"", ""))), 400, "missing_field")
 
 
-@pytest.mark.parametrize("charset", ["punycode", "idna", "utf-7", "unicode_escape", "utf-32", "rot13", "zip", "none-such"])
+@pytest.mark.parametrize(
+    "charset", ["punycode", "idna", "utf-7", "unicode_escape", "utf-32", "rot13", "zip", "none-such"]
+)
 def test_no_character_set_of_a_clients_choice_is_decoded(paper: Paper, charset: str) -> None:
     """One field of 1 MB, said to be punycode, stopped the whole front for eight minutes."""
     named = charset.encode()

@@ -91,5 +91,5 @@ def test_the_budget_of_bytes_is_never_under_two_bodies() -> None:
     assert Settings().held_bytes == 512 * MIB
     assert Settings(max_body_bytes=400 * MIB).held_bytes == 800 * MIB  # as it was set before there was a budget
     assert Settings(max_body_bytes=4 * MIB, max_held_bytes=8 * MIB).held_bytes == 8 * MIB
-    with pytest.raises(ConfigError, match="max-held-bytes.*twice max_body_bytes"):
+    with pytest.raises(ConfigError, match=r"max-held-bytes.*twice max_body_bytes"):
         read_settings(max_held_bytes=100 * MIB)

@@ -135,6 +135,8 @@ def test_boundaries_that_cannot_be_used(header: str) -> None:
     assert time.process_time() - started < 0.5
 
 
-@pytest.mark.parametrize("header", ['x; boundary="a b"', "x;boundary=a b;charset=UTF-8", 'x; Boundary="a b"; charset=""'])
+@pytest.mark.parametrize(
+    "header", ['x; boundary="a b"', "x;boundary=a b;charset=UTF-8", 'x; Boundary="a b"; charset=""']
+)
 def test_boundaries_that_can(header: str) -> None:
     assert boundary_of(header) == b"a b"
