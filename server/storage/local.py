@@ -24,7 +24,7 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 class LocalStore:
     """A store in one folder, which several processes may share."""
 
-    piece_bytes = 128 * 1024
+    piece_bytes = 64 * 1024
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
