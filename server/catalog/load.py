@@ -24,7 +24,7 @@ from server.catalog.catalog import Catalog, Model
 from server.catalog.entries import ModelEntry, ModelsFile, PresetEntry, parse_size
 from server.catalog.loras import LoraEntry
 from server.catalog.shipped import shipped_models_file
-from server.errors import ConfigError
+from server.errors import BadRequest, ConfigError
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}", re.ASCII)
 
@@ -117,6 +117,7 @@ def _decide(source: _Source, file: ModelsFile) -> Catalog:
             models[model_id] = _model(source.path.parent, model_id, written.like or model_id, entry)
         except ValueError as error:
             raise source.error(("models", model_id, "loras"), str(error), None) from None
+        _check_edit_size(source, models[model_id])
     _share_weights(source, models)
     if file.default not in names:
         raise source.error(("default",), f"must be one of {', '.join(models)}", file.default)
@@ -146,6 +147,17 @@ def _inherit(base: ModelEntry, written: ModelEntry) -> ModelEntry:
     kept = {name: getattr(base, name) for name in base.model_fields_set - {"aliases", "like", "hub", "preload"}}
     own = {name: getattr(written, name) for name in written.model_fields_set - {"like"}}
     return ModelEntry.model_construct(**{**kept, **own})
+
+
+def _check_edit_size(source: _Source, model: Model) -> None:
+    """Raises ConfigError for one that the model does not make: every edit that names no size would be refused."""
+    size = model.entry.edit_size
+    if size is None or size == "auto":
+        return
+    try:
+        model.size(size)
+    except BadRequest:
+        raise source.error(("models", model.id, "edit_size"), f"must be one of {model.sizes}", size) from None
 
 
 def _claim_names(source: _Source, names: dict[str, str], model_id: str, entry: ModelEntry) -> None:
