@@ -11,172 +11,17 @@ import random
 from typing import Any
 
 from tests.reliability.cases import BOUNDARY, Draft, Mutation, Part
-
-FIELDS = [
-    "prompt",
-    "model",
-    "image",
-    "images",
-    "mask",
-    "n",
-    "size",
-    "response_format",
-    "quality",
-    "style",
-    "output_format",
-    "output_compression",
-    "background",
-    "stream",
-    "partial_images",
-    "stream_progress",
-    "seed",
-    "negative_prompt",
-    "num_inference_steps",
-    "guidance_scale",
-    "strength",
-    "input_fidelity",
-    "scheduler",
-    "loras",
-    "user",
-    "moderation",
-    "width",
-    "height",
-    "steps",
-    "cfg_scale",
-    "guidance",
-    "aspect_ratio",
-    "input",
-    "modelOptions",
-    "responseFormat",
-    "negativePrompt",
-    "image_url",
-    "b64_json",
-]
-_TEXTS = [
-    "",
-    " ",
-    "a",
-    "auto",
-    "2",
-    "2.0",
-    "-1",
-    "1e3",
-    "True",
-    "false",
-    "null",
-    "NaN",
-    "1024X1024",
-    "1024*1024",
-    "0x0",
-]
-_TEXTS += [
-    "1024 x 1024",
-    "99999999x1",
-    "１０２４x１０２４",
-    "٣x٣",
-    "é🎨",
-    "\0",
-    "a\nb",
-    "\x1b[31m",
-    "../../etc/passwd",
-    "%00",
-]
-_TEXTS += ["data:image/png;base64,", "data:,x", "data:image/png;base64,AAAA", "http://127.0.0.1/", "file:///etc/passwd"]
-_TEXTS += ["{{7*7}}", "${jndi:x}", "'; drop--", "dall-e-3", "openai/dall-e-3", "gpt-image-1", "no-such-model", "\ud800"]
-_TEXTS += ["\u202eabc", "A" * 5000, "🎨" * 3000, "a " * 20_000, "(" * 2000, "[" * 2000, "\ufeff", "=" * 4096]
-_NUMBERS: list[Any] = [0, -0.0, -1, 1, 2, 2.0, 0.5, 1.5, 10, 11, 256, 2**31, 2**32, 2**53 + 1, 2**63, 2**64, -(2**63)]
-_NUMBERS += [10**30, 1e308, -1e308, 5e-324, 1e-400, True, False, None]
-_SHAPES: list[Any] = [[], {}, [[]], [{}], {"": ""}, [None], {"image_url": {"url": "x"}}, {"url": "x"}, {"file_id": "f"}]
-_SHAPES += [["a"] * 300, {str(i): i for i in range(300)}, [[[[[[]]]]]], {"b64_json": "AAAA"}, [1, "a", None, {}]]
-_WORDS = [
-    b"",
-    b" ",
-    b"*/*",
-    b"\xff\xfe",
-    b"a" * 3000,
-    b"\t",
-    b'"',
-    b"0",
-    b"-1",
-    b"bytes=0-1,2-3,-5",
-    b'W/"x"',
-    b"x,y;q=2",
-]
-_WORDS += [b"http://evil.example", b"null", b"chunked", b"100-continue", b"close", b"keep-alive, Upgrade", b"\xc3\xa9"]
-_NAMES = [
-    "Accept",
-    "Accept-Encoding",
-    "Accept-Language",
-    "Authorization",
-    "api-key",
-    "Cache-Control",
-    "Connection",
-    "Content-Encoding",
-    "Content-Language",
-    "Content-MD5",
-    "Cookie",
-    "Expect",
-    "Forwarded",
-    "Host",
-    "Idempotency-Key",
-    "If-Match",
-    "If-Modified-Since",
-    "If-None-Match",
-    "If-Range",
-    "Max-Forwards",
-    "Origin",
-    "Access-Control-Request-Method",
-    "Pragma",
-    "Proxy",
-    "Range",
-    "Referer",
-    "TE",
-    "Trailer",
-    "Upgrade",
-    "User-Agent",
-    "X-Forwarded-For",
-    "X-Forwarded-Host",
-    "X-Forwarded-Proto",
-    "X-HTTP-Method-Override",
-    "x-job-id",
-    "x-request-id",
-    "x-should-retry",
-    "X-Stainless-Retry-Count",
-    "Sec-Fetch-Site",
-    "Sec-WebSocket-Key",
-]
-_TYPES = [b"", b"application/json; charset=utf-16", b"application/json;charset=punycode", b"text/plain", b"text/html"]
-_TYPES += [b"application/x-www-form-urlencoded", b"multipart/form-data", b"multipart/form-data; boundary="]
-_TYPES += [b'multipart/form-data; boundary="' + BOUNDARY.encode() + b'"', b"multipart/form-data; boundary=other"]
-_TYPES += [
-    b"multipart/mixed; boundary=" + BOUNDARY.encode(),
-    b"APPLICATION/JSON",
-    b"image/png",
-    b"application/xml",
-    b";;=,",
-]
-_TYPES += [b"multipart/form-data; charset=punycode; boundary=" + BOUNDARY.encode(), b"application/msgpack", b"json"]
-_TYPES += [b"multipart/form-data; boundary=" + b"b" * 300]
-_METHODS = ["GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "PROPFIND", "BREW", "get"]
-_CHARSETS = [
-    "utf-8",
-    "utf-16",
-    "utf-7",
-    "latin-1",
-    "punycode",
-    "idna",
-    "base64",
-    "zip",
-    "unicode_escape",
-    "raw_unicode_escape",
-    "undefined",
-    "x",
-]
-
-
-def mutation_names() -> list[str]:
-    return list(MUTATIONS)
-
+from tests.reliability.odd_values import (
+    CHARSETS,
+    CONTENT_TYPES,
+    FIELDS,
+    HEADER_NAMES,
+    HEADER_VALUES,
+    METHODS,
+    NUMBERS,
+    SHAPES,
+    TEXTS,
+)
 
 # --- of a body's tree ---
 
@@ -191,7 +36,7 @@ def value(draft: Draft, rng: random.Random) -> None:
 
 def field(draft: Draft, rng: random.Random) -> None:
     """A field more, known or not."""
-    name = rng.choice(FIELDS) if rng.random() < 0.9 else rng.choice(_TEXTS)
+    name = rng.choice(FIELDS) if rng.random() < 0.9 else rng.choice(TEXTS)
     if isinstance(draft.json, dict):
         inner = draft.json.get("input")
         (inner if isinstance(inner, dict) and rng.random() < 0.7 else draft.json)[name] = _value(rng)
@@ -226,7 +71,7 @@ def _places(tree: Any) -> Any:
 
 
 def _value(rng: random.Random) -> Any:
-    pool: list[Any] = rng.choice((list(_TEXTS), _NUMBERS, _SHAPES))
+    pool: list[Any] = rng.choice((list(TEXTS), NUMBERS, SHAPES))
     # Copied: a later mutation may change it in place.
     return json.loads(json.dumps(rng.choice(pool)))
 
@@ -348,7 +193,7 @@ def part(draft: Draft, rng: random.Random) -> None:
             (b"", b"Content-Disposition: form-data", b"Content-Disposition: attachment", b"x")
         )
     elif kind == 6:
-        chosen.headers.append(b"Content-Type: text/plain; charset=" + rng.choice(_CHARSETS).encode())
+        chosen.headers.append(b"Content-Type: text/plain; charset=" + rng.choice(CHARSETS).encode())
     elif kind == 7:
         chosen.headers.append(
             rng.choice((b"Content-Transfer-Encoding: base64", b"Content-Length: 5", b"\xff: \xff", b":"))
@@ -362,7 +207,7 @@ def part(draft: Draft, rng: random.Random) -> None:
     elif kind == 11:
         chosen.headers[0] = head.replace(b"filename=", b"filename*=UTF-8''%00%2e%2e%2f; x=")
     elif kind == 12:
-        chosen.body = rng.choice(_TEXTS).encode("utf-8", "surrogatepass")
+        chosen.body = rng.choice(TEXTS).encode("utf-8", "surrogatepass")
     else:
         chosen.headers += [b"x-%d: y" % i for i in range(200)]
 
@@ -386,16 +231,18 @@ def delimiter(draft: Draft, rng: random.Random) -> None:
 def header(draft: Draft, rng: random.Random) -> None:
     """Headers more, known or not, with values of any kind."""
     for _ in range(rng.choice((1, 1, 2, 5))):
-        name = rng.choice(_NAMES) if rng.random() < 0.9 else rng.choice(("X", "é", "a b", "", "_", "x" * 500))
-        draft.headers.append((name, rng.choice(_WORDS)))
+        name = rng.choice(HEADER_NAMES) if rng.random() < 0.9 else rng.choice(("X", "é", "a b", "", "_", "x" * 500))
+        draft.headers.append((name, rng.choice(HEADER_VALUES)))
         # It may be refused before the body, or not be HTTP at all, or ask for another protocol.
-        draft.whole = draft.whole and name in _NAMES and name.lower() not in ("connection", "upgrade", "te", "expect")
+        draft.whole = (
+            draft.whole and name in HEADER_NAMES and name.lower() not in ("connection", "upgrade", "te", "expect")
+        )
 
 
 def content_type(draft: Draft, rng: random.Random) -> None:
     """Another Content-Type, or none."""
     draft.headers = [(name, sent) for name, sent in draft.headers if name != "Content-Type"]
-    chosen = rng.choice(_TYPES)
+    chosen = rng.choice(CONTENT_TYPES)
     if chosen:
         draft.headers.append(("Content-Type", chosen))
 
@@ -410,7 +257,7 @@ def names(draft: Draft, rng: random.Random) -> None:
 
 
 def method(draft: Draft, rng: random.Random) -> None:
-    draft.method = rng.choice(_METHODS)
+    draft.method = rng.choice(METHODS)
     draft.whole = draft.whole and draft.method not in ("CONNECT", "BREW", "get")
 
 

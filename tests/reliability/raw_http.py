@@ -5,6 +5,7 @@ Knows connections and answers; knows nothing of routes.
 
 from __future__ import annotations
 
+import contextlib
 import socket
 import struct
 import time
@@ -59,10 +60,8 @@ class Connection:
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, _RESET)
             self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         started = time.perf_counter()
-        try:
+        with contextlib.suppress(OSError):  # refused before the last byte: the answer is there already
             self._socket.sendall(payload)
-        except OSError:
-            pass  # refused before the last byte: the answer is there already
         answers: list[Answer] = []
         rest = b""
         hung = False

@@ -12,6 +12,7 @@ import argparse
 import contextlib
 import ipaddress
 import json
+import re
 import socket
 import sys
 import tempfile
@@ -34,6 +35,7 @@ from tests.reliability.servers import Target, open_server
 
 _LOOPBACK = ("127.0.0.1", "127.0.0.2", "127.1.2.3", "127.255.255.254", "::1")
 _WAYS = ("direct", "redirect", "rebind")
+_SCHEME = re.compile(r"[a-z][a-z0-9+.-]*:", re.IGNORECASE)
 _MAX_SECONDS = 15.0  # for one refusal; the fetch timeout is less
 
 
@@ -132,7 +134,7 @@ def _try(
 ) -> Batch:
     result = Batch(way, index)
     started = time.perf_counter()
-    refusals: dict[str, set[str]] = {"URLs": set(), "no URLs": set()}  # what has no http:// is read as base64
+    refusals: dict[str, set[str]] = {"URLs": set(), "no URLs": set()}  # what has no scheme is read as base64
     with httpx.Client(base_url=target.url, headers=target.headers, trust_env=False, timeout=30) as client:
         for number, url in enumerate(urls):
             if time.monotonic() > deadline:
@@ -149,7 +151,7 @@ def _try(
                 result.add("answer", f"{way}: {answer.status_code} {answer.text[:200]}", repr(sent))
             else:
                 error = answer.json()["error"]
-                kind = "URLs" if sent.strip().lower().startswith(("http://", "https://")) else "no URLs"
+                kind = "URLs" if _SCHEME.match(sent) else "no URLs"
                 refusals[kind].add(error["message"].replace(error["param"] or "image", "image", 1))
             if took_s > _MAX_SECONDS:
                 result.add("slow", f"{way}: {took_s:.1f} s", repr(sent))
