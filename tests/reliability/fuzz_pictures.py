@@ -122,6 +122,8 @@ def _decode(data: bytes, limits: ImageLimits, *, as_mask: bool) -> tuple[str, li
     except (BadImage, TooLarge) as error:
         wrong = [("message", error.message)] if _LEAK.search(error.message) else []
         return "refused", wrong
+    except MemoryError:
+        return "refused", [("memory", "more address space than its process was given")]
     except Exception as error:
         return "unforeseen", [("unforeseen", f"{type(error).__name__}: {error}")]
     pixels = found if isinstance(found, Pixels) else found.rgb
@@ -159,7 +161,7 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="that decode at the same time")
     parser.add_argument("--cpu-s", type=float, default=5.0, metavar="S", help="CPU time that one picture may take")
-    parser.add_argument("--memory-mib", type=int, default=2048, help="memory that one picture may take")
+    parser.add_argument("--memory-mib", type=int, default=1280, help="memory that one picture may take")
     parser.add_argument("--fresh", action="store_true", help="forget what was recorded")
     return parser.parse_args(argv)
 
