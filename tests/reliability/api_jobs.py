@@ -155,7 +155,6 @@ class Walk:
             if row is not None and row.status_code == 200 and row.json()["status"] != expected:
                 status = answer.status_code if answer is not None else None
                 self.result.add("jobs: answer is not the end", f"answered {status}, is {row.json()['status']}", name)
-        self.client.close()
 
     def _end_of_the_left(self, name: str) -> None:
         """A job whose client left ends soon, if it ever began."""
@@ -195,6 +194,9 @@ def batch(target: Target, seed: int, index: int) -> Batch:
             if rng.random() < 0.3:
                 time.sleep(rng.choice((0.0, 0.01, 0.05)))
         walk.settle()
+        while result.done < SIZE:
+            walk.list()
+        walk.client.close()
     result.seconds = time.perf_counter() - started
     return result
 

@@ -43,7 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                     time_limit_s=deadline - time.monotonic(),
                 )
             _look_back(record, part, server)
-    return record.finish("requests", sum(wanted.values()))
+    complete = not any(record.left(part, -(-count // _size(part))) for part, count in wanted.items())
+    return record.finish("requests", sum(wanted.values()), complete=complete)
 
 
 def _size(part: str) -> int:

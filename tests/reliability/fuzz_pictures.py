@@ -50,7 +50,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for batch in pool.map(run, record.left("pictures", batches)):
             if batch is not None:
                 record.add(batch)
-    return record.finish("pictures", arguments.count)
+    return record.finish("pictures", arguments.count, complete=not record.left("pictures", batches))
 
 
 def _batch(seed: int, index: int, cpu_s: float, memory_mib: int) -> Batch:

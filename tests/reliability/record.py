@@ -83,8 +83,8 @@ class Record:
         """The batches of a part that are not done yet."""
         return [index for index in range(batches) if (part, index) not in self.batches]
 
-    def finish(self, unit: str, wanted: int) -> int:
-        """Print what was found and one line that sums up. The exit code: 0 if everything was done and nothing found."""
+    def finish(self, unit: str, wanted: int, *, complete: bool) -> int:
+        """Print what was found and one line that sums up. The exit code: 0 if all batches are done and nothing found."""
         findings: dict[str, list[Finding]] = {}
         counts: Counter[str] = Counter()
         for batch in self.batches.values():
@@ -101,9 +101,9 @@ class Record:
             f" {sum(batch.seconds for batch in self.batches.values()):.0f} process seconds;"
             f" findings: {({kind: len(found) for kind, found in sorted(findings.items())}) or 0};"
             f" {', '.join(f'{name}: {count:,}' for name, count in sorted(counts.items()))}"
-            + ("" if done >= wanted else "; NOT FINISHED: the same command goes on from here")
+            + ("" if complete else "; NOT FINISHED: the same command goes on from here")
         )
-        return 1 if findings or done < wanted else 0
+        return 0 if complete and not findings else 1
 
 
 def run_batches(

@@ -126,7 +126,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             for index, way in enumerate(ways):
                 record.add(_try(server.target, way, index, targets, canaries, script, deadline))
     canaries.close()
-    return record.finish("URLs", len(targets) * len(ways))
+    wanted = len(targets) * len(ways)
+    return record.finish("URLs", wanted, complete=sum(batch.done for batch in record.batches.values()) == wanted)
 
 
 def _try(
