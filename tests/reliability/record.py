@@ -84,7 +84,7 @@ class Record:
         return [index for index in range(batches) if (part, index) not in self.batches]
 
     def finish(self, unit: str, wanted: int, *, complete: bool) -> int:
-        """Print what was found and one line that sums up. The exit code: 0 if all batches are done and nothing found."""
+        """Print what was found, and a line that sums up. The exit code: 0 if all is done and nothing was found."""
         findings: dict[str, list[Finding]] = {}
         counts: Counter[str] = Counter()
         for batch in self.batches.values():

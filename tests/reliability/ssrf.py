@@ -127,7 +127,8 @@ def main(argv: Sequence[str] | None = None) -> int:
                 record.add(_try(server.target, way, index, targets, canaries, script, deadline))
     canaries.close()
     wanted = len(targets) * len(ways)
-    return record.finish("URLs", wanted, complete=sum(batch.done for batch in record.batches.values()) == wanted)
+    done = sum(batch.done for batch in record.batches.values())
+    return record.finish("URLs", wanted, complete=done == wanted)
 
 
 def _try(
