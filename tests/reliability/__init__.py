@@ -1,0 +1,9 @@
+"""Suites with figures: long, seeded, bounded runs against a real server, each a command of its own.
+
+    python -m tests.reliability.fuzz_api        fuzzed requests on all routes
+    python -m tests.reliability.fuzz_pictures   mutated pictures through the decoder
+    python -m tests.reliability.ssrf            picture URLs that mean the inside of the network
+
+pytest collects none of them. Results are in out/reliability/NAME.jsonl, and a run that was cut short goes on where it
+stopped. docs/reliability.md says what each has to show, and what it showed last.
+"""
