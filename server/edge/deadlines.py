@@ -16,7 +16,7 @@ with the uvicorn that is installed:
 - overridden, always calling on: the ``asyncio.Protocol`` methods and httptools' ``on_*`` callbacks;
 - replaced: ``send_400_response(msg)``, which ``data_received`` calls when the parser, or a callback, fails;
 - read: ``transport``, ``loop``, ``url``, ``scope``, ``pipeline``, ``flow`` with its ``write_paused`` and
-  ``read_paused``, and ``cycle`` with its ``response_complete``.
+  ``read_paused``, and ``cycle`` with its ``response_started``, ``response_complete`` and ``disconnected``.
 """
 
 from __future__ import annotations

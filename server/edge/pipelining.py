@@ -78,7 +78,10 @@ class Pipelining(UpgradesDeclined):
         """Forget the last request, whose body cannot be read. False: its answer has begun."""
         if self.pipeline:
             self.pipeline.popleft()
-            self.cycle = self.pipeline[0][0] if self.pipeline else self.answering
+            if self.pipeline:
+                self.cycle = self.pipeline[0][0]
+            elif self.answering is not None:
+                self.cycle = self.answering
             return True
         if self.cycle.response_started:
             return False
