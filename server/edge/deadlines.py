@@ -62,8 +62,10 @@ def protocol_with_deadlines(settings: Settings, connections: Connections | None 
     """The class to give to ``uvicorn.Config(http=…)``. Its connections count in ``connections``."""
 
     class Protocol(DeadlineProtocol):
-        counted = connections or Connections(
-            max_connections(settings), per_address=settings.max_connections_per_address
+        counted = (  # without a connection, they are false
+            Connections(max_connections(settings), per_address=settings.max_connections_per_address)
+            if connections is None
+            else connections
         )
         header_timeout_s = settings.header_timeout_s
         write_timeout_s = settings.write_timeout_s
