@@ -50,7 +50,7 @@ def test_two_servers_keep_their_own_deadlines(tmp_path: Path) -> None:
 def test_connections_count_where_the_metrics_look(tmp_path: Path) -> None:
     """An empty count of connections is false, so another took its place: the metrics said 0 for ever."""
     counted = Connections(16)
-    assert protocol_with_deadlines(settings_for(tmp_path), counted).counted is counted
+    assert vars(protocol_with_deadlines(settings_for(tmp_path), counted))["counted"] is counted
 
 
 def test_silence_is_closed_without_a_word(live: Live) -> None:
