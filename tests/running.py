@@ -96,6 +96,7 @@ def start(
     *,
     keys: bool = False,
     wait: bool = True,
+    port: int = 0,
     wrapper: Sequence[str] = (),
     environment: dict[str, str] | None = None,
     **settings: Any,
@@ -109,7 +110,7 @@ def start(
 
         key = Keyring(data_dir / "keys.json").create("tester")
     process = subprocess.Popen(
-        [*wrapper, sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(data_dir)],
+        [*wrapper, sys.executable, "-m", "server", "serve", "--port", str(port), "--data-dir", str(data_dir)],
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,

@@ -1,0 +1,1 @@
+"""Suites that take minutes or hours: each a command; docs/reliability.md has the latest results."""
