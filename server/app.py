@@ -9,7 +9,6 @@ import time
 from collections.abc import AsyncIterator, Callable
 from urllib.parse import parse_qs, urlsplit
 
-from anyio import CapacityLimiter
 from fastapi import FastAPI
 
 from server import __version__
@@ -22,6 +21,7 @@ from server.edge import stack
 from server.edge.keys import Keyring
 from server.errors import ConfigError, DarkroomError, LinkRefused
 from server.inputs.decode import ImageLimits
+from server.inputs.decoders import Decoders
 from server.inputs.fetch import Fetcher, Own
 from server.jobs.admission import Admission
 from server.jobs.queue import JobQueue
@@ -38,15 +38,14 @@ from server.worker.status import ModelState, ModelStatus
 
 log = logging.getLogger("darkroom.app")
 
-_DECODERS = 2
-
 
 def create_app(settings: Settings) -> FastAPI:
     """Build one server's application. Raises ConfigError; opens no port and starts no process yet."""
     keyring = Keyring(settings.data_dir / "keys.json")
-    if not settings.on_loopback and keyring.empty and not settings.allow_open:
+    if not settings.this_machine_only and keyring.empty and not settings.allow_open:
+        reached = f"public_url {settings.public_url}" if settings.on_loopback else f"host {settings.host}"
         raise ConfigError(
-            f"host {settings.host} is reachable from other machines, but no key is configured: make one with "
+            f"{reached} is reachable from other machines, but no key is configured: make one with "
             "`darkroom keys create NAME`, or set DARKROOM_ALLOW_OPEN=1 (--allow-open) to serve anyone"
         )
     catalog = load_catalog(find_models_file(settings.models))
@@ -89,7 +88,13 @@ def _counter(metrics: Metrics) -> Callable[[str, int], None]:
 
 def _build(settings: Settings, catalog: Catalog) -> Services:
     metrics = Metrics()
-    settings.data_dir.mkdir(parents=True, exist_ok=True)
+    try:
+        settings.data_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"{settings.data_dir}: no data folder can be made there ({error.strerror});"
+            " choose another DARKROOM_DATA_DIR (--data-dir)"
+        ) from None
     if settings.signing_key is not None:
         signer = Signer(settings.signing_key.get_secret_value().encode())
     else:
@@ -121,7 +126,7 @@ def _build(settings: Settings, catalog: Catalog) -> Services:
         fetcher=fetcher,
         limits=ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
         metrics=metrics,
-        decoding=CapacityLimiter(_DECODERS),
+        decoders=Decoders(),
     )
 
 
@@ -166,7 +171,8 @@ async def _sweep(store: Store, settings: Settings) -> None:
         try:
             deleted = await store.sweep(time.time() - settings.url_lifetime_s)
         except (OSError, DarkroomError) as error:
-            log.error("sweep failed", extra={"reason": type(error).__name__})
+            reason = error.strerror if isinstance(error, OSError) else error.message
+            log.error("sweep failed", extra={"error": type(error).__name__, "reason": reason})
         else:
             if deleted:
                 log.info("expired pictures deleted", extra={"pictures": deleted})

@@ -25,6 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     arguments = _parse(sys.argv[1:] if argv is None else list(argv))
     try:
         code = arguments.run(arguments)
+        sys.stdout.flush()  # here a full disk can still be told of; at exit Python would print a traceback
     except ConfigError as error:
         print(f"darkroom: {error}", file=sys.stderr)
         code = 2
@@ -36,10 +37,26 @@ def main(argv: Sequence[str] | None = None) -> None:
         code = 1
     except KeyboardInterrupt:
         code = 130
-    except BrokenPipeError:  # who read our output has gone, as `| head -1` does; nor can Python flush it at exit
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # who read our output has gone, as `| head -1` does
         code = 1
+    except OSError as error:  # a disk that is full or read-only, a folder where a file should be, no right to either
+        print(f"darkroom: {_in_words(error)}", file=sys.stderr)
+        code = 2
+    _drop_unwritten()
     sys.exit(code)
+
+
+def _in_words(error: OSError) -> str:
+    said = error.strerror or str(error) or type(error).__name__
+    return said if error.filename is None else f"{error.filename}: {said}"
+
+
+def _drop_unwritten() -> None:
+    """Python writes the rest of standard output at exit, and prints a traceback where it cannot."""
+    try:
+        sys.stdout.flush()
+    except (OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def build_parser() -> argparse.ArgumentParser:

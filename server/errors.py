@@ -15,6 +15,7 @@ something wrong raises one of these; only ``server.edge.answers`` turns one into
     ├── JobCancelled           409  the job was cancelled by DELETE
     ├── IdempotencyMismatch    409  this Idempotency-Key came with another body before
     ├── TooLarge               413  body or input picture over a limit
+    ├── UnsupportedEncoding    415  a body with a Content-Encoding other than gzip or deflate
     ├── RangeRefused           416  a Range that cannot be served
     ├── Busy                   429  come back after ``retry_after_s``
     │   ├── QueueFull          429  no permit left
@@ -108,6 +109,10 @@ class TooLarge(DarkroomError):
     pass
 
 
+class UnsupportedEncoding(DarkroomError):
+    pass
+
+
 class RangeRefused(DarkroomError):
     pass
 
@@ -186,6 +191,7 @@ ANSWERS: dict[type[DarkroomError], Answer] = {
     JobCancelled: Answer(409, "invalid_request_error", "job_cancelled", retry=False),
     IdempotencyMismatch: Answer(409, "invalid_request_error", "idempotency_mismatch", retry=False),
     TooLarge: Answer(413, "invalid_request_error", "too_large", retry=False),
+    UnsupportedEncoding: Answer(415, "invalid_request_error", "unsupported_encoding", retry=False),
     RangeRefused: Answer(416, "invalid_request_error", "range_not_satisfiable", retry=False),
     Busy: Answer(429, "rate_limit_error", "busy", retry=True),
     QueueFull: Answer(429, "rate_limit_error", "queue_full", retry=True),

@@ -6,21 +6,28 @@ Knows uvicorn, sockets and signals; knows nothing of models or pictures.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import signal
 import socket
 import sys
+from collections.abc import Iterator
 from types import FrameType
 
 import uvicorn
 from fastapi import FastAPI
 
 from server.app import create_app
+from server.edge.connections import Connections, max_connections, raise_descriptors
 from server.edge.deadlines import protocol_with_deadlines
 from server.edge.request_id import WithRequestId
 from server.errors import ConfigError
 from server.settings import Settings
-from server.telemetry import configure_logging
+from server.telemetry import Metrics, configure_logging
+
+BACKLOG = 2048  # connections that wait to be accepted
+ACCEPTED_AT_ONCE = 32  # between two looks at how many there are
+LAST_WORDS_S = 2.0
 
 
 class _Server(uvicorn.Server):
@@ -40,18 +47,50 @@ class _Server(uvicorn.Server):
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        await super().serve(sockets)
+        with self._hangup_drains():
+            await super().serve(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        for listener in sockets or []:
+            listener.listen(BACKLOG)  # asyncio takes its batch for the length of the queue too
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().shutdown(sockets)
+        # Those that the time to drain has cancelled still say so to their clients.
+        if tasks := list(self.server_state.tasks):
+            await asyncio.wait(tasks, timeout=LAST_WORDS_S)
+
+    @contextlib.contextmanager
+    def _hangup_drains(self) -> Iterator[None]:
+        """SIGHUP stops like SIGTERM while inside. Under nohup it is ignored, and stays so."""
+        hangup = getattr(signal, "SIGHUP", None)
+        if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN:
+            yield
+            return
+        before = signal.signal(hangup, self._hung_up)
+        try:
+            yield
+        finally:
+            signal.signal(hangup, before)
+
+    def _hung_up(self, sig: int, frame: FrameType | None) -> None:
+        self._loop.call_soon_threadsafe(self._app.state.services.queue.drain)
+        self.should_exit = True
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM or SIGINT; running jobs then finish within drain_timeout_s. Raises ConfigError."""
+    """Serve until SIGTERM, SIGINT or SIGHUP; running jobs then finish within drain_timeout_s. Raises ConfigError."""
     configure_logging(settings.log_level, process="front")
     logging.getLogger().handlers[0].addFilter(WithRequestId())
+    raise_descriptors(settings)
     app = create_app(settings)
+    connections = _connections(settings, app.state.services.metrics)
     listener = _listen(settings)
     config = uvicorn.Config(
         app,
-        http=protocol_with_deadlines(settings),
+        http=protocol_with_deadlines(settings, connections),
+        backlog=ACCEPTED_AT_ONCE,
         log_config=None,
         access_log=False,
         server_header=False,
@@ -66,22 +105,39 @@ def serve(settings: Settings) -> None:
     server = _Server(config, app)
     # Outside uvicorn's own handlers: a signal before it has started must stop it too, and the one that uvicorn
     # raises again after a clean shutdown must not turn that into a failure.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, server.stop_early)
+    for number in (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", None)):
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
+            signal.signal(number, server.stop_early)
     server.run(sockets=[listener])
+
+
+def _connections(settings: Settings, metrics: Metrics) -> Connections:
+    connections = Connections(
+        max_connections(settings),
+        per_address=settings.max_connections_per_address,
+        count=lambda what: metrics.connections_closed.labels(what).inc(),
+    )
+    metrics.connections.set_function(lambda: len(connections))
+    return connections
 
 
 def _listen(settings: Settings) -> socket.socket:
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
     try:
-        return socket.create_server((settings.host.strip("[]"), settings.port), family=family, backlog=2048)
-    except OSError as error:
-        raise ConfigError(f"cannot listen on {settings.host} port {settings.port}: {error.strerror}") from None
+        return socket.create_server((settings.host.strip("[]"), settings.port), family=family, backlog=BACKLOG)
+    except (OSError, ValueError) as error:  # ValueError: no name of a host
+        reason = error.strerror if isinstance(error, OSError) else "no host has such a name"
+        raise ConfigError(f"cannot listen on {settings.host} port {settings.port}: {reason}") from None
 
 
 def _openness(settings: Settings, app: FastAPI) -> str:
     if not app.state.keyring.empty:
         return ""
-    if settings.on_loopback:
+    if not settings.allow_open and app.state.keyring.had_keys:
+        return (
+            " (its last key has been revoked: it refuses every request until `darkroom keys create NAME` makes a new"
+            " one, or it is started with DARKROOM_ALLOW_OPEN=1)"
+        )
+    if settings.this_machine_only:
         return " (no keys configured: this machine only; `darkroom keys create NAME` makes one)"
     return " (no keys configured and allow_open is set: ANYONE who reaches it may use it)"

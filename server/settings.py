@@ -10,6 +10,7 @@ import ipaddress
 import os
 from pathlib import Path
 from typing import Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_core import ErrorDetails
@@ -24,7 +25,10 @@ MIB = 1024 * 1024
 
 
 def _default_data_dir() -> Path:
-    base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    try:
+        base = os.environ.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    except RuntimeError:  # a container's number without a name, and no HOME
+        raise ConfigError("this user has no home folder: name a folder with DARKROOM_DATA_DIR (--data-dir)") from None
     return Path(base) / "darkroom"
 
 
@@ -46,7 +50,7 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     public_url: str | None = Field(None, description="what clients type before the path; picture URLs start with it")
-    allow_open: bool = Field(False, description="listen beyond loopback although no key is configured")
+    allow_open: bool = Field(False, description="serve anyone beyond loopback, or after the last key, without a key")
 
     # What it serves
     models: Path | None = Field(
@@ -55,7 +59,7 @@ class Settings(BaseSettings):
     device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if present, else the CPU")
     fetch: str = Field(
         "public",
-        description="what an image URL may point to: public, off, or host names and addresses, comma-separated",
+        description="what an image URL may point to: public, off, or hosts (name, address, host:port), comma-separated",
     )
 
     # Where it keeps things
@@ -78,6 +82,12 @@ class Settings(BaseSettings):
         64, ge=1, le=256, description="jobs that draw at a time and share steps; others wait their turn"
     )
     key_jobs: int = Field(0, ge=0, description="jobs that one key may have at once; 0: no limit of its own")
+    max_connections: int | None = Field(
+        None, ge=16, le=1_000_000, description="connections at once; default: the descriptors of the process − 256"
+    )
+    max_connections_per_address: int = Field(
+        0, ge=0, description="connections at once from one address; 0: no such limit, as all have one behind a proxy"
+    )
     max_body_bytes: int = Field(64 * MIB, ge=1024, description="largest request body")
     max_image_bytes: int = Field(20 * MIB, ge=1024, description="largest input picture, encoded")
     max_image_pixels: int = Field(50_000_000, ge=1, description="largest input picture, width × height")
@@ -97,7 +107,7 @@ class Settings(BaseSettings):
         le=55,
         description="until an unfinished /api/v2/image sends headers; its clients repeat after 60",
     )
-    drain_timeout_s: float = Field(30.0, ge=0, description="for running jobs to finish after SIGTERM")
+    drain_timeout_s: float = Field(30.0, ge=0, description="for running jobs to finish after SIGTERM, SIGINT or SIGHUP")
 
     # What it says
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
@@ -108,8 +118,8 @@ class Settings(BaseSettings):
     def _is_http_url(cls, value: str | None) -> str | None:
         if value is None:
             return None
-        if not value.startswith(("http://", "https://")) or "?" in value or "#" in value:
-            raise ValueError("must start with http:// or https:// and carry no query")
+        if not value.startswith(("http://", "https://")) or "?" in value or "#" in value or not _host_of(value):
+            raise ValueError("must start with http:// or https://, name a host and carry no query")
         return value.rstrip("/")
 
     @field_validator("store")
@@ -123,7 +133,7 @@ class Settings(BaseSettings):
     @classmethod
     def _is_fetch(cls, value: str) -> str:
         if not value.strip() or any("/" in host or not host.strip() for host in value.split(",")):
-            raise ValueError("must be public, off, or host names and addresses, comma-separated, without a scheme")
+            raise ValueError("must be public, off, or hosts, comma-separated, without a scheme")
         return value
 
     @field_validator("signing_key")
@@ -136,12 +146,29 @@ class Settings(BaseSettings):
     @property
     def on_loopback(self) -> bool:
         """Does the server listen where only this machine reaches it?"""
-        if self.host == "localhost":
-            return True
-        try:
-            return ipaddress.ip_address(self.host).is_loopback
-        except ValueError:
-            return False
+        return _is_loopback(self.host.strip("[]"))
+
+    @property
+    def this_machine_only(self) -> bool:
+        """Does nobody reach the server from elsewhere? A public_url beyond loopback says that a proxy lets them in."""
+        return self.on_loopback and (self.public_url is None or _is_loopback(_host_of(self.public_url)))
+
+
+def _host_of(url: str) -> str:
+    """The host of a URL, in small letters; empty where it has none that can be read."""
+    try:
+        return urlsplit(url).hostname or ""
+    except ValueError:
+        return ""
+
+
+def _is_loopback(host: str) -> bool:
+    if host.rstrip(".") == "localhost" or host.endswith(".localhost"):
+        return True
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def read_settings(argv: list[str] | None = None, **overrides: Any) -> Settings:

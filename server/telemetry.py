@@ -54,6 +54,13 @@ class Metrics:
         self.requests = Counter(
             "darkroom_requests", "HTTP requests answered", ["route", "status"], registry=self.registry
         )
+        self.connections = Gauge("darkroom_connections", "Connections open now", registry=self.registry)
+        self.connections_closed = Counter(
+            "darkroom_connections_closed",
+            "Connections closed because there were too many: gave_way, refused_all, refused_address",
+            ["how"],
+            registry=self.registry,
+        )
         self.jobs = Counter("darkroom_jobs", "Jobs ended", ["model", "outcome"], registry=self.registry)
         self.pictures = Counter("darkroom_pictures", "Pictures made", ["model"], registry=self.registry)
         self.steps = Counter("darkroom_steps", "Denoising steps done, by run", registry=self.registry)
@@ -83,7 +90,7 @@ class Metrics:
         )
         self.engine = Gauge(
             "darkroom_engine",
-            "The engine's counters since its worker started: forwards and rows by module, cache hits, fallbacks",
+            "The engine's counters since its worker started: forwards and rows by module, fallbacks",
             ["counter"],
             registry=self.registry,
         )

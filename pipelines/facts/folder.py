@@ -1,23 +1,54 @@
 """Is a model folder complete, and safe to load? Told from names, JSON and safetensors headers alone.
 
-Knows files; loads nothing, imports no torch. Sources of the rules: pickle weights (CVE-2025-32434), code named
-by a config (CVE-2026-4372, CVE-2026-5241), paths that leave the folder (CVE-2026-27905), headers that lie about
-their length (safetensors format: 8 bytes of little-endian length, then JSON, then the data to the end of file).
+Knows files; loads nothing, imports no torch. What is judged is what loading reads (component.py), and nothing else.
+Sources of the rules: pickle weights (CVE-2025-32434), code named by a config (configs.py), paths that leave the folder
+(CVE-2026-27905), headers that lie about their length (safetensors format: 8 bytes of little-endian length, then JSON,
+then the data to the end of file).
 """
 
 from __future__ import annotations
 
 import json
+import os
 import struct
-from pathlib import Path, PurePosixPath
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from pipelines.errors import LoadRefused
+from pipelines.facts import component, configs, requirements
+from pipelines.facts.component import INDEX, TEMPLATES, Component, Files, Kind
 
 _MAX_HEADER_BYTES = 100 * 1000 * 1000  # the limit of the safetensors library itself
 _MAX_JSON_BYTES = 64 * 1024 * 1024
-_FORBIDDEN_KEYS = frozenset({"auto_map", "_attn_implementation_internal", "trust_remote_code", "custom_pipelines"})
-_LIBRARIES = frozenset({"diffusers", "transformers", "stable_diffusion"})
+_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+
+
+@dataclass(frozen=True)
+class Part:
+    """A component of a folder, and its files that loading reads."""
+
+    component: Component
+    folder: Path  # the component's own
+    files: Files
+
+    @property
+    def weights(self) -> tuple[Path, ...]:
+        """The safetensors files of its weights."""
+        return tuple(self.folder / name for name in self.files.weights)
+
+
+def parts(folder: Path) -> tuple[Part, ...]:
+    """The components of a model folder, with the files that loading reads. Raises LoadRefused."""
+    if folder.is_file():
+        raise LoadRefused("it is a file, not a folder; path names the folder that holds model_index.json")
+    if not folder.is_dir():
+        raise LoadRefused("the folder does not exist; put the model there or run `darkroom models pull`")
+    index = _read_json(folder / INDEX, folder)
+    configs.judge(index, INDEX)
+    found = component.components(index)
+    _refuse_code(folder, "None.py")  # diffusers takes it for the pipeline, where none is asked for by name
+    return tuple(_part(folder, each) for each in found)
 
 
 def inspect(folder: Path) -> int:
@@ -25,50 +56,74 @@ def inspect(folder: Path) -> int:
 
     Raises LoadRefused, saying which file is wrong and what to do.
     """
-    if not folder.is_dir():
-        raise LoadRefused("the folder does not exist; put the model there or run `darkroom models pull`")
-    index = _read_json(folder / "model_index.json", folder)
-    _refuse_foreign_code(index, "model_index.json")
-    components = {name: value for name, value in index.items() if isinstance(value, list) and len(value) == 2}
-    if not components:
-        raise LoadRefused("model_index.json names no components")
-    total = 0
-    for name, (library, class_name) in components.items():
-        if library is None or class_name is None:
-            continue
-        if library not in _LIBRARIES:
-            raise LoadRefused(
-                f"model_index.json: component {name} comes from {library!r}, not diffusers or transformers"
-            )
-        total += _inspect_component(folder, name)
-    return total
+    return sum(_inspect_part(part, folder) for part in parts(folder))
 
 
-def _inspect_component(folder: Path, name: str) -> int:
-    part = folder / name
-    if not _stays_inside(part, folder) or not part.is_dir():
-        raise LoadRefused(f"component folder {name}/ is missing")
-    for config in part.glob("*.json"):
-        if config.name.endswith(".index.json"):
-            _inspect_shards(config, folder)
-        elif config.name in ("config.json", "scheduler_config.json", "tokenizer_config.json"):
-            _refuse_foreign_code(_read_json(config, folder), f"{name}/{config.name}")
-    is_model = (part / "config.json").is_file()
-    weights = sorted(part.glob("*.safetensors"))
-    if is_model and not weights:
-        raise LoadRefused(f"{name}/ has no .safetensors weights; .bin and .ckpt files are not loaded")
-    if (part / "adapter_config.json").exists():
+def problem(folder: Path) -> str | None:
+    """Why a folder cannot be loaded, as far as its files tell; None if it looks whole and safe."""
+    try:
+        inspect(folder)
+        for part in parts(folder):
+            if part.component.kind is Kind.SCHEDULER and not part.files.configs:
+                return f"{part.component.name}/scheduler_config.json is missing"
+    except LoadRefused as refusal:
+        return str(refusal)
+    except OSError as error:
+        return f"the folder cannot be read: {error.strerror}"
+    return None
+
+
+def _part(folder: Path, each: Component) -> Part:
+    part = folder / each.name
+    if part.is_file():
+        raise LoadRefused(f"{each.name} is a file, not a component folder; fetch the model again")
+    if not _stays_inside(part, folder) or not part.is_dir() or part.parent != folder or part.name != each.name:
+        raise LoadRefused(f"component folder {each.name}/ is missing")
+    for library in component.LIBRARIES:
+        _refuse_code(part, f"{library}.py")
+    names = [path.name for path in part.iterdir() if not path.is_dir()]
+    templates = part / TEMPLATES
+    if templates.is_dir():
+        names += [f"{TEMPLATES}/{path.name}" for path in templates.iterdir()]
+    files = component.files_read(each, names, lambda name: _read_json(part / name, folder))
+    return Part(each, part, files)
+
+
+def _refuse_code(folder: Path, name: str) -> None:
+    if (folder / name).exists():
+        raise LoadRefused(f"{folder.name}/{name} would be taken for code of the model; take it away")
+
+
+def _inspect_part(part: Part, folder: Path) -> int:
+    name, files = part.component.name, part.files
+    if files.weights and "config.json" not in files.configs:
+        raise LoadRefused(f"{name}/config.json is missing, so diffusers could not load it")
+    read: dict[str, Any] = {}
+    for config in files.configs:
+        read[config] = _read_json(part.folder / config, folder)
+        configs.judge(read[config], f"{name}/{config}")
+    if "adapter_config.json" in files.configs:
         # With peft installed, transformers would load the base model that this file names, from wherever that is.
         raise LoadRefused(f"{name}/ is an adapter of another model; list its .safetensors under loras in models.yaml")
-    return sum(_inspect_weights(path, folder) for path in weights)
+    for token_file in files.tokens:
+        _inspect_tokens(part.folder / token_file, folder)
+    lacking = requirements.missing(part.component, files, read)
+    if lacking is not None:
+        raise LoadRefused(lacking)
+    return sum(_inspect_weights(path, folder) for path in part.weights)
 
 
 def inspect_adapter(path: Path) -> int:
-    """Check the file of a LoRA and return its bytes. Raises LoadRefused."""
-    if path.suffix != ".safetensors":
+    """Check the file of a LoRA and return its bytes. Raises LoadRefused.
+
+    The name as it is written counts: in a hub's cache it is a link to a file that is named by its hash.
+    """
+    if path.suffix != ".safetensors" and not path.is_dir():
         raise LoadRefused(f"{path.name} is not a .safetensors file; .bin, .pt and .ckpt files are not loaded")
+    if path.is_dir():
+        raise LoadRefused(f"{path.name} is a folder, not a file; path names the .safetensors file in it")
     if not path.is_file():
-        raise LoadRefused(f"{path.name} does not exist")
+        raise LoadRefused(f"{path.name} {'is a link to nothing' if path.is_symlink() else 'does not exist'}")
     return _inspect_safetensors(path)
 
 
@@ -84,14 +139,14 @@ def adapter_problem(path: Path) -> str | None:
 
 
 def _inspect_weights(path: Path, folder: Path) -> int:
-    if not _stays_inside(path, folder):
-        raise LoadRefused(f"{path.parent.name}/{path.name} points outside the model folder")
+    _check_place(path, folder)
     return _inspect_safetensors(path)
 
 
 def _inspect_safetensors(path: Path) -> int:
     """Compare a safetensors header with the file. Returns the file's size in bytes."""
     where = f"{path.parent.name}/{path.name}"
+    _refuse_pointer(path, where)
     size = path.stat().st_size
     with path.open("rb") as file:
         prefix = file.read(8)
@@ -120,26 +175,44 @@ def _inspect_safetensors(path: Path) -> int:
     return size
 
 
-def _inspect_shards(path: Path, folder: Path) -> None:
-    index = _read_json(path, folder)
-    shards = index.get("weight_map")
-    if not isinstance(shards, dict):
-        raise LoadRefused(f"{path.parent.name}/{path.name} has no weight_map")
-    for shard in set(shards.values()):
-        if not isinstance(shard, str) or PurePosixPath(shard).name != shard or not shard.endswith(".safetensors"):
-            raise LoadRefused(f"{path.parent.name}/{path.name} names a shard that is not a safetensors file beside it")
-        if not (path.parent / shard).is_file():
-            raise LoadRefused(f"{path.parent.name}/{shard} is missing")
+def _inspect_tokens(path: Path, folder: Path) -> None:
+    """A tokenizer's file is there, and is what its name says as far as its first bytes tell."""
+    where = _check_place(path, folder)
+    _refuse_pointer(path, where)
+    if path.stat().st_size == 0:
+        raise LoadRefused(f"{where} is empty")
+    if path.suffix == ".json":
+        _read_json(path, folder)
+    elif path.suffix in (".jinja", ".txt"):
+        try:
+            path.read_text(encoding="utf-8")
+        except ValueError as error:
+            raise LoadRefused(f"{where} is not text in UTF-8") from error
+
+
+def _check_place(path: Path, folder: Path) -> str:
+    """The path inside the folder, for a message. Raises LoadRefused for a file that is not there."""
+    where = path.relative_to(folder).as_posix()
+    if not path.is_file():
+        raise LoadRefused(f"{where} is {'a link to nothing: it is missing' if path.is_symlink() else 'missing'}")
+    if not _stays_inside(path, folder):
+        raise LoadRefused(f"{where} points outside the model folder")
+    return where
+
+
+def _refuse_pointer(path: Path, where: str) -> None:
+    with path.open("rb") as file:
+        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
+            raise LoadRefused(
+                f"{where} is not a safetensors file, or any other, but what Git LFS left in its place: run git lfs pull"
+            )
 
 
 def _read_json(path: Path, folder: Path) -> dict[str, Any]:
-    where = path.relative_to(folder).as_posix()
-    if not path.is_file():
-        raise LoadRefused(f"{where} is missing")
-    if not _stays_inside(path, folder):
-        raise LoadRefused(f"{where} points outside the model folder")
+    where = _check_place(path, folder)
     if path.stat().st_size > _MAX_JSON_BYTES:
         raise LoadRefused(f"{where} is too large")
+    _refuse_pointer(path, where)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:
@@ -149,19 +222,15 @@ def _read_json(path: Path, folder: Path) -> dict[str, Any]:
     return value
 
 
-def _refuse_foreign_code(config: Any, where: str) -> None:
-    """Refuse, at any depth, the keys with which a config names code to run."""
-    rest = [config]
-    while rest:
-        value = rest.pop()
-        if isinstance(value, dict):
-            found = _FORBIDDEN_KEYS & value.keys()
-            if found:
-                raise LoadRefused(f"{where} has {sorted(found)[0]}, which would run code from the model folder")
-            rest.extend(value.values())
-        elif isinstance(value, list):
-            rest.extend(value)
-
-
 def _stays_inside(path: Path, folder: Path) -> bool:
-    return path.resolve().is_relative_to(folder.resolve())
+    """Does the path, links followed, end in the folder, or among the files of the hub cache that the folder is of?
+
+    There, ``snapshots/REVISION/…`` are links to ``blobs/…`` of the same repository.
+    """
+    # As the system follows them: pathlib raises at a link that leads to itself.
+    target, whole = Path(os.path.realpath(path)), Path(os.path.realpath(folder))
+    if target.is_relative_to(whole):
+        return True
+    repository = whole.parent.parent
+    in_cache = whole.parent.name == "snapshots" and repository.name.startswith("models--")
+    return in_cache and path.is_symlink() and target.parent == repository / "blobs"

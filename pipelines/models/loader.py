@@ -32,8 +32,10 @@ from pipelines.engine.adapters import Adapters
 from pipelines.engine.shared import DENOISERS, find_shared_modules
 from pipelines.errors import LoadRefused, Unsupported
 from pipelines.facts import folder as model_folder
+from pipelines.facts.component import INDEX
 from pipelines.facts.families import Family, FamilyTable
-from pipelines.models import tuning
+from pipelines.facts.folder import Part
+from pipelines.models import processors, tuning
 from pipelines.models.tokens import TokenCounter
 from pipelines.plan import ModelPlan
 from pipelines.spec import Task
@@ -140,8 +142,10 @@ def load(plan: ModelPlan, device: torch.device) -> LoadedModel:
     started = time.monotonic()
     path = Path(plan.folder)
     weight_bytes = model_folder.inspect(path)
+    parts = model_folder.parts(path)
     quantised = tuning.quantisation(plan)
     try:
+        _check_classes(path, parts)
         # Refused by inspect(): pickles, foreign code, paths that leave the folder.
         pipeline = DiffusionPipeline.from_pretrained(
             str(path),
@@ -149,6 +153,7 @@ def load(plan: ModelPlan, device: torch.device) -> LoadedModel:
             local_files_only=True,
             use_safetensors=True,
             **({} if quantised is None else {"quantization_config": quantised}),
+            **processors.without_torchvision(parts),
         )
     except torch.AcceleratorError:
         raise  # no fault of the folder: the device is lost to this process
@@ -173,6 +178,27 @@ def load(plan: ModelPlan, device: torch.device) -> LoadedModel:
     return LoadedModel(plan, pipeline, family, device, loaded)
 
 
+def _check_classes(folder: Path, parts: Iterable[Part]) -> None:
+    """Compare the classes that a folder names with what they are. Raises LoadRefused, AttributeError for none at all.
+
+    The check of the folder tells kinds from names: here a pipeline inside a pipeline, which would load files that
+    nobody has judged, or a model that calls itself a tokenizer, cannot pass for what they are not.
+    """
+    named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["_class_name"]
+    pipeline = getattr(diffusers, named)
+    if not _is_a(pipeline, DiffusionPipeline) or pipeline._load_connected_pipes:
+        raise LoadRefused(f"{named} is not a pipeline that can be served")
+    for each in (part.component for part in parts):
+        library = {"diffusers": diffusers, "transformers": transformers}.get(each.library)
+        named_class = getattr(library, each.class_name, None)  # None: an old name that diffusers still knows
+        if _is_a(named_class, DiffusionPipeline) or (_is_a(named_class, torch.nn.Module) and not each.loads_weights):
+            raise LoadRefused(f"{each.name}: {each.class_name} is not the class of a component")
+
+
+def _is_a(value: Any, base: type) -> bool:
+    return isinstance(value, type) and issubclass(value, base)
+
+
 def weight_bytes(plan: ModelPlan, device: torch.device) -> int:
     """Bytes that a plan's weights will take on ``device``, told from the headers of the files that loading reads.
 
@@ -180,29 +206,17 @@ def weight_bytes(plan: ModelPlan, device: torch.device) -> int:
     """
     folder = Path(plan.folder)
     model_folder.inspect(folder)
-    index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
     itemsize = choose_dtype(plan.dtype, device).itemsize
     sizes: list[float] = []
-    for name in (name for name, value in index.items() if isinstance(value, list) and value[0] is not None):
-        smaller = _BYTES_PER_ELEMENT.get(plan.quantise or "", itemsize) if name in DENOISERS else itemsize
-        for shape in _shapes(_files_read(folder / name)):
+    for part in model_folder.parts(folder):
+        quantised = plan.quantise if part.component.name in DENOISERS else None
+        smaller = _BYTES_PER_ELEMENT.get(quantised or "", itemsize)
+        for shape in _shapes(part.weights):
             sizes.append(math.prod(shape) * (smaller if len(shape) == 2 else itemsize))
     loras = [Path(file.path) for file in plan.adapters]
     whole = [path for path in loras if model_folder.adapter_problem(path) is None]
     sizes.extend(math.prod(shape) * itemsize for shape in _shapes(whole))
     return int(_on_device(plan, device, sizes))
-
-
-def _files_read(part: Path) -> list[Path]:
-    """The weights that the libraries read of a component's folder, where variants (fp16) and twins may lie too."""
-    for name in ("diffusion_pytorch_model.safetensors", "model.safetensors"):  # diffusers', transformers'
-        shards = part / f"{name}.index.json"
-        if shards.is_file():
-            named = json.loads(shards.read_text(encoding="utf-8"))["weight_map"].values()
-            return [part / shard for shard in sorted(set(named))]
-        if (part / name).is_file():
-            return [part / name]
-    return list(part.glob("*.safetensors"))
 
 
 def _shapes(files: Iterable[Path]) -> Iterator[list[int]]:

@@ -27,6 +27,7 @@ def cover(image: Image.Image, width: int, height: int) -> Image.Image:
 def cover_box(size: tuple[int, int], width: int, height: int) -> tuple[float, float, float, float]:
     """The part of a picture of ``size`` that fills ``width × height``: left, top, right, bottom."""
     scale = max(width / size[0], height / size[1])
-    kept_width, kept_height = width / scale, height / scale
+    # The division may come out a hair larger than the picture, and Pillow refuses a box that sticks out.
+    kept_width, kept_height = min(width / scale, size[0]), min(height / scale, size[1])
     left, top = (size[0] - kept_width) / 2, (size[1] - kept_height) / 2
-    return left, top, left + kept_width, top + kept_height
+    return left, top, min(left + kept_width, size[0]), min(top + kept_height, size[1])

@@ -25,7 +25,7 @@ from pipelines.spec import Encoding, ImageSpec, Picture
 PNG_LEVEL = 1
 
 _MAX_EXIF = 65_000  # bytes; a JPEG segment holds 65,533, its header and EXIF's own included
-_MAX_EXIF_PROMPT = 2_500  # characters of each prompt where more is too much; EXIF's ASCII takes up to 10 bytes for one
+_MAX_EXIF_PROMPT = 2_500  # characters of each prompt where more is too much; JSON in ASCII takes up to 12 bytes for one
 
 _MIMES = {"png": "image/png", "jpeg": "image/jpeg", "webp": "image/webp"}
 Array = npt.NDArray[np.uint8]
@@ -98,29 +98,29 @@ def encode(image: Image.Image, spec: ImageSpec, encoding: Encoding, *, index: in
     else:
         exif = Image.Exif()
         if parameters is not None:
-            exif[0x010E] = _ascii(spec, seed, parameters)  # ImageDescription
+            exif[0x010E] = _ascii(spec, seed)  # ImageDescription
         image.save(out, encoding.format.upper(), quality=encoding.quality, exif=exif)
     transparent = image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)
     return Picture(index, out.getvalue(), _MIMES[encoding.format], image.width, image.height, seed, transparent)
 
 
-def _ascii(spec: ImageSpec, seed: int, parameters: str) -> str:
-    """The parameters as EXIF takes them; of prompts for which it has no room, the beginning."""
-    written = parameters.encode("ascii", "backslashreplace")
+def _ascii(spec: ImageSpec, seed: int) -> str:
+    """The parameters as EXIF takes them, JSON in ASCII; of prompts for which it has no room, the beginning."""
+    written = _parameters(spec, seed, ascii_only=True)
     if len(written) > _MAX_EXIF:
         negative = spec.negative_prompt
         shorter = msgspec.structs.replace(
             spec, prompt=_beginning(spec.prompt), negative_prompt=None if negative is None else _beginning(negative)
         )
-        written = _parameters(shorter, seed).encode("ascii", "backslashreplace")
-    return written.decode()
+        written = _parameters(shorter, seed, ascii_only=True)
+    return written
 
 
 def _beginning(prompt: str) -> str:
     return prompt if len(prompt) <= _MAX_EXIF_PROMPT else prompt[:_MAX_EXIF_PROMPT] + "…"
 
 
-def _parameters(spec: ImageSpec, seed: int) -> str:
+def _parameters(spec: ImageSpec, seed: int, *, ascii_only: bool = False) -> str:
     """What is needed to draw this picture again, as JSON."""
     values: dict[str, object] = {
         "software": "Darkroom",
@@ -140,4 +140,4 @@ def _parameters(spec: ImageSpec, seed: int) -> str:
         values["strength"] = spec.strength
     if spec.adapters:
         values["loras"] = [{"name": adapter.name, "weight": adapter.weight} for adapter in spec.adapters]
-    return json.dumps(values, ensure_ascii=False)
+    return json.dumps(values, ensure_ascii=ascii_only)

@@ -6,6 +6,7 @@ only holds back its own events: the next is made when the last has been taken.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractContextManager
@@ -17,11 +18,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
-from server.edge.answers import error_body, internal_error, log_unforeseen, request_id_of
+from server.edge.answers import draining, error_body, internal_error, log_unforeseen, request_id_of
 from server.edge.disconnect import unless_disconnected
 from server.errors import DarkroomError
 
 KEEP_ALIVE_S = 10.0
+_LAST_WORD_S = 1.0  # for a reader to take the event that says that the server goes
 KEEP_ALIVE = b": keep-alive\n\n"
 _HEADERS = {
     "cache-control": "no-cache",
@@ -58,7 +60,11 @@ class EventStream(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._subscription:
             async with contextlib.aclosing(self._events):
-                await unless_disconnected(Request(scope, receive), self._send(scope, send))
+                try:
+                    await unless_disconnected(Request(scope, receive), self._send(scope, send))
+                except asyncio.CancelledError:  # the server's time to drain is over
+                    async with asyncio.timeout(_LAST_WORD_S):
+                        await self._end_with(draining(), scope, send)
 
     async def _send(self, scope: Scope, send: Send) -> None:
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
@@ -69,6 +75,10 @@ class EventStream(Response):
             known = error if isinstance(error, DarkroomError) else internal_error()
             if known is not error:
                 log_unforeseen(error, request_id_of(scope))
-            last = await event("error", error_body(known, request_id_of(scope)))
-            await send({"type": "http.response.body", "body": last, "more_body": True})
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+            await self._end_with(known, scope, send)
+        else:
+            await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _end_with(self, error: DarkroomError, scope: Scope, send: Send) -> None:
+        last = _event("error", error_body(error, request_id_of(scope)))
+        await send({"type": "http.response.body", "body": last, "more_body": False})

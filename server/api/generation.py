@@ -63,12 +63,12 @@ class _Generation:
     async def prepare(self, job: Job) -> Drawing:
         """Pictures in, and every choice made."""
         services, submission, fields = self.services, self.submission, self.submission.fields
-        images = list(submission.uploads) or await read_sources(services, fields.images, param="image")
+        images = list(submission.uploads) or await read_sources(services, job.principal, fields.images, param="image")
         mask = submission.mask
         if mask is None and fields.mask is not None:
-            (mask,) = await read_sources(services, [fields.mask], param="mask")
+            (mask,) = await read_sources(services, job.principal, [fields.mask], param="mask")
         holes = submission.route != "variations"
-        size, sources = await make_sources(services, fields, self.model, images, mask, holes=holes)
+        size, sources = await make_sources(services, job.principal, fields, self.model, images, mask, holes=holes)
         spec = specs.make_spec(fields, self.model, size, sources)
         previews = fields.partial_images if fields.stream else 0
         drawing = Drawing(job.key, self.model.plan, spec, specs.make_seeds(fields), job.principal, previews)

@@ -17,13 +17,14 @@ from fastapi.responses import JSONResponse
 from server.api import hub_wire, openapi
 from server.api.generation import make
 from server.api.images import ERRORS
+from server.api.json_body import content_type_of, read_object
 from server.api.late_answer import headers_in_time
 from server.api.off_loop import off_loop
 from server.api.outcome import Outcome
 from server.api.results import base_url, written
 from server.api.services import Services
 from server.api.submission import Submission
-from server.api.wire import ImageFields, read_json
+from server.api.wire import ImageFields
 from server.catalog.catalog import Model
 from server.errors import DarkroomError, Draining, Unauthorized
 from server.worker.status import ModelState
@@ -118,8 +119,8 @@ def router(services: Services) -> APIRouter:
 
 
 async def _fields(request: Request, read: Callable[[dict[str, Any]], ImageFields]) -> ImageFields:
-    body = await request.body()
-    return await off_loop(len(body), lambda: read(read_json(body)))
+    body, kind = await request.body(), content_type_of(request)
+    return await off_loop(len(body), lambda: read(read_object(body, kind)))
 
 
 def _pictures(shape: str) -> dict[str, Any]:

@@ -10,13 +10,14 @@ from fastapi import APIRouter, Request, Response
 
 from server.api import generation, openapi
 from server.api.forms import Form, read_form
+from server.api.json_body import content_type_of, read_object, require_form
 from server.api.off_loop import off_loop
 from server.api.prefixes import add_under_both
 from server.api.results import answer
 from server.api.services import Services
 from server.api.stream import streamed
 from server.api.submission import Submission
-from server.api.wire import ImageFields, read_fields, read_json, read_variation
+from server.api.wire import ImageFields, read_fields, read_variation
 from server.errors import ANSWERS, BadRequest, LinkRefused, MethodNotAllowed, NotFound, RangeRefused
 
 _JSON = "application/json"
@@ -35,7 +36,7 @@ def router(services: Services) -> APIRouter:
 
     async def edits(request: Request) -> Response:
         """Draw an uploaded picture anew; with a mask, only where it is transparent (or, without alpha, white)."""
-        if not request.headers.get("content-type", "").lower().startswith(_MULTIPART):
+        if content_type_of(request) != _MULTIPART:
             fields = await _fields(request)
             if not fields.images:
                 raise BadRequest("image is required.", param="image", code="missing_field")
@@ -46,8 +47,7 @@ def router(services: Services) -> APIRouter:
 
     async def variations(request: Request) -> Response:
         """Draw an uploaded picture anew, without a prompt. No other field than ``image`` is needed."""
-        if not request.headers.get("content-type", "").lower().startswith(_MULTIPART):
-            raise BadRequest(f"The body must be {_MULTIPART}, with a file named image.")
+        require_form(content_type_of(request))
         form = await _form(services, request)
         return await _answered(
             services, request, Submission("variations", read_variation(form.fields), tuple(form.images))
@@ -71,8 +71,8 @@ def router(services: Services) -> APIRouter:
 
 
 async def _fields(request: Request) -> ImageFields:
-    body = await request.body()
-    return await off_loop(len(body), lambda: read_fields(read_json(body)))
+    body, kind = await request.body(), content_type_of(request)
+    return await off_loop(len(body), lambda: read_fields(read_object(body, kind)))
 
 
 async def _form(services: Services, request: Request) -> Form:

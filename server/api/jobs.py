@@ -21,16 +21,16 @@ def router(services: Services) -> APIRouter:
 
     async def jobs(request: Request) -> dict[str, Any]:
         """Your jobs: those that wait or run, and those that ended in the last ten minutes. Oldest first."""
-        principal = request.state.principal.name
+        principal = request.state.principal.id
         return {"object": "list", "data": [_row(services, name, job) for name, job in services.jobs.jobs(principal)]}
 
     async def job(request: Request, job_id: str) -> dict[str, Any]:
         """How far a job is. Its id is the ``x-job-id`` of the request that it belongs to."""
-        return _row(services, job_id, services.jobs.get(request.state.principal.name, job_id))
+        return _row(services, job_id, services.jobs.get(request.state.principal.id, job_id))
 
     async def cancel(request: Request, job_id: str) -> dict[str, Any]:
         """Stop a job at its next step; the request that waits for it is answered 409. One that has ended stays."""
-        found = services.jobs.get(request.state.principal.name, job_id)
+        found = services.jobs.get(request.state.principal.id, job_id)
         if not found.ended.is_set():
             found.cancel()
             await found.ended.wait()

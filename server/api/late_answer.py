@@ -20,7 +20,7 @@ from typing import Any
 from fastapi import Request, Response
 from starlette.types import Receive, Scope, Send
 
-from server.edge.answers import encode, error_body, internal_error, log_unforeseen, request_id_of
+from server.edge.answers import draining, encode, error_body, internal_error, log_unforeseen, request_id_of
 from server.edge.disconnect import ClientLeft
 from server.errors import DarkroomError
 
@@ -58,6 +58,8 @@ class _LateAnswer(Response):
                 await put(b" ", more=True)
                 await asyncio.wait({self._task}, timeout=_PAD_EVERY_S)
             await put(self._finished_body(request_id_of(scope)), more=False)
+        except asyncio.CancelledError:  # the server's time to drain is over
+            await put(_failed(draining(), request_id_of(scope)), more=False)
         finally:
             await _end(self._task)
 
@@ -72,8 +74,12 @@ class _LateAnswer(Response):
         except Exception as error:
             log_unforeseen(error, request_id)
             known = internal_error()
-        body: dict[str, Any] = error_body(known, request_id)
-        return encode({**body, "usage": {"creditPrefix": body["error"]["message"]}})
+        return _failed(known, request_id)
+
+
+def _failed(error: DarkroomError, request_id: str) -> bytes:
+    body: dict[str, Any] = error_body(error, request_id)
+    return encode({**body, "usage": {"creditPrefix": body["error"]["message"]}})
 
 
 async def _end(task: asyncio.Future[Response]) -> None:

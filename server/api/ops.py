@@ -66,8 +66,11 @@ def readiness(services: Services) -> dict[str, Any]:
             models[key]["unshared_reason"] = status.unshared_reason
     servable = any(status.state is not ModelState.BROKEN for status in services.worker.models.values())
     ready = services.worker.settled and servable and not services.queue.draining
+    failure = services.worker.start_failure
+    worker = {"state": "up" if services.worker.up else "failing" if failure else "starting"}
     return {
         "ready": ready,
+        "worker": {**worker, "reason": failure} if failure else worker,
         "device": services.worker.device,
         "draining": services.queue.draining,
         "models": models,

@@ -102,9 +102,10 @@ async def _url(services: Services, picture: Picture, base: str, *, spare: bool) 
 
 async def _stored(services: Services, picture: Picture) -> str:
     """Store a picture; the signed path at which it is found."""
-    name = new_name(picture.mime)
+    expires = int(time.time()) + services.settings.url_lifetime_s
+    name = new_name(picture.mime, expires)
     await services.store.put(name, picture.data, picture.mime)
-    return services.signer.url_path(name, int(time.time()) + services.settings.url_lifetime_s)
+    return services.signer.url_path(name, expires)
 
 
 async def require_room(store: Store, drawing: Drawing) -> None:

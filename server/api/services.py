@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from anyio import CapacityLimiter
-
 from server.api.outcome import Outcome
 from server.catalog.catalog import Catalog
 from server.inputs.decode import ImageLimits
+from server.inputs.decoders import Decoders
 from server.inputs.fetch import Fetcher
 from server.jobs.admission import Admission
 from server.jobs.queue import JobQueue
@@ -35,4 +34,4 @@ class Services:
     fetcher: Fetcher
     limits: ImageLimits
     metrics: Metrics
-    decoding: CapacityLimiter  # a 50-megapixel picture takes most of a gigabyte while it is decoded: few at a time
+    decoders: Decoders

@@ -6,13 +6,12 @@ Knows where pictures come from and how large they must be; decoding runs on thre
 from __future__ import annotations
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
-import anyio.to_thread
 from PIL import Image, ImageChops
 
 from pipelines.pictures.fitting import cover, to_pil, to_pixels
-from pipelines.pictures.masks import cover_mask, feather, stretch
+from pipelines.pictures.masks import clean, cover_mask, feather, stretch
 from pipelines.spec import Pixels, Task
 from server.api.services import Services
 from server.api.specs import Sources, target_size
@@ -21,16 +20,22 @@ from server.catalog.catalog import Model
 from server.inputs.decode import Decoded, decode_image, decode_mask
 from server.inputs.source import read_source
 
+Size = tuple[int, int]
+
 _MAX_REFERENCE_PIXELS = 4 * 1024 * 1024  # a reference larger than this is shrunk before it goes to the worker
 
 
-async def read_sources(services: Services, texts: Sequence[str], *, param: str) -> list[bytes]:
+async def read_sources(services: Services, principal: str, texts: Sequence[str], *, param: str) -> list[bytes]:
     """The bytes behind URLs, data: URLs and base64 texts, in order."""
-    return [await read_source(text, fetcher=services.fetcher, limits=services.limits, param=param) for text in texts]
+    return [
+        await read_source(text, fetcher=services.fetcher, limits=services.limits, principal=principal, param=param)
+        for text in texts
+    ]
 
 
 async def make_sources(
     services: Services,
+    principal: str,
     fields: ImageFields,
     model: Model,
     images: Sequence[bytes],
@@ -40,36 +45,37 @@ async def make_sources(
 ) -> tuple[tuple[int, int], Sources]:
     """Decode the pictures and bring them to the size of the job. Returns that size, and the sources.
 
-    ``holes``: what is transparent may be what to repaint, where the model has it so.
+    ``holes``: what is transparent may be what to repaint, where the model has it so. Every picture is a turn at the
+    decoders, and brought to its size in that turn: only the first is kept whole meanwhile.
     """
     if not images:
         return target_size(fields, model, None), Sources()
-    make = functools.partial(_make, services, fields, model, images, mask, holes=holes)
-    return await anyio.to_thread.run_sync(make, limiter=services.decoding)
-
-
-def _make(
-    services: Services,
-    fields: ImageFields,
-    model: Model,
-    images: Sequence[bytes],
-    mask: bytes | None,
-    *,
-    holes: bool,
-) -> tuple[tuple[int, int], Sources]:
-    decoded = [decode_image(data, limits=services.limits, param="image") for data in images]
-    size = target_size(fields, model, decoded[0].rgb)
+    limits = services.limits
+    decoding = services.decoders.decoding(principal)
+    decode = functools.partial(decode_image, limits=limits, param="image")
+    source = await decoding.run(lambda: decode(images[0]), param="image")
+    size = target_size(fields, model, source.rgb)
     painted, kept = None, None
     if mask is not None:
-        painted = _mask_for(decode_mask(mask, limits=services.limits, param="mask"), decoded[0].rgb, size)
-        if decoded[0].rgba is not None and fields.background != "opaque" and fields.output_format != "jpeg":
-            kept = _cover(decoded[0].rgba, size)
-    elif holes and len(decoded) == 1 and _is_its_own_mask(decoded[0], model):
-        painted, kept = _holes(decoded[0], size)
+        painted = await decoding.run(
+            lambda: _mask_for(decode_mask(mask, limits=limits, param="mask"), source.rgb, size), param="mask"
+        )
+        if source.rgba is not None and fields.background != "opaque" and fields.output_format != "jpeg":
+            kept = await decoding.run(functools.partial(_cover, source.rgba, size), param="image")
+    elif holes and len(images) == 1:
+        painted, kept = await decoding.run(lambda: _holes(source, model, size), param="image")
     fit = _shrink if model.family.by_instruction else _cover
     first = _cover if painted is not None else fit  # cut like its mask, pixel by pixel
-    sources = (first(decoded[0].rgb, size), *(fit(picture.rgb, size) for picture in decoded[1:]))
-    return size, Sources(sources, painted, kept)
+    fitted = [await decoding.run(lambda: first(source.rgb, size), param="image")]
+    for data in images[1:]:
+        fitted.append(await decoding.run(functools.partial(_reference, decode, data, fit, size), param="image"))
+    return size, Sources(tuple(fitted), painted, kept)
+
+
+def _reference(
+    decode: Callable[[bytes], Decoded], data: bytes, fit: Callable[[Pixels, Size], Pixels], size: Size
+) -> Pixels:
+    return fit(decode(data).rgb, size)
 
 
 def _mask_for(mask: Pixels, source: Pixels, size: tuple[int, int]) -> Pixels:
@@ -78,18 +84,18 @@ def _mask_for(mask: Pixels, source: Pixels, size: tuple[int, int]) -> Pixels:
     return to_pixels(feather(cover_mask(whole, *size)))
 
 
-def _is_its_own_mask(source: Decoded, model: Model) -> bool:
-    """Does this model repaint what is transparent in a source that comes without a mask?"""
+def _holes(source: Decoded, model: Model, size: tuple[int, int]) -> tuple[Pixels | None, Pixels | None]:
+    """The transparency of a picture as its mask, and its colours, which go over what is drawn in the holes.
+
+    Neither, if this model does not repaint what is transparent in a source, or nothing is transparent.
+    """
     if not model.entry.alpha_mask or source.alpha is None or Task.INPAINTING not in model.family.tasks:
-        return False
-    return 0 in source.alpha.data
-
-
-def _holes(source: Decoded, size: tuple[int, int]) -> tuple[Pixels, Pixels]:
-    """The transparency of a picture as its mask, and its colours, which go over what is drawn in the holes."""
-    assert source.alpha is not None
+        return None, None
     assert source.rgba is not None
-    mask = cover_mask(ImageChops.invert(to_pil(source.alpha)), *size)
+    alpha = clean(to_pil(source.alpha))
+    if alpha.getextrema()[0] != 0:
+        return None, None
+    mask = cover_mask(ImageChops.invert(alpha), *size)
     return to_pixels(mask), to_pixels(cover(to_pil(source.rgba), *size).convert("RGB"))
 
 

@@ -41,7 +41,7 @@ async def read_candidate(request: Request, submission: Submission, *, model: str
     """The candidate that this request makes. Raises BadRequest for a header that cannot be used."""
     chosen, key = _chosen_id(request), _idempotency_key(request)
     fingerprint = await off_loop(submission.size_bytes, lambda: _fingerprint(submission, base))
-    repeatable = Repeatable(request.state.principal.name, fingerprint, key)
+    repeatable = Repeatable(request.state.principal.id, fingerprint, key)
     return Candidate(repeatable, model, is_repeat=_is_repeat(request, submission), job_id=chosen)
 
 

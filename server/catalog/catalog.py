@@ -13,10 +13,11 @@ from pathlib import Path
 
 from pipelines.errors import LoadRefused
 from pipelines.facts import folder as model_folder
+from pipelines.facts import requirements
 from pipelines.facts.families import Family
 from pipelines.facts.presets import DrawingArea, Preset, overlay
 from pipelines.plan import ModelPlan
-from server.catalog.entries import ModelEntry, PresetEntry, parse_size
+from server.catalog.entries import MIN_SIDE, ModelEntry, PresetEntry, parse_size
 from server.errors import BadRequest, ModelNotFound
 
 # What a quality is where models.yaml has no preset of its name; any other is then standard.
@@ -37,7 +38,7 @@ class Model:
     def sizes(self) -> str:
         """The allowed sizes, for a message."""
         if self.entry.sizes == "any":
-            return f"auto, or WIDTHxHEIGHT with sides from 16 to {self.entry.max_side}"
+            return f"auto, or WIDTHxHEIGHT with sides from {MIN_SIDE} to {self.entry.max_side}"
         return ", ".join(["auto", *self.entry.sizes])
 
     def size(self, text: str) -> tuple[int, int]:
@@ -47,7 +48,7 @@ class Model:
         except ValueError:
             width = height = 0
         if self.entry.sizes == "any":
-            allowed = min(width, height) >= 16 and max(width, height) <= self.entry.max_side
+            allowed = min(width, height) >= MIN_SIDE and max(width, height) <= self.entry.max_side
         else:
             allowed = text in self.entry.sizes
         if not allowed:
@@ -87,13 +88,7 @@ class Model:
 
     def problem(self) -> str | None:
         """The reason why the weights cannot be served, told from the folder alone; None if they look whole."""
-        try:
-            model_folder.inspect(Path(self.plan.folder))
-        except LoadRefused as refusal:
-            return str(refusal)
-        except OSError as error:
-            return f"the folder cannot be read: {error.strerror}"
-        return None
+        return model_folder.problem(Path(self.plan.folder)) or requirements.missing_for_quantise(self.plan.quantise)
 
     def lora_problems(self) -> dict[str, str]:
         """The adapters that cannot be used, and why, told from their files alone. The model serves without them."""

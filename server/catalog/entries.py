@@ -15,6 +15,7 @@ from pipelines.facts.families import FamilyTable
 from pipelines.facts.presets import Quality, Style
 from server.catalog.loras import LoraEntry, LoraName
 
+MIN_SIDE = 16  # pixels, where sizes is any
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
 
 
@@ -109,8 +110,6 @@ class ModelEntry(_Entry):
     def _has_weights(self) -> ModelEntry:
         if (self.path is None) == (self.like is None):
             raise ValueError("needs either path (a model folder) or like (another ID)")
-        if self.default_size and self.sizes != "any" and self.default_size not in self.sizes:
-            raise ValueError("default_size is not one of sizes")
         if self.family != "auto" and self.family not in FamilyTable().by_name:
             raise ValueError(f"family must be auto or one of {', '.join(FamilyTable().by_name)}")
         return self

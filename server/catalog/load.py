@@ -7,6 +7,7 @@ model unavailable and the others serving.
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -21,7 +22,7 @@ from pipelines.facts.presets import DrawingArea
 from pipelines.plan import ModelPlan
 from server.catalog import lines, loras
 from server.catalog.catalog import Catalog, Model
-from server.catalog.entries import ModelEntry, ModelsFile, PresetEntry, parse_size
+from server.catalog.entries import MIN_SIDE, ModelEntry, ModelsFile, PresetEntry, parse_size
 from server.catalog.loras import LoraEntry
 from server.catalog.shipped import shipped_models_file
 from server.errors import ConfigError
@@ -31,12 +32,16 @@ _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}", re.ASCII)
 # Keys of an entry with a path alone: how weights are loaded, which they are once for all IDs that share them.
 _WEIGHT_KEYS = ("family", "dtype", "quantise", "offload", "compile", "fuse_qkv")
 
+_MAX_SHOWN = 200  # characters of a wrong value
+
 Location = tuple[str | int, ...]  # the keys and indices that lead to a value of the file
 
 
 def find_models_file(setting: Path | None) -> Path:
     """The models.yaml to serve: the setting's, else this folder's, else the one that ships. Raises ConfigError."""
     if setting is not None:
+        if setting.is_dir():
+            raise ConfigError(f"{setting}: is a folder; name the models.yaml in it (DARKROOM_MODELS, --models)")
         if not setting.is_file():
             raise ConfigError(f"{setting}: no such file (DARKROOM_MODELS, --models)")
         return setting.resolve()
@@ -49,7 +54,7 @@ def find_models_file(setting: Path | None) -> Path:
 
 def load_catalog(path: Path) -> Catalog:
     """The catalog of a models.yaml. Raises ConfigError naming file, line, key, value and what is allowed."""
-    source = _read(path)
+    source = _Source(path, *lines.read(path))
     file = _check(source)
     return _decide(source, file)
 
@@ -65,7 +70,7 @@ class _Source:
     def error(self, location: Location, message: str, value: object) -> ConfigError:
         """What is wrong with ``value``, and where it is written."""
         node, found = lines.find(self.root, location)
-        shown = f" = {value!r}" if isinstance(value, str | int | float | bool) else ""
+        shown = f" = {_short(repr(value))}" if isinstance(value, str | int | float | bool) else ""
         where = ".".join(str(part) for part in location[: len(found)]) or "the file"
         allowed = ""
         if message == "Field required":
@@ -75,6 +80,10 @@ class _Source:
         return ConfigError(f"{self.path}, line {node.start_mark.line + 1}: {where}{shown}: {message}{allowed}")
 
 
+def _short(text: str) -> str:
+    return text if len(text) <= _MAX_SHOWN else text[:_MAX_SHOWN] + "…"
+
+
 def _shape_at(location: Location) -> type[BaseModel]:
     """The class whose fields are the keys that may be written where ``location`` ends."""
     if "quality" in location or "style" in location:
@@ -82,20 +91,6 @@ def _shape_at(location: Location) -> type[BaseModel]:
     if "loras" in location:
         return LoraEntry
     return ModelEntry if len(location) > 2 else ModelsFile
-
-
-def _read(path: Path) -> _Source:
-    try:
-        text = path.read_text(encoding="utf-8")
-        root = yaml.compose(text, Loader=yaml.SafeLoader)
-        if root is None:
-            raise ConfigError(f"{path}: the file is empty")
-        lines.refuse_duplicates(path, root)
-        return _Source(path, root, yaml.safe_load(text))
-    except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: cannot be read: {error}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
 def _check(source: _Source) -> ModelsFile:
@@ -111,11 +106,11 @@ def _decide(source: _Source, file: ModelsFile) -> Catalog:
     names: dict[str, str] = {}
     for model_id, written in file.models.items():
         base = _base(source, file, model_id, written)
-        entry = written if base is None else _inherit(base, written)
+        entry = _with_default_size(source, model_id, written if base is None else _inherit(base, written))
         _claim_names(source, names, model_id, entry)
         try:
             models[model_id] = _model(source.path.parent, model_id, written.like or model_id, entry)
-        except ValueError as error:
+        except (ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
             raise source.error(("models", model_id, "loras"), str(error), None) from None
     _share_weights(source, models)
     if file.default not in names:
@@ -148,6 +143,27 @@ def _inherit(base: ModelEntry, written: ModelEntry) -> ModelEntry:
     return ModelEntry.model_construct(**{**kept, **own})
 
 
+def _with_default_size(source: _Source, model_id: str, entry: ModelEntry) -> ModelEntry:
+    """The entry with a default_size that a request may have: the built-in one is fitted into max_side.
+
+    Raises ConfigError for one that is written and that the model does not make.
+    """
+    where = ("models", model_id, "default_size")
+    written = "default_size" in entry.model_fields_set
+    if entry.sizes != "any":
+        if entry.default_size not in entry.sizes:
+            built_in = "" if written else f"; write one, as the built-in {entry.default_size} is not among them"
+            raise source.error(where, f"default_size is not one of sizes{built_in}", entry.default_size)
+        return entry
+    sides = parse_size(entry.default_size)
+    if min(sides) >= MIN_SIDE and max(sides) <= entry.max_side:
+        return entry
+    if not written:
+        return entry.model_copy(update={"default_size": f"{entry.max_side}x{entry.max_side}"})
+    allowed = f"from {MIN_SIDE} to max_side, {entry.max_side}"
+    raise source.error(where, f"default_size has a side that requests may not have: {allowed}", entry.default_size)
+
+
 def _claim_names(source: _Source, names: dict[str, str], model_id: str, entry: ModelEntry) -> None:
     """Adds the ID and its aliases to ``names``. Raises ConfigError for one that already stands for another ID."""
     where = ("models", model_id)
@@ -165,7 +181,7 @@ def _model(folder: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
     clash = loras.clash(compile=entry.compile, fuse_qkv=entry.fuse_qkv, quantise=entry.quantise)
     if entry.loras and clash is not None:
         raise ValueError(clash)
-    weights = (folder / (entry.path or "")).resolve()
+    weights = Path(os.path.realpath(folder / (entry.path or "")))  # unlike resolve, it raises for no loop of links
     families = FamilyTable()
     family = families.detect(weights) if entry.family == "auto" else families.by_name[entry.family]
     width, height = parse_size(entry.native_size) if entry.native_size else (family.native, family.native)
@@ -195,9 +211,12 @@ def _model(folder: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
 
 def _share_weights(source: _Source, models: dict[str, Model]) -> None:
     """IDs that share weights have one plan: their owner's, with the adapters of all, kept if any of them says so."""
+    by_key: dict[str, list[Model]] = {}
+    for model in models.values():
+        by_key.setdefault(model.plan.key, []).append(model)
     for model_id, model in models.items():
         key = model.plan.key
-        sharing = [other for other in models.values() if other.plan.key == key]
+        sharing = by_key[key]
         try:
             adapters = loras.together(other.plan.adapters for other in sharing)
         except ValueError as error:

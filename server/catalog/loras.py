@@ -40,15 +40,18 @@ class LoraEntry(BaseModel):
 
 
 def files(entries: Mapping[str, LoraEntry], folder: Path) -> tuple[AdapterFile, ...]:
-    """The files of these adapters, by name, with paths relative to ``folder`` made whole."""
-    return tuple(AdapterFile(name, str((folder / entry.path).resolve())) for name, entry in sorted(entries.items()))
+    """The files of these adapters, by name, with paths relative to ``folder`` made whole.
+
+    Links are not followed: in a hub's cache the link has the file's name, and its target that of a hash.
+    """
+    return tuple(AdapterFile(name, str((folder / entry.path).absolute())) for name, entry in sorted(entries.items()))
 
 
 def together(sets: Iterable[tuple[AdapterFile, ...]]) -> tuple[AdapterFile, ...]:
     """The adapters of all IDs that share weights. Raises ValueError for a name that stands for two files."""
     by_name: dict[str, AdapterFile] = {}
     for file in (file for files in sets for file in files):
-        if by_name.setdefault(file.name, file) != file:
+        if Path(by_name.setdefault(file.name, file).path).resolve() != Path(file.path).resolve():
             raise ValueError(f"{file.name} stands for another file with an ID that shares these weights")
     return tuple(by_name[name] for name in sorted(by_name))
 

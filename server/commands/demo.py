@@ -1,6 +1,7 @@
 """``darkroom demo``: start a server as a user would, make pictures through HTTP, show where they are, stop it.
 
-Knows the command line and the API from outside; imports nothing of the server that it starts.
+Knows the command line and the API from outside; imports nothing of the server that it starts. That server has a data
+folder of its own, no keys and this machine alone, whatever the settings of the one that usually runs here say.
 """
 
 from __future__ import annotations
@@ -8,7 +9,6 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-import sys
 import tempfile
 import threading
 import time
@@ -16,11 +16,13 @@ from argparse import Namespace
 from pathlib import Path
 from typing import IO, Any
 
+from server import interpreter
 from server.errors import ConfigError
 
 # The first worked example of the API's specification.
 PROMPT = "A cute cat programming on a laptop, digital art style"
 _START_TIMEOUT_S = 120.0
+_NOT_FOR_THE_DEMO = ("PUBLIC_URL", "ALLOW_OPEN", "STORE", "S3_ENDPOINT", "SIGNING_KEY")  # settings of a lasting server
 
 
 def add_parser(commands: Any) -> None:
@@ -43,6 +45,7 @@ def demo(out: Path, n: int) -> int:
         raise ConfigError("the demo speaks through the openai client: pip install 'darkroom[demo]'") from None
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+    _make_folder(out)  # before anything is drawn
     started = time.monotonic()
     columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
     with tempfile.TemporaryDirectory(prefix="darkroom-demo-") as data_dir, Progress(*columns) as progress:
@@ -70,11 +73,16 @@ def demo(out: Path, n: int) -> int:
 
 def _start(data_dir: Path) -> subprocess.Popen[str]:
     return subprocess.Popen(  # noqa: S603, our own command
-        [sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(data_dir)],
+        [*interpreter.python("server"), "serve", "--host", "127.0.0.1", "--port", "0", "--data-dir", str(data_dir)],
         stderr=subprocess.PIPE,
         text=True,
-        env=dict(os.environ),
+        env=interpreter.environment(_settings()),
     )
+
+
+def _settings() -> dict[str, str]:
+    dropped = {f"DARKROOM_{name}" for name in _NOT_FOR_THE_DEMO}
+    return {name: value for name, value in os.environ.items() if name.upper() not in dropped}
 
 
 def _address(stderr: IO[str] | None) -> str:
@@ -99,23 +107,39 @@ def _wait_until_ready(base: str, process: subprocess.Popen[str]) -> None:
     import httpx
 
     deadline = time.monotonic() + _START_TIMEOUT_S
-    while time.monotonic() < deadline and process.poll() is None:
+    why = ""
+    while time.monotonic() < deadline and process.poll() is None and not why:
         try:
-            if httpx.get(f"{base}/readyz").status_code == 200:
+            answer = httpx.get(f"{base}/readyz", trust_env=False)
+            if answer.status_code == 200:
                 return
+            why = answer.json()["worker"].get("reason", "")
         except httpx.TransportError:
             pass
         time.sleep(0.1)
-    raise ConfigError("the server did not become ready; `darkroom serve` shows its log")
+    raise ConfigError(f"the server did not become ready; `darkroom serve` shows its log. {why}".strip())
+
+
+def _make_folder(out: Path) -> None:
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: no folder can be made there: {error.strerror}") from None
+    if not os.access(out, os.W_OK | os.X_OK):
+        raise ConfigError(f"--out {out}: nothing can be written there")
 
 
 def _save(out: Path, urls: list[str]) -> list[Path]:
     import httpx
 
-    out.mkdir(parents=True, exist_ok=True)
     paths = []
     for number, url in enumerate(urls, 1):
         path = out / f"demo-{number}.png"
-        path.write_bytes(httpx.get(url).raise_for_status().content)
+        data = httpx.get(url, trust_env=False).raise_for_status().content
+        try:
+            path.write_bytes(data)
+        except OSError as error:
+            path.unlink(missing_ok=True)  # half a picture is none
+            raise ConfigError(f"{path}: cannot be written: {error.strerror}") from None
         paths.append(path)
     return paths

@@ -33,7 +33,7 @@ async def opened(settings: Settings) -> AsyncIterator[httpx.AsyncBaseTransport]:
     log.setLevel(logging.CRITICAL)  # what goes wrong is in the answers
     try:
         with tempfile.TemporaryDirectory(prefix="darkroom-local-") as folder:
-            own = {"data_dir": Path(folder), "host": _HOST, "store": "local", "log_level": "error"}
+            own = {"data_dir": Path(folder), "host": _HOST, "public_url": None, "store": "local", "log_level": "error"}
             app = create_app(settings.model_copy(update=own))
             async with app.router.lifespan_context(app):
                 yield InProcess(app)

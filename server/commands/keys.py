@@ -7,9 +7,13 @@ from __future__ import annotations
 
 import sys
 from argparse import Namespace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from server.commands.failure import CommandFailed
+from server.errors import ConfigError
+
+if TYPE_CHECKING:
+    from server.edge.keys import Keyring
 
 
 def add_parser(commands: Any) -> None:
@@ -22,20 +26,44 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: Namespace) -> int:
-    """Do one action on the keyring. Raises CommandFailed for a name that it does not have."""
+    """Do one action on the keyring. Raises CommandFailed for a name that it does not have, ConfigError where the keys
+    cannot be written."""
     from server.edge.keys import Keyring
     from server.settings import read_settings
 
-    keyring = Keyring(read_settings().data_dir / "keys.json")
+    path = read_settings().data_dir / "keys.json"
+    keyring = Keyring(path)
     match arguments.action:
         case "create":
-            key = keyring.create(arguments.name)
+            try:
+                key = keyring.create(arguments.name)
+            except OSError as error:
+                raise _unwritable(str(path), error) from None
             print(f"{arguments.name}'s key follows. It is shown this once; only its hash is kept.", file=sys.stderr)
-            print(key)
+            _show_once(keyring, arguments.name, key)
         case "revoke":
-            if not keyring.revoke(arguments.name):
+            try:
+                found = keyring.revoke(arguments.name)
+            except OSError as error:
+                raise _unwritable(str(path), error) from None
+            if not found:
                 raise CommandFailed(f"no key is named {arguments.name}")
         case "list":
             for entry in keyring.list():
                 print(entry.name, entry.created, sep="\t")
     return 0
+
+
+def _unwritable(path: str, error: OSError) -> ConfigError:
+    return ConfigError(
+        f"{path}: cannot be written ({error.strerror}), the keys are as they were; DARKROOM_DATA_DIR names the folder"
+    )
+
+
+def _show_once(keyring: Keyring, name: str, key: str) -> None:
+    """A key that nobody has seen is of no use to anyone: it is ended again."""
+    try:
+        print(key, flush=True)
+    except OSError as error:
+        keyring.revoke(name)
+        raise CommandFailed(f"the key could not be shown ({error.strerror}), so it was ended; try again") from None

@@ -7,11 +7,15 @@ models.yaml is read. No other module asks the hub.
 from __future__ import annotations
 
 import asyncio
+import glob
+import json
 import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.errors import LoadRefused
+from pipelines.facts import component
 from server.commands.address import Address, add_address, read_address
 from server.commands.failure import CommandFailed
 from server.errors import ConfigError
@@ -24,8 +28,6 @@ _UNFOLDED = 500  # columns where a program reads: grep finds whole names on whol
 _NOBODY_S = 2.0  # to find out that no server runs here
 _TASKS = {"text-to-image": "text", "image-to-image": "image", "inpainting": "mask"}  # what it draws from
 _COLUMNS = ("ID", "tasks", "sizes", "state", "weights", "aliases")
-# What a diffusers folder is made of; pickled weights are never fetched.
-_PATTERNS = ("*.json", "*.safetensors", "*.txt", "*.model", "*.md", "LICENSE*")
 
 
 def add_parser(commands: Any) -> None:
@@ -137,7 +139,7 @@ def _bytes(count: int | None) -> str:
 
 
 def pull(settings: Settings, name: str) -> None:
-    """Fetch a model's folder from its hub. Raises ConfigError when the entry names none."""
+    """Fetch what loading reads of a model's folder from its hub. Raises ConfigError when the entry names none."""
     from server.catalog.load import find_models_file, load_catalog
 
     catalog = load_catalog(find_models_file(settings.models))
@@ -145,17 +147,36 @@ def pull(settings: Settings, name: str) -> None:
     owner = catalog.models[model.plan.key]
     if owner.entry.hub is None:
         raise ConfigError(f"{catalog.path}: models.{owner.id} has no hub key, so nothing says where to fetch it from")
-    from huggingface_hub import snapshot_download
     from rich.progress import Progress
 
     folder = Path(owner.plan.folder)
     with Progress() as progress:
         progress.add_task(f"{owner.entry.hub} → {folder}", total=None)
         try:
-            snapshot_download(owner.entry.hub, local_dir=folder, allow_patterns=list(_PATTERNS))
+            _fetch(owner.entry.hub, folder)
+        except LoadRefused as refusal:
+            raise ConfigError(f"{owner.entry.hub}: nothing to serve: {refusal}") from None
         except Exception as error:
             raise ConfigError(f"{owner.entry.hub} could not be fetched: {type(error).__name__}") from error
     problem = owner.problem()
     if problem is not None:
         raise ConfigError(f"{folder}: fetched, but cannot be served: {problem}")
     print(f"{owner.id} is in {folder}")
+
+
+def _fetch(hub: str, folder: Path) -> None:
+    """Fetch the files that loading reads, all of one revision. Raises LoadRefused, and what the hub's client raises."""
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+
+    info = HfApi().model_info(hub)
+    names = frozenset(sibling.rfilename for sibling in info.siblings or ())
+
+    def read(name: str) -> dict[str, Any]:
+        path = Path(hf_hub_download(hub, name, revision=info.sha, local_dir=folder))
+        value = json.loads(path.read_text(encoding="utf-8"))
+        if not isinstance(value, dict):
+            raise LoadRefused(f"{name} is not a JSON object")
+        return value
+
+    wanted = component.files_of_model(names, read)
+    snapshot_download(hub, revision=info.sha, local_dir=folder, allow_patterns=[glob.escape(name) for name in wanted])

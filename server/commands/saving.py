@@ -69,9 +69,14 @@ def _write_new(path: Path, data: bytes) -> Path:
     while True:
         candidate = path if number == 1 else path.with_stem(f"{path.stem}-{number}")
         try:
-            with candidate.open("xb") as file:  # exclusively: two commands may run in one folder
-                file.write(data)
+            file = candidate.open("xb")  # exclusively: two commands may run in one folder
         except FileExistsError:
             number += 1
-        else:
-            return candidate
+            continue
+        try:
+            with file:
+                file.write(data)
+        except OSError:
+            candidate.unlink(missing_ok=True)  # half a picture is none
+            raise
+        return candidate

@@ -20,9 +20,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from server.edge.methods import allow, allowed_methods
 from server.edge.request_id import NO_REQUEST
 from server.edge.translation import from_http_exception, from_validation
-from server.errors import DarkroomError, ServerFault
+from server.errors import DarkroomError, Draining, MethodNotAllowed, ServerFault
 
 RETRY_AFTER_S = {429: 1.0, 503: 5.0}  # when the error does not say; only where a repeat may help
 
@@ -63,6 +64,8 @@ def error_headers(error: DarkroomError, request_id: str) -> dict[str, str]:
         headers["retry-after"] = str(max(1, math.ceil(wait_s)))
     if answer.status == 401:
         headers["www-authenticate"] = "Bearer"
+    if answer.status == 415:
+        headers["accept-encoding"] = "gzip, deflate"
     if answer.status == 408:
         headers["connection"] = "close"  # the rest of that request may still be on its way
     return headers
@@ -77,6 +80,11 @@ def error_response(error: DarkroomError, request_id: str, extra: Mapping[str, st
 def internal_error() -> ServerFault:
     """What a client learns of a failure that nobody foresaw: nothing but where to look."""
     return ServerFault("The server failed on this request; its log says why.")
+
+
+def draining() -> Draining:
+    """What is told to whoever still waits when the time to drain is over."""
+    return Draining("The server shut down before this was finished. Send it again.")
 
 
 def log_unforeseen(error: BaseException, request_id: str) -> None:
@@ -104,8 +112,9 @@ def install(app: FastAPI) -> None:
 
     async def refused(request: Request, error: Exception) -> Response:
         known = from_http_exception(cast(HTTPException, error))
-        allow = (cast(HTTPException, error).headers or {}).get("Allow")
-        extra = {"allow": allow} if allow else None
+        extra = None
+        if isinstance(known, MethodNotAllowed):  # Starlette names the methods of one route of the path
+            extra = {"allow": allow(allowed_methods(app.routes, request.scope))}
         return error_response(known, request_id_of(request.scope), extra)
 
     async def unforeseen(request: Request, error: Exception) -> Response:

@@ -2,7 +2,11 @@
 
 Knows keys and the list of open paths; knows nothing of routes. A route is closed because nobody listed it
 here, never because somebody remembered to protect it. Paths are compared as the router will see them
-(decoded, not normalised), and no URL is ever built from the Host header.
+(decoded, in the spelling that ``paths`` gives them), and no URL is ever built from the Host header.
+
+A key comes as ``Authorization: Bearer KEY``, as ``api-key: KEY`` (Azure's clients) or as ``x-api-key: KEY``. Two
+headers that say the same key are one; two that disagree are none, since nobody can know which was meant. OPTIONS needs
+no key: ``methods`` answers it, and lets it no further.
 """
 
 from __future__ import annotations
@@ -14,12 +18,17 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from server.edge.headers import values
 from server.edge.keys import LOCAL, Keyring, Principal
 from server.edge.rebinding import RebindingGuard
-from server.errors import NotFound, Unauthorized
+from server.errors import NotFound, Unauthorized, Unavailable
 from server.settings import Settings
 
 OPEN_PATHS = frozenset({"/livez", "/readyz", "/__blocklet__.js", "/", "/favicon.ico"})
 OPEN_FOLDERS = ("/files/", "/page/")  # pictures carry their right in the signature; the page asks for the key
+HEALTH_PATHS = frozenset({"/livez", "/readyz"})
 _BEARER = re.compile(r"bearer +(?P<key>[!-~]{1,512}) *", re.ASCII | re.IGNORECASE)
+_OTHER_SCHEME = re.compile(r"(?!bearer\b)[a-z][a-z0-9-]* .*", re.ASCII | re.IGNORECASE | re.DOTALL)
+_PLAIN = re.compile(r"[!-~]{1,512}", re.ASCII)
+_PLAIN_HEADERS = (b"api-key", b"x-api-key")
+_REMEDY = "Send yours in the header Authorization: Bearer KEY, or in api-key or x-api-key."
 
 
 class Auth:
@@ -29,8 +38,8 @@ class Auth:
         self.app = app
         self._keyring = keyring
         self._rebinding = RebindingGuard(settings)
-        # A server that has had a key stays closed: revoking the last key must not open it.
-        self._closed = not (settings.on_loopback or settings.allow_open)
+        self._allow_open = settings.allow_open
+        self._closed = not (settings.this_machine_only or settings.allow_open)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "websocket":  # we have none; refused here so that none can slip past the key
@@ -40,22 +49,56 @@ class Auth:
             principal = self._principal(scope)
             if principal is not None:
                 scope.setdefault("state", {})["principal"] = principal
+            if scope.get("state", {}).get("spare_connection"):
+                _require_spare(scope, principal)
         await self.app(scope, receive, send)
 
     def _principal(self, scope: Scope) -> Principal | None:
         """Who asks; None for a stranger on an open path. Raises Unauthorized."""
-        self._closed = self._closed or not self._keyring.empty
+        # A server that has had a key stays closed: revoking the last key must not open it. Nor does a restart, unless
+        # allow_open says so.
+        self._closed = self._closed or not self._keyring.empty or (self._keyring.had_keys and not self._allow_open)
         if not self._closed:
             self._rebinding.check(scope)
             return LOCAL
-        sent = values(scope, b"authorization")
-        match = _BEARER.fullmatch(sent[0].decode("latin-1")) if len(sent) == 1 else None
-        principal = self._keyring.principal_of(match["key"]) if match is not None else None
-        if principal is not None or is_open(scope):
+        claims = _claims(scope)
+        key = claims[0] if len(set(claims)) == 1 else None
+        principal = self._keyring.principal_of(key) if key is not None else None
+        if principal is not None or scope["method"] == "OPTIONS" or is_open(scope):
             return principal
-        if not sent:
-            raise Unauthorized("No API key. Send yours in the header Authorization: Bearer KEY.")
-        raise Unauthorized("This API key is not known here. Send yours in the header Authorization: Bearer KEY.")
+        if not claims:
+            raise Unauthorized(f"No API key. {_REMEDY}")
+        if len(claims) > 1 and key is None:
+            raise Unauthorized(
+                "The headers of this request name several API keys, or one and something else. Send one."
+            )
+        raise Unauthorized(f"This API key is not known here. {_REMEDY}")
+
+
+def _claims(scope: Scope) -> list[str | None]:
+    """Every key that the request claims to have, None for a claim that cannot be a key.
+
+    An Authorization of another scheme beside api-key or x-api-key is for somebody else, a proxy before us.
+    """
+    sent = [value.decode("latin-1").strip(" ") for name in _PLAIN_HEADERS for value in values(scope, name)]
+    plain = [value for value in sent if value]  # programs send the header of a key that nobody has entered
+    claims = [value if _PLAIN.fullmatch(value) else None for value in plain]
+    for value in values(scope, b"authorization"):
+        text = value.decode("latin-1")
+        if text.strip(" ").lower() in ("", "bearer"):
+            continue
+        match = _BEARER.fullmatch(text)
+        if match is not None or not (plain and _OTHER_SCHEME.fullmatch(text)):
+            claims.append(match["key"] if match is not None else None)
+    if any(len(values(scope, name)) > 1 for name in (b"authorization", *_PLAIN_HEADERS)):
+        claims.append(None)  # one header twice leaves room for two readings
+    return claims
+
+
+def _require_spare(scope: Scope, principal: Principal | None) -> None:
+    """Refuse what the connections beyond the limit are not kept for. Raises Unavailable."""
+    if principal in (None, LOCAL) and scope["path"] not in HEALTH_PATHS:
+        raise Unavailable("The server has as many connections as it may.", retry_after_s=1)
 
 
 def is_open(scope: Scope) -> bool:

@@ -6,11 +6,13 @@ else. It stands inside Starlette's own last resort, which would raise again and 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.edge.answers import error_response, internal_error, log_unforeseen, request_id_of
+from server.edge.answers import draining, error_response, internal_error, log_unforeseen, request_id_of
 from server.edge.disconnect import ClientLeft
 from server.errors import DarkroomError
 
@@ -35,11 +37,16 @@ class ErrorBoundary:
             await send(message)
 
         request_id = request_id_of(scope)
+        known: DarkroomError
         try:
             await self.app(scope, receive, sending)
             return
-        except ClientLeft:
-            return  # nobody is there to read an answer
+        except (ClientLeft, ClientDisconnect):
+            # Nobody is there to read an answer. The access log says 499; leaving is no fault of ours.
+            log.info("client left", extra={"request_id": request_id})
+            return
+        except asyncio.CancelledError:  # uvicorn cancels what outlasts drain_timeout_s, and nothing else does
+            known = draining()
         except DarkroomError as error:
             known = error
         except Exception as error:

@@ -1,4 +1,5 @@
 """Deadlines: a request's head arrives in time and within a size, and answers are taken, or the connection goes.
+Where there are too many connections, those without a request go first (``connections``).
 
 Knows uvicorn's httptools protocol; knows nothing of requests. uvicorn waits for ever for a head that drips
 or never comes (uvicorn#157), and keeps whatever head it is sent in memory. The deadline runs from connecting
@@ -13,7 +14,8 @@ with the uvicorn that is installed:
 
 - overridden, always calling on: the ``asyncio.Protocol`` methods and httptools' ``on_*`` callbacks;
 - replaced: ``send_400_response(msg)``, which ``data_received`` calls when the parser, or a callback, fails;
-- read: ``transport``, ``loop``, ``flow.write_paused``, and ``cycle`` with its ``response_complete``.
+- read: ``transport``, ``loop``, ``url``, ``scope``, ``pipeline``, ``flow`` with its ``write_paused`` and
+  ``read_paused``, and ``cycle`` with its ``response_complete``.
 """
 
 from __future__ import annotations
@@ -24,9 +26,11 @@ from typing import Any
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from server.edge.answers import encode, error_body, error_headers
+from server.edge.connections import Connections, address_of, max_connections
+from server.edge.http10 import OldClients
+from server.edge.paths import plain_target
 from server.edge.request_id import new_request_id
-from server.edge.upgrades import UpgradesDeclined
-from server.errors import BadRequest, DarkroomError, SlowClient, TooLarge
+from server.errors import BadRequest, Busy, DarkroomError, SlowClient, TooLarge
 from server.settings import Settings
 
 MAX_HEAD_BYTES = 64 * 1024
@@ -36,6 +40,7 @@ LEANS_ON = {
         "connection_lost",
         "data_received",
         "on_message_begin",
+        "on_body",
         "on_url",
         "on_header",
         "on_headers_complete",
@@ -45,24 +50,29 @@ LEANS_ON = {
         "pause_writing",
         "resume_writing",
         "on_response_complete",
+        "_start_asgi_task",
     ),
-    "attributes": ("transport", "loop", "cycle", "flow", "parser", "headers"),
+    "attributes": ("transport", "loop", "cycle", "flow", "parser", "headers", "pipeline", "scope"),
 }
 
 
-def protocol_with_deadlines(settings: Settings) -> type[HttpToolsProtocol]:
-    """The class to give to ``uvicorn.Config(http=…)``."""
+def protocol_with_deadlines(settings: Settings, connections: Connections | None = None) -> type[HttpToolsProtocol]:
+    """The class to give to ``uvicorn.Config(http=…)``. Its connections count in ``connections``."""
 
     class Protocol(DeadlineProtocol):
+        counted = connections or Connections(
+            max_connections(settings), per_address=settings.max_connections_per_address
+        )
         header_timeout_s = settings.header_timeout_s
         write_timeout_s = settings.write_timeout_s
 
     return Protocol
 
 
-class DeadlineProtocol(UpgradesDeclined):
-    """uvicorn's protocol with deadlines for heads and answers, and a size for heads."""
+class DeadlineProtocol(OldClients):
+    """uvicorn's protocol with deadlines for heads and answers, a size for heads, and a number of connections."""
 
+    counted: Connections
     header_timeout_s: float
     write_timeout_s: float
 
@@ -73,14 +83,24 @@ class DeadlineProtocol(UpgradesDeclined):
         self._in_message = False  # between the end of a head and the end of its body
         self._received = 0  # bytes since the last complete head, parsed or not
         self._parsed = 0  # bytes of the present head, as the parser hands them over
+        self.address = ""
 
-    # Time
+    # Time, and room
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(transport)
-        self._start_timer()
+        self.address = address_of(transport.get_extra_info("peername"))
+        if self.counted.enter(self):
+            self._start_timer()
+        else:
+            self._refuse(Busy("There are too many connections.", retry_after_s=1))
+
+    def give_way(self) -> None:
+        """Close: another connection needs the room, and nobody waits for an answer on this one."""
+        self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
+        self.counted.leave(self)
         self._stop_timer()
         self._stop_write_timer()
         super().connection_lost(exc)
@@ -117,6 +137,13 @@ class DeadlineProtocol(UpgradesDeclined):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._watch_the_rest()
+        self._be_idle()
+
+    def _be_idle(self) -> None:
+        """Wait for the next request, once this answer has left: a connection that waits gives way to others."""
+        whole = self.cycle is None or self.cycle.response_complete
+        if whole and not self._in_message and not self.transport.get_write_buffer_size():
+            self.counted.answered(self)
 
     def _watch_the_rest(self) -> None:
         """The end of an answer may wait although writing is not paused; so would a connection that closes then."""
@@ -133,6 +160,7 @@ class DeadlineProtocol(UpgradesDeclined):
         left = self.transport.get_write_buffer_size()
         if left == 0:
             self._stop_write_timer()
+            self._be_idle()
         elif left < waiting:
             self._watch_writing()
         else:
@@ -146,11 +174,16 @@ class DeadlineProtocol(UpgradesDeclined):
     # Size, and the edges of a head
 
     def data_received(self, data: bytes) -> None:
-        if not self._in_message:
+        if not self._in_message and not self.given_up:
             self._start_timer()
             self._received += len(data)
         super().data_received(data)
-        if not self._in_message and self._received > MAX_HEAD_BYTES and not self.transport.is_closing():
+        if (
+            not self._in_message
+            and not self.given_up
+            and self._received > MAX_HEAD_BYTES
+            and not self.transport.is_closing()
+        ):
             self._refuse_long_head()  # one endless header, which the parser has not handed over yet
 
     def on_message_begin(self) -> None:
@@ -173,12 +206,17 @@ class DeadlineProtocol(UpgradesDeclined):
         self._stop_timer()
         self._in_message = True
         self._received = 0
+        self.counted.asked(self)
+        if self.counted.is_spare(self):
+            self.scope["state"]["spare_connection"] = True
+        self.url = plain_target(self.url)
         super().on_headers_complete()
 
     def on_message_complete(self) -> None:
         self._in_message = self.body_was_skipped()
         self._received = self._parsed = 0
         super().on_message_complete()
+        self._be_idle()  # where the answer came before the end of the body
 
     def _count(self, size: int) -> None:
         self._parsed += size

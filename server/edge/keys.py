@@ -32,6 +32,7 @@ if sys.platform != "win32":
 
 KEY_PREFIX = "dk_"
 CHECK_INTERVAL_S = 1.0
+_ID_DIGITS = 32  # 128 bits of a key's hash: no two keys have the same, and nobody gets back to the key
 _NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}", re.ASCII)  # names go into logs and metric labels
 _DIGEST = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
@@ -42,12 +43,13 @@ Stamp = tuple[int, int, int]  # mtime_ns, size, inode
 
 @dataclass(frozen=True)
 class Principal:
-    """Whose request it is."""
+    """Whose request it is. Jobs and repeats are found by ``id``: a name may be given again, to somebody else."""
 
-    name: str
+    name: str  # for people: answers, logs
+    id: str  # of the key itself
 
 
-LOCAL = Principal("local")  # whoever reaches a server that has no keys
+LOCAL = Principal("local", "local")  # whoever reaches a server that has no keys
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,10 @@ class KeyEntry:
     name: str
     sha256: str
     created: str  # ISO 8601, UTC
+
+    @property
+    def principal(self) -> Principal:
+        return Principal(self.name, self.sha256[:_ID_DIGITS])
 
 
 class Keyring:
@@ -84,6 +90,12 @@ class Keyring:
         self._refresh()
         return not self._entries
 
+    @property
+    def had_keys(self) -> bool:
+        """Is there a key, or was there one? Revoking the last key leaves the file, with no key in it."""
+        self._refresh()
+        return bool(self._entries) or self._stamp is not None
+
     def principal_of(self, key: str) -> Principal | None:
         """Whose key this is. Compares with every hash in constant time, whichever matches."""
         self._refresh()
@@ -91,7 +103,7 @@ class Keyring:
         found: Principal | None = None
         for entry in self._entries:
             if hmac.compare_digest(entry.sha256, digest):
-                found = Principal(entry.name)
+                found = entry.principal
         return found
 
     def create(self, name: str) -> str:

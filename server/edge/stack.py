@@ -9,8 +9,11 @@ from server.edge.access_log import AccessLog, Count
 from server.edge.auth import Auth
 from server.edge.body import BodyLimit
 from server.edge.boundary import ErrorBoundary
+from server.edge.encodings import ContentEncodings
 from server.edge.keys import Keyring
 from server.edge.lingering_close import LingeringClose
+from server.edge.methods import Methods
+from server.edge.paths import Paths
 from server.edge.request_id import RequestIds
 from server.settings import Settings
 
@@ -23,8 +26,11 @@ def install(app: FastAPI, settings: Settings, keyring: Keyring, *, count: Count 
     answers.install(app)
     app.router.redirect_slashes = False  # Starlette builds that redirect from the Host header
     # Starlette puts each added layer outside those before it: innermost first.
+    app.add_middleware(ContentEncodings, max_bytes=settings.max_body_bytes)
     app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
+    app.add_middleware(Methods, routed=app)
     app.add_middleware(Auth, settings=settings, keyring=keyring)
+    app.add_middleware(Paths)
     app.add_middleware(ErrorBoundary)
     app.add_middleware(AccessLog, count=count)
     app.add_middleware(LingeringClose)

@@ -23,6 +23,7 @@ _URL = re.compile(
     r"(?:#.*)?",
     re.IGNORECASE | re.ASCII,
 )
+_HOST_AND_PORT = re.compile(r"(?P<host>\[[^\]]*\]|[^:]*)(?::(?P<port>[0-9]{1,5}))?", re.ASCII)
 _LABEL = re.compile(r"[a-z0-9_]([a-z0-9_-]{0,61}[a-z0-9_])?", re.ASCII)
 _NUMERIC_LABEL = re.compile(r"[0-9]+|0x[0-9a-f]*", re.ASCII)  # WHATWG: such a last label means IPv4
 _PORTS = {"http": 80, "https": 443}
@@ -82,6 +83,23 @@ class WebAddress:
         return host if self.port == _PORTS[self.scheme] else f"{host}:{self.port}"
 
 
+def parse_host_and_port(text: str) -> tuple[str | Address, int | None] | None:
+    """A host as an owner lists it, with a port or without; None for all else.
+
+    An IPv6 address may stand without its brackets where no port follows.
+    """
+    if text.count(":") > 1 and not text.startswith("["):
+        text = f"[{text}]"
+    match = _HOST_AND_PORT.fullmatch(text)
+    host = None if match is None else parse_host(match["host"])
+    if match is None or host is None:
+        return None
+    if match["port"] is None:
+        return host, None
+    port = int(match["port"])
+    return (host, port) if 0 < port < 65536 else None
+
+
 def parse_url(url: str) -> WebAddress | None:
     """The parts of an http or https URL; None if it is anything else or can be read in two ways."""
     match = _URL.fullmatch(url)
@@ -116,6 +134,13 @@ def parse_host(text: str) -> str | Address | None:
     return text
 
 
+def embedded_ipv4(address: Address) -> IPv4Address | None:
+    """The IPv4 address that an IPv6-only network's translator would dial for this one."""
+    if isinstance(address, IPv6Address) and address in _NAT64:
+        return IPv4Address(int(address) & 0xFFFFFFFF)
+    return None
+
+
 def is_public(address: Address) -> bool:
     """May anyone on the internet be at this address?
 
@@ -125,8 +150,9 @@ def is_public(address: Address) -> bool:
     if isinstance(address, IPv6Address):
         if address.scope_id is not None:
             return False
-        if address in _NAT64:
-            return is_public(IPv4Address(int(address) & 0xFFFFFFFF))
+        inner = embedded_ipv4(address)
+        if inner is not None:
+            return is_public(inner)
         if address not in _GLOBAL_6:
             return False
         return address.is_global and not any(address in network for network in _NOT_PUBLIC_6)

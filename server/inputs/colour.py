@@ -15,6 +15,7 @@ MAX_PROFILE = 1024 * 1024  # bytes; printers' CMYK profiles reach 600 KB, a scre
 
 _SPACES = {"L": b"GRAY", "RGB": b"RGB ", "CMYK": b"CMYK"}
 _DEVICES = {b"scnr", b"mntr", b"prtr", b"spac"}  # not links, abstract profiles or colour names
+_PROGRAM = b"mpet"  # elements to compute one after another, as many as fit: a small picture took eight seconds
 _ORIENTATION = 0x0112
 _SHORT = 3  # EXIF type
 _TURNS = {
@@ -55,6 +56,7 @@ def _usable(icc: bytes, mode: str) -> bool:
         and icc[36:40] == b"acsp"
         and icc[12:16] in _DEVICES
         and icc[16:20] == _SPACES.get(mode)
+        and _PROGRAM not in icc
     )
 
 

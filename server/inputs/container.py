@@ -14,6 +14,10 @@ from typing import Literal
 
 MAX_PARTS = 65_536  # chunks or segments; each costs a turn of a Python loop
 MAX_INFLATED = 1024 * 1024  # bytes that all compressed metadata of one file may expand to
+MAX_SIDE = 65_535  # pixels, as JPEG has it; rows cost memory and time of their own, however short they are
+
+_STEP = 16 * 1024  # bytes expanded at a time
+_MAX_RATIO = 1032  # bytes that one byte of zlib can expand to
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,7 @@ class Container:
     exif: bytes | None = None  # a TIFF structure
     icc: bytes | None = None
     grey: bool = False  # PNG only: colour type 0 or 4
+    ended: bool = True  # false for a JPEG without its end marker
     depth: int = 8  # PNG only: bits a sample
     transparency: bytes | None = None  # PNG only: the tRNS chunk, which is not in the lean copy
 
@@ -42,19 +47,39 @@ SWOLLEN = "carries metadata that expands too far"
 
 
 class Inflater:
-    """Expands compressed metadata, all of one file together within MAX_INFLATED."""
+    """Expands compressed metadata, all of one file together within MAX_INFLATED.
+
+    What a stream expands to before it breaks off counts like the rest. So do the bytes that are read: they may be
+    blocks that hold nothing.
+    """
 
     def __init__(self) -> None:
-        self._left = MAX_INFLATED
+        self._left = MAX_INFLATED  # bytes to expand to
+        self._unread = MAX_INFLATED + _STEP  # bytes to read; no honest stream is much longer than what it holds
 
     def __call__(self, data: bytes) -> bytes | None:
         """The expanded bytes; None if they are not a whole zlib stream. Refuses a bomb."""
         inflater = zlib.decompressobj()
-        try:
-            out = inflater.decompress(data, self._left + 1)
-        except zlib.error:
-            return None
-        if len(out) > self._left:
+        out: list[bytes] = []
+        for start in range(0, len(data), _STEP):
+            rest, piece = data[start : start + _STEP], b""
+            self._unread -= len(rest)
+            if self._unread < 0:
+                raise MalformedError(SWOLLEN)
+            while (rest or len(piece) == _STEP) and not inflater.eof:
+                try:
+                    piece = inflater.decompress(rest, _STEP)
+                except zlib.error:
+                    self._spend(min(_STEP, _MAX_RATIO * len(rest)))  # what it had expanded is not told
+                    return None
+                self._spend(len(piece))
+                out.append(piece)
+                rest = inflater.unconsumed_tail
+            if inflater.eof:
+                return b"".join(out)
+        return None
+
+    def _spend(self, expanded: int) -> None:
+        self._left -= expanded
+        if self._left < 0:
             raise MalformedError(SWOLLEN)
-        self._left -= len(out)
-        return out if inflater.eof else None

@@ -8,7 +8,7 @@ no state. Nothing that Pillow says is repeated: its messages hold memory address
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from io import BytesIO
 
 from PIL import Image, ImageChops, ImageFile
@@ -16,11 +16,12 @@ from PIL.JpegImagePlugin import JpegImageFile
 from PIL.PngImagePlugin import PngImageFile
 from PIL.WebPImagePlugin import WebPImageFile
 
+from pipelines.pictures import masks
 from pipelines.spec import Pixels
 from server.errors import BadImage, TooLarge
 from server.inputs import jpeg, png, webp
 from server.inputs.colour import to_srgb, upright
-from server.inputs.container import DAMAGED, Container, MalformedError
+from server.inputs.container import DAMAGED, MAX_SIDE, TRUNCATED, Container, MalformedError
 
 # The classes themselves, not Image.open: that warns about large pictures, and warnings filters are not
 # per thread.
@@ -30,8 +31,8 @@ _DECODERS: dict[str, type[ImageFile.ImageFile]] = {
     "WEBP": WebPImageFile,
 }
 _UNKNOWN = "is not a PNG, JPEG or WebP file"
-_NOISE = 12  # of 255: how far JPEG strays from a mask's black and white
-_CLEAN = [0 if level <= _NOISE else 255 if level >= 255 - _NOISE else level for level in range(256)]
+# Entropy-coded bits that are neither the zeros that the decoder fills in nor the ones that encoders pad with.
+_ANYTHING = b"\xaa" * 64
 
 
 @dataclass(frozen=True)
@@ -64,12 +65,10 @@ def decode_image(data: bytes, *, limits: ImageLimits, param: str) -> Decoded:
 def decode_mask(data: bytes, *, limits: ImageLimits, param: str) -> Pixels:
     """Decode a mask: mode "L", 255 = repaint.
 
-    A file with transparency is a mask in OpenAI's sense: what is transparent is repainted. A file without
-    (also one whose alpha channel is opaque everywhere) is one in the diffusion field's sense: white is
-    repainted, and what a JPEG makes of pure black and white is taken for them.
+    Both conventions are understood; ``masks.from_picture`` tells them apart.
     """
     rgb, alpha = _decode(data, limits, param)
-    return _pixels(rgb.convert("L").point(_CLEAN) if alpha is None else ImageChops.invert(alpha))
+    return _pixels(masks.from_picture(rgb, alpha))
 
 
 def _decode(data: bytes, limits: ImageLimits, param: str) -> tuple[Image.Image, Image.Image | None]:
@@ -82,6 +81,8 @@ def _decode(data: bytes, limits: ImageLimits, param: str) -> tuple[Image.Image, 
             raise MalformedError(DAMAGED)
         if container.width * container.height > limits.max_pixels:
             raise MalformedError(f"has too many pixels; at most {limits.max_pixels} are accepted")
+        if max(container.width, container.height) > MAX_SIDE:
+            raise MalformedError(f"has a side of more than {MAX_SIDE} pixels")
         colour, alpha = _open(container)
         rgb = to_srgb(colour, container.icc)
     except MalformedError as error:
@@ -108,7 +109,7 @@ def _read_container(data: bytes) -> Container:
 
 def _open(container: Container) -> tuple[Image.Image, Image.Image | None]:
     """The decoded colours as L, RGB or CMYK, and the alpha channel as L, if the file has one."""
-    image = _load(container)
+    image = _load(container) if container.ended else _load_unended(container)
     alpha: Image.Image | None = None
     match image.mode:
         case "RGBA" | "LA":
@@ -138,6 +139,19 @@ def _load(container: Container, rawmode: str | None = None) -> Image.Image:
     if rawmode is not None:
         image.tile = [tile._replace(args=rawmode) for tile in image.tile]
     image.load()
+    return image
+
+
+def _load_unended(container: Container) -> Image.Image:
+    """A JPEG without its end marker: some writers forget it, and some files were cut off.
+
+    The decoder fills in what is missing and does not say so. If nothing is, it reads nothing of what follows the last
+    pixel, and the picture is the same whatever that is.
+    """
+    image = _load(replace(container, lean=container.lean + jpeg.END))
+    other = _load(replace(container, lean=container.lean + _ANYTHING + jpeg.END))
+    if ImageChops.difference(image, other).getbbox() is not None:
+        raise MalformedError(TRUNCATED)
     return image
 
 

@@ -2,28 +2,26 @@
 
 Knows which hosts the ``fetch`` setting allows, and has exactly the addresses dialled that it has checked; knows
 nothing of pictures. The name is resolved once and every address must pass, so that a name that changes its
-answer cannot send us elsewhere. No redirects, no proxies, no cookies, no decompression; one deadline over all
-of it and one cap on the bytes. Every refusal reads the same: it must not tell a client what exists behind
-the server.
+answer cannot send us elsewhere. A public address of this machine does not pass. No redirects, no proxies, no
+cookies, no decompression; one deadline over all of it and one cap on the bytes. Every refusal reads the same: it
+must not tell a client what exists behind the server.
 """
 
 from __future__ import annotations
 
 import asyncio
-import functools
 import importlib
-import socket
 import ssl
 from collections.abc import Awaitable, Callable
-from concurrent.futures import ThreadPoolExecutor
-from ipaddress import ip_address
 
 from server.errors import BadImage, ConfigError
-from server.inputs.addresses import Address, WebAddress, is_public, parse_host, parse_url
+from server.inputs.addresses import Address, WebAddress, is_public, parse_host_and_port, parse_url
+from server.inputs.look_ups import LookUps
+from server.inputs.own_addresses import is_own
 
 Own = Callable[[str], Awaitable[bytes | None]]
 
-_LOOK_UPS = 8  # names looked up at a time
+_PUBLIC_PORTS = {80, 443}  # what else listens at a public address is rarely meant for the public
 _LONGEST = 8192  # characters of a URL: taking one of megabytes apart would hold everybody up
 
 
@@ -38,21 +36,22 @@ class Fetcher:
     ) -> None:
         self._off = fetch.strip().lower() == "off"
         public = fetch.strip().lower() == "public"
-        self._hosts = None if self._off or public else _read_hosts(fetch)
+        self._listed = None if self._off or public else _read_hosts(fetch)
         self._timeout_s = timeout_s
         self._max_bytes = max_bytes
         self._own = own
         self._tls = tls  # None: the usual authorities, loaded with the first https URL
-        # A look-up cannot be ended, and a silent name server keeps one for long: on shared threads, many would keep
-        # pictures from being stored and read.
-        self._look_ups = ThreadPoolExecutor(_LOOK_UPS, thread_name_prefix="look-up")
+        self._look_ups = LookUps(timeout_s)
 
     def close(self) -> None:
         """Start no more look-ups. Waits for none."""
-        self._look_ups.shutdown(wait=False, cancel_futures=True)
+        self._look_ups.close()
 
-    async def fetch(self, url: str, *, param: str) -> bytes:
-        """The bytes behind the URL. Raises BadImage when it may not or cannot be fetched, TooLarge."""
+    async def fetch(self, url: str, *, param: str, principal: str = "") -> bytes:
+        """The bytes behind the URL. Raises BadImage when it may not or cannot be fetched, TooLarge.
+
+        ``principal``: whose silent name servers keep nobody else's URLs from being fetched.
+        """
         short = len(url) <= _LONGEST
         own = await self._own(url) if short else None
         if own is not None:
@@ -67,12 +66,13 @@ class Fetcher:
             raise self._refusal(param)
         try:
             async with asyncio.timeout(self._timeout_s):
-                return await self._get(where, await self._resolve(where), param)
+                return await self._get(where, await self._resolve(where, principal), param)
         except _FAILURES:
             raise self._refusal(param) from None
 
     def _refusal(self, param: str) -> BadImage:
-        which = "a public address" if self._hosts is None else "a host that this server is set to fetch from"
+        public = "a public address of another machine, on port 80 or 443"
+        which = public if self._listed is None else "a host and port that this server is set to fetch from"
         return BadImage(
             f"{param}: the picture could not be fetched. Its URL must be http or https, have at most {_LONGEST}"
             f" characters, be at {which}, and answer with status 200, without a redirect, within {self._timeout_s:g} s."
@@ -81,17 +81,17 @@ class Fetcher:
         )
 
     def _may_ask(self, where: WebAddress) -> bool:
-        return self._hosts is None or where.host in self._hosts
+        if self._listed is None:
+            return where.port in _PUBLIC_PORTS
+        return not self._listed.isdisjoint({(where.host, None), (where.host, where.port)})
 
-    async def _resolve(self, where: WebAddress) -> list[Address]:
+    async def _resolve(self, where: WebAddress, principal: str) -> list[Address]:
         """Every address of the host, each of them acceptable."""
         if isinstance(where.host, str):
-            look_up = functools.partial(socket.getaddrinfo, where.host, where.port, type=socket.SOCK_STREAM)
-            found = await asyncio.get_running_loop().run_in_executor(self._look_ups, look_up)
-            addresses = list(dict.fromkeys(ip_address(item[4][0]) for item in found))
+            addresses = await self._look_ups.addresses(where.host, where.port, principal=principal)
         else:
             addresses = [where.host]
-        if not addresses or (self._hosts is None and not all(map(is_public, addresses))):
+        if not addresses or (self._listed is None and not all(map(_is_elsewhere, addresses))):
             raise _RefusedError
         return addresses
 
@@ -115,16 +115,20 @@ _FAILURES = (
 )
 
 
-def _read_hosts(setting: str) -> frozenset[str | Address]:
-    hosts: set[str | Address] = set()
+def _is_elsewhere(address: Address) -> bool:
+    """Is it on the internet, and not this machine, which may have a public address too?"""
+    return is_public(address) and not is_own(address)
+
+
+def _read_hosts(setting: str) -> frozenset[tuple[str | Address, int | None]]:
+    """The listed hosts, each with its port, or None for any."""
+    hosts: set[tuple[str | Address, int | None]] = set()
     for entry in setting.split(","):
-        text = entry.strip()
-        # an IPv6 address may stand in a setting without its brackets
-        host = parse_host(f"[{text}]" if ":" in text and not text.startswith("[") else text)
+        host = parse_host_and_port(entry.strip())
         if host is None:
             raise ConfigError(
-                f"DARKROOM_FETCH (--fetch) = {setting!r}: {text!r} is neither a host name nor an address;"
-                " write it without scheme, port or path"
+                f"DARKROOM_FETCH (--fetch) = {setting!r}: {entry.strip()!r} is neither a host name nor an address;"
+                " write it without scheme or path, and with a port only if no other may be asked: minio:9000"
             )
         hosts.add(host)
     return frozenset(hosts)

@@ -48,7 +48,7 @@ def new_job_id() -> str:
 class Job:
     """One job. Only ``transition`` may change ``state``."""
 
-    principal: str  # the name of the key's owner
+    principal: str  # the id of whose key it is
     model: str  # the canonical ID in models.yaml
     deadline_s: float  # monotonic
     id: str = ""  # as its client knows it; chosen by that, it is unique to its principal only. Default: the key

@@ -1,6 +1,10 @@
 """The job runner: takes a job from admission to its outcome, or to the one error that says why there is none.
 
 Knows the queue, the worker and deadlines; knows nothing of HTTP. Cancelling the awaiting task cancels the job.
+
+Of the drawings that a worker had when it died, one may have killed it; which, nobody knows. Each is a suspect: when it
+is asked for again, it is drawn alone. One under which a worker dies again then is fatal, and refused; one that comes
+out is a suspect no more.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ import msgspec
 from pipelines.plan import Drawing
 from pipelines.spec import Encoding
 from server.errors import DarkroomError, DeadlineExceeded, GenerationFailed, ServerFault, WorkerLost
+from server.jobs.company import Company
 from server.jobs.job import Job, State
 from server.jobs.queue import JobQueue
 from server.telemetry import Metrics
@@ -27,7 +32,6 @@ from server.worker.protocol import Finished
 
 log = logging.getLogger("darkroom.jobs")
 
-_FATAL_DEATHS = 2  # a job that was running at two deaths of a worker is not tried a third time
 _MEMORY_S = 600.0  # for how long deaths are remembered
 
 T = TypeVar("T")
@@ -57,13 +61,15 @@ class JobRunner:
         self._worker = worker
         self._metrics = metrics
         self._log_prompts = log_prompts
-        self._deaths: dict[bytes, tuple[int, float]] = {}  # fingerprint → deaths, last (monotonic)
+        self._company = Company()
+        self._suspects: dict[bytes, float] = {}  # by fingerprint: when a worker died under it (monotonic)
+        self._fatal: dict[bytes, float] = {}  # those under which one died when they were alone
 
     async def run(self, job: Job, assignment: Assignment[T]) -> T:
         """A job's whole life. Its permit was taken before, and returns after."""
         with self._ending(job):  # done, failed or cancelled, whatever happens inside
             drawing = await assignment.prepare(job)
-            self._refuse_fatal(drawing)
+            await self._refuse_fatal(drawing)
             job.prepared(drawing)  # nothing is left to refuse
             async with self._turn(job):
                 job.transition(State.RUNNING)
@@ -103,18 +109,29 @@ class JobRunner:
             raise DeadlineExceeded("The job did not finish in the time that this server allows.") from None
 
     async def _draw(self, job: Job, drawing: Drawing, encoding: Encoding) -> Finished:
-        """The drawing's pictures, in the order of its seeds, and what they cost. Raises WorkerLost."""
-        try:
-            return await self._worker.draw(drawing, encoding, job.stepped, job.previewed)
-        except WorkerLost:
-            self._note_death(drawing)
-            raise
+        """The drawing's pictures, in the order of its seeds. Raises WorkerLost, and GenerationFailed if it is fatal."""
+        suspect = await _find(drawing, self._suspects)
+        if suspect is None:
+            async with self._company.together():
+                try:
+                    return await self._worker.draw(drawing, encoding, job.stepped, job.previewed)
+                except WorkerLost:
+                    self._suspects = _with(self._suspects, await asyncio.to_thread(_fingerprint, drawing))
+                    raise
+        async with self._company.alone():
+            await self._refuse_fatal(drawing)  # an equal one may have been drawn while this one waited
+            try:
+                finished = await self._worker.draw(drawing, encoding, job.stepped, job.previewed)
+            except WorkerLost:
+                log.error("the worker died twice under a job", extra={"job": job.key, "model": job.model})
+                self._fatal = _with(self._fatal, suspect)
+                raise
+            self._suspects.pop(suspect, None)
+            return finished
 
-    def _refuse_fatal(self, drawing: Drawing) -> None:
+    async def _refuse_fatal(self, drawing: Drawing) -> None:
         """Raise GenerationFailed for a drawing that kills workers."""
-        # As long as no worker has died, no source need be hashed.
-        deaths, last = self._deaths.get(_fingerprint(drawing), (0, 0.0)) if self._deaths else (0, 0.0)
-        if deaths >= _FATAL_DEATHS and time.monotonic() - last < _MEMORY_S:
+        if await _find(drawing, self._fatal) is not None:
             raise GenerationFailed("This request ended the process that drew it twice; it is not tried again.")
 
     def _count(self, job: Job, drawing: Drawing | None) -> None:
@@ -133,11 +150,22 @@ class JobRunner:
             fields["prompt"] = drawing.spec.prompt
         log.info("job ended", extra=fields)
 
-    def _note_death(self, drawing: Drawing) -> None:
-        now = time.monotonic()
-        self._deaths = {print_: seen for print_, seen in self._deaths.items() if now - seen[1] < _MEMORY_S}
-        key = _fingerprint(drawing)
-        self._deaths[key] = (self._deaths.get(key, (0, 0.0))[0] + 1, now)
+
+async def _find(drawing: Drawing, deaths: dict[bytes, float]) -> bytes | None:
+    """The drawing's fingerprint if it is among those remembered. As long as no worker has died, nothing is hashed."""
+    if not _remembered(deaths):
+        return None
+    fingerprint = await asyncio.to_thread(_fingerprint, drawing)  # its sources may be hundreds of megabytes
+    return fingerprint if fingerprint in _remembered(deaths) else None
+
+
+def _remembered(deaths: dict[bytes, float]) -> dict[bytes, float]:
+    now = time.monotonic()
+    return {fingerprint: died_s for fingerprint, died_s in deaths.items() if now - died_s < _MEMORY_S}
+
+
+def _with(deaths: dict[bytes, float], fingerprint: bytes) -> dict[bytes, float]:
+    return {**_remembered(deaths), fingerprint: time.monotonic()}
 
 
 def _fingerprint(drawing: Drawing) -> bytes:

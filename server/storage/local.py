@@ -1,23 +1,34 @@
 """Pictures in a folder.
 
-Knows files and free space; knows nothing of URLs or expiry. A picture is written atomically: a crash at any moment
-leaves the whole picture or none, and at most a leftover that the sweep removes. All file work runs in threads.
+Knows files and free space; knows nothing of URLs. A picture is written atomically: a crash at any moment leaves the
+whole picture or none, and at most a leftover that the sweep removes. The folder is made again where it has been
+removed, as programs that clean up do; where it has become read-only or a file, nothing can be kept, as on a full disk.
+All file work runs in threads.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
+import logging
 import os
 import stat
 from pathlib import Path
 
 from server.errors import ConfigError, ServerFault, StoreFull
 from server.storage import atomic
-from server.storage.picture import StoredPicture, check_name, etag_of, mime_of
+from server.storage.picture import NOT_KEPT, StoredPicture, check_name, etag_of, is_old, mime_of
 
 _RESERVE = 1024 * 1024  # bytes left free: a file system has costs of its own
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+# Nothing can be kept, and a repeat would not help: full, read-only, or no folder of ours any more.
+_NO_ROOM = {
+    *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP),
+}
+_NO_PICTURE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
+
+log = logging.getLogger("darkroom.storage")
 
 
 class LocalStore:
@@ -26,7 +37,7 @@ class LocalStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         try:
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            self._make_folder()
             writable = os.access(folder, os.W_OK | os.X_OK)
         except OSError as error:
             raise ConfigError(f"{folder}: cannot keep pictures here ({error.strerror})") from error
@@ -36,10 +47,11 @@ class LocalStore:
     async def put(self, name: str, data: bytes, mime: str) -> None:
         check_name(name, mime)
         try:
-            await asyncio.to_thread(atomic.write, self._folder / name, data)
+            await asyncio.to_thread(self._put, name, data)
         except OSError as error:
-            if error.errno in _FULL:
-                raise StoreFull("There is no room to store the picture; ask for b64_json.") from error
+            _log("picture not stored", error)
+            if error.errno in _NO_ROOM:
+                raise StoreFull(NOT_KEPT) from error
             raise ServerFault("The picture could not be stored.") from error
 
     async def get(self, name: str) -> StoredPicture | None:
@@ -49,6 +61,7 @@ class LocalStore:
         try:
             found = await asyncio.to_thread(self._get, name)
         except OSError as error:
+            _log("picture not read", error)
             raise ServerFault("The picture could not be read.") from error
         if found is None:
             return None
@@ -62,14 +75,27 @@ class LocalStore:
         try:
             return await asyncio.to_thread(self._has_room, bytes_needed)
         except OSError as error:
+            _log("no room for pictures", error)
+            if error.errno in _NO_ROOM:
+                return False
             raise ServerFault("The store cannot be reached.") from error
+
+    def _put(self, name: str, data: bytes) -> None:
+        try:
+            atomic.write(self._folder / name, data)
+        except FileNotFoundError:
+            self._make_folder()
+            atomic.write(self._folder / name, data)
+
+    def _make_folder(self) -> None:
+        self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def _get(self, name: str) -> tuple[bytes, float] | None:
         try:
             # no symlink is ours; and opening a pipe must not wait for its writer
             file = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
         except OSError as error:
-            if error.errno in {errno.ENOENT, errno.ELOOP, errno.ENXIO}:
+            if error.errno in _NO_PICTURE:
                 return None
             raise
         status = os.fstat(file)
@@ -81,13 +107,17 @@ class LocalStore:
 
     def _sweep(self, before_unix: float) -> int:
         deleted = 0
-        with os.scandir(self._folder) as entries:
+        with contextlib.ExitStack() as stack:
+            try:
+                entries = stack.enter_context(os.scandir(self._folder))
+            except FileNotFoundError:
+                return 0  # the next put makes the folder again
             for entry in entries:
                 name = atomic.target_of(entry.name) or entry.name
                 if mime_of(name) is None:
                     continue  # not ours
                 try:
-                    if entry.stat(follow_symlinks=False).st_mtime < before_unix:
+                    if is_old(name, entry.stat(follow_symlinks=False).st_mtime, before_unix):
                         Path(entry).unlink()
                         deleted += name == entry.name  # a leftover is no picture
                 except OSError:
@@ -95,5 +125,15 @@ class LocalStore:
         return deleted
 
     def _has_room(self, bytes_needed: int) -> bool:
+        if not self._folder.is_dir():
+            self._make_folder()
         space = os.statvfs(self._folder)
+        if not os.access(self._folder, os.W_OK | os.X_OK):
+            code = errno.EROFS if space.f_flag & os.ST_RDONLY else errno.EACCES
+            raise OSError(code, os.strerror(code))
         return space.f_bavail * space.f_frsize >= bytes_needed + _RESERVE
+
+
+def _log(message: str, error: OSError) -> None:
+    code = errno.errorcode.get(error.errno or 0, "unknown")
+    log.error(message, extra={"errno": code, "reason": error.strerror or type(error).__name__})

@@ -6,15 +6,16 @@ so it is atomic and leaves no half-finished multipart upload behind.
 
 from __future__ import annotations
 
+import logging
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
-from obstore.exceptions import BaseError
+from obstore.exceptions import BaseError, PermissionDeniedError, UnauthenticatedError
 from obstore.store import ObjectStore as Backend
 from obstore.store import S3Store
 
 from server.errors import ConfigError, ServerFault, StoreFull
-from server.storage.picture import StoredPicture, check_name, etag_of, mime_of
+from server.storage.picture import NOT_KEPT, StoredPicture, check_name, etag_of, is_old, mime_of
 
 _PAGE = 1000  # objects listed and deleted at a time, S3's own limit
 _FULL = (
@@ -24,6 +25,9 @@ _FULL = (
     "Insufficient Storage",
 )  # how S3 servers say that they are full
 _FAILURES = (BaseError, OSError)
+_READ_ONLY = (PermissionDeniedError, UnauthenticatedError)  # what was put is still there, and more cannot be
+
+log = logging.getLogger("darkroom.storage")
 
 
 if TYPE_CHECKING:
@@ -41,8 +45,9 @@ class ObjectStore:
         try:
             await self._backend.put_async(name, data, attributes={"Content-Type": mime}, use_multipart=False)
         except _FAILURES as error:
-            if any(sign in str(error) for sign in _FULL):
-                raise StoreFull("There is no room to store the picture; ask for b64_json.") from error
+            log.error("picture not stored", extra={"error": type(error).__name__})
+            if any(sign in str(error) for sign in _FULL) or isinstance(error, _READ_ONLY):
+                raise StoreFull(NOT_KEPT) from error
             raise ServerFault("The picture could not be stored.") from error
 
     async def get(self, name: str) -> StoredPicture | None:
@@ -65,7 +70,7 @@ class ObjectStore:
                 old = [
                     item["path"]
                     for item in page
-                    if mime_of(item["path"]) and item["last_modified"].timestamp() < before_unix
+                    if mime_of(item["path"]) and is_old(item["path"], item["last_modified"].timestamp(), before_unix)
                 ]
                 if old:
                     deleted += await self._delete(old)

@@ -25,7 +25,8 @@ class Store(Protocol):
         """The picture, or None if there is none of that name, whatever the name looks like."""
 
     async def sweep(self, before_unix: float) -> int:
-        """Delete what was put before that time; how many pictures were deleted."""
+        """Delete what has expired, and what was put before that time without an expiry in its name; how many pictures
+        were deleted."""
 
     async def has_room(self, bytes_needed: int) -> bool:
         """Would so many bytes fit now? Asked before device work; a put may still find the store full."""

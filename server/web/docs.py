@@ -45,7 +45,8 @@ def router() -> APIRouter:
 
     @routes.get("/docs")
     async def docs(request: Request) -> Response:
-        return page(request, ".")
+        # What the browser shows counts: it takes relative paths from there.
+        return page(request, ".." if request.scope.get("raw_path", b"").endswith(b"/") else ".")
 
     @routes.get("/page/docs/")
     async def open_docs(request: Request) -> Response:

@@ -14,6 +14,7 @@ from server.errors import (
     ModelUnavailable,
     OutOfDeviceMemory,
     ServerFault,
+    Unavailable,
     WorkerLost,
 )
 
@@ -25,24 +26,32 @@ def lost() -> WorkerLost:
     return WorkerLost("The process that was drawing this stopped. It is being started again.", retry_after_s=5)
 
 
+def cannot_start() -> Unavailable:
+    """The error of a job while no worker comes up."""
+    return Unavailable(
+        "The process that draws cannot be started; /readyz and the server's log say why.", retry_after_s=30
+    )
+
+
 def unavailable(model: str) -> ModelUnavailable:
     """The error of a request for a model that could not be loaded."""
     return ModelUnavailable(f"{model} cannot be loaded; /readyz and the server's log say why.", param="model")
 
 
-def failed(kind: str, reason: str, job_id: str) -> DarkroomError:
-    """The error of a job whose drawing failed; ``kind`` is a class name of pipelines.errors."""
+def failed(kind: str, reason: str, job_id: str, model: str) -> DarkroomError:
+    """The error of a job whose drawing failed; ``kind`` is a class name of pipelines.errors, ``model`` the ID."""
     log.warning("job failed in the worker", extra={"job": job_id, "kind": kind, "reason": reason})
     match kind:
         case "AdapterRefused":
-            return ModelUnavailable("One of these loras cannot be loaded; the server's log says why.", param="loras")
+            message = f"One of these loras of {model} cannot be loaded; the server's log says which, and why."
+            return ModelUnavailable(message, param="loras")
         case "LoadRefused":
-            return ModelUnavailable("The model cannot be loaded; /readyz and the server's log say why.", param="model")
+            return unavailable(model)
         case "OutOfMemory":
             return OutOfDeviceMemory("The device has no room for this picture; ask for a smaller size or n.")
         case "BadPicture":
-            return GenerationFailed("The model made no usable picture (NaN or black); try another seed or scheduler.")
+            return GenerationFailed(f"{model} made no usable picture (NaN or black); try another seed or scheduler.")
         case "Unsupported":
-            return GenerationFailed("This model's pipeline cannot do what was asked.")
+            return GenerationFailed(f"{model} has no pipeline for this task; /v1/models lists the tasks of each model.")
         case _:
             return ServerFault("Drawing failed; the server's log has the reason under this request's id.")

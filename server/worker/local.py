@@ -12,7 +12,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import msgspec
 
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, Picture
+from server import interpreter
 from server.errors import DarkroomError
 from server.settings import ENV_PREFIX, Settings
 from server.telemetry import Metrics
@@ -39,6 +39,7 @@ _START_TIMEOUT_S = 120.0  # for the child to import torch and say hello
 class _Pending:
     """A drawing that the worker has, and who waits for it."""
 
+    model: str  # the ID asked for
     result: asyncio.Future[protocol.Finished]
     progress: Callable[[int, int], None]
     previewed: Callable[[int, Picture], None]
@@ -57,7 +58,9 @@ class LocalWorker:
         self._supervisor: asyncio.Task[None] | None = None
         self._last_message_s = 0.0  # monotonic
         self._up = asyncio.Event()
+        self._start_ended = asyncio.Event()  # the child is up, or has ended before it was
         self._stopping = False
+        self.start_failure = ""  # for the operator: how the last child ended, if it ended before it was up
         self.models = ModelStatuses(plans, metrics)
         self.device = ""
 
@@ -94,13 +97,18 @@ class LocalWorker:
                 await asyncio.wait_for(self._process.wait(), timeout=5.0 if self._up.is_set() else 0.1)
             except TimeoutError:
                 self._kill()
+                with contextlib.suppress(TimeoutError):
+                    await asyncio.wait_for(self._process.wait(), timeout=5.0)
         if self._supervisor is not None:
             self._supervisor.cancel()
             with contextlib.suppress(asyncio.CancelledError):
                 await self._supervisor
 
     def require(self, key: str, model: str, *, retry: bool = True) -> None:
-        """Raise ModelUnavailable for weights that could not be loaded; ``model`` is the ID asked for."""
+        """Raise ModelUnavailable for weights that could not be loaded; ``model`` is the ID asked for. Raise
+        Unavailable where no worker comes up: nobody knows when one will."""
+        if self.start_failure:
+            raise failures.cannot_start()
         self.models.require(key, model, retry=retry)
 
     async def draw(
@@ -112,8 +120,10 @@ class LocalWorker:
     ) -> protocol.Finished:
         """The pictures of a drawing. Cancelling this coroutine stops the drawing at its next step."""
         self.require(drawing.plan.key, drawing.spec.model)
-        await self._up.wait()  # a worker that is being replaced is waited for; the job's deadline bounds it
-        pending = _Pending(asyncio.get_running_loop().create_future(), progress, previewed)
+        await self._start_ended.wait()  # a worker that is being replaced is waited for; the job's deadline bounds it
+        if not self.up:
+            raise failures.cannot_start()
+        pending = _Pending(drawing.spec.model, asyncio.get_running_loop().create_future(), progress, previewed)
         if not self._pending:
             self._last_message_s = time.monotonic()  # an idle worker owes no sign of life; from here on it does
         self._pending[drawing.job_id] = pending
@@ -139,15 +149,24 @@ class LocalWorker:
         backoff_s = _FIRST_BACKOFF_S
         while True:
             started = time.monotonic()
+            end = "it was ended"
             try:
-                await self._run_once()
+                end = await self._run_once()
             except (OSError, asyncio.IncompleteReadError, msgspec.DecodeError, TimeoutError) as error:
-                log.error("worker link broke", extra={"reason": f"{type(error).__name__}: {error}"})
+                end = type(error).__name__
+                log.error("worker link broke", extra={"reason": f"{end}: {error}"})
             finally:
+                came_up = self.up
+                self._up.clear()
+                self._start_ended.clear()
                 self._worker_lost()
                 self._kill()
             if self._stopping:
                 return
+            if not came_up:
+                # Said, and answered with 503, until one comes up: a fault of the installation does not pass by itself.
+                self.start_failure = f"The worker ended while it started ({end}); the server's log says why."
+                self._start_ended.set()
             self._metrics.worker_restarts.inc()
             if time.monotonic() - started > _STEADY_S:
                 backoff_s = _FIRST_BACKOFF_S
@@ -155,13 +174,13 @@ class LocalWorker:
             await asyncio.sleep(backoff_s)
             backoff_s = min(_MAX_BACKOFF_S, backoff_s * 2)
 
-    async def _run_once(self) -> None:
-        """Start one child and read its messages until it ends."""
+    async def _run_once(self) -> str:
+        """Start one child and read its messages until it ends; how it ended."""
         ours, theirs = socket.socketpair()
-        with theirs:
+        with theirs, contextlib.ExitStack() as until_open:
+            until_open.callback(ours.close)  # of a child that cannot be started
             self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *("-m", "server.worker.child"),
+                *interpreter.python("server.worker.child"),
                 *("--fd", str(theirs.fileno())),
                 *("--device", self._settings.device),
                 *("--log-level", self._settings.log_level),
@@ -169,6 +188,7 @@ class LocalWorker:
                 stdin=asyncio.subprocess.DEVNULL,
                 env=_child_environment(),
             )
+            until_open.pop_all()
         reader, self._writer = await asyncio.open_connection(sock=ours)
         self._last_message_s = time.monotonic()
         watchdog = asyncio.create_task(self._watchdog(), name="worker-watchdog")
@@ -182,9 +202,9 @@ class LocalWorker:
             code = await self._process.wait()
             if not self._stopping:
                 log.error("worker exited", extra={"exit_code": code})
+            return f"exit code {code}"
         finally:
             watchdog.cancel()
-            self._up.clear()
             self._writer.close()
             self._writer = None
 
@@ -197,7 +217,9 @@ class LocalWorker:
                 for plan in self._preload:
                     self.models.moved(plan.key, ModelState.LOADING)
                     await self._send(protocol.Load(plan))
+                self.start_failure = ""
                 self._up.set()
+                self._start_ended.set()
             case protocol.Moved(key, place, reason):
                 if place == ModelState.BROKEN:
                     log.error("model cannot be served", extra={"model": key, "reason": reason})
@@ -220,7 +242,7 @@ class LocalWorker:
                 self._finish(job_id, message)
             case protocol.Failed(job_id, kind, reason):
                 if job_id in self._pending:  # else its client has left, which is no failure
-                    self._finish(job_id, failures.failed(kind, reason, job_id))
+                    self._finish(job_id, failures.failed(kind, reason, job_id, self._pending[job_id].model))
 
     def _finish(self, job_id: str, result: protocol.Finished | DarkroomError) -> None:
         pending = self._pending.pop(job_id, None)
@@ -264,4 +286,5 @@ class LocalWorker:
 
 def _child_environment() -> dict[str, str]:
     """Ours, less our settings: the child has no use for the signing key."""
-    return {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    return interpreter.environment(kept)

@@ -65,7 +65,7 @@ class Checked(msgspec.Struct, frozen=True, tag=True):
 
 
 class Tally(msgspec.Struct, frozen=True, tag=True):
-    """The engine's counters since the worker started: forwards, rows, cache hits, and every fallback."""
+    """The engine's counters since the worker started: forwards, rows, and every fallback."""
 
     counts: dict[str, int]
 

@@ -14,6 +14,7 @@ from diffusers.pipelines.qwenimage import (
 )
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
+from pipelines.models.processors import PictureProcessor
 from tests.families.parts import BOS, EOS, PAD, VOCAB, flow_matching, tokenizer
 
 
@@ -77,22 +78,10 @@ def qwen() -> tuple[Any, int]:
     return diffusers.QwenImagePipeline(**_qwen_parts()), 32
 
 
-class _QwenProcessor:
-    """What Qwen2VLProcessor does with pictures and text; that class cannot be made without torchvision."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        self.tokenizer = tokenizer
-        self.image_processor = Qwen2VLImageProcessorPil(size={"shortest_edge": 28 * 28, "longest_edge": 56 * 56})
-
-    def __call__(self, *, text: list[str], images: Any, padding: bool, return_tensors: str) -> Any:
-        features = self.image_processor(images=images, return_tensors=return_tensors)
-        grids = iter(features["image_grid_thw"])
-        pieces = [piece for prompt in text for piece in prompt.split("<|image_pad|>")]
-        whole = pieces[0]
-        for piece in pieces[1:]:
-            whole += "<|image_pad|>" * (int(next(grids).prod()) // 4) + piece
-        tokens = self.tokenizer([whole], padding=padding, return_tensors=return_tensors)
-        return transformers.BatchFeature({**tokens, **features})
+def _processor(tokenizer: Any) -> Any:
+    """As the loader makes it where torchvision is missing."""
+    size = {"shortest_edge": 28 * 28, "longest_edge": 56 * 56}
+    return PictureProcessor(Qwen2VLImageProcessorPil(size=size), tokenizer)
 
 
 def _qwen_edit(cls: Any, module: Any) -> tuple[Any, int]:
@@ -101,7 +90,7 @@ def _qwen_edit(cls: Any, module: Any) -> tuple[Any, int]:
         real = _REAL_SIZES.setdefault(each, each.calculate_dimensions)
         each.calculate_dimensions = functools.partial(_at_tiny_area, real)
     parts = _qwen_parts()
-    return cls(**parts, processor=_QwenProcessor(parts["tokenizer"])), 64
+    return cls(**parts, processor=_processor(parts["tokenizer"])), 64
 
 
 _REAL_SIZES: dict[Any, Any] = {}

@@ -34,12 +34,15 @@ def test_no_canary_and_no_forged_line(tmp_path: Path, caplog: pytest.LogCaptureF
             client.get(f"/{CANARY}%0a%7b?{CANARY}", headers=headers)
             client.get(f"/files/{CANARY}?signature={CANARY}", headers=headers)
             client.get("/fail/accident", headers={**headers, "x-request-id": f'{CANARY} {{"level"'})
+            client.get("/v1/models/x", headers={"api-key": CANARY, "x-api-key": f"other{CANARY}"})
+            client.post("/read", content=CANARY, headers={**headers, "content-encoding": CANARY})
+            client.options(f"/{CANARY}", headers={"origin": CANARY, "access-control-request-headers": CANARY})
             client.get("/livez", headers={**headers, "user-agent": CANARY, "cookie": CANARY, "host": CANARY})
         with live.connect() as connection:
             connection.sendall(forged + f"{CANARY}: \x00\r\n\r\n".encode())
             connection.recv(1000)
     ours = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
-    assert sum(record.name == "darkroom.access" for record in ours) == 12
+    assert sum(record.name == "darkroom.access" for record in ours) == 18
     formatter = JsonLines("front")
     for record in ours:
         line = formatter.format(record)

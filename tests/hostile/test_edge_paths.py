@@ -37,14 +37,50 @@ def ask(live: Live, target: str, *lines: str, host: str = "localhost", method: s
 
 
 CLOSED = [
-    "//livez",
     "/livez/../v1/models/x",
+    "//livez/../v1/models/x",
+    "//livez//..//v1//models//x",
     "/livez%2f..%2fv1",
+    "/livez%2f",
+    "/%2flivez",
+    "//livez%2f/",
+    "/livez/.",
+    "/./livez",
+    "/livez/%2e/",
+    "/livez\\",
+    "/livez%5c/",
+    "//v1//models//x/",
     "/livez%00",
-    "/livez/",
     "/%2e%2e/livez",
     "/livez%3f",
+    "/readyz//x",
+    "//metrics/",
+    "//docs/",
+    "//openapi.json",
+    "/models",
+    "/models/x",
+    "//files",
+    "/v1/files/x",
+    "/filesx//files/x",
+    "/v1//files/x",
+    "//page",
 ]
+
+
+@pytest.mark.parametrize(
+    "target", ["//livez", "/livez/", "//livez//", "///readyz///", "//", "http://localhost//livez/"]
+)
+def test_carelessness_with_slashes_opens_what_is_open(keyed: Live, target: str) -> None:
+    assert ask(keyed, target).status_code == 200
+
+
+@pytest.mark.parametrize("target", ["//files/x", "///files/x?signature=a//b/"])
+def test_a_pictures_name_is_literal(keyed: Live, target: str) -> None:
+    """Below an open folder nothing is read as anything else: the file of two letters is not that of one."""
+    assert ask(keyed, target).text == "file of 1"
+    for other in ("//files//x", "//files/../livez", "//files/x%2f..%2fy/", "/files/./x"):
+        assert_api_error(ask(keyed, other), 404, "not_found")
+    assert ask(keyed, "/files/x/").text == "file of 2"
 
 
 @pytest.mark.parametrize("target", [*CLOSED, "http://localhost/v1/models/x", "http://localhost/livez/../pictures"])

@@ -1,7 +1,13 @@
-"""The door of the server, from outside: keys, streams, disconnects and errors over a real socket."""
+"""The door of the server, from outside: keys, streams, disconnects and errors over a real socket.
+
+And what real programs send to it: careless paths, other headers, other encodings.
+"""
 
 from __future__ import annotations
 
+import gzip
+import json
+import logging
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +19,7 @@ from fastapi.routing import iter_route_contexts
 
 from server.edge.keys import Keyring
 from tests.assertions import assert_api_error
+from tests.paper import Paper, PaperServers
 from tests.unit.edge.live import Live, serve, settings_for
 from tests.unit.edge.rooms import make_app
 
@@ -46,10 +53,10 @@ def test_every_route_but_the_open_ones_asks_for_a_key(keyed: tuple[Live, FastAPI
     assert {"/pictures", "/v1/models/x", "/docs", "/openapi.json", "/livez"} <= paths
     with live.client() as client:
         for path in sorted(paths):
-            for method in ("GET", "HEAD", "OPTIONS", "POST", "PUT", "DELETE", "PATCH"):
+            for method in ("GET", "HEAD", "POST", "PUT", "DELETE", "PATCH"):
                 answer = client.request(method, path)
                 if path in OPEN and method in ("GET", "HEAD"):
-                    assert answer.status_code in (200, 405), path
+                    assert answer.status_code == 200, path
                 else:
                     assert answer.status_code == 401, (method, path)
                     assert answer.headers["www-authenticate"] == "Bearer"
@@ -109,3 +116,154 @@ def test_the_openai_sdk_reads_the_errors(keyed: tuple[Live, FastAPI, str]) -> No
         with pytest.raises(openai.NotFoundError) as missing:
             client.images.generate(prompt="a cat")
         assert missing.value.code == "not_found"
+
+
+BODY = {"prompt": "a cat", "size": "256x256"}
+RAW = json.dumps(BODY).encode()
+GENERATIONS = ["/v1/images/generations", "/api/images/generations", "/api/v2/image/generations", "/api/v2/image"]
+MARK = b"\xef\xbb\xbf"
+
+
+def raw_of(path: str) -> bytes:
+    return json.dumps({"input": BODY}).encode() if path == "/api/v2/image" else RAW
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/images/generations",
+        "/images/generations/",
+        "/v1/images/generations/",
+        "/v1//images/generations",
+        "/api//images//generations//",
+        "/api/v2/image/generations/",
+    ],
+)
+def test_a_careless_path_is_the_one_that_is_meant(paper: Paper, path: str) -> None:
+    """Each was 404: a base URL that ends in a slash, or without /v1. A redirect would lose the body."""
+    answer = paper.post(BODY, path)
+    assert answer.status_code == 200, answer.text
+    assert len(paper.worker.drawings) == 1
+
+
+def test_careless_paths_of_gets(paper: Paper) -> None:
+    """/v1/models/ said "No such model"."""
+    with paper.client() as client:
+        listed = client.get("/v1/models").json()
+        for path in ("/v1/models/", "/models", "/models/", "/v1//models", "/api/models/"):
+            assert client.get(path).json() == listed, path
+        assert client.get("/models/dall-e-3/").json()["id"] == "dall-e-3"
+        assert client.get("/api/v2/status/").json() == {"available": True}
+        assert client.get("/api/ai/models/").status_code == 200
+        assert client.get("/images/jobs/").status_code == 200
+        assert client.get("/docs/").text.count('src="../page/docs/') == 2
+        assert client.get("/docs").text.count('src="./page/docs/') == 2
+
+
+def test_a_picture_has_one_address(paper: Paper) -> None:
+    url = paper.post({**BODY, "response_format": "url"}).json()["data"][0]["url"]
+    path = url.partition(paper.url)[2]
+    with paper.client() as client:
+        assert client.get(path).status_code == 200
+        for other in (
+            path.replace("/files/", "/files//"),
+            path.replace("?", "/?"),
+            path.replace(".png", "%2e%2e.png"),
+        ):
+            assert client.get(other).status_code in (403, 404), other
+
+
+def test_options_and_head_on_every_route(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(keys=True)
+    paths = sorted(paths_of(paper.app))
+    assert "/api/v2/image" in paths
+    with paper.live.client() as stranger, paper.client() as client:
+        for path in paths:
+            answer = stranger.options(path, headers={"origin": "http://tool.example"})
+            assert (answer.status_code, answer.content) == (204, b""), path
+            allowed = answer.headers["allow"].split(", ")
+            for method in ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE"):
+                asked = client.request(method, path)
+                assert (asked.status_code != 405) == (method in allowed), (method, path)
+                assert asked.status_code < 500, (method, path)
+                if asked.status_code == 405:
+                    assert asked.headers["allow"] == answer.headers["allow"], path
+            if "GET" in allowed:
+                assert stranger.head(path).status_code == stranger.get(path).status_code, path
+        assert client.options("/v1/images/jobs/x").headers["allow"] == "GET, HEAD, DELETE, OPTIONS"
+
+
+def test_azures_clients_get_in(paper_servers: PaperServers, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    paper = paper_servers.open(keys=True)
+    assert paper.key is not None
+    with paper.live.client() as client:
+        for name in ("api-key", "x-api-key", "API-Key"):
+            assert client.post(GENERATIONS[0], json=BODY, headers={name: paper.key}).status_code == 200
+            assert_api_error(client.get("/v1/models", headers={name: "wrong4711"}), 401, "invalid_api_key")
+    ours = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
+    assert not any(secret in repr(vars(record)) for record in ours for secret in (paper.key, "wrong4711"))
+
+
+@pytest.mark.parametrize("path", GENERATIONS)
+def test_packed_and_marked_bodies_are_read(paper: Paper, path: str) -> None:
+    """Both were answered "The body is not valid JSON"."""
+    raw = raw_of(path)
+    for content, headers in (
+        (MARK + raw, {}),
+        (gzip.compress(raw), {"content-encoding": "gzip"}),
+        (gzip.compress(MARK + raw), {"content-encoding": "gzip"}),
+        (raw, {"content-type": "application/x-www-form-urlencoded"}),  # what curl -d says of everything
+        (raw, {"content-type": "multipart/form-data; boundary=x"}),
+    ):
+        answer = paper.post(content, path, headers=headers)
+        assert answer.status_code == 200, (headers, answer.text)
+
+
+@pytest.mark.parametrize("path", GENERATIONS)
+@pytest.mark.parametrize(
+    ("content", "kind", "named"),
+    [
+        (b"", "application/json", "empty"),
+        (b"prompt=a+cat&n=1", "application/x-www-form-urlencoded", "x-www-form-urlencoded"),
+        (b'--x\r\nContent-Disposition: form-data; name="prompt"\r\n\r\ncat\r\n--x--', None, "multipart/form-data"),
+        (b"--x\r\n\r\n--x--", "Multipart/Form-Data; boundary=x", "multipart/form-data"),
+        (RAW.decode().encode("utf-16"), "application/json; charset=utf-16", "UTF-16"),
+        (RAW.decode().encode("utf-16-le"), "application/json", "UTF-16"),
+        (gzip.compress(RAW), "application/json", "Content-Encoding: gzip"),
+        (b"canary", "text/plain", "not valid JSON"),
+    ],
+    ids=range(8),
+)
+def test_what_is_not_json_is_named(paper: Paper, path: str, content: bytes, kind: str | None, named: str) -> None:
+    """Whatever it was, the answer said "The body is not valid JSON"."""
+    answer = paper.post(content, path, headers={} if kind is None else {"content-type": kind})
+    error = assert_api_error(answer, 400, "invalid_value")
+    assert named in error["message"]
+    assert "canary" not in answer.text
+
+
+def test_json_where_only_a_form_can_be_read_is_named(paper: Paper) -> None:
+    error = assert_api_error(paper.post(BODY, "/v1/images/variations"), 400, "invalid_value")
+    assert "multipart/form-data" in error["message"]
+    assert "JSON" in error["message"]
+    form = {"content-type": "application/x-www-form-urlencoded"}
+    error = assert_api_error(paper.post(b"image=x", "/v1/images/variations", headers=form), 400, "invalid_value")
+    assert "carries no files" in error["message"]
+
+
+@pytest.mark.parametrize("kind", ["application/json", "multipart/form-data; boundary=x"])
+def test_leaving_in_mid_body_is_no_fault(paper: Paper, kind: str, caplog: pytest.LogCaptureFixture) -> None:
+    """It was logged as an error, with a traceback."""
+    caplog.set_level(logging.INFO)
+    head = f"POST /v1/images/edits HTTP/1.1\r\nHost: localhost\r\nContent-Type: {kind}\r\nContent-Length: 99\r\n\r\n--x"
+    with paper.live.connect() as connection:
+        connection.sendall(head.encode())
+        time.sleep(0.2)
+    deadline = time.monotonic() + 5
+    while not (told := [each for each in caplog.records if each.name == "darkroom.access"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+    assert told[0].status == 499  # type: ignore[attr-defined]
+    assert all(record.levelno <= logging.INFO for record in caplog.records), caplog.text
+    assert any(record.getMessage() == "client left" for record in caplog.records)

@@ -176,7 +176,7 @@ def test_pictures_as_openais_json_edits_spell_them_are_not_dropped(paper: Paper,
 
 
 def test_picture_urls_come_from_public_url(paper_servers: PaperServers) -> None:
-    paper = paper_servers.open(public_url="https://pictures.example/base/")
+    paper = paper_servers.open(keys=True, public_url="https://pictures.example/base/")
     url = paper.post({"prompt": "x"}).json()["data"][0]["url"]
     assert url.startswith("https://pictures.example/base/files/")
     with paper.client() as client:
@@ -207,7 +207,7 @@ def test_parameters_in_the_picture_can_be_switched_off(paper_servers: PaperServe
 
 
 def test_our_own_url_is_read_from_the_store_even_where_fetching_is_off(paper_servers: PaperServers) -> None:
-    paper = paper_servers.open(fetch="off", public_url="http://nowhere.invalid")
+    paper = paper_servers.open(keys=True, fetch="off", public_url="http://nowhere.invalid")
     url = paper.post({"prompt": "x"}).json()["data"][0]["url"]
     assert spec_of(paper, image=url).task is Task.IMAGE_TO_IMAGE
     assert_api_error(paper.post({"prompt": "x", "image": url[:-2] + "xx"}), 400, "invalid_image")

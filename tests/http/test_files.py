@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
+import errno
+import os
+import shutil
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import httpx
@@ -135,3 +140,54 @@ def test_an_expired_picture_is_swept(paper_servers: PaperServers) -> None:
     folder = paper.app.state.services.settings.data_dir / "pictures"
     assert list(folder.iterdir())
     eventually(lambda: not list(folder.iterdir()), within_s=20)
+
+
+def test_a_stored_picture_says_until_when_its_url_lives(paper_servers: PaperServers) -> None:
+    """A server with a shorter lifetime on the same folder deleted it while its URL was still valid."""
+    long, short = (paper_servers.open(data_dir=tmp, url_lifetime_s=seconds) for tmp, seconds in shared(paper_servers))
+    url = httpx.URL(long.post({"prompt": "x"}).json()["data"][0]["url"])
+    (stored,) = (path.name for path in (long.app.state.services.settings.data_dir / "pictures").iterdir())
+    assert stored.partition("-")[2].partition(".")[0] == url.params["expires"]
+    time.sleep(1.1)
+    assert asyncio.run(short.app.state.services.store.sweep(time.time() - 1)) == 0
+    with short.client() as client:
+        assert client.get(url.raw_path.decode()).status_code == 200
+
+
+def shared(paper_servers: PaperServers) -> list[tuple[Path, int]]:
+    folder = paper_servers._folder / "shared"
+    return [(folder, 3600), (folder, 1)]
+
+
+def test_a_pictures_folder_that_cannot_be_written_is_507_and_base64_still_works(
+    paper_servers: PaperServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A data folder that became read-only while the server ran was a 500 that asked for a repeat."""
+    paper = paper_servers.open()
+
+    def read_only(path: object, data: object) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr("server.storage.atomic.write", read_only)
+    refused = paper.post({"prompt": "x"})
+    assert_api_error(refused, 507, "store_full")
+    assert refused.headers["x-should-retry"] == "false"
+    assert paper.post({"prompt": "x", "response_format": "b64_json"}).status_code == 200
+    monkeypatch.undo()
+    shutil.rmtree(paper.app.state.services.settings.data_dir)
+    answer = paper.post({"prompt": "x"})
+    assert answer.status_code == 200
+    with paper.client() as client:
+        assert client.get(answer.json()["data"][0]["url"]).status_code == 200
+
+
+def test_readyz_says_that_no_worker_starts(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open()
+    with paper.client() as client:
+        assert client.get("/readyz").json()["worker"] == {"state": "up"}
+        paper.worker.up = paper.worker.settled = False
+        assert client.get("/readyz").json()["worker"] == {"state": "starting"}
+        paper.worker.start_failure = "The worker ended."
+        answer = client.get("/readyz")
+        assert answer.status_code == 503
+        assert answer.json()["worker"] == {"state": "failing", "reason": "The worker ended."}

@@ -178,3 +178,25 @@ def test_two_principals_see_nothing_of_each_other(paper_servers: PaperServers) -
     paper.worker.gate.set()
     assert [future.result(10).status_code for future in (*both, mine)] == [200] * 3
     assert not paper.worker.cancelled
+
+
+def test_a_new_key_of_an_old_name_sees_nothing_of_the_old_keys(paper_servers: PaperServers) -> None:
+    """It saw the old key's jobs, could cancel them, and was answered with its pictures by Idempotency-Key."""
+    paper = paper_servers.open(keys=True)
+    keyring: Keyring = paper.app.state.keyring
+    body = {"prompt": "a secret", "response_format": "b64_json"}
+    headers = {"idempotency-key": "one-and-the-same", "x-job-id": "the-first-job"}
+    first = paper.post(body, headers=headers)
+    assert first.status_code == 200
+    assert keyring.revoke("tester")
+    paper.key = keyring.create("tester")
+    assert get(paper).json()["data"] == []
+    assert_api_error(get(paper, "/the-first-job"), 404, "not_found")
+    again = paper.post(body, headers=headers)
+    assert again.status_code == 200
+    assert len(paper.worker.drawings) == 2
+    assert again.json()["data"][0]["seed"] != first.json()["data"][0]["seed"]
+    principals = [drawing.principal for drawing in paper.worker.drawings]
+    assert principals[0] != principals[1]  # nor do they share their part of the device
+    with paper.client() as client:
+        assert client.get("/api/user/info").json()["user"]["fullName"] == "tester"

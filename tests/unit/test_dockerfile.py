@@ -21,6 +21,7 @@ from threading import Thread
 
 import pytest
 
+from server.catalog.load import find_models_file
 from server.settings import ENV_PREFIX, Settings, read_settings
 
 ROOT = Path(__file__).parents[2]
@@ -174,9 +175,10 @@ def test_one_port_and_it_is_the_one_listened_on() -> None:
 
 def test_mounts_and_stop_signal() -> None:
     assert json.loads(_one("VOLUME", RUNTIME)) == ["/models", "/data"]
-    assert _one("WORKDIR", RUNTIME) == "/models"  # so that a models.yaml mounted there is the one served
-    assert _one("STOPSIGNAL", RUNTIME) == "SIGTERM"
     made = " ".join(_of("RUN", RUNTIME))
+    workdir = _one("WORKDIR", RUNTIME)
+    assert f"ln -s /models/models.yaml {workdir}/models.yaml" in made  # so that one mounted there is the one served
+    assert _one("STOPSIGNAL", RUNTIME) == "SIGTERM"
     assert re.search(r"install -d -o darkroom -g darkroom \S+ \S+ /data", made)
 
 
@@ -200,11 +202,12 @@ def port() -> Iterator[int]:
         server.shutdown()
 
 
-def _healthcheck(port: int) -> int:
+def _healthcheck(port: int, folder: Path = ROOT) -> int:
     command = json.loads(_one("HEALTHCHECK", RUNTIME).partition(" CMD ")[2])
-    assert command[:2] == ["python", "-c"]
+    assert command[0] == "python"
     env = {"DARKROOM_PORT": str(port), "http_proxy": "http://127.0.0.1:9", "PATH": ""}
-    return subprocess.run([sys.executable, *command[1:]], env=env, capture_output=True, check=False).returncode
+    asked = subprocess.run([sys.executable, *command[1:]], env=env, cwd=folder, capture_output=True, check=False)
+    return asked.returncode
 
 
 @pytest.mark.parametrize(("status", "code"), [(200, 0), (503, 1)])
@@ -214,6 +217,29 @@ def test_the_healthcheck_tells_alive_from_not(
     """A proxy in the environment must not come between."""
     monkeypatch.setattr(_Livez, "status", status)
     assert _healthcheck(port) == code
+
+
+def test_what_lies_in_a_mounted_folder_is_never_run(port: int, tmp_path: Path) -> None:
+    """The working folder was /models, and the health check imported http from it: any http.py there was executed."""
+    for name in ("http", "os", "json", "socket"):
+        (tmp_path / f"{name}.py").write_text("open('executed', 'w')")
+    assert _healthcheck(port, tmp_path) == 0
+    assert not (tmp_path / "executed").exists()
+    assert RUNTIME_ENV["PYTHONSAFEPATH"] == "1"
+    assert _one("WORKDIR", RUNTIME) not in json.loads(_one("VOLUME", RUNTIME))
+
+
+def test_the_models_file_of_the_mounted_folder_is_served_and_its_paths_are_relative_to_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the image has it: a link in the working folder, whose file may be there or not."""
+    (tmp_path / "models").mkdir()
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "models.yaml").symlink_to(tmp_path / "models" / "models.yaml")
+    monkeypatch.chdir(tmp_path / "work")
+    assert find_models_file(None) == ROOT / "models.yaml"
+    (tmp_path / "models" / "models.yaml").touch()
+    assert find_models_file(None) == tmp_path / "models" / "models.yaml"
 
 
 def test_the_healthcheck_fails_where_nobody_listens() -> None:

@@ -55,7 +55,7 @@ def test_a_child_has_its_parents_status_and_codes_are_unique() -> None:
 
 def test_every_failure_of_the_worker_is_mapped() -> None:
     kinds = ["DrawError", *declared(pipelines.errors.DrawError)]
-    answers = {kind: type(failures.failed(kind, "canary /path 0x7f00", "job_1")) for kind in kinds}
+    answers = {kind: type(failures.failed(kind, "canary /path 0x7f00", "job_1", "mini")) for kind in kinds}
     assert answers == {
         "DrawError": errors.ServerFault,
         "AdapterRefused": errors.ModelUnavailable,
@@ -66,4 +66,6 @@ def test_every_failure_of_the_worker_is_mapped() -> None:
         "Cancelled": errors.ServerFault,  # whose client has left: nobody reads it
     }
     for kind in kinds:
-        assert "canary" not in failures.failed(kind, "canary", "job_1").message
+        message = failures.failed(kind, "canary", "job_1", "mini").message
+        assert "canary" not in message
+        assert "The model" not in message, "it has a name"

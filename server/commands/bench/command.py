@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,6 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
     url, clients, rate, seed = arguments.url, arguments.clients, arguments.rate, arguments.seed
     if rate is not None and not rate > 0:
         raise ConfigError(f"--rate = {rate}: must be more than 0")
+    _require_writable(arguments.out)  # before minutes of load
     key = _read_key(arguments.key)
     arrivals = f"{clients} clients" if rate is None else f"{rate:g} requests a second, Poisson"
     command = f"{url}: {arguments.requests} requests from seed {seed}; {arrivals}; {mix}"
@@ -54,10 +56,21 @@ def run(arguments: argparse.Namespace) -> int:
     console = Console()
     for name, value in report.figures(result):
         console.print(f"{name:<28}{value}", highlight=False, markup=False)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(report.page(result), encoding="utf-8")
+    try:
+        arguments.out.write_text(report.page(result), encoding="utf-8")
+    except OSError as error:
+        raise ConfigError(f"--out {arguments.out}: the report cannot be written: {error.strerror}") from None
     console.print(f"report: {arguments.out}", highlight=False, markup=False)
     return 1 if result.errors else 0
+
+
+def _require_writable(out: Path) -> None:
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"--out {out}: its folder cannot be made: {error.strerror}") from None
+    if out.is_dir() or not os.access(out if out.exists() else out.parent, os.W_OK):
+        raise ConfigError(f"--out {out}: cannot be written")
 
 
 def read_mix(arguments: argparse.Namespace) -> Mix:

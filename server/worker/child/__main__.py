@@ -28,6 +28,8 @@ os.environ.update(
 if __name__ == "__main__":
     # Ctrl-C reaches the whole process group, also while torch is still being imported; the front decides when to stop.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(signal, "SIGHUP"):
+        signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal: the front drains
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as service managers send it to all processes of a service
 
 import torch

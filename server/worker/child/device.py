@@ -116,8 +116,8 @@ class Device:
 
     def _run_ended(self, drawing: Drawing) -> None:
         self._residency.unpin(drawing.plan)
-        cache = {"embedding_hits": self._embeddings.hits, "embedding_misses": self._embeddings.misses}
-        self._link.send(protocol.Tally({**self._engine.counts, **cache}))
+        # Not the hits of the prompt cache: whoever reads /metrics could tell that another key has sent a prompt.
+        self._link.send(protocol.Tally(dict(self._engine.counts)))
 
     def _load(self, plan: ModelPlan) -> LoadedModel:
         # On a thread that ends with it. OpenMP keeps helpers for every thread that has computed, and once there are

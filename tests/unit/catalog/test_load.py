@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -64,6 +66,117 @@ def test_a_typing_error_names_file_line_key_value_and_what_is_allowed(
 def test_what_is_no_models_file_is_refused_by_name(tmp_path: Path, text: str) -> None:
     with pytest.raises(ConfigError, match=r"models\.yaml"):
         catalog(tmp_path, text)
+
+
+LAUGHS = (
+    "a: &a ["
+    + ", ".join(["lol"] * 9)
+    + "]\n"
+    + "".join(f"{name}: &{name} [{', '.join([f'*{before}'] * 9)}]\n" for before, name in pairwise("abcdefghi"))
+)
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "says"),
+    [
+        ("default: x\nmodels: &a\n  x: *a\n", 3, "*a stands inside what it stands for"),
+        ("default: x\nmodels: &a {<<: *a}\n", 2, "*a stands inside"),
+        ("default: x\nmodels: [&a [1, *a]]\n", 2, "*a stands inside"),
+        ("default: x\n" + "- " * 10_000, 2, ""),
+        ("default:\n" + "  - " + "- " * 10_000, 2, "nested deeper than 20 levels"),
+        ("x:\n  " + "[" * 100_000, 2, "nested deeper than 20 levels"),
+        ("{" * 100_000, 1, "nested deeper than 20 levels"),
+        ("? " * 10_000, 1, "nested deeper than 20 levels"),
+        ("a:\n" + "".join(" " * depth + "b:\n" for depth in range(1, 500)), 20, "nested deeper than 20 levels"),
+        (LAUGHS, 5, "more than 50000 values up to here, with aliases written out"),
+        ("a: [" + "1," * 200_000 + "]", 1, "more than 50000 values"),
+        ("default: x\n? [a, b]\n: 1\n", 2, "a key must be a word"),
+        ("default: x\n? {a: b}\n: 1\n", 2, "a key must be a word"),
+        ("default: x\nmodels: {x: {path: a, path: b}}\n", 2, "path: the key is given twice"),
+        (f"default: x\nmodels: {{x: {{max_side: {'9' * 5000}}}}}\n", 2, "not a value of int"),
+        ("default: x\nmodels: !!int many\n", 2, "not a value of int"),
+        ("default: x\nmodels: !!bool perhaps\n", 2, "not a value of bool"),
+        ("default: x\nmodels: !!timestamp never\n", 2, "not a value of timestamp"),
+        ("default: x\nmodels: 2026-13-45\n", 2, "not a value of timestamp"),
+        ("default: x\nmodels: !!binary '%'\n", 2, ""),
+        ("default: x\nmodels: !ours {}\n", 2, "!ours"),
+        ("default: x\nmodels: *nowhere\n", 2, "nowhere"),
+        ("default: x\nmodels: {x: {<<: 5}}\n", 2, ""),
+        ("default: x\n---\ndefault: y\n", 2, "document"),
+        ("default: x\nmodels: \x07\n", 2, "a character that may not be in it"),
+        ("default: x\nmodels: {x: {path: a, dtype: " + "y" * 500_000 + "}}", 2, "yyy…"),
+    ],
+    ids=range(26),
+)
+def test_yaml_that_has_no_end_or_no_value_is_a_sentence_with_the_line_at_once(
+    tmp_path: Path, text: str, line: int, says: str
+) -> None:
+    """An anchor inside itself was a traceback, deep nesting too; nine levels of aliases kept `check` for ever."""
+    started_s = time.process_time()
+    with pytest.raises(ConfigError) as refused:
+        catalog(tmp_path, text)
+    assert time.process_time() - started_s < 20  # it was hours
+    message = str(refused.value)
+    assert f"{tmp_path / 'models.yaml'}, line {line}: " in message
+    assert says in message
+    assert "\n" not in message
+    assert len(message) < 1000 + len(str(tmp_path))
+
+
+def test_a_file_that_is_too_large_or_no_text_is_refused_by_line_or_size(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="more than 1024 KiB"):
+        catalog(tmp_path, "#" * (1024 * 1024 + 1))
+    (tmp_path / "models.yaml").write_bytes(b"default: x\n# \xff\n")
+    with pytest.raises(ConfigError, match="line 2: not text in UTF-8"):
+        load_catalog(tmp_path / "models.yaml")
+
+
+def test_anchors_and_merge_keys_serve_an_owner_who_writes_a_preset_once(tmp_path: Path) -> None:
+    text = GOOD.replace("standard: {", "standard: &base {").replace("hd: { steps: 30 }", "hd: { <<: *base, steps: 30 }")
+    hd = catalog(tmp_path, text).models["mini"].preset("hd", "vivid")
+    assert (hd.steps, hd.guidance) == (30, 2.5)
+
+
+@pytest.mark.parametrize("max_side", [16, 512, 1023, 1024, 2048])
+def test_the_built_in_default_size_fits_into_max_side(tmp_path: Path, max_side: int) -> None:
+    """With max_side: 512, every request without a size was 400: the default was one that the model does not make."""
+    both = catalog(
+        tmp_path,
+        GOOD.replace("multiple: 16", f"max_side: {max_side}").replace("sizes: [256x256, 1024x1024]", "owned_by: me"),
+    )
+    for model in both:
+        assert model.size(model.entry.default_size) == (min(1024, max_side),) * 2
+
+
+@pytest.mark.parametrize(
+    ("written", "line"),
+    [
+        ("max_side: 512\n    default_size: 1024x1024", 8),
+        ("default_size: 8x8", 7),
+        ("default_size: 512x15", 7),
+        ("max_side: 1000\n    default_size: 64x1001", 8),
+        ("sizes: [512x512]\n    default_size: 256x256", 8),
+    ],
+)
+def test_a_written_default_size_that_the_model_does_not_make_stops_the_start(
+    tmp_path: Path, written: str, line: int
+) -> None:
+    with pytest.raises(ConfigError, match=f"line {line}: models.mini.default_size = .*: default_size "):
+        catalog(tmp_path, GOOD.replace("multiple: 16", written))
+
+
+def test_sizes_and_default_size_are_judged_as_they_are_taken_over(tmp_path: Path) -> None:
+    """An ID like another was judged before it took over keys: a default_size that its own sizes lack passed, and
+    one that they have was refused."""
+    like = "    sizes: [256x256, 1024x1024]"
+    base = GOOD.replace("multiple: 16", "default_size: 512x512")
+    assert (
+        catalog(tmp_path, base.replace(like, "    sizes: [512x512]")).models["dall-e-2"].entry.default_size == "512x512"
+    )
+    with pytest.raises(ConfigError, match="default_size is not one of sizes"):
+        catalog(tmp_path, base)
+    with pytest.raises(ConfigError, match=r"line 13: models.dall-e-2 = '512x512': default_size has a side"):
+        catalog(tmp_path, base.replace(like, "    max_side: 256"))
 
 
 def test_a_file_that_is_not_text_or_not_there_is_refused_by_name(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from server.errors import ConfigError
 from server.settings import Settings
 from tests.running import ROOT
 from tests.unit.catalog.models_files import WITH_LORAS, catalog, write
+from tests.unit.pipelines.facts.test_folder import weights
 
 
 @pytest.mark.parametrize(
@@ -73,3 +74,31 @@ def test_files_of_adapters_that_cannot_be_used_are_told_by_name(
     for name in problems:
         assert f"models.mini.loras.{name}: " in said
     assert load_catalog(file).models["mini"].problem() is None
+
+
+def test_the_written_name_of_a_file_counts(tmp_path: Path) -> None:
+    """In a hub's cache the file is a link to one that is named by its hash: it was refused by that name."""
+    blob = tmp_path / "models--org--name" / "blobs" / "0f0f"
+    link = tmp_path / "loras" / "pixel.safetensors"
+    for folder in (blob.parent, link.parent):
+        folder.mkdir(parents=True)
+    blob.write_bytes(weights())
+    link.symlink_to(blob)
+    model = catalog(tmp_path, WITH_LORAS).models["mini"]
+    assert model.lora_problems() == {}
+    assert [file.path for file in model.plan.adapters] == [str(link)]
+    blob.unlink()
+    assert "pixel.safetensors is a link to nothing" in model.lora_problems()["pixel"]
+    (link.parent / "pickle.safetensors").write_bytes(b"")
+    link.unlink()
+    link.with_suffix(".bin").symlink_to(link.parent / "pickle.safetensors")
+    model = catalog(tmp_path, WITH_LORAS.replace("pixel.safetensors", "pixel.bin")).models["mini"]
+    assert "pixel.bin is not a .safetensors file" in model.lora_problems()["pixel"]
+
+
+def test_ids_that_share_weights_may_name_one_file_by_two_names(tmp_path: Path) -> None:
+    (tmp_path / "loras").mkdir()
+    (tmp_path / "loras" / "pixel.safetensors").write_bytes(weights())
+    (tmp_path / "other.safetensors").symlink_to(tmp_path / "loras" / "pixel.safetensors")
+    text = WITH_LORAS.replace("like: mini", "like: mini\n    loras: { pixel: { path: other.safetensors } }", 1)
+    assert len(catalog(tmp_path, text).models["mini"].plan.adapters) == 1

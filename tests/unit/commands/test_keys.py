@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
+import subprocess
+import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from tests.running import ROOT
 from tests.unit.commands.command_line import run
 
 
@@ -23,3 +29,55 @@ def test_a_key_is_shown_once_and_kept_as_a_hash(tmp_path: Path, capsys: pytest.C
     assert key not in listed
     assert run("keys", "revoke", "alice") == 0
     assert run("keys", "revoke", "alice") == 1
+
+
+def sentence(text: str) -> str:
+    """What the command said on standard error: one line."""
+    (line,) = text.splitlines()
+    assert line.startswith("darkroom: ")
+    return line
+
+
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EACCES])
+@pytest.mark.parametrize("call", ["open", "fsync", "mkdir"])
+@pytest.mark.parametrize("action", [("create", "bob"), ("revoke", "alice")], ids=lambda action: str(action[0]))
+def test_keys_that_cannot_be_written_are_a_sentence_and_as_they_were(
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    code: int,
+    call: str,
+    action: tuple[str, str],
+) -> None:
+    """A full disk or a read-only data folder was 40 lines of traceback, and exit code 1."""
+    assert run("keys", "create", "alice") == 0
+    before = (tmp_path / "data" / "keys.json").read_bytes()
+    capsys.readouterr()
+
+    def fail(*_: Any, **__: Any) -> Any:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(os, call, fail)
+    if call == "mkdir":
+        monkeypatch.setenv("DARKROOM_DATA_DIR", str(tmp_path / "elsewhere"))
+    assert run("keys", *action) == 2
+    monkeypatch.undo()
+    said = capsys.readouterr()
+    assert os.strerror(code) in sentence(said.err)
+    assert said.out == ""
+    assert (tmp_path / "data" / "keys.json").read_bytes() == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_key_that_could_not_be_shown_is_ended(tmp_path: Path) -> None:
+    """It was kept, and nobody knew it: its name could not be had any more."""
+    environment = {**os.environ, "DARKROOM_DATA_DIR": str(tmp_path / "data"), "PYTHONPATH": str(ROOT)}
+    with Path("/dev/full").open("w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "server", "keys", "create", "alice"],
+            stdout=full, stderr=subprocess.PIPE, text=True, env=environment, cwd=tmp_path, check=False,
+        )  # fmt: skip
+    assert done.returncode == 1
+    assert "No space left" in done.stderr
+    assert "Traceback" not in done.stderr
+    assert json.loads((tmp_path / "data" / "keys.json").read_text())["keys"] == []

@@ -7,6 +7,7 @@ import re
 import stat
 import threading
 from pathlib import Path
+from unittest.mock import ANY
 
 import pytest
 
@@ -36,7 +37,7 @@ def test_a_key_is_shown_once_and_only_its_hash_is_kept(path: Path) -> None:
     ring = Keyring(path)
     key = ring.create("alice")
     assert re.fullmatch(r"dk_[A-Za-z0-9_-]{43}", key)
-    assert ring.principal_of(key) == Principal("alice")
+    assert ring.principal_of(key) == Principal("alice", ANY)
     text = path.read_text()
     assert key not in text
     assert key[3:] not in text
@@ -48,7 +49,7 @@ def test_a_key_is_shown_once_and_only_its_hash_is_kept(path: Path) -> None:
 def test_it_survives_a_restart(path: Path) -> None:
     key = Keyring(path).create("alice")
     again = Keyring(path)
-    assert again.principal_of(key) == Principal("alice")
+    assert again.principal_of(key) == Principal("alice", ANY)
     assert [(entry.name, entry.created[:2]) for entry in again.list()] == [("alice", "20")]
 
 
@@ -66,7 +67,7 @@ def test_keys_that_share_a_prefix_are_different_keys(path: Path) -> None:
         "\ud800",
     ):
         assert ring.principal_of(wrong) is None
-    assert ring.principal_of(other) == Principal("bob")
+    assert ring.principal_of(other) == Principal("bob", ANY)
 
 
 def test_every_hash_is_compared_whichever_matches(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -82,7 +83,7 @@ def test_every_hash_is_compared_whichever_matches(path: Path, monkeypatch: pytes
         return real(one, two)
 
     monkeypatch.setattr(hmac, "compare_digest", counted)
-    assert ring.principal_of(first) == Principal("a")
+    assert ring.principal_of(first) == Principal("a", ANY)
     assert len(seen) == 3
 
 
@@ -93,7 +94,7 @@ def test_changes_made_elsewhere_count_within_a_second(path: Path) -> None:
     key = Keyring(path).create("alice")
     assert running.principal_of(key) is None  # looked less than a second ago
     clock.pass_()
-    assert running.principal_of(key) == Principal("alice")
+    assert running.principal_of(key) == Principal("alice", ANY)
     assert Keyring(path).revoke("alice")
     clock.pass_()
     assert running.principal_of(key) is None
@@ -136,6 +137,21 @@ def test_names(path: Path) -> None:
     assert ring.empty
 
 
+def test_a_name_that_is_given_again_is_another_principal(path: Path) -> None:
+    """The new key of that name found the old one's jobs, and was answered with its pictures."""
+    ring = Keyring(path)
+    first = ring.principal_of(ring.create("alice"))
+    assert ring.revoke("alice")
+    again = ring.create("alice")
+    second = ring.principal_of(again)
+    assert first is not None
+    assert second is not None
+    assert (first.name, second.name) == ("alice", "alice")
+    assert first.id != second.id
+    assert Keyring(path).principal_of(again) == second  # also after a restart
+    assert second.id not in again
+
+
 BROKEN = [
     "",
     "{",
@@ -166,7 +182,7 @@ def test_a_file_corrupted_while_running_changes_nothing(path: Path, caplog: pyte
     path.write_text("{")
     for _ in range(3):
         clock.pass_()
-        assert ring.principal_of(key) == Principal("alice")
+        assert ring.principal_of(key) == Principal("alice", ANY)
     assert len(caplog.records) == 1
     assert str(path) in caplog.text
     with pytest.raises(ConfigError):
@@ -205,8 +221,8 @@ def test_two_commands_at_once_lose_no_key(path: Path) -> None:
 
 def test_in_memory() -> None:
     ring = Keyring.in_memory({"alice": "secret"})
-    assert ring.principal_of("secret") == Principal("alice")
+    assert ring.principal_of("secret") == Principal("alice", ANY)
     key = ring.create("bob")
-    assert ring.principal_of(key) == Principal("bob")
+    assert ring.principal_of(key) == Principal("bob", ANY)
     assert ring.revoke("alice")
     assert Keyring.in_memory().empty

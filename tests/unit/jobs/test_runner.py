@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import time
 
+import msgspec
 import pytest
 
-from server.errors import BadImage, DeadlineExceeded, GenerationFailed, StoreFull, WorkerLost
+from pipelines.plan import Drawing
+from server.errors import BadImage, DeadlineExceeded, GenerationFailed, StoreFull, Unavailable, WorkerLost
+from server.jobs.company import Company
 from server.jobs.job import Job, State
 from server.jobs.queue import JobQueue
+from server.jobs.runner import JobRunner
 from server.telemetry import Metrics
+from server.worker.protocol import Finished
 from tests.unit.jobs.doubles import FakeAssignment, FakeWorker, make_runner
 
 pytestmark = pytest.mark.anyio
@@ -127,3 +132,109 @@ async def test_a_request_under_which_two_workers_died_is_refused_before_its_turn
         await runner.run(job, FakeAssignment())
     assert len(worker.drawings) == 2
     assert not job.ready.is_set()
+
+
+class Prompts(FakeAssignment):
+    """Asks for a picture of its own."""
+
+    def __init__(self, prompt: str) -> None:
+        super().__init__()
+        self.prompt = prompt
+
+    async def prepare(self, job: Job) -> Drawing:
+        drawing = await super().prepare(job)
+        return msgspec.structs.replace(drawing, spec=msgspec.structs.replace(drawing.spec, prompt=self.prompt))
+
+
+class Mortal(FakeWorker):
+    """Dies under one prompt, together with all that it draws then. Remembers with whom each drawing was drawn."""
+
+    def __init__(self, deadly: str) -> None:
+        super().__init__()
+        self.deadly = deadly
+        self.now: dict[str, tuple[str, asyncio.Future[None]]] = {}  # by the ID of the job
+        self.companies: list[list[str]] = []
+
+    async def draw(self, drawing: Drawing, *arguments: object) -> Finished:
+        prompt = drawing.spec.prompt
+        ended: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self.now[drawing.job_id] = prompt, ended
+        await asyncio.sleep(0.01)  # others join
+        self.companies.append(sorted(prompt for prompt, _ in self.now.values()))
+        if prompt == self.deadly:
+            for _, future in self.now.values():
+                if not future.done():
+                    future.set_exception(WorkerLost("It died."))
+        try:
+            await asyncio.wait([ended], timeout=0.01)
+            if ended.done():
+                ended.result()
+        finally:
+            del self.now[drawing.job_id]
+        return Finished(drawing.job_id, (), seconds=0.5)
+
+
+async def outcomes(runner: JobRunner, *prompts: str) -> list[str]:
+    jobs = (runner.run(new_job(), Prompts(prompt)) for prompt in prompts)
+    ended = await asyncio.gather(*jobs, return_exceptions=True)
+    return [type(outcome).__name__ if isinstance(outcome, BaseException) else outcome for outcome in ended]
+
+
+async def test_only_the_request_that_kills_when_it_is_alone_is_refused() -> None:
+    """Whatever was drawn beside it at two deaths was refused for ten minutes with it."""
+    worker = Mortal("deadly")
+    runner = make_runner(JobQueue(9, slots=9), worker)
+    prompts = ["a cat", "deadly", "a dog", "deadly"]
+    assert await outcomes(runner, *prompts) == ["WorkerLost"] * 4
+    worker.companies.clear()
+    again = await outcomes(runner, *prompts, "a bird")
+    assert again == ["outcome", "WorkerLost", "outcome", "GenerationFailed", "outcome"]
+    assert sorted(worker.companies) == [["a bird"], ["a cat"], ["a dog"], ["deadly"]]
+    assert await outcomes(runner, *prompts) == ["outcome", "GenerationFailed", "outcome", "GenerationFailed"]
+
+
+async def test_a_suspect_that_came_out_is_drawn_beside_others_again() -> None:
+    worker = Mortal("deadly")
+    runner = make_runner(JobQueue(9, slots=9), worker)
+    await outcomes(runner, "a cat", "deadly")
+    assert await outcomes(runner, "a cat") == ["outcome"]
+    worker.companies.clear()
+    assert await outcomes(runner, "a cat", "a dog") == ["outcome"] * 2
+    assert worker.companies == [["a cat", "a dog"]] * 2
+
+
+async def test_a_worker_that_cannot_be_started_makes_nobody_a_suspect() -> None:
+    worker = FakeWorker()
+    runner = make_runner(JobQueue(1, slots=1), worker)
+    worker.failure = Unavailable("It cannot be started.")
+    for _ in range(3):
+        with pytest.raises(Unavailable):
+            await runner.run(new_job(), FakeAssignment())
+    worker.failure = None
+    assert await runner.run(new_job(), FakeAssignment()) == "outcome"
+
+
+async def test_who_waits_to_be_alone_comes_to_its_turn_and_gives_it_back() -> None:
+    company, story, leave = Company(), list[str](), asyncio.Event()
+
+    async def stay(name: str) -> None:
+        async with company.together():
+            story.append(name)
+            await leave.wait()
+
+    async def be_alone(name: str) -> None:
+        async with company.alone():
+            story.append(name)
+
+    first = asyncio.create_task(stay("first"))
+    await asyncio.sleep(0)
+    cancelled, alone = asyncio.create_task(be_alone("cancelled")), asyncio.create_task(be_alone("alone"))
+    await asyncio.sleep(0)
+    second = asyncio.create_task(stay("second"))
+    await asyncio.sleep(0)
+    cancelled.cancel()
+    await asyncio.sleep(0.01)
+    assert story == ["first"]
+    leave.set()
+    await asyncio.gather(first, alone, second)
+    assert story == ["first", "alone", "second"]

@@ -7,6 +7,7 @@ import errno
 import hashlib
 import os
 import random
+import shutil
 import subprocess
 import sys
 import threading
@@ -105,8 +106,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system of 2 MiB."""
     disk = tmp_path / "disk"
     disk.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)]
-    if subprocess.run(mount, check=False, capture_output=True).returncode:
+    if not done("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)):
         pytest.skip("may not mount a tmpfs here")
     yield disk
     subprocess.run(["umount", str(disk)], check=True)
@@ -125,13 +125,89 @@ async def test_disk_full_for_real(small_disk: Path) -> None:
 
 @pytest.mark.parametrize("code", [errno.EIO, errno.EROFS, errno.EACCES])
 async def test_other_faults_of_the_disk_are_500_without_a_path(
-    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, caplog: pytest.LogCaptureFixture
 ) -> None:
+    """EROFS and EACCES of a put are no longer among them: nothing can be kept, as on a full disk (below)."""
     monkeypatch.setattr(os, "open", fail(code))
-    for call in (store.put(NAME, b"x", "image/png"), store.get(NAME)):
+    calls = [store.get(NAME)] if code != errno.EIO else [store.put(NAME, b"x", "image/png"), store.get(NAME)]
+    for call in calls:
         with pytest.raises(ServerFault) as caught:
             await call
         assert str(tmp_path) not in caught.value.message
+        assert caplog.records[-1].__dict__["errno"] == errno.errorcode[code]
+
+
+@pytest.mark.parametrize("code", [errno.EROFS, errno.EACCES, errno.EPERM, errno.ENOTDIR, errno.ELOOP])
+async def test_a_folder_that_cannot_be_written_any_more_is_507_and_the_log_says_why(
+    store: LocalStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A data folder that became read-only answered 500, with retry, and the log had no errno."""
+    monkeypatch.setattr(os, "open", fail(code))
+    with pytest.raises(StoreFull) as caught:
+        await store.put(NAME, b"x", "image/png")
+    assert str(tmp_path) not in caught.value.message
+    (record,) = caplog.records
+    assert record.__dict__["errno"] == errno.errorcode[code]
+
+
+def done(*command: str) -> bool:
+    return subprocess.run(command, check=False, capture_output=True).returncode == 0
+
+
+async def test_a_read_only_mount_has_no_room(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    disk = tmp_path / "disk"
+    disk.mkdir()
+    if not done("mount", "-t", "tmpfs", "-o", "size=2m", "tmpfs", str(disk)):
+        pytest.skip("may not mount a tmpfs here")
+    try:
+        store = LocalStore(disk / "pictures")
+        await store.put(NAME, b"x", "image/png")
+        assert done("mount", "-o", "remount,ro", str(disk))
+        assert not await store.has_room(1)
+        with pytest.raises(StoreFull):
+            await store.put(new_name("image/png"), b"x", "image/png")
+        assert [record.__dict__["errno"] for record in caplog.records] == ["EROFS", "EROFS"]
+        assert await store.get(NAME) is not None
+        assert await store.sweep(FUTURE) == 0
+    finally:
+        done("umount", str(disk))
+
+
+@pytest.mark.parametrize("gone", [Path("data/pictures"), Path("data")])
+async def test_a_folder_that_was_removed_is_made_anew(tmp_path: Path, gone: Path) -> None:
+    """Programs that clean /tmp removed it: every answer with a URL was 500 until somebody restarted the server."""
+    store = LocalStore(tmp_path / "data" / "pictures")
+    await store.put(NAME, b"x", "image/png")
+    for call in ("has_room", "put", "get", "sweep"):
+        shutil.rmtree(tmp_path / gone)
+        if call == "has_room":
+            assert await store.has_room(1)
+        if call == "get":
+            assert await store.get(NAME) is None
+        if call == "sweep":
+            assert await store.sweep(FUTURE) == 0
+        await store.put(NAME, b"y", "image/png")
+        assert await store.get(NAME) is not None
+    assert (tmp_path / "data" / "pictures").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize("instead", ["file", "dangling link", "file above"])
+async def test_a_folder_that_something_else_replaced_is_507_until_it_is_back(tmp_path: Path, instead: str) -> None:
+    folder = tmp_path / "data" / "pictures"
+    store = LocalStore(folder)
+    replaced = folder.parent if instead == "file above" else folder
+    shutil.rmtree(replaced)
+    if instead == "dangling link":
+        replaced.symlink_to(tmp_path / "nowhere" / "at all")
+    else:
+        replaced.write_text("not a folder")
+    assert not await store.has_room(1)
+    with pytest.raises(StoreFull):
+        await store.put(NAME, b"x", "image/png")
+    assert await store.get(NAME) is None
+    replaced.unlink()
+    await store.put(NAME, b"x", "image/png")
+    assert await store.get(NAME) is not None
 
 
 async def test_file_and_folder_are_synced_in_order(store: LocalStore, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 import pytest
+from obstore.exceptions import PermissionDeniedError
 from obstore.store import MemoryStore, S3Store
 
 from server.errors import ConfigError, ServerFault, StoreFull
@@ -70,6 +71,7 @@ def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
 def test_names_are_ours_and_cannot_be_guessed() -> None:
     for mime, extension in {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}.items():
         assert re.fullmatch(rf"[0-9a-f]{{32}}\.{extension}", new_name(mime))
+        assert re.fullmatch(rf"[0-9a-f]{{32}}-1900000000\.{extension}", new_name(mime, 1_900_000_000))
     assert len({new_name("image/png") for _ in range(1000)}) == 1000
     with pytest.raises(KeyError):
         new_name("text/html")
@@ -108,6 +110,12 @@ async def test_what_is_put_is_got(store: Store, mime: str) -> None:
         "0" * 32 + ".png",  # ours by form, not there
         "0" * 32 + ".png\n",
         "0" * 32 + ".svg",
+        "0" * 32 + "-.png",
+        "0" * 32 + "-1.png",  # ours by form, not there
+        "0" * 32 + "--1.png",
+        "0" * 32 + "-1-1.png",
+        "0" * 32 + "-1234567890123.png",
+        "0" * 32 + "-١.png",
         "0" * 32 + ".PNG",
         "A" * 32 + ".png",
         "٠" * 32 + ".png",
@@ -140,11 +148,38 @@ async def test_sweep_deletes_what_is_old_and_nothing_else(store: Store) -> None:
     assert await store.sweep(FUTURE) == 0
 
 
+async def test_a_picture_stays_until_its_own_expiry_whoever_sweeps(store: Store) -> None:
+    """Of two servers that share a store, the one with the shorter url_lifetime_s deleted the other's pictures."""
+
+    async def go() -> None:
+        now = int(time.time())
+        valid, expired, without = (
+            new_name("image/png", now + 600),
+            new_name("image/png", now - 1),
+            new_name("image/png"),
+        )
+        for name in (valid, expired, without):
+            await store.put(name, b"x", "image/png")
+        assert await store.sweep(now - 3600) == 1  # a server whose own live an hour
+        assert await store.get(expired) is None
+        assert await store.get(without) is not None
+        assert await store.sweep(FUTURE) == 1  # one whose own are all old
+        assert await store.get(without) is None
+        kept = await store.get(valid)
+        assert kept is not None
+        assert kept.data == b"x"
+
+    await go()
+
+
 async def test_two_sweeps_at_once_do_not_fail(store: Store) -> None:
-    for _ in range(50):
-        await store.put(new_name("image/png"), b"x", "image/png")
-    await asyncio.gather(*(store.sweep(FUTURE) for _ in range(3)))
-    assert await store.sweep(FUTURE) == 0
+    async def go() -> None:
+        for _ in range(50):
+            await store.put(new_name("image/png"), b"x", "image/png")
+        await asyncio.gather(*(store.sweep(FUTURE) for _ in range(3)))
+        assert await store.sweep(FUTURE) == 0
+
+    await go()
 
 
 # --- the object store's own ---
@@ -175,7 +210,7 @@ class Broken:
     """A backend of which every call fails."""
 
     def __init__(self, text: str) -> None:
-        self.error = OSError(text)
+        self.error: Exception = OSError(text)
 
     async def put_async(self, *_: Any, **__: Any) -> None:
         raise self.error
@@ -189,15 +224,24 @@ class Broken:
 
 
 async def test_failures_of_the_backend_are_ours_and_tell_nothing() -> None:
-    name = new_name("image/png")
-    broken = ObjectStore(Broken("http://10.1.2.3/secret"))  # type: ignore[arg-type]
-    for call in (broken.put(name, b"", "image/png"), broken.get(name), broken.sweep(0)):
-        with pytest.raises(ServerFault) as caught:
-            await call
-        assert "secret" not in caught.value.message
-    for text in ("507 Insufficient Storage", "<Code>XMinioStorageFull</Code>"):
-        with pytest.raises(StoreFull):
-            await ObjectStore(Broken(text)).put(name, b"", "image/png")  # type: ignore[arg-type]
+    async def go() -> None:
+        name = new_name("image/png")
+        broken = ObjectStore(Broken("http://10.1.2.3/secret"))  # type: ignore[arg-type]
+        for call in (broken.put(name, b"", "image/png"), broken.get(name), broken.sweep(0)):
+            with pytest.raises(ServerFault) as caught:
+                await call
+            assert "secret" not in caught.value.message
+        for text in ("507 Insufficient Storage", "<Code>XMinioStorageFull</Code>"):
+            with pytest.raises(StoreFull):
+                await ObjectStore(Broken(text)).put(name, b"", "image/png")  # type: ignore[arg-type]
+        # A bucket that may be read and no longer written is as good as full.
+        backend = Broken("")
+        backend.error = PermissionDeniedError("http://10.1.2.3/secret")
+        with pytest.raises(StoreFull) as full:
+            await ObjectStore(backend).put(name, b"", "image/png")  # type: ignore[arg-type]
+        assert "secret" not in full.value.message
+
+    await go()
 
 
 async def test_unreachable_s3_gives_up_in_time(monkeypatch: pytest.MonkeyPatch) -> None:

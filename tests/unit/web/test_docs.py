@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
+import shutil
+import subprocess
 from collections.abc import Iterator, MutableMapping
 from html.parser import HTMLParser
 from typing import Any
@@ -169,3 +172,43 @@ def test_the_page_holds_behind_a_path_prefix(app: FastAPI) -> None:
         answer = client.get("/pictures/docs")
         for address in _references(answer.text).addresses:
             assert client.get(str(answer.url.join(address))).status_code == 200, address
+
+
+_BASE = """
+const fs = require("node:fs"), vm = require("node:vm");
+const [script, href, root] = process.argv.slice(1);
+const element = () => ({ dataset: { root, document: `${root}/openapi.json` }, addEventListener() {} });
+const viewer = { ...element(), loadSpec: async (api) => console.log(JSON.stringify(api.servers)) };
+vm.runInNewContext(fs.readFileSync(script, "utf8"), {
+  URL,
+  document: { baseURI: href, getElementById: (id) => (id === "viewer" ? viewer : element()) },
+  customElements: { whenDefined: async () => {} },
+  fetch: async () => ({ ok: true, json: async () => ({ servers: [{ url: "https://elsewhere.example" }] }) }),
+});
+"""
+
+
+@pytest.mark.parametrize(
+    ("href", "root", "base"),
+    [
+        ("http://h:8/docs", ".", "http://h:8"),
+        ("http://h:8/docs/", "..", "http://h:8"),
+        ("https://h/pictures/docs", ".", "https://h/pictures"),
+        ("https://h/a/b/page/docs/", "../..", "https://h/a/b"),
+        ("https://h/a/b/page/docs/?x#y", "../..", "https://h/a/b"),
+    ],
+)
+def test_try_it_asks_the_pages_own_base(href: str, root: str, base: str) -> None:
+    """Behind a path prefix it asked the root of the origin, where something else lives."""
+    if shutil.which("node") is None:
+        pytest.skip("NOT TESTED: no Node on this machine, so docs.js was not run")
+    command = ["node", "-e", _BASE, str(docs.PAGE / "docs.js"), href, root]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=60)
+    assert json.loads(done.stdout) == [{"url": base}]
+
+
+@pytest.mark.parametrize("path", ["/docs", "/page/docs/"])
+def test_the_page_knows_where_its_root_is(client: TestClient, path: str) -> None:
+    answer = client.get(path)
+    (root,) = re.findall(r'data-root="([^"]+)"', answer.text)
+    assert str(answer.url.join(f"{root}/")) == "http://testserver/"

@@ -18,12 +18,18 @@ async function show(key) {
     return ask(`The server answered ${answer.status}.`);
   }
   const api = await answer.json();
+  api.servers = [{ url: base() }];
   form.hidden = true;
   viewer.hidden = false;
   await customElements.whenDefined("openapi-explorer");
   await viewer.loadSpec(api);
   if (key) await unlock(api, key);
   return undefined;
+}
+
+// What "try it" asks: this page's own base. The origin's root would be wrong behind a path prefix of a proxy.
+function base() {
+  return new URL(`${viewer.dataset.root}/`, document.baseURI).href.replace(/\/+$/u, "");
 }
 
 // So that "try it" in the viewer sends the key that opened the page.

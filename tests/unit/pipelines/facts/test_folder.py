@@ -38,6 +38,27 @@ def test_a_whole_folder_passes_with_its_weights_counted(model: Path) -> None:
     assert inspect(ROOT / "weights" / "darkroom-mini") > 1_000_000
 
 
+def test_a_file_in_the_place_of_a_folder_is_said_to_be_one(model: Path) -> None:
+    """It was said not to exist, and to be fetched: whoever looked found it there."""
+    with pytest.raises(LoadRefused, match="it is a file, not a folder; path names the folder"):
+        inspect(model / "model_index.json")
+    (model / "adapter.safetensors").mkdir()
+    for folder in (model, model / "adapter.safetensors"):
+        with pytest.raises(LoadRefused, match="is a folder, not a file"):
+            inspect_adapter(folder)
+    (model / "unet").rename(model / "other")
+    (model / "unet").write_text("a file")
+    with pytest.raises(LoadRefused, match="unet is a file, not a component folder"):
+        inspect(model)
+
+
+def test_a_loop_of_links_is_a_missing_folder(tmp_path: Path) -> None:
+    """It was a traceback, which kept the other models from being served."""
+    (tmp_path / "loop").symlink_to(tmp_path / "loop")
+    with pytest.raises(LoadRefused, match="does not exist"):
+        inspect(tmp_path / "loop")
+
+
 def test_a_missing_folder(tmp_path: Path) -> None:
     with pytest.raises(LoadRefused, match="does not exist"):
         inspect(tmp_path / "nowhere")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import msgspec
 import pytest
@@ -184,3 +184,26 @@ def test_a_refusal_does_not_end_the_process(
     send(device, "a")
     eventually(lambda: link.failed() == [("a", "LoadRefused")], within_s=10)
     assert not ended
+
+
+def test_what_a_worker_tells_of_itself_says_nothing_of_single_prompts(
+    link: Link, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Hits of the prompt cache stood in /metrics: a key could find out which prompts other keys had sent."""
+
+    class EndsAtOnce(Engine):
+        counts: ClassVar[dict[str, int]] = {"unet_forwards": 3}
+
+        def submit(self, model: Any, drawing: Drawing, *, done: Any) -> None:
+            done()
+
+    monkeypatch.setattr("server.worker.child.device.Engine", EndsAtOnce)
+    monkeypatch.setattr(loader, "load", lambda plan, where: LoadedModel(lambda *texts: 1))
+    monkeypatch.setattr(loader, "weight_bytes", lambda plan, where: 0)
+    monkeypatch.setattr(selfcheck, "check", lambda model: None)
+    made = Device(torch.device("cpu"), cast(Any, link))
+    send(made, "a")
+    made.close()
+    assert [message for message in link.sent if isinstance(message, protocol.Tally)] == [
+        protocol.Tally({"unet_forwards": 3})
+    ]

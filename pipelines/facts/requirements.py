@@ -1,0 +1,105 @@
+"""The Python packages that a model needs beside Darkroom's own dependencies, told from its files.
+
+Knows which class, file or key makes diffusers and transformers import what; imports none of it.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+from pipelines.facts.component import Component, Files, Kind, has_fast_tokenizer
+
+# Module → what to install. Where the first word is darkroom's own, it is one of pyproject.toml's extras.
+_PACKAGES = {
+    "google.protobuf": "protobuf",
+    "sentencepiece": "sentencepiece",
+    "tiktoken": "tiktoken",
+    "mistral_common": "mistral-common",
+    "scipy": "scipy",
+    "torchsde": "torchsde",
+    "torchvision": "darkroom[vision]",
+    "bitsandbytes": "darkroom[quantise]",
+    "torchao": "darkroom[quantise]",
+    "optimum.quanto": "optimum-quanto",
+}
+_SCHEDULERS = {
+    "LMSDiscreteScheduler": "scipy",
+    "DPMSolverSDEScheduler": "torchsde",
+    "CosineDPMSolverMultistepScheduler": "torchsde",
+}
+_QUANTISERS = {
+    "bitsandbytes": "bitsandbytes",
+    "bitsandbytes_4bit": "bitsandbytes",
+    "bitsandbytes_8bit": "bitsandbytes",
+    "torchao": "torchao",
+    "quanto": "optimum.quanto",
+}
+_BY_SETTING = {"int8": "bitsandbytes", "nf4": "bitsandbytes", "float8": "torchao"}  # of models.yaml's quantise
+# Made by Darkroom with pictures alone, where torchvision is missing: pipelines/models/processors.py.
+PICTURES_ONLY = frozenset({"Qwen2VLProcessor", "Qwen2_5_VLProcessor"})
+
+
+def missing(part: Component, files: Files, configs: Mapping[str, Any]) -> str | None:
+    """What to install before a component can be loaded, and why; None if nothing is missing."""
+    for module, why in _needed(part, files, configs):
+        if not _is_installed(module):
+            return f"{part.name}/: {why} needs {module}: pip install '{_PACKAGES[module]}'"
+    return None
+
+
+def missing_for_quantise(word: str | None) -> str | None:
+    """What to install before models.yaml's ``quantise`` can be had; None if nothing is missing."""
+    module = _BY_SETTING.get(word or "")
+    if module is None or _is_installed(module):
+        return None
+    return f"quantise: {word} needs {module}: pip install '{_PACKAGES[module]}'"
+
+
+def _needed(part: Component, files: Files, configs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    if part.class_name in _SCHEDULERS:
+        yield _SCHEDULERS[part.class_name], part.class_name
+    if _says(configs.values(), "use_beta_sigmas"):
+        yield "scipy", "use_beta_sigmas"
+    if _takes_videos(part, files):
+        yield "torchvision", part.class_name
+    if part.kind in (Kind.TOKENIZER, Kind.PROCESSOR) and not has_fast_tokenizer(files):
+        yield from _to_convert(files)
+    for config in configs.values():
+        quantised = config.get("quantization_config")
+        if isinstance(quantised, dict):
+            module = _QUANTISERS.get(str(quantised.get("quant_method", "bitsandbytes")))
+            if module is not None:
+                yield module, "quantization_config"
+
+
+def _takes_videos(part: Component, files: Files) -> bool:
+    """Does transformers make it, or a part of it, with torchvision alone?"""
+    if part.kind is not Kind.PROCESSOR:
+        return part.class_name.endswith(("VideoProcessor", "VideoProcessorFast"))
+    named = any(word in part.class_name for word in ("Pixtral", "VL"))
+    return part.class_name not in PICTURES_ONLY and (named or "video_preprocessor_config.json" in files.configs)
+
+
+def _to_convert(files: Files) -> Iterator[tuple[str, str]]:
+    """What turns a slow tokenizer's files into a fast one."""
+    for name in files.tokens:
+        if name == "tiktoken.model":
+            yield "tiktoken", name
+        elif name == "tekken.json":
+            yield "mistral_common", name
+        elif name.endswith((".model", ".spm")):
+            yield "sentencepiece", name
+            yield "google.protobuf", name
+
+
+def _says(configs: Iterable[Any], key: str) -> bool:
+    return any(isinstance(config, dict) and config.get(key) is True for config in configs)
+
+
+def _is_installed(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):  # of google.protobuf, where there is no google
+        return False

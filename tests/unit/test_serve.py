@@ -1,0 +1,212 @@
+"""A server process with a paper worker: how it ends, and what it says to those that still wait."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import resource
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.assertions import assert_api_error
+from tests.running import ROOT, eventually
+from tests.unit.edge.live import parse, read_all
+
+PROGRAM = """
+import server.app
+from pathlib import Path
+from tests.paper import PaperWorker
+
+class Stuck(PaperWorker):
+    def forget(self):
+        super().forget()
+        self.gate.clear()
+
+server.app.LocalWorker = Stuck
+from server.serve import serve
+from server.settings import Settings
+serve(Settings(port=0))
+"""
+
+
+@dataclass
+class Front:
+    process: subprocess.Popen[str]
+    lines: list[str] = field(default_factory=list)
+    port: int = 0
+
+    def client(self, **options: Any) -> httpx.Client:
+        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=30, **options)
+
+
+@contextlib.contextmanager
+def front(data_dir: Path, *, limit: int = 0, hangup_ignored: bool = False, **settings: Any) -> Iterator[Front]:
+    def prepare() -> None:
+        if limit:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
+        if hangup_ignored:
+            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DARKROOM_")}
+    chosen = {f"DARKROOM_{name.upper()}": str(value) for name, value in {"data_dir": data_dir, **settings}.items()}
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM],
+        stderr=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        env={**clean, **chosen, "PYTHONPATH": str(ROOT)},
+        preexec_fn=prepare,
+    )
+    running = Front(process)
+
+    def read() -> None:
+        for line in process.stderr or ():
+            running.lines.append(line)
+            if "listens on" in line:
+                running.port = int(line.partition("127.0.0.1:")[2].split()[0])
+
+    reader = threading.Thread(target=read, daemon=True)
+    reader.start()
+    try:
+        eventually(lambda: running.port or process.poll() is not None)
+        assert running.port, running.lines
+        with running.client() as client:
+            eventually(lambda: _alive(client))
+        yield running
+    finally:
+        process.kill()
+        process.wait()
+        reader.join(10)
+        if process.stderr is not None:
+            process.stderr.close()
+
+
+def _alive(client: httpx.Client) -> bool:
+    with contextlib.suppress(httpx.HTTPError):
+        return client.get("/livez").status_code == 200
+    return False
+
+
+def _send(running: Front, path: str, body: dict[str, Any], version: str = "1.1") -> socket.socket:
+    connection = socket.create_connection(("127.0.0.1", running.port), timeout=30)
+    data = json.dumps(body).encode()
+    head = f"POST {path} HTTP/{version}\r\nHost: localhost\r\nContent-Length: {len(data)}\r\n\r\n"
+    connection.sendall(head.encode() + data)
+    return connection
+
+
+DRAWING = {"prompt": "x"}
+
+
+def test_who_still_waits_after_the_time_to_drain_is_told(tmp_path: Path) -> None:
+    """Those were answered 500 text/plain, and streams were cut without a word."""
+    with front(tmp_path, drain_timeout_s=1, hub_headers_s=0.2) as running, contextlib.ExitStack() as stack:
+        waiting = [
+            stack.enter_context(_send(running, path, {**DRAWING, "seed": seed}))
+            for seed, path in enumerate(["/v1/images/generations", "/api/v2/image/generations", "/images/generations/"])
+        ]
+        stream = stack.enter_context(_send(running, "/v1/images/generations", {**DRAWING, "stream": True, "seed": 8}))
+        late = stack.enter_context(_send(running, "/api/v2/image", {"input": {"prompt": "x"}}))
+        old = stack.enter_context(_send(running, "/v1/images/generations", {**DRAWING, "stream": True}, "1.0"))
+        head = stream.recv(65536)
+        assert b"200 OK" in head
+        assert b" " in late.recv(65536)
+        running.process.send_signal(signal.SIGTERM)
+        for connection in waiting:
+            answer = parse(read_all(connection))
+            assert_api_error(answer, 503, "draining")
+            assert answer.headers["connection"] == "close"
+        events = head + read_all(stream)
+        assert b"event: error" in events
+        assert b'"code":"draining"' in events
+        assert events.endswith(b"0\r\n\r\n")
+        assert b'"draining"' in read_all(late)
+        events = read_all(old)
+        assert b"transfer-encoding" not in events
+        assert events.endswith(b"\n\n")
+        assert b'"code":"draining"' in events
+        assert running.process.wait(20) == 0, running.lines
+    assert not any("Exception in ASGI" in line for line in running.lines)
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+def test_a_signal_drains_and_the_exit_is_clean(tmp_path: Path, number: signal.Signals) -> None:
+    """SIGHUP, which a closed terminal sends, killed the front and every drawing with it."""
+    with front(tmp_path, drain_timeout_s=1) as running:
+        with _send(running, "/v1/images/generations", DRAWING) as connection:
+            time.sleep(0.5)
+            running.process.send_signal(number)
+            assert_api_error(parse(read_all(connection)), 503, "draining")
+        assert running.process.wait(20) == 0, running.lines
+
+
+def test_a_hangup_that_is_ignored_stays_ignored(tmp_path: Path) -> None:
+    """nohup ignores it for the server."""
+    with front(tmp_path, hangup_ignored=True) as running, running.client() as client:
+        running.process.send_signal(signal.SIGHUP)
+        time.sleep(0.5)
+        assert client.get("/livez").status_code == 200
+
+
+def test_silent_sockets_shut_nobody_out(tmp_path: Path) -> None:
+    """1,100 of them at 1,024 descriptors shut everybody out, and nothing was logged."""
+    with front(tmp_path, limit=1024) as running, contextlib.ExitStack() as stack:
+        busy = [stack.enter_context(_send(running, "/v1/images/generations", {**DRAWING, "seed": 1}))]
+        kept = stack.enter_context(running.client())
+        for number in range(1100):
+            one = socket.socket()
+            stack.enter_context(one)
+            one.settimeout(30)
+            one.connect(("127.0.0.1", running.port))
+            if number % 3 == 1:
+                one.sendall(b"GET /livez HTTP/1.1\r\nX-A: ")
+            if number % 100 == 0:
+                assert kept.get("/livez").status_code == 200
+        asked = time.monotonic()
+        with running.client() as client:
+            assert client.get("/livez").status_code == 200
+            assert "darkroom_connections_closed_total" in client.get("/metrics").text
+        assert time.monotonic() - asked < 5
+        busy[0].settimeout(0.2)
+        with pytest.raises(TimeoutError):  # a request that is being drawn is not closed
+            busy[0].recv(1)
+        told = [line for line in running.lines if "connections closed at their limit" in line]
+        assert len(told) == 1
+        assert json.loads(told[0])["max_connections"] == 768
+
+
+def test_health_is_answered_although_every_connection_is_in_use(tmp_path: Path) -> None:
+    head = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 100\r\n\r\n"
+    with front(tmp_path, max_connections=16) as running, contextlib.ExitStack() as stack:
+        for _ in range(16):
+            one = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=30))
+            one.sendall(head)
+        time.sleep(0.5)
+        with running.client() as client:
+            assert client.get("/livez").status_code == 200
+            assert_api_error(client.get("/v1/models"), 503, "unavailable")
+
+
+def test_the_soft_limit_is_raised(tmp_path: Path) -> None:
+    soft = f"import resource; resource.setrlimit(resource.RLIMIT_NOFILE, (300, 4096)); {_RAISED}"
+    done = subprocess.run([sys.executable, "-c", soft], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert done.stdout.split() == ["4096", "3840"]
+
+
+_RAISED = (
+    "from server.edge.connections import descriptors, max_connections, raise_descriptors;"
+    "from server.settings import Settings; settings = Settings(); raise_descriptors(settings);"
+    "print(descriptors(), max_connections(settings))"
+)
