@@ -32,7 +32,7 @@ CASES: dict[str, Callable[[House, Visitor], None]] = {
 
 
 def main() -> int:
-    options_parser = parser(__doc__, limit_minutes=30)
+    options_parser = parser(__doc__, time_limit_s=1800)
     options_parser.add_argument("--only", nargs="+", choices=[*CASES], default=[*CASES], help="these alone")
     options = options_parser.parse_args()
     journal = Journal("adversity", options)

@@ -135,7 +135,7 @@ class Leaver:
 
 
 def main() -> int:
-    options_parser = parser(__doc__, limit_minutes=180)
+    options_parser = parser(__doc__, time_limit_s=10800)
     options_parser.add_argument("--count", type=int, default=1000, help="clients that leave (default: 1000)")
     options_parser.add_argument("--moments", nargs="+", choices=sorted(set(MOMENTS)), default=[*MOMENTS])
     options = options_parser.parse_args()

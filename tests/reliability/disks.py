@@ -21,12 +21,13 @@ from PIL import Image
 
 from tests.pictures import png
 from tests.reliability.asks import EDITS, Ask, drawn, form
-from tests.reliability.lives import ENVIRONMENT, House, tracebacks
+from tests.reliability.lives import House, tracebacks
 from tests.reliability.visitor import Skipped, Visitor, field
 from tests.running import ROOT, Running, eventually, start
 
 ROOM = 100_000  # bytes left on a full disk
 FULL = "507 store_full"
+LATE = ("200 store_full",)  # of a stream that has begun: its last event is the error
 LIFETIME_S = 4  # of the shorter of two servers
 
 
@@ -34,7 +35,7 @@ def disk_full(house: House, visitor: Visitor) -> None:
     """While it runs. Needs root: else see ``disk_full_from_start``."""
     with mounted(house.pictures, size="3m"), house.life() as running:
         kept = visitor.draw("with room", "url")
-        with visitor.meanwhile("full while it draws", "url", FULL, steps=60), full(house.pictures):
+        with visitor.meanwhile("full while it draws", "url", FULL, steps=60), full(house.pictures, room=0):
             pass_until_answered(visitor)
         with full(house.pictures):
             before = house.metrics().steps
@@ -77,7 +78,7 @@ def disk_full_from_start(house: House, visitor: Visitor) -> None:
     """No file may be longer than a little: what a quota does, and what needs no root."""
     with house.life(wrapper=("prlimit", "--fsize=8192:8192")) as running:
         for kind in ("url", "stream_url", "edit"):
-            visitor.draw("no file may be long", kind, FULL)
+            visitor.draw("no file may be long", kind, FULL, *LATE[kind != "stream_url" :])
         for kind in ("b64", "stream", "mask"):
             visitor.draw("no file may be long", kind)
         visitor.healthy("no file may be long")
@@ -93,7 +94,7 @@ def read_only(house: House, visitor: Visitor) -> None:
         kept = visitor.draw("writable", "url")
         with _read_only(house):
             for kind in ("url", "stream_url", "edit"):
-                visitor.draw("read-only", kind, FULL)
+                visitor.draw("read-only", kind, FULL, *LATE[kind != "stream_url" :])
             for kind in ("b64", "stream", "mask", "variation"):
                 visitor.draw("read-only", kind)
             _upload(visitor, "read-only", "200", FULL)
@@ -106,17 +107,29 @@ def read_only(house: House, visitor: Visitor) -> None:
 
 
 def read_only_start(house: House, visitor: Visitor) -> None:
-    """One sentence, and exit code 2."""
+    """One sentence, and exit code 2: whether the secret, the folder of pictures or the data folder cannot be made."""
     with _own_disk(house):
+        _refuses_to_start(house, visitor, "no secret", house.data_dir)
+        house.data_dir.joinpath("signing_key").write_text("0" * 64)
+        _refuses_to_start(house, visitor, "no folder of pictures", house.data_dir)
         house.pictures.mkdir()
-        with _read_only(house):
-            command = [sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(house.data_dir)]
-            ended = subprocess.run(command, capture_output=True, text=True, timeout=120, cwd=ROOT, check=False)
-        visitor.count += 1
-        if ended.returncode != 2:
-            visitor.note("at start", f"exit code {ended.returncode}, not 2")
-        if len(ended.stderr.splitlines()) > 2 or "Traceback" in ended.stderr:
-            visitor.note("at start", f"{len(ended.stderr.splitlines())} lines instead of a sentence")
+        _refuses_to_start(house, visitor, "nothing missing", house.data_dir)
+        _refuses_to_start(house, visitor, "no data folder", house.data_dir / "none")
+
+
+def _refuses_to_start(house: House, visitor: Visitor, when: str, data_dir: Path) -> None:
+    command = [sys.executable, "-m", "server", "serve", "--port", "0", "--data-dir", str(data_dir)]
+    with _read_only(house):
+        try:
+            ended = subprocess.run(command, capture_output=True, text=True, timeout=60, cwd=ROOT, check=False)
+        except subprocess.TimeoutExpired:
+            visitor.note(when, "it starts")
+            return
+    visitor.count += 1
+    if ended.returncode != 2:
+        visitor.note(when, f"exit code {ended.returncode}, not 2")
+    if len(ended.stderr.splitlines()) > 2 or "Traceback" in ended.stderr:
+        visitor.note(when, f"{len(ended.stderr.splitlines())} lines instead of a sentence")
 
 
 def pictures_removed(house: House, visitor: Visitor) -> None:
@@ -124,11 +137,11 @@ def pictures_removed(house: House, visitor: Visitor) -> None:
     with house.life() as running:
         gone = visitor.draw("before", "url")
         for _ in range(2):
-            shutil.rmtree(house.pictures)
+            shutil.rmtree(house.pictures, ignore_errors=True)
             visitor.fetch("removed", gone, 404)
             gone = visitor.draw("removed", "url")
             visitor.fetch("made anew", gone)
-        shutil.rmtree(house.pictures)
+        shutil.rmtree(house.pictures, ignore_errors=True)
         visitor.draw("removed", "b64")
         with visitor.meanwhile("removed while it draws", "stream_url", steps=40):
             shutil.rmtree(house.pictures, ignore_errors=True)
@@ -172,10 +185,15 @@ def _upload(visitor: Visitor, when: str, *expected: str) -> None:
 
 def two_servers(house: House, visitor: Visitor) -> None:
     """On one data folder: each picture lives as long as its own server said."""
-    settings = {"sweep_interval_s": 0.5, "log_level": "warning"}
     with (
         house.life(url_lifetime_s=3600, sweep_interval_s=0.5) as long,
-        start(house.data_dir, environment=ENVIRONMENT, url_lifetime_s=LIFETIME_S, **settings) as short,
+        start(
+            house.data_dir,
+            environment=ENVIRONMENT,
+            url_lifetime_s=LIFETIME_S,
+            sweep_interval_s=0.5,
+            log_level="warning",
+        ) as short,
     ):
         kept = visitor.draw("the longer", "url")
         brief = visitor.draw("the shorter", "url", port=short.port)
@@ -216,11 +234,11 @@ def mounted(folder: Path, *, size: str) -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def full(folder: Path) -> Iterator[None]:
-    """But for a little room."""
+def full(folder: Path, *, room: int = ROOM) -> Iterator[None]:
+    """But for a little room, or none."""
     ballast = folder / "ballast"
     space = os.statvfs(folder)
-    ballast.write_bytes(b"\0" * max(0, space.f_bavail * space.f_frsize - ROOM))
+    ballast.write_bytes(b"\0" * max(0, space.f_bavail * space.f_frsize - room))
     try:
         yield
     finally:
@@ -242,7 +260,7 @@ def _own_disk(house: House) -> Iterator[None]:
 @contextlib.contextmanager
 def _read_only(house: House) -> Iterator[None]:
     if os.geteuid():  # whom permissions stop
-        folders = [house.data_dir, house.pictures]
+        folders = [folder for folder in (house.data_dir, house.pictures) if folder.exists()]
         for folder in folders:
             folder.chmod(stat.S_IRUSR | stat.S_IXUSR)
         try:

@@ -1,7 +1,7 @@
 """A suite's results: JSON lines in out/reliability/, a summary line, and where to go on after a break.
 
 Knows files, options and figures; knows nothing of servers. The first line of a file holds the options of the run; a
-run with the same options goes on behind the last line, and one with others begins a new file.
+run with the same options on the same commit goes on behind the last line, and any other begins a new file.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import math
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -22,7 +23,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from tests.running import ROOT
 
 FOLDER = ROOT / "out" / "reliability"
-PLACE = ("again", "limit_minutes")  # options that change nothing in the results
+PLACE = ("fresh", "time_limit")  # options that change nothing in the results
 
 
 @dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Bar:
 
     @property
     def met(self) -> bool:
-        return self.value <= self.limit  # which NaN, no figure at all, is not
+        return bool(self.value <= self.limit)  # which NaN, no figure at all, is not
 
     def __str__(self) -> str:
         return f"{self.name} {self.value:,.6g}{self.unit} (bar {self.limit:,.6g}){'' if self.met else ' FAILED'}"
@@ -49,13 +50,14 @@ class Journal:
         self.suite = suite
         self.file = FOLDER / f"{suite}.jsonl"
         self.rows: list[dict[str, Any]] = []
-        self._deadline = time.monotonic() + options.limit_minutes * 60
+        self._deadline = time.monotonic() + options.time_limit
         chosen: dict[str, Any] = {name: value for name, value in vars(options).items() if name not in PLACE}
+        chosen["commit"] = _commit()
         FOLDER.mkdir(parents=True, exist_ok=True)
         if self.file.exists():
             first, *lines = self.file.read_text().splitlines() or ["{}"]
-            if bool(json.loads(first).get("options") == chosen) and not options.again:
-                self.rows = [row for row in map(json.loads, lines) if "summary" not in row]
+            if not options.fresh and bool(json.loads(first).get("options") == chosen):
+                self.rows = [row for row in map(_read, lines) if row and "summary" not in row]
                 return
             self.file.replace(self.file.with_name(f"{suite}.{int(self.file.stat().st_mtime)}.jsonl"))
         self._write({"suite": suite, "options": chosen, "began": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
@@ -92,14 +94,26 @@ class Journal:
             opened.write(json.dumps(row) + "\n")
 
 
-def parser(description: str | None, *, limit_minutes: float) -> argparse.ArgumentParser:
+def _read(line: str) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(line)
+    except ValueError:
+        return {}  # the last line of a run that was killed
+    return found
+
+
+def parser(description: str | None, *, time_limit_s: float) -> argparse.ArgumentParser:
     """A parser with the options that every suite has."""
     made = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     made.add_argument("--seed", type=int, default=1, help="of everything that is drawn by lot (default: 1)")
     made.add_argument(
-        "--limit-minutes", type=float, default=limit_minutes, help=f"stop after so many (default: {limit_minutes:g})"
+        "--time-limit",
+        type=float,
+        default=time_limit_s,
+        metavar="S",
+        help=f"seconds until nothing more is begun (default: {time_limit_s:g})",
     )
-    made.add_argument("--again", action="store_true", help="begin anew instead of going on after the last result")
+    made.add_argument("--fresh", action="store_true", help="begin anew instead of going on after the last result")
     return made
 
 
@@ -112,3 +126,8 @@ def quantile(values: Iterable[float], share: float) -> float:
     """The least value that ``share`` of the values do not exceed; NaN if there are none."""
     found = sorted(values)
     return found[max(0, math.ceil(share * len(found)) - 1)] if found else math.nan
+
+
+def _commit() -> str:
+    command = ["git", "describe", "--always", "--dirty", "--exclude", "*"]
+    return subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False).stdout.strip() or "unknown"

@@ -35,7 +35,7 @@ WORKER_ENDS_S = 10.0
 
 
 def main() -> int:
-    options_parser = parser(__doc__, limit_minutes=240)
+    options_parser = parser(__doc__, time_limit_s=14400)
     options_parser.add_argument("--worker", type=int, default=100, help="workers to kill (default: 100)")
     options_parser.add_argument("--front", type=int, default=100, help="fronts to kill (default: 100)")
     options_parser.add_argument("--clients", type=int, default=4, help="clients that ask (default: 4)")

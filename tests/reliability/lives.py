@@ -55,15 +55,20 @@ class House:
         self,
         *,
         wait: bool = True,
+        port: int | None = None,
         wrapper: Sequence[str] = (),
         environment: dict[str, str] | None = None,
         **settings: Any,
     ) -> Iterator[Running]:
-        """One server, from its start to its end; killed at the end if it still runs."""
+        """One server, from its start to its end; killed at the end if it still runs.
+
+        ``port`` is for a second one beside the first: 0 takes a free one.
+        """
+        port = self.port if port is None else port
         settings = {"log_level": "warning", **settings}
         environment = {**ENVIRONMENT, **(environment or {})}
         with start(
-            self.data_dir, wait=False, port=self.port, wrapper=wrapper, environment=environment, **settings
+            self.data_dir, wait=False, port=port, wrapper=wrapper, environment=environment, **settings
         ) as running:
             running.key = self.key
             if wait:
@@ -79,7 +84,7 @@ class House:
             if worker is None or worker.pid == after:
                 return None
             with contextlib.suppress(OSError, http.client.HTTPException):
-                return worker if get(self.port, "/readyz").status == 200 else None
+                return worker if get(running.port, "/readyz").status == 200 else None
             return None
 
         return eventually(look, within_s=START_TIMEOUT_S, every_s=0.02)

@@ -114,7 +114,7 @@ class Slow:
 
 
 def main() -> int:
-    options_parser = parser(__doc__, limit_minutes=60)
+    options_parser = parser(__doc__, time_limit_s=3600)
     options_parser.add_argument("--sockets", type=int, default=2000, help="slow sockets at a time (default: 2000)")
     options_parser.add_argument("--seconds", type=int, default=180, help="for so long (default: 180)")
     options_parser.add_argument("--clients", type=int, default=2, help="honest clients that draw (default: 2)")

@@ -87,7 +87,7 @@ class Extras:
 
 
 def main() -> int:
-    options_parser = parser(__doc__, limit_minutes=300)
+    options_parser = parser(__doc__, time_limit_s=18000)
     options_parser.add_argument("--minutes", type=float, default=30, help="of load, warm-up included (default: 30)")
     options_parser.add_argument("--warm-up-minutes", type=float, default=10, help="that do not count (default: 10)")
     options_parser.add_argument("--clients", type=int, default=4, help="clients at a time (default: 4)")
