@@ -24,6 +24,7 @@ from server.inputs.decode import ImageLimits
 from server.inputs.decoders import Decoders
 from server.inputs.fetch import Fetcher, Own
 from server.jobs.admission import Admission
+from server.jobs.budget import Budget
 from server.jobs.queue import JobQueue
 from server.jobs.registry import JobRegistry
 from server.jobs.repeats import KEEP_S, Repeats
@@ -78,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
         app.include_router(router(services))
     app.include_router(docs.router())
     app.include_router(page.router())
-    stack.install(app, settings, keyring, count=_counter(services.metrics))
+    stack.install(app, settings, keyring, count=_counter(services.metrics), budget=services.budget)
     return app
 
 
@@ -112,14 +113,17 @@ def _build(settings: Settings, catalog: Catalog) -> Services:
     )
     registry = JobRegistry(queue)
     # Half their life: what is answered again must have URLs that can still be fetched.
-    repeats = Repeats[Outcome](lambda outcome: outcome.size_bytes, keep_s=min(KEEP_S, settings.url_lifetime_s / 2))
+    keep_s = min(KEEP_S, settings.url_lifetime_s / 2)
+    budget = Budget(settings.held_bytes)
+    repeats = Repeats[Outcome](lambda outcome: outcome.size_bytes, keep_s=keep_s, budget=budget)
     runner = JobRunner(queue, worker, metrics, log_prompts=settings.log_prompts)
     return Services(
         settings=settings,
         catalog=catalog,
         queue=queue,
         jobs=registry,
-        admission=Admission(queue, registry, repeats, runner, job_timeout_s=settings.job_timeout_s),
+        admission=Admission(queue, registry, repeats, runner, job_timeout_s=settings.job_timeout_s, budget=budget),
+        budget=budget,
         worker=worker,
         store=store,
         signer=signer,

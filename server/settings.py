@@ -89,6 +89,12 @@ class Settings(BaseSettings):
         0, ge=0, description="connections at once from one address; 0: no such limit, as all have one behind a proxy"
     )
     max_body_bytes: int = Field(64 * MIB, ge=1024, description="largest request body")
+    max_held_bytes: int = Field(
+        512 * MIB,
+        ge=2048,
+        description="bytes of bodies and answers held at a time; twice max_body_bytes or more, which is the default if"
+        " that is larger",
+    )
     max_image_bytes: int = Field(20 * MIB, ge=1024, description="largest input picture, encoded")
     max_image_pixels: int = Field(50_000_000, ge=1, description="largest input picture, width × height")
     max_input_images: int = Field(16, ge=1, le=64, description="most input pictures in one request")
@@ -144,6 +150,11 @@ class Settings(BaseSettings):
         return value
 
     @property
+    def held_bytes(self) -> int:
+        """The budget of bytes: ``max_held_bytes``, or what the largest bodies need."""
+        return max(self.max_held_bytes, 2 * self.max_body_bytes)
+
+    @property
     def on_loopback(self) -> bool:
         """Does the server listen where only this machine reaches it?"""
         return _is_loopback(self.host.strip("[]"))
@@ -181,11 +192,16 @@ def read_settings(argv: list[str] | None = None, **overrides: Any) -> Settings:
     if strangers:
         raise ConfigError(f"{strangers[0]}: no such setting; `darkroom serve --help` lists them")
     try:
-        if argv is None:
-            return Settings(**overrides)
-        return CliApp.run(Settings, cli_args=argv, **overrides)
+        settings = Settings(**overrides) if argv is None else CliApp.run(Settings, cli_args=argv, **overrides)
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(item) for item in error.errors())) from None
+    written = "max_held_bytes" in settings.model_fields_set  # its default grows with the largest body
+    if written and settings.max_held_bytes < settings.held_bytes:
+        raise ConfigError(
+            f"{ENV_PREFIX}MAX_HELD_BYTES (--max-held-bytes) = {settings.max_held_bytes}: must be twice max_body_bytes"
+            f" or more, which is {settings.held_bytes}"
+        )
+    return settings
 
 
 def _explain(item: ErrorDetails) -> str:

@@ -20,6 +20,7 @@ from starlette.types import Receive, Scope, Send
 
 from server.edge.answers import draining, error_body, internal_error, log_unforeseen, request_id_of
 from server.edge.disconnect import unless_disconnected
+from server.edge.pieces import send_pieces
 from server.errors import DarkroomError
 
 KEEP_ALIVE_S = 10.0
@@ -70,7 +71,7 @@ class EventStream(Response):
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         try:
             async for chunk in self._events:
-                await send({"type": "http.response.body", "body": chunk, "more_body": True})
+                await send_pieces(send, chunk, more=True)
         except Exception as error:
             known = error if isinstance(error, DarkroomError) else internal_error()
             if known is not error:

@@ -13,15 +13,17 @@ from fastapi import APIRouter, Request, Response
 
 from server.api import openapi
 from server.api.services import Services
+from server.edge.body import hold_of
 from server.edge.etags import held_by_client
-from server.errors import LinkRefused, NotFound, RangeRefused
-from server.storage.store import StoredPicture
+from server.edge.pieces import PIECE_BYTES, PiecedAnswer
+from server.errors import Busy, LinkRefused, NotFound, RangeRefused
+from server.storage.store import PictureRow
 
 _RESPONSES: dict[int | str, dict[str, Any]] = {
     200: {"description": "The picture.", "content": {mime: {} for mime in ("image/png", "image/jpeg", "image/webp")}},
     206: {"description": "The range of it that was asked for."},
     304: {"description": "The client has it already (If-None-Match)."},
-    **openapi.errors(LinkRefused, NotFound, RangeRefused),
+    **openapi.errors(LinkRefused, NotFound, RangeRefused, Busy),
 }
 _ONE_RANGE = re.compile(r"bytes=(?:(\d{1,15})-(\d{0,15})|-(\d{1,15}))", re.ASCII)
 
@@ -36,7 +38,7 @@ def router(services: Services) -> APIRouter:
         if not (expires.isascii() and expires.isdigit() and len(expires) <= 12):
             raise LinkRefused("This URL has no valid signature; ask for the picture again.")
         services.signer.verify(name, int(expires), signature, time.time())
-        stored = await services.store.get(name)
+        stored = await services.store.look(name)
         if stored is None:
             raise NotFound("There is no such picture; it may have been deleted.")
         lifetime_s = max(0, int(expires) - int(time.time()))
@@ -51,22 +53,26 @@ def router(services: Services) -> APIRouter:
         }
         if held_by_client(request, stored.etag):
             return Response(status_code=304, headers=headers)
-        return _ranged(request, stored, headers)
+        return _ranged(services, request, name, stored, headers)
 
     return routes
 
 
-def _ranged(request: Request, stored: StoredPicture, headers: dict[str, str]) -> Response:
+def _ranged(services: Services, request: Request, name: str, stored: PictureRow, headers: dict[str, str]) -> Response:
+    start, stop, status = 0, stored.size, 200
     asked = request.headers.get("range")
-    if asked is None:
-        return Response(stored.data, media_type=stored.mime, headers=headers)
-    # One range is all that a resumed download needs; a thousand of them is an attack (CVE-2025-62727).
-    match = _ONE_RANGE.fullmatch(asked)
-    start, stop = (0, 0) if match is None else _bounds(match, len(stored.data))
-    if start >= stop:
-        raise RangeRefused("Only one range of bytes inside the picture can be asked for.")
-    headers["Content-Range"] = f"bytes {start}-{stop - 1}/{len(stored.data)}"
-    return Response(stored.data[start:stop], status_code=206, media_type=stored.mime, headers=headers)
+    if asked is not None:
+        # One range is all that a resumed download needs; a thousand of them is an attack (CVE-2025-62727).
+        match = _ONE_RANGE.fullmatch(asked)
+        start, stop = (0, 0) if match is None else _bounds(match, stored.size)
+        if start >= stop:
+            raise RangeRefused("Only one range of bytes inside the picture can be asked for.")
+        headers["Content-Range"] = f"bytes {start}-{stop - 1}/{stored.size}"
+        status = 206
+    # Whoever reads nothing keeps one piece in memory, and one in the socket's buffer.
+    hold_of(request.scope).take(min(stop - start, services.store.piece_bytes + PIECE_BYTES))
+    pieces = services.store.read(name, start, stop)
+    return PiecedAnswer(pieces, stop - start, status_code=status, media_type=stored.mime, headers=headers)
 
 
 def _bounds(match: re.Match[str], length: int) -> tuple[int, int]:

@@ -1,24 +1,28 @@
 """Forms: multipart bodies → the same fields that JSON bodies have, and the uploaded files' bytes.
 
-Knows form fields; a file's name and claimed type are never used.
+Knows form fields and the names under which clients send files; a file's own name and claimed type are never used.
 """
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import msgspec
-from starlette.datastructures import FormData, UploadFile
-from starlette.exceptions import HTTPException
 from starlette.requests import Request
 
+from server.api.multipart import Part, boundary_of, read_parts
+from server.api.off_loop import off_loop
+from server.edge.body import chunks_of
 from server.errors import BadRequest, TooLarge
 
 _INTEGERS = frozenset({"n", "seed", "num_inference_steps", "output_compression", "partial_images"})
 _BOOLEANS = frozenset({"stream", "stream_progress"})
 _NUMBERS = frozenset({"guidance_scale", "strength"})
-_IMAGES = ("image", "image[]")
+_FILES = re.compile(r"(?:(images?)|(mask))(?:\[([0-9]{0,4})\])?", re.ASCII)
+_SHOWABLE = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}", re.ASCII)
 _MAX_FIELDS = 64
 _MAX_FIELD_BYTES = 1024 * 1024
 
@@ -34,44 +38,100 @@ class Form:
 
 async def read_form(request: Request, *, max_files: int, max_file_bytes: int) -> Form:
     """Read a multipart body. Raises BadRequest or TooLarge."""
-    # One part more than may be kept, so that the refusal below is the one that is answered.
-    limits = {"max_files": max_files + 2, "max_fields": _MAX_FIELDS, "max_part_size": _MAX_FIELD_BYTES}
-    try:
-        async with request.form(**limits) as form:
-            images = [await _bytes(part, max_file_bytes, "image") for name in _IMAGES for part in form.getlist(name)]
-            mask = await _bytes(form["mask"], max_file_bytes, "mask") if "mask" in form else None
-            return Form(_fields(form), images, mask)
-    except HTTPException as error:
-        raise _refusal(error.detail, max_files) from error
-    except UnicodeError as error:
-        raise BadRequest("The form's charset cannot be read; send UTF-8.") from error
+    boundary = boundary_of(request.headers.get("content-type", ""))
+    parts = await read_parts(chunks_of(request), boundary, _Limits(max_files, max_file_bytes))
+    images, masks, texts = _sorted(parts)
+    fields = await off_loop(sum(len(part.data) for part in texts), lambda: _fields(texts))
+    return Form(fields, [bytes(part.data) for part in images], bytes(masks[0].data) if masks else None)
 
 
-def _refusal(detail: str, max_files: int) -> BadRequest | TooLarge:
-    """Starlette's refusals, told apart by their first words."""
-    if detail.startswith("Too many files"):
-        return TooLarge(f"image has more than {max_files} pictures.", param="image")
-    if detail.startswith("Too many fields"):
-        return TooLarge(f"The form has more than {_MAX_FIELDS} fields.")
-    if detail.startswith("Part exceeded"):
-        return TooLarge(f"A text field of the form is larger than {_MAX_FIELD_BYTES} bytes.")
+class _Limits:
+    """How many parts there may be, and how large each. What must be refused is refused while it arrives."""
+
+    def __init__(self, max_files: int, max_file_bytes: int) -> None:
+        self._max_files = max_files
+        self._max_file_bytes = max_file_bytes
+        self._files = 0  # that are not empty
+        self._fields = 0
+        self._last: Part | None = None  # of the files that are counted
+
+    def begin(self, part: Part) -> None:
+        if part.filename is None:
+            self._fields += 1
+            if self._fields > _MAX_FIELDS:
+                raise TooLarge(f"The form has more than {_MAX_FIELDS} fields.")
+
+    def grown(self, part: Part) -> None:
+        match = _FILES.fullmatch(part.name)
+        param = "mask" if match is not None and match[2] else "image"
+        if part.filename is None:
+            if match is not None:
+                raise BadRequest(f"{param} must be an uploaded file.", param=param)
+            if len(part.data) > _MAX_FIELD_BYTES:
+                raise TooLarge(f"A text field of the form is larger than {_MAX_FIELD_BYTES} bytes.")
+            return
+        if match is None:
+            raise _unknown_file(part.name)
+        if len(part.data) > self._max_file_bytes:
+            raise TooLarge(f"{param} is larger than {self._max_file_bytes} bytes.", param=param)
+        if part is not self._last:
+            self._last = part
+            self._files += 1
+            # A mask, and one picture more than may be kept: the refusal of that one says how many a model takes.
+            if self._files > self._max_files + 2:
+                raise TooLarge(f"image has more than {self._max_files} pictures.", param="image")
+
+
+def _unknown_file(name: str) -> BadRequest:
+    shown = f"named {name}" if _SHOWABLE.fullmatch(name) else "under a name that is none of ours"
     return BadRequest(
-        "The body is not multipart/form-data as its Content-Type says; its boundary must be named there, and every"
-        " part must have a name."
+        f"The form has a file {shown}, which no field of this request is. Send pictures as image, image[] or"
+        " image[0], image[1] …, and a mask as mask.",
+        param=name if _SHOWABLE.fullmatch(name) else None,
     )
 
 
-def _fields(form: FormData) -> dict[str, Any]:
+def _sorted(parts: Sequence[Part]) -> tuple[list[Part], list[Part], list[Part]]:
+    """Pictures in their order, masks, and text fields. Raises BadRequest for more than one mask."""
+    images: list[tuple[int, Part]] = []
+    masks: list[Part] = []
+    texts: list[Part] = []
+    for part in parts:
+        match = _FILES.fullmatch(part.name)
+        if part.filename is None:
+            if match is None:
+                texts.append(part)
+        elif match is None or (not part.filename and not part.data):
+            continue  # nothing is in it: the empty slot of a browser's form
+        elif match[2]:
+            masks.append(part)
+        else:
+            images.append((int(match[3] or 0), part))
+    if len(masks) > 1:
+        raise BadRequest(f"The form has {len(masks)} masks; an edit takes one.", param="mask")
+    images.sort(key=lambda numbered: numbered[0])  # where numbers are equal, or none, as they came
+    return [part for _, part in images], masks, texts
+
+
+def _fields(parts: Iterable[Part]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     loras: list[dict[str, Any]] = []
-    for name, value in form.multi_items():
-        if name in (*_IMAGES, "mask") or isinstance(value, UploadFile):
-            continue
+    for part in parts:
+        name, value = part.name, _text(part)
         if name.startswith("loras["):
             _add_lora(loras, name.removeprefix("loras"), value)
         else:
             fields[name] = _typed(name, value)
     return {"loras": loras, **fields} if loras else fields
+
+
+def _text(part: Part) -> str:
+    """A field's text. Only UTF-8 is read, whatever character set a client names."""
+    try:
+        return part.data.decode("utf-8")
+    except UnicodeDecodeError:
+        shown = part.name if _SHOWABLE.fullmatch(part.name) else None
+        raise BadRequest(f"{shown or 'A field of the form'} is not UTF-8 text.", param=shown) from None
 
 
 def _add_lora(loras: list[dict[str, Any]], path: str, value: str) -> None:
@@ -111,11 +171,3 @@ def _number(text: str) -> float | str:
         return float(text) if len(text) <= 30 else text
     except ValueError:
         return text
-
-
-async def _bytes(part: UploadFile | str, limit: int, param: str) -> bytes:
-    if isinstance(part, str):
-        raise BadRequest(f"{param} must be an uploaded file.", param=param)
-    if part.size is not None and part.size > limit:
-        raise TooLarge(f"{param} is larger than {limit} bytes.", param=param)
-    return await part.read()

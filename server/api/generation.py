@@ -17,24 +17,34 @@ from server.api import specs
 from server.api.outcome import Outcome
 from server.api.results import base_url, make_outcome, require_room, wanted
 from server.api.services import Services
-from server.api.sources import make_sources, read_sources
+from server.api.sources import make_sources, most_bytes, read_sources
 from server.api.submission import Submission, read_candidate
 from server.catalog.catalog import Model
+from server.edge.body import hold_of
 from server.edge.disconnect import unless_disconnected
 from server.errors import BadRequest
+from server.jobs.admission import Admitted
 from server.jobs.job import Job
-from server.jobs.work import Work
 from server.worker.protocol import Finished
+
+_HUB_FLAT_COPIES = 6  # of each picture: its clients read it under three names, in two arrays
+_ROOM_S = 10.0  # for which a job waits until there is room for its sources
 
 
 async def make(services: Services, request: Request, submission: Submission) -> Outcome:
-    """Begin, and wait for the end. A client that leaves meanwhile ends what nobody else waits for."""
-    work = await begin(services, request, submission)
-    with work.waiter():
-        return await unless_disconnected(request, work.outcome())
+    """Begin, and wait for the end. A client that leaves meanwhile ends what nobody else waits for.
+
+    The outcome's answer has its place in the budget of bytes then. Raises Busy where a repeat finds none.
+    """
+    admitted = await begin(services, request, submission)
+    with admitted.work.waiter():
+        outcome = await unless_disconnected(request, admitted.work.outcome())
+    copies = _HUB_FLAT_COPIES if submission.route == "hub flat" else 1
+    hold_of(request.scope).take(outcome.answer_bytes * copies, owed=admitted.first)
+    return outcome
 
 
-async def begin(services: Services, request: Request, submission: Submission) -> Work[Outcome]:
+async def begin(services: Services, request: Request, submission: Submission) -> Admitted[Outcome]:
     """Check a submission and have it admitted. Raises what can be refused at once.
 
     Whoever begins must wait with ``Work.waiter``: nothing else cancels work that nobody wants.
@@ -44,7 +54,7 @@ async def begin(services: Services, request: Request, submission: Submission) ->
     candidate = await read_candidate(request, submission, model=model.id, base=base)
     admitted = services.admission.admit(candidate, _Generation(services, submission, model, base))
     request.state.job_id = admitted.job_id
-    return admitted.work
+    return admitted
 
 
 @dataclass(frozen=True)
@@ -63,12 +73,17 @@ class _Generation:
     async def prepare(self, job: Job) -> Drawing:
         """Pictures in, and every choice made."""
         services, submission, fields = self.services, self.submission, self.submission.fields
-        images = list(submission.uploads) or await read_sources(services, job.principal, fields.images, param="image")
-        mask = submission.mask
-        if mask is None and fields.mask is not None:
-            (mask,) = await read_sources(services, job.principal, [fields.mask], param="mask")
-        holes = submission.route != "variations"
-        size, sources = await make_sources(services, job.principal, fields, self.model, images, mask, holes=holes)
+        texts = [] if submission.uploads else fields.images
+        masks = [fields.mask] if submission.mask is None and fields.mask is not None else []
+        with services.budget.hold(job.principal, of_a_job=True) as reading:
+            await reading.wait(most_bytes(services, [*texts, *masks]), within_s=_ROOM_S)
+            images = list(submission.uploads) or await read_sources(services, job.principal, texts, param="image")
+            mask = submission.mask
+            if masks:
+                (mask,) = await read_sources(services, job.principal, masks, param="mask")
+            holes = submission.route != "variations"
+            size, sources = await make_sources(services, job.principal, fields, self.model, images, mask, holes=holes)
+            job.take(sources.size_bytes)
         spec = specs.make_spec(fields, self.model, size, sources)
         previews = fields.partial_images if fields.stream else 0
         drawing = Drawing(job.key, self.model.plan, spec, specs.make_seeds(fields), job.principal, previews)
@@ -78,7 +93,8 @@ class _Generation:
         return drawing
 
     async def deliver(self, job: Job, drawing: Drawing, finished: Finished) -> Outcome:
-        """Pictures out."""
+        """Pictures out. They are the server's to keep until their answer takes over, whatever else is held."""
+        job.take(sum(len(picture.data) for picture in finished.pictures), owed=True)
         return await make_outcome(self.services, self.submission.fields, self.model, job, drawing, finished, self.base)
 
 

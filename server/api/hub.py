@@ -17,9 +17,8 @@ from fastapi.responses import JSONResponse
 from server.api import hub_wire, openapi
 from server.api.generation import make
 from server.api.images import ERRORS
-from server.api.json_body import content_type_of, read_object
+from server.api.json_body import read_body
 from server.api.late_answer import headers_in_time
-from server.api.off_loop import off_loop
 from server.api.outcome import Outcome
 from server.api.results import base_url, written
 from server.api.services import Services
@@ -119,8 +118,7 @@ def router(services: Services) -> APIRouter:
 
 
 async def _fields(request: Request, read: Callable[[dict[str, Any]], ImageFields]) -> ImageFields:
-    body, kind = await request.body(), content_type_of(request)
-    return await off_loop(len(body), lambda: read(read_object(body, kind)))
+    return await read_body(request, read)
 
 
 def _pictures(shape: str) -> dict[str, Any]:

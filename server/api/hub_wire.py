@@ -13,6 +13,7 @@ from server.api.wire import ImageFields, read_fields
 from server.errors import BadRequest
 
 _HUMP = re.compile(r"(?<=[a-z0-9])[A-Z]")
+_MAX_NAME = 64  # characters; no field of ours has so many
 _RESPONSE_FORMATS = {"url": "url", "file": "b64_json", "local": "b64_json"}
 _FILE_UNION = '{"type": "url", "url": …} or {"type": "file", "data": base64}'
 
@@ -76,5 +77,11 @@ def _object(fields: dict[str, Any], name: str) -> dict[str, Any] | None:
 def _snake(fields: dict[str, Any]) -> dict[str, Any]:
     """``fields`` without nulls, under snake_case names; where both spellings came, snake_case wins."""
     given = {name: value for name, value in fields.items() if value is not None}
-    renamed = {_HUMP.sub(lambda hump: "_" + hump[0].lower(), name): value for name, value in given.items()}
+    renamed = {_snake_name(name): value for name, value in given.items()}
     return {**renamed, **{name: given[name] for name in renamed.keys() & given.keys()}}
+
+
+def _snake_name(name: str) -> str:
+    if len(name) > _MAX_NAME:  # a name of sixty megabytes, every other letter a hump, took ten seconds
+        return name
+    return _HUMP.sub(lambda hump: "_" + hump[0].lower(), name)

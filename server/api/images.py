@@ -10,8 +10,7 @@ from fastapi import APIRouter, Request, Response
 
 from server.api import generation, openapi
 from server.api.forms import Form, read_form
-from server.api.json_body import content_type_of, read_object, require_form
-from server.api.off_loop import off_loop
+from server.api.json_body import content_type_of, read_body, require_form
 from server.api.prefixes import add_under_both
 from server.api.results import answer
 from server.api.services import Services
@@ -49,6 +48,8 @@ def router(services: Services) -> APIRouter:
         """Draw an uploaded picture anew, without a prompt. No other field than ``image`` is needed."""
         require_form(content_type_of(request))
         form = await _form(services, request)
+        if form.mask is not None:
+            raise BadRequest("A variation takes no mask; send it to …/images/edits.", param="mask")
         return await _answered(
             services, request, Submission("variations", read_variation(form.fields), tuple(form.images))
         )
@@ -71,8 +72,7 @@ def router(services: Services) -> APIRouter:
 
 
 async def _fields(request: Request) -> ImageFields:
-    body, kind = await request.body(), content_type_of(request)
-    return await off_loop(len(body), lambda: read_fields(read_object(body, kind)))
+    return await read_body(request, read_fields)
 
 
 async def _form(services: Services, request: Request) -> Form:

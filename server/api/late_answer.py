@@ -22,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 
 from server.edge.answers import draining, encode, error_body, internal_error, log_unforeseen, request_id_of
 from server.edge.disconnect import ClientLeft
+from server.edge.pieces import send_pieces
 from server.errors import DarkroomError
 
 _PAD_EVERY_S = 10.0  # well within the minute after which proxies drop a silent connection
@@ -57,7 +58,7 @@ class _LateAnswer(Response):
             while not self._task.done():
                 await put(b" ", more=True)
                 await asyncio.wait({self._task}, timeout=_PAD_EVERY_S)
-            await put(self._finished_body(request_id_of(scope)), more=False)
+            await send_pieces(send, self._finished_body(request_id_of(scope)))
         except asyncio.CancelledError:  # the server's time to drain is over
             await put(_failed(draining(), request_id_of(scope)), more=False)
         finally:

@@ -43,6 +43,11 @@ class Outcome:
     def size_bytes(self) -> int:
         return sum(len(item.data or b"") for item in self.items)
 
+    @property
+    def answer_bytes(self) -> int:
+        """About what an answer with the pictures has, each once and in base64."""
+        return self.size_bytes * 4 // 3 + 1024 * len(self.items)
+
 
 def background(transparent: bool) -> str:
     """What answers call a picture's background."""

@@ -20,6 +20,7 @@ from server.api.services import Services
 from server.api.usage import usage
 from server.api.wire import ImageFields
 from server.catalog.catalog import Model
+from server.edge.pieces import WholeAnswer
 from server.errors import ServerFault, StoreFull
 from server.jobs.job import Job
 from server.storage.store import Store, new_name
@@ -84,7 +85,7 @@ async def answer(outcome: Outcome) -> Response:
 async def written(body: dict[str, Any]) -> Response:
     """JSON with pictures in it: tens of megabytes of base64, which msgspec makes of bytes as it writes, on a thread."""
     encoded = await anyio.to_thread.run_sync(msgspec.json.encode, body)
-    return Response(encoded, media_type="application/json")
+    return WholeAnswer(encoded, media_type="application/json")
 
 
 async def _url(services: Services, picture: Picture, base: str, *, spare: bool) -> str | None:

@@ -10,6 +10,7 @@ from server.inputs.decode import ImageLimits
 from server.inputs.decoders import Decoders
 from server.inputs.fetch import Fetcher
 from server.jobs.admission import Admission
+from server.jobs.budget import Budget
 from server.jobs.queue import JobQueue
 from server.jobs.registry import JobRegistry
 from server.settings import Settings
@@ -28,6 +29,7 @@ class Services:
     queue: JobQueue
     jobs: JobRegistry
     admission: Admission[Outcome]
+    budget: Budget
     worker: LocalWorker
     store: Store
     signer: Signer

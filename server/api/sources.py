@@ -18,7 +18,7 @@ from server.api.specs import Sources, target_size
 from server.api.wire import ImageFields
 from server.catalog.catalog import Model
 from server.inputs.decode import Decoded, decode_image, decode_mask
-from server.inputs.source import read_source
+from server.inputs.source import is_url, read_source
 
 Size = tuple[int, int]
 
@@ -31,6 +31,12 @@ async def read_sources(services: Services, principal: str, texts: Sequence[str],
         await read_source(text, fetcher=services.fetcher, limits=services.limits, principal=principal, param=param)
         for text in texts
     ]
+
+
+def most_bytes(services: Services, texts: Sequence[str]) -> int:
+    """The most bytes that can be behind such texts."""
+    most = services.limits.max_bytes
+    return sum(most if is_url(text) else min(most, len(text) * 3 // 4 + 3) for text in texts)
 
 
 async def make_sources(

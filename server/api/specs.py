@@ -32,6 +32,10 @@ class Sources:
     mask: Pixels | None = None
     kept: Pixels | None = None  # of the first one's size: what is shown where the mask is 0, if not that itself
 
+    @property
+    def size_bytes(self) -> int:
+        return sum(len(pixels.data) for pixels in (*self.images, self.mask, self.kept) if pixels is not None)
+
 
 def check(fields: ImageFields, model: Model, *, images: int, mask: bool) -> None:
     """Refuse what this model cannot do, before anything is fetched or decoded. Raises BadRequest."""

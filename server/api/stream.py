@@ -15,7 +15,10 @@ from server.api.events import KEEP_ALIVE, KEEP_ALIVE_S, Events, EventStream, eve
 from server.api.outcome import Item, Outcome, background
 from server.api.services import Services
 from server.api.submission import Submission
+from server.edge.body import hold_of
 from server.edge.disconnect import unless_disconnected
+from server.jobs.admission import Admitted
+from server.jobs.budget import Hold
 from server.jobs.feed import Feed, Preview
 from server.jobs.job import State
 from server.jobs.work import Work
@@ -24,30 +27,40 @@ _PROGRESS_INTERVAL_S = 0.1  # progress events are at least this far apart
 _EVENTS = {"edits": "image_edit"}  # by route; every other is image_generation
 
 
-async def streamed(services: Services, request: Request, submission: Submission, work: Work[Outcome]) -> EventStream:
+async def streamed(
+    services: Services, request: Request, submission: Submission, admitted: Admitted[Outcome]
+) -> EventStream:
     """The response, once only the drawing can fail. Raises every error that comes before."""
-    feed = Feed()
+    work = admitted.work
+    hold: Hold | None = hold_of(request.scope)
+    feed = Feed(hold=hold)
     subscription = contextlib.ExitStack()
     try:
         subscription.enter_context(work.waiter())
         subscription.enter_context(work.job.feeding(feed))  # already: the first preview may come any moment
         await unless_disconnected(request, work.until_ready())
+        if work.succeeded:  # a repeat: there must be room for its pictures before its headers go out
+            hold_of(request.scope).take(_unsent(await work.outcome()), owed=admitted.first)
+            hold = None
     except BaseException:
         subscription.close()
         raise
-    return EventStream(_JobEvents(services, submission, work, feed).stream(), subscription)
+    return EventStream(_JobEvents(services, submission, work, feed, hold).stream(), subscription)
 
 
 class _JobEvents:
     """The events of one job for one reader."""
 
-    def __init__(self, services: Services, submission: Submission, work: Work[Outcome], feed: Feed) -> None:
+    def __init__(
+        self, services: Services, submission: Submission, work: Work[Outcome], feed: Feed, hold: Hold | None
+    ) -> None:
         self._jobs = services.jobs
         self._fields = submission.fields
         self._kind = _EVENTS.get(submission.route, "image_generation")
         self._work = work
         self._job = work.job
         self._feed = feed
+        self._hold = hold  # where what is finished is still to be taken
         self._last_shown: tuple[Any, ...] | None = None  # of progress
         self._last_shown_s = -_PROGRESS_INTERVAL_S  # monotonic
 
@@ -56,6 +69,8 @@ class _JobEvents:
             async for chunk in chunks:
                 yield chunk
         outcome = await self._work.outcome()
+        if self._hold is not None:  # the headers are out: the pictures are owed
+            self._hold.take(_unsent(outcome), owed=True)
         for index, item in enumerate(outcome.items):
             yield await event(f"{self._kind}.completed", _completed(outcome, index, item))
 
@@ -114,6 +129,11 @@ class _JobEvents:
             "index": preview.picture.index,
             "seed": preview.picture.seed,
         }
+
+
+def _unsent(outcome: Outcome) -> int:
+    """The pictures, which wait for their events, and the largest event on its way to a slow reader."""
+    return outcome.size_bytes + 2 * max((len(item.data or b"") for item in outcome.items), default=0)
 
 
 def _completed(outcome: Outcome, index: int, item: Item) -> dict[str, Any]:

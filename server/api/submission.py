@@ -79,9 +79,14 @@ def _is_repeat(request: Request, submission: Submission) -> bool:
 
 def _fingerprint(submission: Submission, base: str) -> bytes:
     """Alike for the same request: same route, same fields, same files, and URLs that begin alike."""
-    fields = submission.fields.model_dump_json()
-    parts = (submission.route.encode(), base.encode(), fields.encode(), *submission.uploads)
+    fields = submission.fields.model_dump_json(exclude={"image", "mask"})
     digest = hashlib.sha256()
-    for part in (*parts, *(() if submission.mask is None else (b"mask", submission.mask))):
+    for part in (submission.route.encode(), base.encode(), fields.encode(), *submission.uploads):
         digest.update(hashlib.sha256(part).digest())
+    for mark, texts in ((b"image", submission.fields.images), (b"mask", [submission.fields.mask or ""])):
+        digest.update(mark)
+        for text in texts:  # one at a time: together they may be as long as the body
+            digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())
+    if submission.mask is not None:
+        digest.update(b"mask file" + hashlib.sha256(submission.mask).digest())
     return digest.digest()

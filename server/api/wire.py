@@ -166,7 +166,7 @@ class ImageFields(BaseModel):
         return [self.image] if isinstance(self.image, str) else self.image
 
 
-def read_json(body: bytes) -> dict[str, Any]:
+def read_json(body: bytes | bytearray) -> dict[str, Any]:
     """A JSON object from a body. Raises BadRequest, without a word of what was sent."""
     try:
         data = msgspec.json.decode(body)

@@ -15,19 +15,28 @@ from server.edge.lingering_close import LingeringClose
 from server.edge.methods import Methods
 from server.edge.paths import Paths
 from server.edge.request_id import RequestIds
+from server.jobs.budget import Budget
 from server.settings import Settings
 
 
-def install(app: FastAPI, settings: Settings, keyring: Keyring, *, count: Count | None = None) -> None:
+def install(
+    app: FastAPI, settings: Settings, keyring: Keyring, *, count: Count | None = None, budget: Budget | None = None
+) -> None:
     """Put every layer around ``app`` and give its own failures the one shape. Once, before it serves.
 
-    ``count`` is told the route template and status of every request, for metrics.
+    ``count`` is told the route template and status of every request, for metrics. ``budget``: the bytes that all may
+    hold; default: as many as the settings say.
     """
     answers.install(app)
     app.router.redirect_slashes = False  # Starlette builds that redirect from the Host header
     # Starlette puts each added layer outside those before it: innermost first.
     app.add_middleware(ContentEncodings, max_bytes=settings.max_body_bytes)
-    app.add_middleware(BodyLimit, max_bytes=settings.max_body_bytes, timeout_s=settings.body_timeout_s)
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=settings.max_body_bytes,
+        timeout_s=settings.body_timeout_s,
+        budget=budget or Budget(settings.held_bytes),
+    )
     app.add_middleware(Methods, routed=app)
     app.add_middleware(Auth, settings=settings, keyring=keyring)
     app.add_middleware(Paths)

@@ -16,9 +16,14 @@ _SCHEME = re.compile(r"[a-z][a-z0-9+.-]{0,31}:", re.IGNORECASE | re.ASCII)  # no
 _INLINE = 64 * 1024  # characters decoded on the event loop; more go to a thread
 
 
+def is_url(text: str) -> bool:
+    """Is this a URL to fetch, rather than the picture itself?"""
+    return _SCHEME.match(text) is not None and text[:5].lower() != "data:"
+
+
 async def read_source(text: str, *, fetcher: Fetcher, limits: ImageLimits, param: str, principal: str = "") -> bytes:
     """The bytes that an image field stands for. Raises BadImage or TooLarge, naming ``param``."""
-    if _SCHEME.match(text) and text[:5].lower() != "data:":
+    if is_url(text):
         return await fetcher.fetch(text, param=param, principal=principal)
     if len(text) <= _INLINE:
         return decode_base64(text, max_bytes=limits.max_bytes, param=param)

@@ -6,11 +6,13 @@ Knows repeats, permits and the registry of jobs; knows neither HTTP nor pictures
 from __future__ import annotations
 
 import contextlib
+import sys
 import time
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from server.errors import KeyLimit
+from server.jobs.budget import Budget
 from server.jobs.job import Job
 from server.jobs.queue import JobQueue
 from server.jobs.registry import JobRegistry
@@ -19,6 +21,7 @@ from server.jobs.runner import Assignment, JobRunner
 from server.jobs.work import Work
 
 _MAX_WAITERS = 16  # requests for one job
+_MAX_NAMES = 16  # under which one job is found
 
 T = TypeVar("T")
 
@@ -39,19 +42,28 @@ class Admitted(Generic[T]):
 
     work: Work[T]
     job_id: str
+    first: bool  # it began the work: its answer is owed, whatever else is held
 
 
 class Admission(Generic[T]):
     """The way into the queue. All methods run on the event loop's thread."""
 
     def __init__(
-        self, queue: JobQueue, jobs: JobRegistry, repeats: Repeats[T], runner: JobRunner, *, job_timeout_s: float
+        self,
+        queue: JobQueue,
+        jobs: JobRegistry,
+        repeats: Repeats[T],
+        runner: JobRunner,
+        *,
+        job_timeout_s: float,
+        budget: Budget | None = None,
     ) -> None:
         self.repeats = repeats
         self._queue = queue
         self._jobs = jobs
         self._runner = runner
         self._job_timeout_s = job_timeout_s
+        self._budget = budget or Budget(sys.maxsize)
 
     def admit(self, candidate: Candidate, assignment: Assignment[T]) -> Admitted[T]:
         """Join a candidate to the work that it repeats, or take a permit, register its job and begin.
@@ -79,8 +91,13 @@ class Admission(Generic[T]):
         job, chosen = first.job, candidate.job_id
         if chosen and not self._jobs.has(job, chosen):
             self._jobs.require_free(job.principal, chosen)
+            if self._jobs.names(job) >= _MAX_NAMES:  # a client that joins and leaves could add names for ever
+                raise KeyLimit(
+                    f"This job is found under {_MAX_NAMES} x-job-ids already; send one of those.",
+                    retry_after_s=self._queue.retry_after_s(),
+                )
             self._jobs.add(job, chosen)
-        return Admitted(first, chosen or job.id)
+        return Admitted(first, chosen or job.id, first=False)
 
     def _begin(self, candidate: Candidate, assignment: Assignment[T]) -> Admitted[T]:
         """Become a first. The permit is held until the work has ended, whatever its end."""
@@ -89,8 +106,9 @@ class Admission(Generic[T]):
             self._jobs.require_free(principal, candidate.job_id)
         permit = contextlib.ExitStack()
         permit.enter_context(self._queue.permit(principal))
-        job = Job(principal, candidate.model, time.monotonic() + self._job_timeout_s, id=candidate.job_id)
+        hold = permit.enter_context(self._budget.hold(principal, of_a_job=True))
+        job = Job(principal, candidate.model, time.monotonic() + self._job_timeout_s, id=candidate.job_id, hold=hold)
         self._jobs.add(job)
         work = Work(job, self._runner.run(job, assignment), permit.close)
         self.repeats.add(candidate.repeatable, work)
-        return Admitted(work, job.id)
+        return Admitted(work, job.id, first=True)

@@ -20,6 +20,7 @@ from enum import StrEnum
 from pipelines.plan import Drawing
 from pipelines.spec import Picture
 from server.errors import DarkroomError
+from server.jobs.budget import Hold
 from server.jobs.feed import Feed
 
 
@@ -67,6 +68,7 @@ class Job:
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     cancel: Callable[[], object] = lambda: None  # what DELETE does
     feeds: list[Feed] = field(default_factory=list)
+    hold: Hold | None = None  # of the budget of bytes: its sources and pictures, while it goes on
 
     def __post_init__(self) -> None:
         self.id = self.id or self.key
@@ -92,6 +94,11 @@ class Job:
         self.size = f"{drawing.spec.width}x{drawing.spec.height}"
         self.steps_of = drawing.spec.steps
         self.ready.set()
+
+    def take(self, size: int, *, owed: bool = False) -> None:
+        """Hold ``size`` bytes more until the job has ended. Raises Busy, unless they are owed."""
+        if self.hold is not None:
+            self.hold.take(size, owed=owed)
 
     @contextlib.contextmanager
     def feeding(self, feed: Feed) -> Iterator[None]:

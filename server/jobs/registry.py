@@ -48,6 +48,10 @@ class JobRegistry:
         """Whether this job is found under that id."""
         return self._of(job.principal).get(job_id) is job
 
+    def names(self, job: Job) -> int:
+        """Under how many ids this job is found."""
+        return sum(found is job for found in self._of(job.principal).values())
+
     def add(self, job: Job, name: str | None = None) -> None:
         """Let the job be found under its id, or under one more ``name``."""
         self._forget(job.principal)

@@ -15,12 +15,14 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from server.errors import IdempotencyMismatch
+from server.errors import Busy, IdempotencyMismatch
+from server.jobs.budget import Budget, Hold
 from server.jobs.work import Work
 
 KEEP_S = 600.0  # after the end
 _MAX_BYTES = 64 * 1024 * 1024  # of kept outcomes
 _MIN_BYTES = 4096  # what an outcome without any bytes counts
+_OURSELVES = "kept for repeats"  # no key's name has a space
 
 T = TypeVar("T")
 
@@ -43,13 +45,25 @@ class _Kept(Generic[T]):
 
 
 class Repeats(Generic[T]):
-    """The work that repeats may join or be answered with. All methods run on the event loop's thread."""
+    """The work that repeats may join or be answered with. All methods run on the event loop's thread.
 
-    def __init__(self, size_of: Callable[[T], int], *, max_bytes: int = _MAX_BYTES, keep_s: float = KEEP_S) -> None:
+    What is kept is held of the ``budget``, and is the first to go where that has no room.
+    """
+
+    def __init__(
+        self,
+        size_of: Callable[[T], int],
+        *,
+        max_bytes: int = _MAX_BYTES,
+        keep_s: float = KEEP_S,
+        budget: Budget | None = None,
+    ) -> None:
         self._size_of = size_of
         self._max_bytes = max_bytes
         self._keep_s = keep_s
-        self._bytes = 0
+        budget = budget or Budget(max_bytes)
+        budget.reclaim = self._give_back
+        self._hold = Hold(budget, _OURSELVES)
         self._going_on: dict[Repeatable, list[Work[T]]] = {}  # in the order they came
         self._kept: dict[tuple[str, str], _Kept[T]] = {}  # by principal and key; those that have ended in order
 
@@ -93,13 +107,21 @@ class Repeats(Generic[T]):
         kept.size = max(_MIN_BYTES, self._size_of(work.result()))
         if kept.size > self._max_bytes:
             return  # dropping others would not make room for it
+        self._give_back(self._hold.size + kept.size - self._max_bytes)
+        try:
+            self._hold.take(kept.size)
+        except Busy:
+            return
         kept.ended_s = time.monotonic()
         self._kept[place] = kept  # behind those that ended before
-        self._bytes += kept.size
-        for other in [place for place, kept in self._kept.items() if kept.ended_s]:
-            if self._bytes <= self._max_bytes:
+
+    def _give_back(self, missing: int) -> None:
+        """Forget the oldest outcomes until so many bytes are free, or none is left."""
+        wanted = self._hold.size - missing
+        for place in [place for place, kept in self._kept.items() if kept.ended_s]:
+            if self._hold.size <= wanted:
                 break
-            self._drop(other)
+            self._drop(place)
 
     def _forget_old(self) -> None:
         oldest_s = time.monotonic() - self._keep_s
@@ -107,4 +129,4 @@ class Repeats(Generic[T]):
             self._drop(place)
 
     def _drop(self, place: tuple[str, str]) -> None:
-        self._bytes -= self._kept.pop(place).size
+        self._hold.give(self._kept.pop(place).size)

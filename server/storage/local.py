@@ -14,11 +14,12 @@ import errno
 import logging
 import os
 import stat
+from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from server.errors import ConfigError, ServerFault, StoreFull
 from server.storage import atomic
-from server.storage.picture import NOT_KEPT, StoredPicture, check_name, etag_of, is_old, mime_of
+from server.storage.picture import NOT_KEPT, PictureRow, StoredPicture, check_name, etag_of, is_old, mime_of
 
 _RESERVE = 1024 * 1024  # bytes left free: a file system has costs of its own
 # Nothing can be kept, and a repeat would not help: full, read-only, or no folder of ours any more.
@@ -33,6 +34,8 @@ log = logging.getLogger("darkroom.storage")
 
 class LocalStore:
     """A store in one folder, which several processes may share."""
+
+    piece_bytes = 64 * 1024
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -68,6 +71,27 @@ class LocalStore:
         data, modified = found
         return StoredPicture(data, mime, etag_of(name), modified)
 
+    async def look(self, name: str) -> PictureRow | None:
+        mime = mime_of(name)
+        if mime is None:
+            return None
+        try:
+            status = await asyncio.to_thread(self._status, name)
+        except OSError as error:
+            raise ServerFault("The picture could not be read.") from error
+        return None if status is None else PictureRow(status.st_size, mime, etag_of(name), status.st_mtime)
+
+    async def read(self, name: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        while start < stop:
+            try:
+                piece = await asyncio.to_thread(self._piece, name, start, min(self.piece_bytes, stop - start))
+            except OSError as error:
+                raise ServerFault("The picture could not be read.") from error
+            if not piece:  # swept meanwhile
+                raise ServerFault("The picture could not be read.")
+            yield piece
+            start += len(piece)
+
     async def sweep(self, before_unix: float) -> int:
         return await asyncio.to_thread(self._sweep, before_unix)
 
@@ -91,6 +115,33 @@ class LocalStore:
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
 
     def _get(self, name: str) -> tuple[bytes, float] | None:
+        file = self._open(name)
+        if file is None:
+            return None
+        with os.fdopen(file, "rb") as opened:
+            return opened.read(), os.fstat(file).st_mtime
+
+    def _status(self, name: str) -> os.stat_result | None:
+        file = self._open(name)
+        if file is None:
+            return None
+        try:
+            return os.fstat(file)
+        finally:
+            os.close(file)
+
+    def _piece(self, name: str, start: int, size: int) -> bytes:
+        """Some of a picture. Its file is open for this moment only: a slow reader has no descriptor but its socket."""
+        file = self._open(name)
+        if file is None:
+            return b""
+        try:
+            return os.pread(file, size, start)
+        finally:
+            os.close(file)
+
+    def _open(self, name: str) -> int | None:
+        """A descriptor of a picture's file; None if there is none."""
         try:
             # no symlink is ours; and opening a pipe must not wait for its writer
             file = os.open(self._folder / name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -98,12 +149,10 @@ class LocalStore:
             if error.errno in _NO_PICTURE:
                 return None
             raise
-        status = os.fstat(file)
-        if not stat.S_ISREG(status.st_mode):
+        if not stat.S_ISREG(os.fstat(file).st_mode):
             os.close(file)
             return None
-        with os.fdopen(file, "rb") as opened:
-            return opened.read(), status.st_mtime
+        return file
 
     def _sweep(self, before_unix: float) -> int:
         deleted = 0

@@ -7,6 +7,7 @@ so it is atomic and leaves no half-finished multipart upload behind.
 from __future__ import annotations
 
 import logging
+from collections.abc import AsyncGenerator
 from datetime import timedelta
 from typing import TYPE_CHECKING
 
@@ -15,7 +16,7 @@ from obstore.store import ObjectStore as Backend
 from obstore.store import S3Store
 
 from server.errors import ConfigError, ServerFault, StoreFull
-from server.storage.picture import NOT_KEPT, StoredPicture, check_name, etag_of, is_old, mime_of
+from server.storage.picture import NOT_KEPT, PictureRow, StoredPicture, check_name, etag_of, is_old, mime_of
 
 _PAGE = 1000  # objects listed and deleted at a time, S3's own limit
 _FULL = (
@@ -36,6 +37,8 @@ if TYPE_CHECKING:
 
 class ObjectStore:
     """A store in a bucket, which several processes and machines may share."""
+
+    piece_bytes = 1024 * 1024  # each is a request of its own
 
     def __init__(self, backend: Backend) -> None:
         self._backend = backend
@@ -62,6 +65,31 @@ class ObjectStore:
         except _FAILURES as error:
             raise ServerFault("The picture could not be read.") from error
         return StoredPicture(data, mime, etag_of(name), found.meta["last_modified"].timestamp())
+
+    async def look(self, name: str) -> PictureRow | None:
+        mime = mime_of(name)
+        if mime is None:
+            return None
+        try:
+            found = await self._backend.head_async(name)
+        except FileNotFoundError:
+            return None
+        except _FAILURES as error:
+            raise ServerFault("The picture could not be read.") from error
+        return PictureRow(found["size"], mime, etag_of(name), found["last_modified"].timestamp())
+
+    async def read(self, name: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
+        # One request a piece: a slow reader would let a single one time out, and what came with it would be kept.
+        while start < stop:
+            end = min(start + self.piece_bytes, stop)
+            try:
+                piece = bytes(await self._backend.get_range_async(name, start=start, end=end))
+            except _FAILURES as error:
+                raise ServerFault("The picture could not be read.") from error
+            if len(piece) != end - start:
+                raise ServerFault("The picture could not be read.")
+            yield piece
+            start = end
 
     async def sweep(self, before_unix: float) -> int:
         deleted = 0

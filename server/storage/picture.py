@@ -18,6 +18,16 @@ _NAME = re.compile(r"[0-9a-f]{32}(?:-([0-9]{1,12}))?\.(png|jpg|webp)", re.ASCII)
 
 
 @dataclass(frozen=True)
+class PictureRow:
+    """What is known of one picture without its bytes."""
+
+    size: int  # bytes
+    mime: str
+    etag: str  # with its quotes, as HTTP sends it
+    modified: float  # unix seconds
+
+
+@dataclass(frozen=True)
 class StoredPicture:
     """One picture as it was put."""
 

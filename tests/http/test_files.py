@@ -191,3 +191,35 @@ def test_readyz_says_that_no_worker_starts(paper_servers: PaperServers) -> None:
         answer = client.get("/readyz")
         assert answer.status_code == 503
         assert answer.json()["worker"] == {"state": "failing", "reason": "The worker ended."}
+
+
+def test_a_large_picture_is_read_from_the_store_in_pieces(paper_servers: PaperServers) -> None:
+    """Every reader had the whole picture in memory: 150 who read nothing had 1.8 GiB, without a key."""
+    paper = paper_servers.open()
+    paper.worker.ballast = 3_000_000
+    url = paper.post({"prompt": "x"}).json()["data"][0]["url"].removeprefix(paper.url)
+    with paper.live.client() as client:
+        whole = client.get(url)
+        assert (whole.status_code, int(whole.headers["content-length"])) == (200, len(whole.content))
+        assert len(whole.content) > 3_000_000
+        part = client.get(url, headers={"range": "bytes=100000-2999999"})
+        assert (part.status_code, part.content) == (206, whole.content[100_000:3_000_000])
+        with client.stream("GET", url) as half:  # one that leaves
+            next(half.iter_bytes(1000))
+        assert client.head(url).headers["content-length"] == whole.headers["content-length"]
+    eventually(lambda: paper.app.state.services.budget.held == 0)
+
+
+def test_a_picture_that_goes_while_it_is_read_ends_its_answer_early(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open()
+    paper.worker.ballast = 30_000_000
+    url = paper.post({"prompt": "x"}).json()["data"][0]["url"].removeprefix(paper.url)
+    (file,) = (paper.app.state.services.settings.data_dir / "pictures").iterdir()
+    with paper.live.client() as client:
+        with client.stream("GET", url) as answer:
+            pieces = answer.iter_bytes(1000)
+            next(pieces)
+            file.unlink()
+            with pytest.raises(httpx.RemoteProtocolError):
+                list(pieces)
+        assert client.get(url).status_code == 404

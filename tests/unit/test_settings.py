@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import ConfigError
-from server.settings import Settings, read_settings
+from server.settings import MIB, Settings, read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -85,3 +85,11 @@ def test_an_open_bind_without_keys_refuses_to_start(host: str, tmp_path: Path) -
     create_app(Settings(host=host, data_dir=tmp_path, allow_open=True))
     Keyring(tmp_path / "keys.json").create("someone")
     create_app(Settings(host=host, data_dir=tmp_path))
+
+
+def test_the_budget_of_bytes_is_never_under_two_bodies() -> None:
+    assert Settings().held_bytes == 512 * MIB
+    assert Settings(max_body_bytes=400 * MIB).held_bytes == 800 * MIB  # as it was set before there was a budget
+    assert Settings(max_body_bytes=4 * MIB, max_held_bytes=8 * MIB).held_bytes == 8 * MIB
+    with pytest.raises(ConfigError, match=r"max-held-bytes.*twice max_body_bytes"):
+        read_settings(max_held_bytes=100 * MIB)

@@ -95,6 +95,30 @@ async def test_what_is_put_is_got(store: Store, mime: str) -> None:
     assert await store.has_room(1)
 
 
+def test_a_picture_is_read_in_pieces(store: Store) -> None:
+    async def go() -> None:
+        name, data = new_name("image/png"), bytes(range(251)) * 12_000
+        await store.put(name, data, "image/png")
+        row, picture = await store.look(name), await store.get(name)
+        assert row is not None
+        assert picture is not None
+        assert (row.size, row.mime, row.etag) == (len(data), picture.mime, picture.etag)
+        assert abs(row.modified - picture.modified) < 1
+        for start, stop in ((0, len(data)), (0, 1), (len(data) - 1, len(data)), (1000, 2_000_001), (5, 5)):
+            pieces = [piece async for piece in store.read(name, start, stop)]
+            assert b"".join(pieces) == data[start:stop]
+            assert all(0 < len(piece) <= store.piece_bytes for piece in pieces)
+        gone = store.read(name, 0, len(data))
+        await anext(gone)
+        assert await store.sweep(FUTURE) == 1
+        with pytest.raises(ServerFault):
+            _ = [piece async for piece in gone]
+        assert await store.look(name) is None
+        assert await store.look("keys.json") is None
+
+    asyncio.run(go())
+
+
 @pytest.mark.parametrize(
     "name",
     [
