@@ -35,7 +35,6 @@ TURNS = 3  # so that some of a group are queued
 STEPS = 8  # of a request that is left
 ROWS = 8  # pictures of it: a step must last longer than a look at it
 PATIENCE_S = 120.0
-MAX_BEYOND = 1  # a step that ends while its client leaves is followed by one that has begun by then
 QUIET_S = 0.6  # without a step: the drawing has stopped
 
 
@@ -220,7 +219,7 @@ def _end(journal: Journal, opened: int, faults: list[str], *, whole: bool) -> in
     )
     bars = [
         Bar("steps a job after its client had left", after / max(1, drawing), 1),
-        Bar("most steps beyond that in a group", max(excess, default=0), MAX_BEYOND),
+        Bar("most steps beyond one a job in a group", max(excess, default=0), 0),
         Bar("descriptors more than before", opened, 0),
         Bar("faults of the server's log and end", len(faults), 0),
         bar(journal),

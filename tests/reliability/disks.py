@@ -23,7 +23,7 @@ from tests.pictures import png
 from tests.reliability.asks import EDITS, Ask, drawn, form
 from tests.reliability.lives import House, tracebacks
 from tests.reliability.visitor import Skipped, Visitor, field
-from tests.running import ROOT, Running, eventually, start
+from tests.running import ROOT, Running, eventually
 
 ROOM = 100_000  # bytes left on a full disk
 FULL = "507 store_full"
@@ -187,13 +187,7 @@ def two_servers(house: House, visitor: Visitor) -> None:
     """On one data folder: each picture lives as long as its own server said."""
     with (
         house.life(url_lifetime_s=3600, sweep_interval_s=0.5) as long,
-        start(
-            house.data_dir,
-            environment=ENVIRONMENT,
-            url_lifetime_s=LIFETIME_S,
-            sweep_interval_s=0.5,
-            log_level="warning",
-        ) as short,
+        house.life(port=0, url_lifetime_s=LIFETIME_S, sweep_interval_s=0.5) as short,
     ):
         kept = visitor.draw("the longer", "url")
         brief = visitor.draw("the shorter", "url", port=short.port)

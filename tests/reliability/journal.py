@@ -50,13 +50,13 @@ class Journal:
         self.suite = suite
         self.file = FOLDER / f"{suite}.jsonl"
         self.rows: list[dict[str, Any]] = []
-        self._deadline = time.monotonic() + options.time_limit
+        self._deadline: float = time.monotonic() + options.time_limit
         chosen: dict[str, Any] = {name: value for name, value in vars(options).items() if name not in PLACE}
         chosen["commit"] = _commit()
         FOLDER.mkdir(parents=True, exist_ok=True)
         if self.file.exists():
             first, *lines = self.file.read_text().splitlines() or ["{}"]
-            if not options.fresh and bool(json.loads(first).get("options") == chosen):
+            if not options.fresh and _read(first).get("options") == chosen:
                 self.rows = [row for row in map(_read, lines) if row and "summary" not in row]
                 return
             self.file.replace(self.file.with_name(f"{suite}.{int(self.file.stat().st_mtime)}.jsonl"))
