@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from pipelines.facts.families import FAMILIES, Family  # noqa: E402
 from pipelines.spec import Task  # noqa: E402
+from server.api import aliases  # noqa: E402
 from server.api.wire import ImageFields, LoraFields  # noqa: E402
 from server.app import create_app  # noqa: E402
 from server.catalog.entries import ModelEntry, ModelsFile, PresetEntry  # noqa: E402
@@ -106,6 +107,16 @@ def _groups() -> Iterator[tuple[str, list[str]]]:
 
 def request_fields() -> str:
     return _fields(ImageFields)
+
+
+def field_aliases() -> str:
+    """The names that other servers' clients use, beside ours; in snake_case, which stands for camelCase too."""
+    rows = [
+        (f"`{ours}`", ", ".join(f"`{name}`" for name in names))
+        for ours, names in (aliases.ALIASES | aliases.PARTS).items()
+        if names
+    ]
+    return _table(("field", "other names"), rows)
 
 
 def model_keys() -> str:
@@ -284,6 +295,7 @@ def _type(annotation: Any) -> str:
 PARTS: dict[str, Callable[[], str]] = {
     "settings": settings,
     "request-fields": request_fields,
+    "field-aliases": field_aliases,
     "file-keys": file_keys,
     "model-keys": model_keys,
     "preset-keys": preset_keys,

@@ -18,9 +18,6 @@ from server.api.off_loop import off_loop
 from server.edge.body import chunks_of
 from server.errors import BadRequest, TooLarge
 
-_INTEGERS = frozenset({"n", "seed", "num_inference_steps", "output_compression", "partial_images"})
-_BOOLEANS = frozenset({"stream", "stream_progress"})
-_NUMBERS = frozenset({"guidance_scale", "strength"})
 _FILES = re.compile(r"(?:(images?)|(mask))(?:\[([0-9]{0,4})\])?", re.ASCII)
 _SHOWABLE = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}", re.ASCII)
 _MAX_FIELDS = 64
@@ -29,7 +26,7 @@ _MAX_FIELD_BYTES = 1024 * 1024
 
 @dataclass(frozen=True)
 class Form:
-    """A multipart request: its text fields as JSON would have them, and its files."""
+    """A multipart request: its text fields, which ``server.api.reader`` gives their types, and its files."""
 
     fields: dict[str, Any]
     images: list[bytes]
@@ -65,7 +62,7 @@ class _Limits:
         match = _FILES.fullmatch(part.name)
         param = "mask" if match is not None and match[2] else "image"
         if part.filename is None:
-            if match is not None:
+            if match is not None and part.data.strip():  # an empty one is absent, as every empty field is
                 raise BadRequest(f"{param} must be an uploaded file.", param=param)
             if len(part.data) > _MAX_FIELD_BYTES:
                 raise TooLarge(f"A text field of the form is larger than {_MAX_FIELD_BYTES} bytes.")
@@ -121,7 +118,7 @@ def _fields(parts: Iterable[Part]) -> dict[str, Any]:
         if name.startswith("loras["):
             _add_lora(loras, name.removeprefix("loras"), value)
         else:
-            fields[name] = _typed(name, value)
+            fields[name] = _loras(value) if name == "loras" else value
     return {"loras": loras, **fields} if loras else fields
 
 
@@ -150,20 +147,12 @@ def _add_lora(loras: list[dict[str, Any]], path: str, value: str) -> None:
         loras.append({"name": path[1:].removesuffix("]"), "weight": _number(value)})
 
 
-def _typed(name: str, text: str) -> Any:
-    """Form fields are all text; give numbers and booleans the type that JSON would have given them."""
-    if name in _INTEGERS and text.isascii() and text.removeprefix("-").isdigit() and len(text) <= 20:
-        return int(text)
-    if name in _NUMBERS:
-        return _number(text)
-    if name == "loras":
-        try:
-            return msgspec.json.decode(text)
-        except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
-            return text
-    if name in _BOOLEANS and text in ("true", "false"):
-        return text == "true"
-    return text
+def _loras(text: str) -> Any:
+    """The loras of one text field: what its JSON says, or the text itself."""
+    try:
+        return msgspec.json.decode(text)
+    except (msgspec.DecodeError, UnicodeEncodeError, RecursionError):
+        return text
 
 
 def _number(text: str) -> float | str:

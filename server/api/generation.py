@@ -7,7 +7,7 @@ has its time is ``server.jobs``' to decide.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from fastapi import Request
 
@@ -15,6 +15,7 @@ from pipelines.plan import Drawing
 from pipelines.spec import Encoding
 from server.api import specs
 from server.api.outcome import Outcome
+from server.api.reader import MAX_IGNORED
 from server.api.results import base_url, make_outcome, require_room, wanted
 from server.api.services import Services
 from server.api.sources import make_sources, most_bytes, read_sources
@@ -22,7 +23,7 @@ from server.api.submission import Submission, read_candidate
 from server.catalog.catalog import Model
 from server.edge.body import hold_of
 from server.edge.disconnect import unless_disconnected
-from server.errors import BadRequest
+from server.errors import BadRequest, DarkroomError
 from server.jobs.admission import Admitted
 from server.jobs.job import Job
 from server.worker.protocol import Finished
@@ -49,9 +50,17 @@ async def begin(services: Services, request: Request, submission: Submission) ->
 
     Whoever begins must wait with ``Work.waiter``: nothing else cancels work that nobody wants.
     """
-    model = _check(services, submission)
-    base = base_url(services, request)
-    candidate = await read_candidate(request, submission, model=model.id, base=base)
+    reading = submission.reading
+    request.state.ignored_fields = reading.ignored
+    try:
+        model = _check(services, submission)
+    except DarkroomError as error:
+        raise reading.named(error) from None
+    unused = (reading.names[field] for field in specs.unused(model, edit=submission.is_edit) if field in reading.names)
+    request.state.ignored_fields = (*reading.ignored, *unused)[:MAX_IGNORED]
+    submission = _with_edit_size(submission, model)
+    base, form = base_url(services, request), wanted(submission, model)
+    candidate = await read_candidate(request, submission, model=model.id, base=base, form=form)
     admitted = services.admission.admit(candidate, _Generation(services, submission, model, base))
     request.state.job_id = admitted.job_id
     return admitted
@@ -71,7 +80,13 @@ class _Generation:
         return specs.make_encoding(self.submission.fields, metadata=self.services.settings.picture_metadata)
 
     async def prepare(self, job: Job) -> Drawing:
-        """Pictures in, and every choice made."""
+        """Pictures in, and every choice made. Raises the error of the first field that stands in the way."""
+        try:
+            return await self._prepare(job)
+        except DarkroomError as error:
+            raise self.submission.reading.named(error) from None
+
+    async def _prepare(self, job: Job) -> Drawing:
         services, submission, fields = self.services, self.submission, self.submission.fields
         texts = [] if submission.uploads else fields.images
         masks = [fields.mask] if submission.mask is None and fields.mask is not None else []
@@ -87,7 +102,7 @@ class _Generation:
         spec = specs.make_spec(fields, self.model, size, sources)
         previews = fields.partial_images if fields.stream else 0
         drawing = Drawing(job.key, self.model.plan, spec, specs.make_seeds(fields), job.principal, previews)
-        form = wanted(fields, self.model)
+        form = wanted(submission, self.model)
         if form.url and not form.spare_url:
             await require_room(services.store, drawing)  # before any device work
         return drawing
@@ -95,7 +110,17 @@ class _Generation:
     async def deliver(self, job: Job, drawing: Drawing, finished: Finished) -> Outcome:
         """Pictures out. They are the server's to keep until their answer takes over, whatever else is held."""
         job.take(sum(len(picture.data) for picture in finished.pictures), owed=True)
-        return await make_outcome(self.services, self.submission.fields, self.model, job, drawing, finished, self.base)
+        return await make_outcome(self.services, self.submission, self.model, job, drawing, finished, self.base)
+
+
+def _with_edit_size(submission: Submission, model: Model) -> Submission:
+    """With the size of an edit that names none."""
+    fields = submission.fields
+    if submission.route != "edits" or fields.size is not None or fields.aspect_ratio is not None:
+        return submission
+    size = model.edit_size(fields.model or "", contract=submission.contract)
+    fields = fields.model_copy(update={"size": size})
+    return replace(submission, reading=replace(submission.reading, fields=fields))
 
 
 def _check(services: Services, submission: Submission) -> Model:

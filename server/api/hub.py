@@ -20,10 +20,11 @@ from server.api.images import ERRORS
 from server.api.json_body import read_body
 from server.api.late_answer import headers_in_time
 from server.api.outcome import Outcome
+from server.api.prefixes import CONTRACT
+from server.api.reader import Reading
 from server.api.results import base_url, written
 from server.api.services import Services
 from server.api.submission import Submission
-from server.api.wire import ImageFields
 from server.catalog.catalog import Model
 from server.errors import DarkroomError, Draining, Unauthorized
 from server.worker.status import ModelState
@@ -48,20 +49,23 @@ def router(services: Services) -> APIRouter:
         """What `@aigne/aigne-hub` and `aigne run` call. Its headers go out after `hub_headers_s`, finished or not."""
 
         async def work() -> Response:
-            fields = await _fields(request, hub_wire.read_enveloped)
-            return await _enveloped(services, await make(services, request, Submission("hub", fields)))
+            submission = Submission("hub", await _reading(request, hub_wire.read_enveloped), prefix=CONTRACT)
+            return await _enveloped(services, await make(services, request, submission))
 
         return await headers_in_time(request, work(), within_s=services.settings.hub_headers_s)
 
     @routes.post("/api/v2/image/generations", summary="Make pictures (hub, flat)", **_pictures("flat"), **keyed)
     async def generations(request: Request) -> Response:
         """What `imageGenerationsV2` of `@blocklet/aigne-hub` calls."""
-        fields = await _fields(request, hub_wire.read_flat)
-        return await _flat(await make(services, request, Submission("hub flat", fields)))
+        submission = Submission("hub flat", await _reading(request, hub_wire.read_flat), prefix=CONTRACT)
+        return await _flat(await make(services, request, submission))
 
     async def models(type: str = "") -> list[dict[str, Any]]:
-        """Every model of models.yaml, in the hub's shape; none when another type than `image` is asked for."""
-        return [_row(services, model) for model in services.catalog] if type in _IMAGE_TYPES else []
+        """Every model of models.yaml and its aliases, in the hub's shape; none when another type than `image` is
+        asked for."""
+        if type not in _IMAGE_TYPES:
+            return []
+        return [_row(services, model, name) for model in services.catalog for name in (model.id, *model.entry.aliases)]
 
     for path in ("/api/ai/models", "/api/ai-providers/models"):
         routes.add_api_route(
@@ -117,7 +121,7 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-async def _fields(request: Request, read: Callable[[dict[str, Any]], ImageFields]) -> ImageFields:
+async def _reading(request: Request, read: Callable[[dict[str, Any]], Reading]) -> Reading:
     return await read_body(request, read)
 
 
@@ -166,11 +170,12 @@ async def _json(body: dict[str, Any], outcome: Outcome) -> Response:
     return await written(body)
 
 
-def _row(services: Services, model: Model) -> dict[str, Any]:
+def _row(services: Services, model: Model, name: str) -> dict[str, Any]:
     owner = model.entry.owned_by
     return {
-        "key": f"{owner}/{model.id}",
-        "model": model.id,
+        "key": f"{owner}/{name}",
+        "model": name,
+        "alias_of": None if name == model.id else model.id,
         "type": "image_generation",
         "provider": owner,
         "providerDisplayName": owner,

@@ -1,87 +1,70 @@
-"""The bodies of AIGNE Hub's image routes → the fields that our own routes take, and pictures → its answers.
+"""The bodies of AIGNE Hub's image routes → readings.
 
-Knows FileUnion, camelCase and where a hub client puts which field; decides nothing about a field's value, so that
-every check and every error is that of ``server.api.wire``.
+Knows where a hub client puts which field; decides nothing about a field's value, so that every check and every error
+is that of ``server.api.reader``.
 """
 
 from __future__ import annotations
 
-import re
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any, Final
 
-from server.api.wire import ImageFields, read_fields
+from server.api.reader import MAX_IGNORED, Reading, read
+from server.api.spellings import is_empty, plain
 from server.errors import BadRequest
 
-_HUMP = re.compile(r"(?<=[a-z0-9])[A-Z]")
-_MAX_NAME = 64  # characters; no field of ours has so many
-_RESPONSE_FORMATS = {"url": "url", "file": "b64_json", "local": "b64_json"}
-_FILE_UNION = '{"type": "url", "url": …} or {"type": "file", "data": base64}'
+_RESPONSE_FORMATS: Final = {"url": "url", "file": "b64_json", "local": "b64_json"}
+_FILE_TYPES: Final = ("outputFileType", "output_file_type")
+_OPTIONS: Final = ("modelOptions", "model_options")
+# What says how the hub is to hand pictures to another vendor, which nobody does here.
+_INTERNAL: Final = ("preferInputFileType", "prefer_input_file_type")
 
 
-def read_flat(body: dict[str, Any]) -> ImageFields:
-    """The body of POST /api/v2/image/generations: our own fields, in camelCase or snake_case. Raises BadRequest."""
-    return _read(_snake(body))
+def read_flat(body: dict[str, Any]) -> Reading:
+    """The body of POST /api/v2/image/generations: our own fields. Raises BadRequest."""
+    return _read(body)
 
 
-def read_enveloped(body: dict[str, Any]) -> ImageFields:
+def read_enveloped(body: dict[str, Any]) -> Reading:
     """The body of POST /api/v2/image: fields in ``input`` and in its ``modelOptions``. Raises BadRequest."""
     given = _object(body, "input")
     if given is None:
         raise BadRequest("input is required.", param="input", code="missing_field")
     if (_object(body, "options") or {}).get("streaming") is True:
         raise BadRequest("options.streaming is not offered for pictures; send false.", param="options")
-    fields = _snake(given)
-    fields = {**_snake(_object(fields, "model_options") or {}), **fields}
-    file_type = fields.get("output_file_type", "url")
-    if not isinstance(file_type, str) or file_type not in _RESPONSE_FORMATS:
-        raise BadRequest("outputFileType must be url, file or local.", param="outputFileType")
-    return _read({**fields, "response_format": _RESPONSE_FORMATS[file_type]})
+    places = [given, *(options for name in _OPTIONS if (options := _object(given, name)))]
+    fields = [{name: value for name, value in place.items() if name not in _OPTIONS} for place in places]
+    return _read(*(_with_response_format(place) for place in fields), {"response_format": "url"})
 
 
-def _read(fields: dict[str, Any]) -> ImageFields:
-    fields.pop("stream", None)  # these routes answer with JSON, whatever a model's options say
-    if "image" in fields:
-        image = fields["image"]
-        fields["image"] = [_source(item, "image") for item in (image if isinstance(image, list) else [image])]
-    if "mask" in fields:
-        fields["mask"] = _source(fields["mask"], "mask")
-    return read_fields(fields)
+def _read(*places: Mapping[str, Any]) -> Reading:
+    reading = read(*places)
+    if reading.fields.stream:  # these routes answer with JSON, whatever a model's options say
+        fields = reading.fields.model_copy(update={"stream": False})
+        return replace(reading, fields=fields, ignored=(*reading.ignored, reading.name("stream"))[:MAX_IGNORED])
+    return reading
 
 
-def _source(item: Any, param: str) -> str:
-    """One picture as the texts that ``image`` may hold: a URL or a data: URL."""
-    if isinstance(item, str):
-        return item
-    if isinstance(item, dict):
-        kind = item.get("type")
-        if kind == "local":
-            raise BadRequest(
-                f'{param}: "local" names a file on your machine, which this server cannot read; send {_FILE_UNION}.',
-                param=param,
-            )
-        text = item.get({"url": "url", "file": "data"}.get(kind, "") if isinstance(kind, str) else "")
-        if isinstance(text, str):
-            # Marked as base64, so that no "data" can be read as a URL.
-            return text if kind == "url" or text[:5].lower() == "data:" else f"data:;base64,{text}"
-    raise BadRequest(f"{param} must be {_FILE_UNION}, a URL, a data: URL or base64.", param=param)
+def _with_response_format(place: Mapping[str, Any]) -> dict[str, Any]:
+    """What a hub client calls the form of the answer, by our name for it."""
+    fields = {name: value for name, value in place.items() if name not in (*_FILE_TYPES, *_INTERNAL)}
+    for name in _FILE_TYPES:
+        value = place.get(name)
+        if is_empty(value):
+            continue
+        form = _RESPONSE_FORMATS.get(plain(value).lower()) if isinstance(value, str) else None
+        if form is None:
+            raise BadRequest(f"{name} must be url, file or local.", param=name)
+        if fields.setdefault("response_format", form) != form:
+            raise BadRequest(f"{name} and response_format differ; send one.", param=name)
+    return fields
 
 
-def _object(fields: dict[str, Any], name: str) -> dict[str, Any] | None:
+def _object(fields: Mapping[str, Any], name: str) -> Mapping[str, Any] | None:
     value = fields.get(name)
-    if value is not None and not isinstance(value, dict):
-        shown = "modelOptions" if name == "model_options" else name
-        raise BadRequest(f"{shown} must be an object.", param=shown)
+    if value is None or value == "":
+        return None
+    if not isinstance(value, dict):
+        raise BadRequest(f"{name} must be an object.", param=name)
     return value
-
-
-def _snake(fields: dict[str, Any]) -> dict[str, Any]:
-    """``fields`` without nulls, under snake_case names; where both spellings came, snake_case wins."""
-    given = {name: value for name, value in fields.items() if value is not None}
-    renamed = {_snake_name(name): value for name, value in given.items()}
-    return {**renamed, **{name: given[name] for name in renamed.keys() & given.keys()}}
-
-
-def _snake_name(name: str) -> str:
-    if len(name) > _MAX_NAME:  # a name of sixty megabytes, every other letter a hump, took ten seconds
-        return name
-    return _HUMP.sub(lambda hump: "_" + hump[0].lower(), name)

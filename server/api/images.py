@@ -11,12 +11,12 @@ from fastapi import APIRouter, Request, Response
 from server.api import generation, openapi
 from server.api.forms import Form, read_form
 from server.api.json_body import content_type_of, read_body, require_form
-from server.api.prefixes import add_under_both
+from server.api.prefixes import add_under_both, prefix_of
+from server.api.reader import Reading, read, read_variation
 from server.api.results import answer
 from server.api.services import Services
 from server.api.stream import streamed
 from server.api.submission import Submission
-from server.api.wire import ImageFields, read_fields, read_variation
 from server.errors import ANSWERS, BadRequest, LinkRefused, MethodNotAllowed, NotFound, RangeRefused
 
 _JSON = "application/json"
@@ -31,28 +31,26 @@ def router(services: Services) -> APIRouter:
 
     async def generations(request: Request) -> Response:
         """Draw pictures from a prompt; with ``image``, draw them from that picture."""
-        return await _answered(services, request, Submission("generations", await _fields(request)))
+        return await _answered(services, request, _submission(request, "generations", await _reading(request)))
 
     async def edits(request: Request) -> Response:
         """Draw an uploaded picture anew; with a mask, only where it is transparent (or, without alpha, white)."""
         if content_type_of(request) != _MULTIPART:
-            fields = await _fields(request)
-            if not fields.images:
-                raise BadRequest("image is required.", param="image", code="missing_field")
-            return await _answered(services, request, Submission("edits", fields))
-        form = await _form(services, request)
-        submission = Submission("edits", read_fields(form.fields), tuple(form.images), form.mask)
-        return await _answered(services, request, submission)
+            reading, form = await _reading(request), None
+        else:
+            form = await _form(services, request)
+            reading = read(form.fields)
+        return await _answered(services, request, _submission(request, "edits", reading, form))
 
     async def variations(request: Request) -> Response:
         """Draw an uploaded picture anew, without a prompt. No other field than ``image`` is needed."""
         require_form(content_type_of(request))
         form = await _form(services, request)
-        if form.mask is not None:
-            raise BadRequest("A variation takes no mask; send it to …/images/edits.", param="mask")
-        return await _answered(
-            services, request, Submission("variations", read_variation(form.fields), tuple(form.images))
-        )
+        reading = read_variation(form.fields)
+        if form.mask is not None or reading.fields.mask is not None:
+            param = reading.name("mask")
+            raise BadRequest(f"{param} is not for variations, which draw all anew; send it to edits.", param=param)
+        return await _answered(services, request, _submission(request, "variations", reading, form))
 
     for path, endpoint, summary, body in (
         ("generations", generations, "Make pictures", {_JSON: openapi.json_body()}),
@@ -71,16 +69,26 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-async def _fields(request: Request) -> ImageFields:
-    return await read_body(request, read_fields)
+async def _reading(request: Request) -> Reading:
+    return await read_body(request, read)
 
 
 async def _form(services: Services, request: Request) -> Form:
     limits = services.limits
-    form = await read_form(request, max_files=services.settings.max_input_images, max_file_bytes=limits.max_bytes)
-    if not form.images:
+    return await read_form(request, max_files=services.settings.max_input_images, max_file_bytes=limits.max_bytes)
+
+
+def _submission(request: Request, route: str, reading: Reading, form: Form | None = None) -> Submission:
+    """Raises BadRequest for an edit or a variation without its picture, and for one that came twice."""
+    uploads = () if form is None else tuple(form.images)
+    mask = None if form is None else form.mask
+    for sent, field, text in ((uploads, "image", reading.fields.images), (mask, "mask", reading.fields.mask)):
+        if sent and text:
+            param = reading.name(field)
+            raise BadRequest(f"Send {param} as a file or as text, not both.", param=param)
+    if route != "generations" and not uploads and not reading.fields.images:
         raise BadRequest("image is required.", param="image", code="missing_field")
-    return form
+    return Submission(route, reading, uploads, mask, prefix_of(request.scope["path"]))
 
 
 async def _answered(services: Services, request: Request, submission: Submission) -> Response:

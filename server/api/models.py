@@ -21,12 +21,15 @@ def router(services: Services) -> APIRouter:
     routes = APIRouter(tags=["models"], dependencies=[openapi.KEY], responses=openapi.errors(Unauthorized))
 
     async def models() -> dict[str, Any]:
-        """Every model of models.yaml."""
-        return {"object": "list", "data": [_row(services, model) for model in services.catalog]}
+        """Every model of models.yaml, and a row for each of its aliases: clients look for the name that they send."""
+        rows = [row for model in services.catalog for row in _rows(services, model)]
+        return {"object": "list", "data": rows}
 
     async def model(model_id: str) -> dict[str, Any]:
         """One model, by ID or alias, with or without a provider prefix."""
-        return _row(services, services.catalog.resolve(model_id))
+        model = services.catalog.resolve(model_id)
+        alias = next((name for name in model.entry.aliases if model_id == name or model_id.endswith(f"/{name}")), None)
+        return _row(services, model) if alias is None else _alias_row(services, model, alias)
 
     add_under_both(
         routes, "/models", models, methods=["GET"], summary="List the models", response_description="The models."
@@ -43,9 +46,18 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
+def _rows(services: Services, model: Model) -> list[dict[str, Any]]:
+    return [_row(services, model), *(_alias_row(services, model, alias) for alias in model.entry.aliases)]
+
+
+def _alias_row(services: Services, model: Model, alias: str) -> dict[str, Any]:
+    return {**_row(services, model), "id": alias, "alias_of": model.id, "aliases": [], "default": False}
+
+
 def _row(services: Services, model: Model) -> dict[str, Any]:
     return {
         "id": model.id,
+        "alias_of": None,
         "object": "model",
         "created": _CREATED,
         "owned_by": model.entry.owned_by,

@@ -11,7 +11,13 @@ from typing import Any, Final
 from fastapi import APIRouter
 
 SHOWN: Final = "/v1"
-PREFIXES: Final = (SHOWN, "/api")
+CONTRACT: Final = "/api"  # where what a request leaves out is the contract's to say, not the vendor's of its model
+PREFIXES: Final = (SHOWN, CONTRACT)
+
+
+def prefix_of(path: str) -> str:
+    """The prefix under which a path is asked for; one without any counts as OpenAI's."""
+    return CONTRACT if path.startswith(f"{CONTRACT}/") else SHOWN
 
 
 def add_under_both(routes: APIRouter, path: str, endpoint: Callable[..., Any], **options: Any) -> None:

@@ -17,8 +17,8 @@ from pipelines.plan import Drawing
 from pipelines.spec import Picture
 from server.api.outcome import Item, Outcome, background
 from server.api.services import Services
+from server.api.submission import Submission
 from server.api.usage import usage
-from server.api.wire import ImageFields
 from server.catalog.catalog import Model
 from server.edge.pieces import WholeAnswer
 from server.errors import ServerFault, StoreFull
@@ -37,19 +37,26 @@ class Wanted(NamedTuple):
     spare_url: bool = False  # left out where there is no room: nobody asked for it, and the picture is inline
 
 
-def wanted(fields: ImageFields, model: Model) -> Wanted:
+def wanted(submission: Submission, model: Model) -> Wanted:
     """A stream always carries its pictures; beside them, URLs only where they were asked for by name."""
+    fields = submission.fields
     if fields.stream:
         return Wanted(url=fields.response_format == "url", inline=True)
-    form = fields.response_format or model.entry.default_response
+    form = fields.response_format or model.response_form(fields.model or "", contract=submission.contract)
     return Wanted(url=form in ("url", "both"), inline=form in ("b64_json", "both"), spare_url=form == "both")
 
 
 async def make_outcome(
-    services: Services, fields: ImageFields, model: Model, job: Job, drawing: Drawing, finished: Finished, base: str
+    services: Services,
+    submission: Submission,
+    model: Model,
+    job: Job,
+    drawing: Drawing,
+    finished: Finished,
+    base: str,
 ) -> Outcome:
     """Store the pictures that are wanted behind URLs. Raises StoreFull when one of them cannot be, but must."""
-    form = wanted(fields, model)
+    fields, form = submission.fields, wanted(submission, model)
     items = []
     for picture in finished.pictures:
         url = await _url(services, picture, base, spare=form.spare_url) if form.url else None

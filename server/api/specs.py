@@ -6,14 +6,16 @@ then its style, then its quality, then the model's family.
 
 from __future__ import annotations
 
+import math
 import secrets
 from dataclasses import dataclass
 
 from pipelines.facts import schedulers
 from pipelines.facts.presets import Preset
 from pipelines.spec import Adapter, Encoding, ImageSpec, Pixels, Task
-from server.api.wire import ImageFields
+from server.api.wire import ImageFields, is_of_shape, sides_of
 from server.catalog.catalog import Model
+from server.catalog.entries import parse_size
 from server.errors import BadRequest
 
 # 32 bits: what other tools' seed fields take, and exact in every client's numbers.
@@ -22,6 +24,7 @@ _RANDOM_SEED_BITS = 32
 _STRENGTHS = {"low": 0.8, "high": 0.5}
 _MASKED_STRENGTHS = {"low": 1.0, "high": 0.8}
 _MIN_SIDE = 16
+_SIDE_STEP = 8  # pixels: the sides of a size that only a shape asks for are divisible by it
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,8 @@ def check(fields: ImageFields, model: Model, *, images: int, mask: bool) -> None
         raise BadRequest(
             f"negative_prompt is longer than {model.entry.max_prompt} characters.", param="negative_prompt"
         )
+    if fields.aspect_ratio is not None:
+        _size_of_shape(fields.aspect_ratio, model)
     if fields.size not in (None, "auto"):
         model.size(fields.size or "")
     if fields.num_inference_steps and fields.num_inference_steps > model.entry.max_steps:
@@ -95,12 +100,39 @@ def _check_task(model: Model, *, images: int, mask: bool) -> None:
 
 def target_size(fields: ImageFields, model: Model, first: Pixels | None) -> tuple[int, int]:
     """The pixels of the finished picture. ``auto`` on an edit keeps the source's size, within the model's limit."""
+    if fields.aspect_ratio is not None:
+        return _size_of_shape(fields.aspect_ratio, model)
     if fields.size == "auto" and first is not None and model.entry.sizes == "any":
         scale = min(1.0, model.entry.max_side / max(first.width, first.height))
         return max(_MIN_SIDE, round(first.width * scale)), max(_MIN_SIDE, round(first.height * scale))
     if fields.size in (None, "auto"):
         return model.size(model.entry.default_size)
     return model.size(fields.size or "")
+
+
+def _size_of_shape(ratio: str, model: Model) -> tuple[int, int]:
+    """Of this shape: the model's default or largest size, or where it makes any, one of its default's area."""
+    across, down = sides_of(ratio)
+    width, height = parse_size(model.entry.default_size)
+    if model.entry.sizes != "any":
+        sizes = (parse_size(text) for text in model.entry.sizes)
+        fitting = [size for size in sizes if is_of_shape(*size, ratio)]
+        if not fitting:
+            raise BadRequest(
+                f"aspect_ratio is of none of the sizes that {model.id} makes: {model.sizes}.", param="aspect_ratio"
+            )
+        return (width, height) if (width, height) in fitting else max(fitting, key=math.prod)
+    scale = (width * height / (across * down)) ** 0.5
+    scale = min(scale, model.entry.max_side / max(across, down))
+    sides = tuple(round(side * scale / _SIDE_STEP) * _SIDE_STEP for side in (across, down))
+    if min(sides) < _MIN_SIDE:
+        raise BadRequest(f"aspect_ratio is too narrow for {model.id}.", param="aspect_ratio")
+    return min(sides[0], model.entry.max_side), min(sides[1], model.entry.max_side)
+
+
+def unused(model: Model, *, edit: bool) -> tuple[str, ...]:
+    """The fields that mean nothing to this model."""
+    return ("strength", "input_fidelity") if edit and model.family.by_instruction else ()
 
 
 def make_spec(fields: ImageFields, model: Model, size: tuple[int, int], sources: Sources) -> ImageSpec:

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from fastapi import Request
 
 from server.api.off_loop import off_loop
+from server.api.prefixes import CONTRACT, SHOWN
+from server.api.reader import Reading
 from server.api.wire import ImageFields
 from server.errors import BadRequest
 from server.jobs.admission import Candidate
@@ -26,9 +28,23 @@ class Submission:
     """One request's route, fields and files."""
 
     route: str  # generations, edits, variations, hub or hub flat
-    fields: ImageFields
+    reading: Reading
     uploads: tuple[bytes, ...] = ()  # source pictures that came as files
     mask: bytes | None = None  # a mask that came as a file
+    prefix: str = SHOWN  # of the two under which the route is: what is left out means what it does there
+
+    @property
+    def fields(self) -> ImageFields:
+        return self.reading.fields
+
+    @property
+    def contract(self) -> bool:
+        """Is what it leaves out the contract's to say?"""
+        return self.prefix == CONTRACT
+
+    @property
+    def is_edit(self) -> bool:
+        return bool(self.uploads or self.fields.images)
 
     @property
     def size_bytes(self) -> int:
@@ -37,10 +53,13 @@ class Submission:
         return sum(map(len, (*self.uploads, self.mask or b""))) + sum(map(len, texts))
 
 
-async def read_candidate(request: Request, submission: Submission, *, model: str, base: str) -> Candidate:
-    """The candidate that this request makes. Raises BadRequest for a header that cannot be used."""
+async def read_candidate(
+    request: Request, submission: Submission, *, model: str, base: str, form: tuple[bool, ...]
+) -> Candidate:
+    """The candidate that this request makes, whose pictures are answered in this ``form`` with URLs that begin with
+    ``base``. Raises BadRequest for a header that cannot be used."""
     chosen, key = _chosen_id(request), _idempotency_key(request)
-    fingerprint = await off_loop(submission.size_bytes, lambda: _fingerprint(submission, base))
+    fingerprint = await off_loop(submission.size_bytes, lambda: _fingerprint(submission, f"{base} {form}"))
     repeatable = Repeatable(request.state.principal.id, fingerprint, key)
     return Candidate(repeatable, model, is_repeat=_is_repeat(request, submission), job_id=chosen)
 
@@ -77,11 +96,11 @@ def _is_repeat(request: Request, submission: Submission) -> bool:
     )
 
 
-def _fingerprint(submission: Submission, base: str) -> bytes:
-    """Alike for the same request: same route, same fields, same files, and URLs that begin alike."""
+def _fingerprint(submission: Submission, answered: str) -> bytes:
+    """Alike for the same request: same route, same fields, same files, and answered in the same form."""
     fields = submission.fields.model_dump_json(exclude={"image", "mask"})
     digest = hashlib.sha256()
-    for part in (submission.route.encode(), base.encode(), fields.encode(), *submission.uploads):
+    for part in (submission.route.encode(), answered.encode(), fields.encode(), *submission.uploads):
         digest.update(hashlib.sha256(part).digest())
     for mark, texts in ((b"image", submission.fields.images), (b"mask", [submission.fields.mask or ""])):
         digest.update(mark)

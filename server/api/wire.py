@@ -1,11 +1,12 @@
 """The wire: what a client may send, the fields of an image request, their types and bounds.
 
-Knows field names and the wording of a refusal; knows neither models.yaml nor pictures. Strict on purpose: true,
-1.0 and "3" are not integers, NaN is no number, and what was sent is never echoed.
+Knows field names and the wording of a refusal; knows neither models.yaml nor pictures. Strict on purpose: what a value
+may be written like is ``server.api.reader``'s to know. NaN is no number, and what was sent is never echoed.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Annotated, Any, Literal
 
 import msgspec
@@ -17,7 +18,6 @@ from pydantic import (
     Field,
     ValidationError,
     WithJsonSchema,
-    model_validator,
 )
 from pydantic_core import ErrorDetails
 
@@ -27,6 +27,7 @@ from server.errors import BadRequest
 
 MAX_SEED = 2**63 - 1
 VARIATION_STRENGTH = 0.6
+_RATIO_TOLERANCE = 0.03  # 1792x1024 counts as 16:9
 MAX_LORAS = 8
 _MAX_TEXT = 100_000  # characters, of any text field; the model's own limit on prompts is checked later
 
@@ -76,29 +77,33 @@ _LORAS_SCHEMA = {
 Loras = Annotated[tuple[LoraFields, ...], BeforeValidator(_spell_out), WithJsonSchema(_LORAS_SCHEMA)]
 
 
-def _images(value: Any, *, alone: bool) -> list[str]:
-    if not alone:
-        raise BadRequest("Send image or images, not both.", param="images")
-    if not isinstance(value, list):
-        raise BadRequest('images must be an array of {"image_url": URL or data: URL}.', param="images")
-    return [_referred(item, "images") for item in value]
+def _is_ratio(value: str) -> str:
+    try:
+        across, down = sides_of(value)
+    except ValueError:
+        across = down = 0.0
+    if not (across > 0 and down > 0 and math.isfinite(across / down)):
+        raise ValueError("must look like 16:9")
+    return value
 
 
-def _referred(item: Any, param: str) -> str:
-    """The text of one picture that may stand in an object."""
-    text = item.get("image_url") if isinstance(item, dict) else item
-    if isinstance(text, str):
-        return text
-    if isinstance(item, dict) and item.get("file_id") is not None:
-        raise BadRequest(
-            f"{param}: file_id is not offered, as this server keeps no files. Send image_url, a URL or a data: URL.",
-            param=param,
-        )
-    raise BadRequest(f'{param}: a picture must be {{"image_url": URL or data: URL}}.', param=param)
+Ratio = Annotated[str, AfterValidator(_is_ratio)]
+
+
+def sides_of(ratio: str) -> tuple[float, float]:
+    """ "16:9" → (16, 9). Raises ValueError."""
+    across, down = (float(side) for side in ratio.split(":"))
+    return across, down
+
+
+def is_of_shape(width: int, height: int, ratio: str) -> bool:
+    """Whether a size has this aspect ratio, about."""
+    across, down = sides_of(ratio)
+    return abs(width * down / (height * across) - 1) <= _RATIO_TOLERANCE
 
 
 class ImageFields(BaseModel):
-    """The body of a generation or an edit. Unknown fields are ignored, as clients expect."""
+    """The fields of a request for pictures, in their canonical form. ``server.api.reader`` brings others to it."""
 
     model_config = ConfigDict(strict=True, extra="ignore", frozen=True, protected_namespaces=())
 
@@ -113,8 +118,11 @@ class ImageFields(BaseModel):
     )
     n: int = Field(1, ge=1, le=10, description="how many pictures, 1 to 10")
     size: str | None = Field(None, max_length=20, description="WIDTHxHEIGHT or auto; the sizes are the model's")
+    aspect_ratio: Ratio | None = Field(
+        None, max_length=20, description="instead of size: WIDTH:HEIGHT, the shape of a picture of the usual area"
+    )
     response_format: Literal["url", "b64_json"] | None = Field(
-        None, description="a URL lives one hour; default: the model's, which is url where models.yaml says no other"
+        None, description="a URL lives one hour; default: the model's, see below"
     )
     quality: Quality = Field("standard", description="hd, high, xhigh and max: finer, slower; low: coarser, faster")
     style: Style = Field("vivid", description="vivid: strong colours; natural: calmer")
@@ -145,19 +153,6 @@ class ImageFields(BaseModel):
     scheduler: str | None = Field(None, max_length=40, description="sampling method; the choices are the model's")
     loras: Loras = Field((), max_length=MAX_LORAS, description="adapters of the model, each by name and weight")
 
-    @model_validator(mode="before")
-    @classmethod
-    def _one_spelling(cls, data: Any) -> Any:
-        """null is absent; the objects of OpenAI's JSON edits, in ``images`` and ``mask``, are the texts they hold."""
-        if not isinstance(data, dict):
-            return data
-        given = {key: value for key, value in data.items() if value is not None}
-        if isinstance(given.get("mask"), dict):
-            given["mask"] = _referred(given["mask"], "mask")
-        if "images" in given:
-            given["image"] = _images(given.pop("images"), alone="image" not in given)
-        return given
-
     @property
     def images(self) -> list[str]:
         """The source pictures, in order; empty when there are none."""
@@ -179,14 +174,7 @@ def read_json(body: bytes | bytearray) -> dict[str, Any]:
     return data
 
 
-def read_variation(data: dict[str, Any]) -> ImageFields:
-    """The same fields without a prompt, and a strength that leaves the picture recognisable."""
-    chosen = {} if data.keys() & {"strength", "input_fidelity"} else {"strength": VARIATION_STRENGTH}
-    fields = read_fields({**chosen, **data, "prompt": "none"})
-    return fields.model_copy(update={"prompt": ""})
-
-
-def read_fields(data: dict[str, Any]) -> ImageFields:
+def check_fields(data: dict[str, Any]) -> ImageFields:
     """Check the fields. Raises BadRequest naming the first that is wrong, and what it may be."""
     try:
         return ImageFields.model_validate(data)
@@ -214,7 +202,7 @@ def _refuse(item: ErrorDetails) -> BadRequest:
     if param == "n":
         return BadRequest("n must be an integer from 1 to 10.", param=param)
     if param == "seed":
-        return BadRequest(f"seed must be an integer from 0 to {MAX_SEED}.", param=param)
+        return BadRequest(f"seed must be an integer from 0 to {MAX_SEED}, or -1 for a random one.", param=param)
     if param == "image":
         return BadRequest("image must be a string or an array of strings: URLs, data: URLs or base64.", param=param)
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

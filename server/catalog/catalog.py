@@ -18,6 +18,7 @@ from pipelines.facts.families import Family
 from pipelines.facts.presets import DrawingArea, Preset, overlay
 from pipelines.plan import ModelPlan
 from server.catalog.entries import MIN_SIDE, ModelEntry, PresetEntry, parse_size
+from server.catalog.vendors import answers_inline
 from server.errors import BadRequest, ModelNotFound
 
 # What a quality is where models.yaml has no preset of its name; any other is then standard.
@@ -54,6 +55,20 @@ class Model:
         if not allowed:
             raise BadRequest(f"size is not one that {self.id} makes. Allowed: {self.sizes}.", param="size")
         return width, height
+
+    def response_form(self, asked: str, *, contract: bool) -> str:
+        """url, b64_json or both: of a request that says none, and asked for this model by the name ``asked``."""
+        if self.entry.default_response is not None:
+            return self.entry.default_response
+        if not answers_inline(asked, self.id):
+            return "url"
+        return "both" if contract else "b64_json"
+
+    def edit_size(self, asked: str, *, contract: bool) -> str:
+        """``size`` of an edit that says none."""
+        if self.entry.edit_size is not None:
+            return self.entry.edit_size
+        return "auto" if answers_inline(asked, self.id) and not contract else self.entry.default_size
 
     def preset(self, quality: str, style: str) -> Preset:
         """Steps, guidance and the rest for a quality and a style; the family's figures where models.yaml has none."""

@@ -88,8 +88,15 @@ class ModelEntry(_Entry):
     sizes: list[Size] | Literal["any"] = Field("any", description="sizes that a client may ask for")
     max_side: int = Field(2048, ge=16, le=8192, description="where sizes is any: longest side, pixels")
     default_size: Size = Field("1024x1024", description="when a client names none, or auto")
-    default_response: Literal["url", "b64_json", "both"] = Field(
-        "url", description="what answers carry where the request has no response_format"
+    default_response: Literal["url", "b64_json", "both"] | None = Field(
+        None,
+        description="what answers carry where the request has no response_format, on every route; default: b64_json"
+        " under /v1 and both elsewhere for gpt-image and Gemini IDs, url for all others",
+    )
+    edit_size: Size | Literal["auto"] | None = Field(
+        None,
+        description="of an edit whose request names no size, on the edits routes; auto keeps the source's; default:"
+        " auto under /v1 for gpt-image and Gemini IDs, default_size for all others",
     )
     max_prompt: int = Field(4000, ge=1, le=100_000, description="longest prompt, characters")
     max_steps: int = Field(150, ge=1, le=500, description="most steps a client may ask for")

@@ -25,7 +25,7 @@ from server.catalog.catalog import Catalog, Model
 from server.catalog.entries import MIN_SIDE, ModelEntry, ModelsFile, PresetEntry, parse_size
 from server.catalog.loras import LoraEntry
 from server.catalog.shipped import shipped_models_file
-from server.errors import ConfigError
+from server.errors import BadRequest, ConfigError
 
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}", re.ASCII)
 
@@ -112,6 +112,7 @@ def _decide(source: _Source, file: ModelsFile) -> Catalog:
             models[model_id] = _model(source.path.parent, model_id, written.like or model_id, entry)
         except (ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
             raise source.error(("models", model_id, "loras"), str(error), None) from None
+        _check_edit_size(source, models[model_id])
     _share_weights(source, models)
     if file.default not in names:
         raise source.error(("default",), f"must be one of {', '.join(models)}", file.default)
@@ -162,6 +163,17 @@ def _with_default_size(source: _Source, model_id: str, entry: ModelEntry) -> Mod
         return entry.model_copy(update={"default_size": f"{entry.max_side}x{entry.max_side}"})
     allowed = f"from {MIN_SIDE} to max_side, {entry.max_side}"
     raise source.error(where, f"default_size has a side that requests may not have: {allowed}", entry.default_size)
+
+
+def _check_edit_size(source: _Source, model: Model) -> None:
+    """Raises ConfigError for one that the model does not make: every edit that names no size would be refused."""
+    size = model.entry.edit_size
+    if size is None or size == "auto":
+        return
+    try:
+        model.size(size)
+    except BadRequest:
+        raise source.error(("models", model.id, "edit_size"), f"must be one of {model.sizes}", size) from None
 
 
 def _claim_names(source: _Source, names: dict[str, str], model_id: str, entry: ModelEntry) -> None:

@@ -82,7 +82,7 @@ async def _ask(address: Address) -> list[dict[str, Any]]:
     if answer.status_code != 200 or not isinstance(body.get("data"), list):
         raise refusal(answer.status_code, body)
     rows: list[dict[str, Any]] = body["data"]
-    return rows
+    return [row for row in rows if not row.get("alias_of")]  # an ID's own row names them
 
 
 def _rows(catalog: Catalog) -> list[dict[str, Any]]:

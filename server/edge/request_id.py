@@ -3,7 +3,7 @@
 Knows ids; knows nothing of what the request is for. The id reaches logs through ``current_request_id``,
 layers through ``scope["state"]["request_id"]`` and the client through the ``x-request-id`` header. A route that has
 admitted a job leaves that job's id in ``scope["state"]["job_id"]``: every answer from there on, errors too, carries
-it as ``x-job-id``.
+it as ``x-job-id``. So it is with ``scope["state"]["ignored_fields"]``, names of fields, and ``x-ignored-fields``.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from server.edge.headers import only
 
 HEADER = b"x-request-id"
 JOB_HEADER = b"x-job-id"
+IGNORED_HEADER = b"x-ignored-fields"
 _PLAIN = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 
 NO_REQUEST = "-"
@@ -65,6 +66,8 @@ class RequestIds:
                 message["headers"] = [*others, (HEADER, request_id.encode("ascii"))]
                 if job_id := scope["state"].get("job_id"):
                     message["headers"].append((JOB_HEADER, job_id.encode("ascii")))
+                if ignored := scope["state"].get("ignored_fields"):
+                    message["headers"].append((IGNORED_HEADER, ", ".join(ignored).encode("ascii")))
             await send(message)
 
         token = current_request_id.set(request_id)

@@ -52,6 +52,23 @@ def test_a_picture_is_drawn_by_keyboard_alone_and_kept(page: Page, server: Runni
     assert page.kept() == [kept]
 
 
+def test_fields_that_the_server_ignored_are_named(page: Page, server: Running) -> None:
+    """A setting that the server does not know was dropped, and the picture shown as if it had been heeded."""
+    page.open(server.url)
+    page.choose("size", "512x512")
+    page.run("""
+        const send = window.fetch;
+        window.fetch = (url, options) => send(url, typeof options?.body !== "string" ? options
+            : { ...options, body: JSON.stringify({ ...JSON.parse(options.body), clip_skip: 2 }) });
+    """)
+    page.ask("a red apple")
+    page.pictures()
+    assert page.text(".run-note") == "The server ignored: clip_skip"
+    ids = page.run("return [...document.getElementById('model').options].map((option) => option.value)")
+    assert "gpt-image-1" in ids
+    assert "gpt-image-2" not in ids  # an alias
+
+
 def test_several_pictures_come_with_progress_and_previews(page: Page, server: Running) -> None:
     page.open(server.url)
     page.choose("size", "256x256")

@@ -6,6 +6,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from pipelines.spec import Task
@@ -173,6 +174,145 @@ def test_pictures_as_openais_json_edits_spell_them_are_not_dropped(paper: Paper,
     assert (same.task, unmasked.task) == (Task.INPAINTING, Task.IMAGE_TO_IMAGE)
     assert same == ours
     assert unmasked.sources == ours.sources
+
+
+def test_a_form_in_other_programs_words_is_read_as_json_is(paper: Paper) -> None:
+    """A form's ``stream=True`` and ``size=`` were 400, and ``steps`` was ignored."""
+    sent = {"prompt": "x", "steps": "3", "cfgScale": "2.5", "size": "256X256", "seed": "-1", "stream": "False",
+            "style": "", "denoising_strength": "0.5", "clip_skip": "2", "user": "u"}  # fmt: skip
+    source = png(scene(50, 50))
+    with paper.client() as client:
+        form = client.post("/v1/images/edits", data=sent, files={"image": ("x", source)})
+    json = paper.post({**sent, "initImages": [{"b64_json": text(source)}]}, "/v1/images/edits")
+    assert form.status_code == json.status_code == 200, form.text + json.text
+    assert form.headers["x-ignored-fields"] == json.headers["x-ignored-fields"] == "clip_skip"
+    one, other = (drawing.spec for drawing in paper.worker.drawings)
+    assert one == other
+    assert (one.steps, one.guidance, one.strength, one.width, one.height) == (3, 2.5, 0.5, 256, 256)
+
+
+@pytest.mark.parametrize("path", ["/v1/images/generations", "/api/v2/image/generations", "/api/v2/image"])
+def test_every_route_tells_what_it_ignored_and_names_fields_as_they_came(paper: Paper, path: str) -> None:
+    """28 steps were drawn for ``"steps": 2``, and no answer said so."""
+
+    def post(**fields: Any) -> httpx.Response:
+        body = {"prompt": "x", "sharpness": 2, "user": "u", **fields}
+        return paper.post({"input": body} if path == "/api/v2/image" else body, path)
+
+    answer = post(steps=2, sampler="Euler a", width="512", height=512)
+    assert answer.status_code == 200, answer.text
+    assert answer.headers["x-ignored-fields"] == "sharpness"
+    spec = paper.worker.drawings[0].spec
+    assert (spec.steps, spec.scheduler, spec.width, spec.height) == (2, "euler_a", 512, 512)
+    for fields, param in (({"steps": 151}, "steps"), ({"samplerName": "magic"}, "samplerName"),
+                          ({"imageSize": "1x1"}, "imageSize"), ({"width": 1, "height": 1}, "width"),
+                          ({"init_image": "not base64!"}, "init_image")):  # fmt: skip
+        error = assert_api_error(answer := post(**fields), 400, answer_code(answer))
+        assert error["param"] == param
+        assert answer.headers["x-ignored-fields"] == "sharpness"  # errors too, once the fields could be read
+    assert "x-ignored-fields" not in paper.post({"prompt": "x", "user": "u", "moderation": "low"}).headers
+
+
+def answer_code(answer: httpx.Response) -> str:
+    return str(answer.json()["error"]["code"])
+
+
+def test_a_stream_tells_what_it_ignored(paper: Paper) -> None:
+    answer = paper.post({"prompt": "x", "stream": "true", "sharpness": 2})
+    assert answer.headers["content-type"].startswith("text/event-stream")
+    assert answer.headers["x-ignored-fields"] == "sharpness"
+
+
+def test_a_strength_that_a_model_has_no_use_for_is_told(paper_servers: PaperServers, tmp_path: Path) -> None:
+    """Models that follow an instruction took it and drew as ever."""
+    file = tmp_path / "models.yaml"
+    weights = ROOT / "weights" / "darkroom-mini"
+    file.write_text(f"default: own\nmodels:\n  own: {{ path: {weights}, family: flux-kontext }}\n")
+    paper = paper_servers.open(models=file)
+    edit = {"prompt": "x", "image": text(png(scene(40, 40))), "size": "256x256"}
+    answer = paper.post({**edit, "denoise": 0.5}, "/v1/images/edits")
+    assert answer.headers["x-ignored-fields"] == "denoise"
+    assert "x-ignored-fields" not in paper.post(edit, "/v1/images/edits").headers
+    with paper.client() as client:  # a variation's own strength was not sent
+        answer = client.post("/v1/images/variations", files={"image": ("x", png(scene(40, 40)))}, data={"prompt": "a"})
+    assert answer.headers["x-ignored-fields"] == "prompt"
+
+
+@pytest.mark.parametrize(
+    ("model", "ratio", "size"),
+    [
+        ("dall-e-3", "16:9", (1792, 1024)),
+        ("dall-e-3", "9:16", (1024, 1792)),
+        ("dall-e-3", "1:1", (1024, 1024)),
+        ("dall-e-2", "1:1", (1024, 1024)),
+        ("gpt-image-1", "16:9", (1368, 768)),
+        ("gpt-image-1", "1:1", (1024, 1024)),
+        ("gpt-image-1", "1:100", (24, 2048)),
+    ],
+)
+def test_an_aspect_ratio_is_a_size_of_the_model(paper: Paper, model: str, ratio: str, size: tuple[int, int]) -> None:
+    spec = spec_of(paper, model=model, aspect_ratio=ratio)
+    assert (spec.width, spec.height) == size
+
+
+@pytest.mark.parametrize(("model", "ratio"), [("dall-e-2", "16:9"), ("dall-e-3", "4:3"), ("gpt-image-1", "1:500")])
+def test_an_aspect_ratio_that_the_model_does_not_make_is_refused(paper: Paper, model: str, ratio: str) -> None:
+    error = assert_api_error(paper.post({"prompt": "x", "model": model, "aspectRatio": ratio}), 400, "invalid_value")
+    assert error["param"] == "aspectRatio"
+
+
+@pytest.mark.parametrize(
+    ("model", "path", "size"),
+    [
+        ("gpt-image-1", "/v1/images/edits", (300, 200)),
+        ("openai/gpt-image-2", "/v1/images/edits", (300, 200)),
+        ("gemini-2.5-flash-image", "/v1/images/edits", (300, 200)),
+        ("dall-e-2", "/v1/images/edits", (1024, 1024)),
+        ("gpt-image-1", "/v1/images/generations", (1024, 1024)),
+        ("gpt-image-1", "/api/images/generations", (1024, 1024)),
+        ("gpt-image-1", "/api/images/edits", (1024, 1024)),
+        ("gpt-image-1", "/api/v2/image/generations", (1024, 1024)),
+    ],
+)
+@pytest.mark.parametrize("sent", [{}, {"size": ""}])
+def test_an_edit_that_names_no_size(
+    paper: Paper, model: str, path: str, size: tuple[int, int], sent: dict[str, str]
+) -> None:
+    """With gpt-image IDs it was cropped to 1024x1024; their vendor's models keep the source's size."""
+    answer = paper.post({"prompt": "x", "model": model, "image": text(png(scene(300, 200))), **sent}, path)
+    assert answer.status_code == 200, answer.text
+    spec = paper.worker.drawings[0].spec
+    assert (spec.width, spec.height) == size
+
+
+@pytest.mark.parametrize(("written", "size"), [("auto", (300, 200)), ("64x48", (64, 48))])
+def test_an_edit_size_that_is_written_wins_on_both_prefixes(
+    paper_servers: PaperServers, tmp_path: Path, written: str, size: tuple[int, int]
+) -> None:
+    file = tmp_path / "models.yaml"
+    weights = ROOT / "weights" / "darkroom-mini"
+    file.write_text(f"default: mine\nmodels:\n  mine: {{ path: {weights}, edit_size: {written} }}\n")
+    paper = paper_servers.open(models=file)
+    edit = {"prompt": "x", "image": text(png(scene(300, 200)))}
+    for path in ("/v1/images/edits", "/api/images/edits"):
+        assert paper.post(edit, path).status_code == 200
+    assert paper.post(edit).status_code == 200
+    sizes = [(drawing.spec.width, drawing.spec.height) for drawing in paper.worker.drawings]
+    assert sizes == [size, size, (1024, 1024)]
+
+
+def test_a_picture_that_comes_as_file_and_as_text_is_refused(paper: Paper) -> None:
+    """The text was ignored."""
+    with paper.client() as client:
+        upload = {"image": ("x", png(scene(50, 50)))}
+        for data in ({"image_url": text(png(scene(9, 9)))}, {"reference_image": "x"}):
+            answer = client.post("/v1/images/edits", data={"prompt": "x", **data}, files=upload)
+            assert assert_api_error(answer, 400, "invalid_value")["param"] == next(iter(data))
+        alone = client.post("/v1/images/edits", files=[("prompt", (None, "x")),
+                            ("image_url", (None, text(png(scene(50, 50)))))])  # fmt: skip
+        assert alone.status_code == 200, alone.text
+        masked = client.post("/v1/images/variations", files={**upload, "mask": ("m", png(right_half(50, 50)))})
+        assert assert_api_error(masked, 400, "invalid_value")["param"] == "mask"
 
 
 def test_picture_urls_come_from_public_url(paper_servers: PaperServers) -> None:

@@ -138,3 +138,11 @@ def test_a_body_without_room_is_429_and_comes_later(paper_servers: PaperServers)
             assert client.get("/livez").status_code == 200
     assert paper.post({"prompt": "x"}).status_code == 200
     assert budget.held <= 4096  # what is kept for repeats, at the most
+
+
+@pytest.mark.parametrize("name", ["mask", "image", "mask[]", "images"])
+@pytest.mark.parametrize("blank", ["", " "])
+def test_an_empty_text_where_a_file_goes_is_absent(paper: Paper, name: str, blank: str) -> None:
+    """Programs that send every field they know were answered that the mask must be an uploaded file."""
+    answer = send(paper, form(PROMPT, file("image", png(scene(40, 40))), part(name, blank.encode())))
+    assert answer.status_code == 200, answer.text

@@ -7,6 +7,7 @@ from itertools import product
 from pathlib import Path
 
 from pipelines.facts.presets import QUALITIES
+from server.catalog.catalog import Catalog
 from tests.assertions import assert_api_error
 from tests.paper import Paper, PaperServers
 from tests.running import ROOT
@@ -24,6 +25,26 @@ def test_the_listed_presets_are_those_that_are_drawn_with(paper: Paper) -> None:
         spec = paper.worker.drawings[-1].spec
         listed = row["style_presets"][style][quality]
         assert (spec.steps, spec.guidance) == (listed["steps"], listed["guidance"]), (style, quality)
+
+
+def test_aliases_have_rows_of_their_own(paper: Paper, shipped: Catalog) -> None:
+    """Programs that look for the name that they send in the list did not find it."""
+    with paper.client() as client:
+        rows = client.get("/v1/models").json()["data"]
+        assert rows == client.get("/api/models").json()["data"]
+        found = {row["id"]: row["alias_of"] for row in rows}
+        assert len(found) == len(rows)
+        assert found == {
+            name: None if name == model.id else model.id
+            for model in shipped
+            for name in (model.id, *model.entry.aliases)
+        }
+        assert [row["id"] for row in rows if row["default"]] == [shipped.default]
+        for row in rows:
+            for name in (row["id"], f"openai/{row['id']}"):
+                assert client.get(f"/v1/models/{name}").json() == row
+        hub = client.get("/api/ai/models").json()
+        assert {row["model"]: row["alias_of"] for row in hub} == found
 
 
 def test_what_a_broken_model_cannot_tell_of_itself_is_no_fault_of_the_request(

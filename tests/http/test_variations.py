@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import warnings
+from pathlib import Path
 
+import httpx
 import openai
 import pytest
 
 from pipelines.spec import Task
 from server.catalog.catalog import Catalog
 from tests.assertions import assert_api_error
-from tests.paper import Paper
+from tests.paper import Paper, PaperServers
 from tests.pictures import files, opened, pixels, png, right_half, scene, text
-from tests.running import Running
+from tests.running import ROOT, Running
 
 
 def test_variations_of_the_openai_client_differ_from_their_source_and_each_other(server: Running) -> None:
@@ -74,21 +76,62 @@ def test_a_variation_needs_a_picture(paper: Paper) -> None:
     ("model", "form", "keys"),
     [
         ("dall-e-3", None, {"url"}),
-        ("gpt-image-1", None, {"url", "b64_json"}),
-        ("google/gemini-2.5-flash-image", None, {"url", "b64_json"}),
+        ("gpt-image-1", None, {"b64_json"}),
+        ("google/gemini-2.5-flash-image", None, {"b64_json"}),
+        ("gpt-image-2", None, {"b64_json"}),
         ("gpt-image-1", "url", {"url"}),
         ("gpt-image-1", "b64_json", {"b64_json"}),
         ("dall-e-3", "b64_json", {"b64_json"}),
     ],
 )
 def test_the_form_is_the_requests_or_the_models(paper: Paper, model: str, form: str | None, keys: set[str]) -> None:
-    answer = paper.post({"prompt": "x", "model": model, "response_format": form})
-    assert {key for item in answer.json()["data"] for key in item} == keys | {"seed"}
+    """Open WebUI read the ``url`` beside gpt-image-1's base64, and refused it: a private address."""
+    fields = {"prompt": "x", "model": model, "response_format": form}
+    assert _keys(paper.post(fields)) == keys
+    under_contract = {"url", "b64_json"} if form is None and keys == {"b64_json"} else keys
+    assert _keys(paper.post(fields, "/api/images/generations")) == under_contract
+
+
+def _keys(answer: httpx.Response) -> set[str]:
+    assert answer.status_code == 200, answer.text
+    return {key for item in answer.json()["data"] for key in item} - {"seed"}
+
+
+@pytest.mark.parametrize("form", ["url", "b64_json", "both"])
+def test_a_form_that_is_written_in_models_yaml_wins_on_every_route(
+    paper_servers: PaperServers, tmp_path: Path, form: str
+) -> None:
+    file = tmp_path / "models.yaml"
+    weights = ROOT / "weights" / "darkroom-mini"
+    file.write_text(
+        f"default: mine\nmodels:\n  mine: {{ path: {weights}, aliases: [gpt-image-1], default_response: {form} }}\n"
+    )
+    paper = paper_servers.open(models=file)
+    for path in ("/v1/images/generations", "/api/images/generations"):
+        for model in ("mine", "gpt-image-1"):
+            keys = {"url", "b64_json"} if form == "both" else {form}
+            assert _keys(paper.post({"prompt": "x", "model": model}, path)) == keys
+
+
+def test_an_alias_that_a_vendors_clients_send_is_answered_as_they_read_it(
+    paper_servers: PaperServers, tmp_path: Path
+) -> None:
+    file = tmp_path / "models.yaml"
+    weights = ROOT / "weights" / "darkroom-mini"
+    file.write_text(f"default: mine\nproviders: [openai]\n"
+                    f"models:\n  mine: {{ path: {weights}, aliases: [gpt-image-1, dall-e-3] }}\n")  # fmt: skip
+    paper = paper_servers.open(models=file)
+    for model, form in (("openai/gpt-image-1", "b64_json"), ("dall-e-3", "url"), ("mine", "url"), (None, "url")):
+        assert _keys(paper.post({"prompt": "x", "model": model})) == {form}
 
 
 def test_only_ids_of_vendors_that_answer_with_base64_do_so(shipped: Catalog) -> None:
-    both = {model.id for model in shipped if model.entry.default_response == "both"}
-    assert both == {"gpt-image-1", "gemini-2.5-flash-image"}
+    forms = {(model.id, contract): model.response_form("", contract=contract)
+             for model in shipped for contract in (True, False)}  # fmt: skip
+    inline = {"gpt-image-1", "gemini-2.5-flash-image"}
+    assert {model for (model, contract), form in forms.items() if contract and form == "both"} == inline
+    assert {model for (model, contract), form in forms.items() if not contract and form == "b64_json"} == inline
+    assert {form for (model, _), form in forms.items() if model not in inline} == {"url"}
 
 
 def test_usage_counts_text_sources_and_pictures(paper: Paper) -> None:

@@ -21,22 +21,26 @@ def test_our_own_fields_are_read_wherever_they_stand() -> None:
             negative_prompt="rain",
             modelOptions={"model": "openai/gpt-image-1", "seed": 7, "numInferenceSteps": 3, "guidance_scale": 2.5},
         )
-    )
+    ).fields
     assert (read.model, read.size, read.seed) == ("openai/gpt-image-1", "64x64", 7)
     assert (read.num_inference_steps, read.guidance_scale, read.negative_prompt) == (3, 2.5, "rain")
 
 
-def test_the_input_wins_over_options_and_snake_case_over_camel_case() -> None:
-    read = read_enveloped(enveloped(n=2, outputFormat="webp", output_format="jpeg", modelOptions={"n": 3}))
-    assert (read.n, read.output_format) == (2, "jpeg")
-    assert read_enveloped(enveloped(n=None, modelOptions={"n": 3})).n == 3
+def test_the_input_wins_over_options_and_one_place_must_not_say_two_things() -> None:
+    """Of ``outputFormat`` and ``output_format`` the latter won without a word."""
+    read = read_enveloped(enveloped(n=2, outputFormat="jpeg", output_format="JPG", modelOptions={"numImages": 3}))
+    assert (read.fields.n, read.fields.output_format) == (2, "jpeg")
+    assert read_enveloped(enveloped(n=None, modelOptions={"n": 3})).fields.n == 3
+    with pytest.raises(BadRequest) as caught:
+        read_enveloped(enveloped(outputFormat="webp", output_format="jpeg"))
+    assert caught.value.param == "output_format"
 
 
 @pytest.mark.parametrize(
     ("file_type", "form"), [("url", "url"), ("file", "b64_json"), ("local", "b64_json"), (None, "url")]
 )
 def test_the_file_type_decides_the_form_of_the_answer(file_type: str | None, form: str) -> None:
-    assert read_enveloped(enveloped(outputFileType=file_type)).response_format == form
+    assert read_enveloped(enveloped(outputFileType=file_type)).fields.response_format == form
 
 
 def test_pictures_in_every_spelling() -> None:
@@ -47,17 +51,17 @@ def test_pictures_in_every_spelling() -> None:
         "aGk=",
     ]
     expected = ["https://example.org/a.png", "data:;base64,aGk=", "data:image/png;base64,aGk=", "aGk="]
-    assert read_enveloped(enveloped(image=given)).images == expected
-    assert read_flat({"prompt": "x", "image": given[0], "mask": given[1]}).mask == "data:;base64,aGk="
+    assert read_enveloped(enveloped(image=given)).fields.images == expected
+    assert read_flat({"prompt": "x", "image": given[0], "mask": given[1]}).fields.mask == "data:;base64,aGk="
 
 
 def test_data_is_never_taken_for_a_url() -> None:
-    (text,) = read_flat({"prompt": "x", "image": {"type": "file", "data": "http://169.254.169.254/"}}).images
+    (text,) = read_flat({"prompt": "x", "image": {"type": "file", "data": "http://169.254.169.254/"}}).fields.images
     assert text.startswith("data:")
 
 
 def test_the_flat_body_takes_camel_case_and_answers_without_a_stream() -> None:
-    read = read_flat({"prompt": "x", "responseFormat": "b64_json", "outputCompression": 50, "stream": True})
+    read = read_flat({"prompt": "x", "responseFormat": "b64_json", "outputCompression": 50, "stream": True}).fields
     assert (read.response_format, read.output_compression, read.stream) == ("b64_json", 50, False)
 
 

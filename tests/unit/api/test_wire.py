@@ -9,17 +9,21 @@ from typing import Any
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from server.api.wire import ImageFields, read_fields, read_json
+from server.api.aliases import ALIASES, PARTS
+from server.api.reader import read
+from server.api.wire import ImageFields, read_json
 from server.errors import BadRequest
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()
 JSON = st.recursive(LEAVES, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4))
-FIELDS = st.dictionaries(st.sampled_from([*ImageFields.model_fields, "images", "user", ""]), JSON, max_size=8)
+OTHERS = [*PARTS, *(name for names in ALIASES.values() for name in names)]
+NAMES = [*ImageFields.model_fields, "images", "user", "", *OTHERS]
+FIELDS = st.dictionaries(st.sampled_from(NAMES), JSON, max_size=8)
 
 
 def attempt(fields: dict[str, Any]) -> ImageFields | BadRequest:
     try:
-        return read_fields(fields)
+        return read(fields).fields
     except BadRequest as refusal:
         return refusal
 
@@ -28,7 +32,7 @@ def attempt(fields: dict[str, Any]) -> ImageFields | BadRequest:
 @given(st.binary(max_size=200) | JSON.map(lambda value: json.dumps(value).encode()))
 def test_any_bytes(body: bytes) -> None:
     with contextlib.suppress(BadRequest):
-        read_fields(read_json(body))
+        read(read_json(body))
 
 
 @settings(max_examples=600, deadline=None)
@@ -37,7 +41,7 @@ def test_any_values_in_the_fields(fields: dict[str, Any]) -> None:
     request = attempt({"prompt": "x", **fields})
     if isinstance(request, BadRequest):
         refusal = request
-        assert refusal.param in {*ImageFields.model_fields, "images"}
+        assert refusal.param in NAMES
         assert refusal.message.endswith(".")
         assert len(refusal.message) < 200
         return

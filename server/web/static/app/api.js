@@ -57,9 +57,9 @@ async function refusal(answer) {
   });
 }
 
-/** The rows of /v1/models. */
+/** The rows of /v1/models, without those of aliases: each is named by its model's row. */
 export async function models() {
-  return (await (await call("models")).json()).data;
+  return (await (await call("models")).json()).data.filter((row) => !row.alias_of);
 }
 
 /** Ask the server to stop a job. It may be over already, and the server may not know jobs: both are fine. */
@@ -69,7 +69,8 @@ export function cancel(job) {
 
 /**
  * Draw what `request` says (see request.js). `on.progress({ state, place, eta_s, done, of })`,
- * `on.preview(index, blob)` and `on.picture(index, { blob, seed })` are called as things happen.
+ * `on.preview(index, blob)`, `on.picture(index, { blob, seed })` and `on.ignored(names)`, of fields that meant nothing
+ * to the server, are called as things happen.
  * Throws ApiError, or AbortError where `signal` ends it.
  */
 export async function draw(request, { job, signal, on }) {
@@ -90,6 +91,8 @@ export async function draw(request, { job, signal, on }) {
 }
 
 async function receive({ count }, answer, on) {
+  const ignored = answer.headers.get("x-ignored-fields");
+  if (ignored) on.ignored(ignored);
   if (!answer.headers.get("content-type")?.startsWith("text/event-stream")) {
     const { data, output_format: format = "png" } = await answer.json();
     data.forEach((item, index) => on.picture(index, { blob: blobOf(item.b64_json, format), seed: item.seed }));

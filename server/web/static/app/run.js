@@ -17,13 +17,14 @@ export class Run {
     this.abort = new AbortController();
     this.tiles = Array.from({ length: this.fields.n ?? 1 }, () => make("div", { class: "tile waiting" }));
     this.status = make("p", { class: "run-status" });
+    this.note = make("p", { class: "run-note", hidden: "" });
     this.bar = label(make("progress", { max: "1" }), "progress");
     this.buttons = make("div", { class: "actions" });
     this.card = make(
       "article",
       { class: "run" },
       make("div", { class: "tiles" }, ...this.tiles),
-      make("div", { class: "run-foot" }, make("div", { class: "run-text" }, this.status, this.bar), this.buttons),
+      make("div", { class: "run-foot" }, make("div", { class: "run-text" }, this.status, this.note, this.bar), this.buttons),
     );
   }
 
@@ -71,6 +72,7 @@ export class Run {
         progress: (event) => this.progress(event),
         preview: (index, blob) => this.preview(index, blob),
         picture: (index, picture) => this.picture(index, picture),
+        ignored: (names) => this.ignored(names),
       },
     });
   }
@@ -125,6 +127,13 @@ export class Run {
     if (left !== null) parts.push(t("run.left", { time: { seconds: left } }));
     else if (Date.now() - this.since > 3000) parts.push(t("run.passed", { time: { seconds: (Date.now() - this.since) / 1000 } }));
     plain(this.status, parts.join(" · "));
+  }
+
+  /** Say which fields were sent for nothing: the picture is not what was asked for. */
+  ignored(names) {
+    say(this.note, "run.ignored", { names });
+    this.note.hidden = false;
+    this.on.announce(this.note.textContent);
   }
 
   preview(index, blob) {
