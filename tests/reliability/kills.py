@@ -82,7 +82,7 @@ class Round:
             started = house.ready(running)
             self._figures["cold_s"] = round(time.time() - started.create_time(), 3)
             # What lay there after the last kill must be gone; what the requests of now are writing is not asked about.
-            if kept := {name for name in left & house.leftovers() if atomic.target_of(name)}:
+            if kept := {name for name in left & house.leftovers() if _temporary(name)}:
                 self._faults.append(f"temporary files outlive a restart: {len(kept)}")
             time.sleep(self._rng.uniform(0.3, 3.0))
             if worker:
@@ -100,7 +100,7 @@ class Round:
                 if code := running.stop():
                     self._faults.append(f"exit code {code}")
             self._faults += tracebacks(running)
-        self._look_at_files(found_before, closed_pictures)
+        self._look_at_files(found_before, left, closed_pictures)
         outcomes = Counter(load.outcomes)
         outcomes.subtract(before)
         return {
@@ -138,10 +138,10 @@ class Round:
                 if any(atomic.target_of(path.name) for path in self._house.pictures.iterdir()):
                     return
 
-    def _look_at_files(self, found_before: set[str], closed_pictures: int) -> None:
+    def _look_at_files(self, found_before: set[str], left: set[str], closed_pictures: int) -> None:
         house, load = self._house, self._load
         found = house.stored()
-        self._figures["temporary"] = sum(1 for name in house.leftovers() if atomic.target_of(Path(name).name))
+        self._figures["temporary"] = sum(map(_temporary, house.leftovers() - left))
         self._faults += house.torn(found - found_before)
         if lost := load.names.keys() - found:
             self._faults.append(f"told pictures lost: {len(lost)}")
@@ -151,6 +151,10 @@ class Round:
             self._faults.append(f"stored pictures that nobody can have asked for: {untold}")
         if not house.keys_intact:
             self._faults.append("keys.json changed")
+
+
+def _temporary(name: str) -> bool:
+    return atomic.target_of(Path(name).name) is not None
 
 
 def _end(journal: Journal, *, whole: bool) -> int:
