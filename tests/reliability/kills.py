@@ -123,6 +123,7 @@ class Round:
         self._load.front_dies()
         running.process.kill()
         running.process.wait()
+        self._load.front_is_dead()
         self._figures["front_killed"] = True
         if worker is not None:
             _, alive = psutil.wait_procs([worker], timeout=WORKER_ENDS_S)

@@ -48,6 +48,7 @@ class Load:
         self._allowed = allowed
         self._next = first
         self._fronts = 0  # that were killed
+        self._dying = False
         self._paused = False
         self._stopped = False
         self._thread = threading.Thread(target=self._run, name="load", daemon=True)
@@ -73,8 +74,15 @@ class Load:
         self._paused = False
 
     def front_dies(self) -> None:
-        """From here on, what is in flight may be closed."""
+        """From here on, until ``front_is_dead``, what is in flight may be closed."""
+        self._dying = True
+
+    def front_is_dead(self) -> None:
         self._fronts += 1
+        self._dying = False
+
+    def _lives_since(self, fronts: int) -> bool:
+        return self._fronts == fronts and not self._dying
 
     def take_faults(self) -> list[str]:
         taken, self.faults = self.faults, []
@@ -118,7 +126,7 @@ class Load:
             except Closed:
                 self.outcomes["closed"] += 1
                 self.closed_pictures += len(ask.seeds)
-                if self._fronts == fronts:
+                if self._lives_since(fronts):
                     self.faults.append(f"{ask.kind}: closed although the front lives")
             except TimeoutError:
                 self.outcomes["unanswered"] += 1
@@ -153,7 +161,7 @@ class Load:
         try:
             answer = await exchange(self.port, request_bytes("GET", told.link), timeout_s=TIMEOUT_S)
         except (Refused, Closed):
-            if self._fronts == fronts:
+            if self._lives_since(fronts):
                 raise Wrong("a picture's fetch was closed although the front lives") from None
             return
         if answer.status != 200:
