@@ -99,9 +99,13 @@ def start(
     port: int = 0,
     wrapper: Sequence[str] = (),
     environment: dict[str, str] | None = None,
+    module: str = "server",
     **settings: Any,
 ) -> Iterator[Running]:
-    """A server with these settings; ready, if ``wait``. Killed at the end if it still runs."""
+    """A server with these settings; ready, if ``wait``. Killed at the end if it still runs.
+
+    ``module`` is what runs as the command: ``server``, or one that stands in for it. Port 0 takes a free one.
+    """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DARKROOM_")}
     chosen = {f"DARKROOM_{name.upper()}": str(value) for name, value in settings.items()}
     key = None
@@ -110,7 +114,7 @@ def start(
 
         key = Keyring(data_dir / "keys.json").create("tester")
     process = subprocess.Popen(
-        [*wrapper, sys.executable, "-m", "server", "serve", "--port", str(port), "--data-dir", str(data_dir)],
+        [*wrapper, sys.executable, "-m", module, "serve", "--port", str(port), "--data-dir", str(data_dir)],
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,

@@ -109,7 +109,8 @@ IMAGES: dict[int | str, dict[str, Any]] = {
     200: {
         "model": ImagesAnswer,
         "description": "The pictures; with `stream`, events.",
-        "content": {"text/event-stream": {"schema": {"type": "string"}}},
+        # Without a type: some readers hold the schema against the text as a whole, others against each event.
+        "content": {"text/event-stream": {"schema": {"description": "server-sent events; docs/api.md has them all"}}},
     }
 }
 
