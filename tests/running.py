@@ -96,6 +96,7 @@ def start(
     *,
     keys: bool = False,
     wait: bool = True,
+    port: int = 0,
     wrapper: Sequence[str] = (),
     environment: dict[str, str] | None = None,
     module: str = "server",
@@ -103,7 +104,7 @@ def start(
 ) -> Iterator[Running]:
     """A server with these settings; ready, if ``wait``. Killed at the end if it still runs.
 
-    ``module`` is what runs as the command: ``server``, or one that stands in for it.
+    ``module`` is what runs as the command: ``server``, or one that stands in for it. Port 0 takes a free one.
     """
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DARKROOM_")}
     chosen = {f"DARKROOM_{name.upper()}": str(value) for name, value in settings.items()}
@@ -113,7 +114,7 @@ def start(
 
         key = Keyring(data_dir / "keys.json").create("tester")
     process = subprocess.Popen(
-        [*wrapper, sys.executable, "-m", module, "serve", "--port", "0", "--data-dir", str(data_dir)],
+        [*wrapper, sys.executable, "-m", module, "serve", "--port", str(port), "--data-dir", str(data_dir)],
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
