@@ -15,6 +15,7 @@ from starlette.requests import Request
 
 from server.api.multipart import Part, boundary_of, read_parts
 from server.api.off_loop import off_loop
+from server.api.spellings import is_empty
 from server.edge.body import chunks_of
 from server.errors import BadRequest, TooLarge
 
@@ -114,14 +115,26 @@ def _sorted(parts: Sequence[Part]) -> tuple[list[Part], list[Part], list[Part]]:
 
 def _fields(parts: Iterable[Part]) -> dict[str, Any]:
     fields: dict[str, Any] = {}
+    texts: dict[str, str] = {}
     loras: list[dict[str, Any]] = []
     for part in parts:
         name, value = part.name, _text(part)
         if name.startswith("loras["):
             _add_lora(loras, name.removeprefix("loras"), value)
-        else:
+            continue
+        name = name.removesuffix("[]")  # as PHP and Rails write a field of one value
+        if name in fields and not is_empty(value):
+            _check_repeated(name, texts[name], value)
+        if name not in fields or not is_empty(value):
+            texts[name] = value
             fields[name] = _loras(value) if name == "loras" else value
     return {"loras": loras, **fields} if loras else fields
+
+
+def _check_repeated(name: str, one: str, other: str) -> None:
+    if not is_empty(one) and one != other:
+        shown = name if _SHOWABLE.fullmatch(name) else None
+        raise BadRequest(f"{shown or 'A field'} is twice in the form, and differs; send one.", param=shown)
 
 
 def _text(part: Part) -> str:

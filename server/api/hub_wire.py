@@ -17,6 +17,8 @@ from server.errors import BadRequest
 _RESPONSE_FORMATS: Final = {"url": "url", "file": "b64_json", "local": "b64_json"}
 _FILE_TYPES: Final = ("outputFileType", "output_file_type")
 _OPTIONS: Final = ("modelOptions", "model_options")
+# What is no field of a picture in the body around ``input``: the hub's clients send it always.
+_ENVELOPE: Final = ("input", "options", "agent")
 # What says how the hub is to hand pictures to another vendor, which nobody does here.
 _INTERNAL: Final = ("preferInputFileType", "prefer_input_file_type")
 
@@ -27,15 +29,19 @@ def read_flat(body: dict[str, Any]) -> Reading:
 
 
 def read_enveloped(body: dict[str, Any]) -> Reading:
-    """The body of POST /api/v2/image: fields in ``input`` and in its ``modelOptions``. Raises BadRequest."""
+    """The body of POST /api/v2/image: fields in ``input``, in its ``modelOptions``, and beside it.
+
+    Raises BadRequest.
+    """
     given = _object(body, "input")
     if given is None:
         raise BadRequest("input is required.", param="input", code="missing_field")
     if (_object(body, "options") or {}).get("streaming") is True:
         raise BadRequest("options.streaming is not offered for pictures; send false.", param="options")
     places = [given, *(options for name in _OPTIONS if (options := _object(given, name)))]
-    fields = [{name: value for name, value in place.items() if name not in _OPTIONS} for place in places]
-    return _read(*(_with_response_format(place) for place in fields), {"response_format": "url"})
+    places.append({name: value for name, value in body.items() if name not in _ENVELOPE})
+    fields = [{name: value for name, value in place.items() if name not in _OPTIONS} for place in places[:-1]]
+    return _read(*(_with_response_format(place) for place in (*fields, places[-1])), {"response_format": "url"})
 
 
 def _read(*places: Mapping[str, Any]) -> Reading:

@@ -146,7 +146,9 @@ def make_spec(fields: ImageFields, model: Model, size: tuple[int, int], sources:
     _check_lcm(steps, scheduler, strength if sources.images else 1.0, model)
     # An edit draws the last strength × steps of its steps; a pipeline with none left fails.
     if sources.images and not model.family.by_instruction and int(steps * strength) < 1:
-        raise BadRequest(f"strength must be at least 1/{steps} to leave one of {steps} steps.", param="strength")
+        if fields.strength is not None:
+            raise BadRequest(f"strength must be at least 1/{steps} to leave one of {steps} steps.", param="strength")
+        strength = 1.0  # ours is 0.5 or more, so that steps is 1: it is drawn
     return ImageSpec(
         model=model.id,
         prompt=_prompt(fields, model, preset),

@@ -146,3 +146,28 @@ def test_an_empty_text_where_a_file_goes_is_absent(paper: Paper, name: str, blan
     """Programs that send every field they know were answered that the mask must be an uploaded file."""
     answer = send(paper, form(PROMPT, file("image", png(scene(40, 40))), part(name, blank.encode())))
     assert answer.status_code == 200, answer.text
+
+
+def test_a_field_that_comes_twice_and_differs_is_refused(paper: Paper) -> None:
+    """Only the last one counted: of two prompts one was not drawn."""
+    whole = form(PROMPT, part("prompt", b"y"), file("image", PICTURE))
+    assert assert_api_error(send(paper, whole), 400, "invalid_value")["param"] == "prompt"
+    assert not paper.worker.drawings
+    for twice in (part("n", b"1"), part("n", b"")):
+        answer = send(paper, form(PROMPT, part("n", b"1"), twice, file("image", PICTURE)))
+        assert answer.status_code == 200
+
+
+def test_a_field_with_the_brackets_of_php_is_read(paper: Paper) -> None:
+    """``n[]`` was dropped, and not even told: brackets cannot stand in a header."""
+    answer = send(paper, form(PROMPT, part("n[]", b"2"), file("image", PICTURE)))
+    assert len(answer.json()["data"]) == 2
+
+
+def test_an_edit_in_one_step_is_not_refused_for_a_strength_that_nobody_sent(paper: Paper) -> None:
+    """``steps: 1`` was 400, "strength must be at least 1/1", although the request had no strength."""
+    steps = part("steps", b"1")
+    assert send(paper, form(PROMPT, steps, file("image", PICTURE))).status_code == 200
+    assert paper.worker.drawings[0].spec.strength == 1
+    own = send(paper, form(PROMPT, steps, part("denoise", b"0.5"), file("image", PICTURE)))
+    assert assert_api_error(own, 400, "invalid_value")["param"] == "denoise"

@@ -88,3 +88,11 @@ def test_what_is_wrong_is_named(body: dict[str, Any], param: str, says: str) -> 
     assert caught.value.param == param
     assert says in caught.value.message
     assert "passwd" not in caught.value.message
+
+
+def test_fields_beside_the_input_are_not_lost() -> None:
+    """They were dropped without a word: the default model drew in place of the one beside ``input``."""
+    reading = read_enveloped({"model": "openai/gpt-image-1", "mood": "dark", **enveloped(n=2)})
+    assert reading.fields.model == "openai/gpt-image-1"
+    assert reading.ignored == ("mood",)
+    assert read_enveloped({"n": 3, **enveloped(n=2)}).fields.n == 2
