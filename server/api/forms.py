@@ -22,6 +22,7 @@ _FILES = re.compile(r"(?:(images?)|(mask))(?:\[([0-9]{0,4})\])?", re.ASCII)
 _SHOWABLE = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}", re.ASCII)
 _MAX_FIELDS = 64
 _MAX_FIELD_BYTES = 1024 * 1024
+_MAX_BLANK_BYTES = 1024
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,8 @@ class _Limits:
         match = _FILES.fullmatch(part.name)
         param = "mask" if match is not None and match[2] else "image"
         if part.filename is None:
-            if match is not None and part.data.strip():  # an empty one is absent, as every empty field is
+            # An empty one is absent, as every empty field is; but white space is looked at again whenever more arrives.
+            if match is not None and (len(part.data) > _MAX_BLANK_BYTES or part.data.strip()):
                 raise BadRequest(f"{param} must be an uploaded file.", param=param)
             if len(part.data) > _MAX_FIELD_BYTES:
                 raise TooLarge(f"A text field of the form is larger than {_MAX_FIELD_BYTES} bytes.")

@@ -115,10 +115,8 @@ def _end_of_text(body: bytearray, start: int) -> int:
     """Where the next quotation mark is that no backslash escapes; else the end."""
     at = start
     while (found := body.find(b'"', at)) >= 0:
-        backslashes = found
-        while backslashes > start and body[backslashes - 1] == 0x5C:
-            backslashes -= 1
-        if (found - backslashes) % 2 == 0:
+        before = body[at:found]  # whatever is before that ends with a quotation mark
+        if (len(before) - len(before.rstrip(b"\\"))) % 2 == 0:
             return found
         at = found + 1
     return len(body)

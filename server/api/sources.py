@@ -18,6 +18,7 @@ from server.api.specs import Sources, target_size
 from server.api.wire import ImageFields
 from server.catalog.catalog import Model
 from server.inputs.decode import Decoded, decode_image, decode_mask
+from server.inputs.decoders import Decoding
 from server.inputs.source import is_url, read_source
 
 Size = tuple[int, int]
@@ -56,10 +57,32 @@ async def make_sources(
     """
     if not images:
         return target_size(fields, model, None), Sources()
-    limits = services.limits
     decoding = services.decoders.decoding(principal)
-    decode = functools.partial(decode_image, limits=limits, param="image")
-    source = await decoding.run(lambda: decode(images[0]), param="image")
+    decode = functools.partial(decode_image, limits=services.limits, param="image")
+    fit = _shrink if model.family.by_instruction else _cover
+    # The whole first picture is gone when this returns: it would lie beside every one that is decoded after it.
+    size, first, painted, kept = await _first(
+        services, decoding, fields, model, images[0], mask, holes=holes and len(images) == 1
+    )
+    fitted = [first]
+    for data in images[1:]:
+        fitted.append(await decoding.run(functools.partial(_reference, decode, data, fit, size), param="image"))
+    return size, Sources(tuple(fitted), painted, kept)
+
+
+async def _first(
+    services: Services,
+    decoding: Decoding,
+    fields: ImageFields,
+    model: Model,
+    image: bytes,
+    mask: bytes | None,
+    *,
+    holes: bool,
+) -> tuple[Size, Pixels, Pixels | None, Pixels | None]:
+    """The job's size, the first picture at that size, what of it is repainted, and what shows where it is not."""
+    limits = services.limits
+    source = await decoding.run(lambda: decode_image(image, limits=limits, param="image"), param="image")
     size = target_size(fields, model, source.rgb)
     painted, kept = None, None
     if mask is not None:
@@ -68,14 +91,11 @@ async def make_sources(
         )
         if source.rgba is not None and fields.background != "opaque" and fields.output_format != "jpeg":
             kept = await decoding.run(functools.partial(_cover, source.rgba, size), param="image")
-    elif holes and len(images) == 1:
+    elif holes:
         painted, kept = await decoding.run(lambda: _holes(source, model, size), param="image")
-    fit = _shrink if model.family.by_instruction else _cover
-    first = _cover if painted is not None else fit  # cut like its mask, pixel by pixel
-    fitted = [await decoding.run(lambda: first(source.rgb, size), param="image")]
-    for data in images[1:]:
-        fitted.append(await decoding.run(functools.partial(_reference, decode, data, fit, size), param="image"))
-    return size, Sources(tuple(fitted), painted, kept)
+    # Cut like its mask, pixel by pixel.
+    fit = _shrink if model.family.by_instruction and painted is None else _cover
+    return size, await decoding.run(lambda: fit(source.rgb, size), param="image"), painted, kept
 
 
 def _reference(

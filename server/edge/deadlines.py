@@ -4,7 +4,8 @@ Where there are too many connections, those without a request go first (``connec
 Knows uvicorn's httptools protocol; knows nothing of requests. uvicorn waits for ever for a head that drips
 or never comes (uvicorn#157), and keeps whatever head it is sent in memory. The deadline runs from connecting
 and from the first byte of every later request; between requests uvicorn's own keep-alive timer rules.
-Refusals of this layer, malformed requests included, have the one error shape.
+Refusals of this layer, malformed requests included, have the one error shape, and follow the answers to the requests
+before them. What a body's frame holds beside its data, chunk extensions and trailers, is bounded like a head.
 
 A client that stops reading would keep its answer in our memory for ever, and a stream's producer waiting: once the
 socket takes nothing more, some of what waits must leave within ``write_timeout_s``, and again, until all has left.
@@ -15,7 +16,7 @@ with the uvicorn that is installed:
 - overridden, always calling on: the ``asyncio.Protocol`` methods and httptools' ``on_*`` callbacks;
 - replaced: ``send_400_response(msg)``, which ``data_received`` calls when the parser, or a callback, fails;
 - read: ``transport``, ``loop``, ``url``, ``scope``, ``pipeline``, ``flow`` with its ``write_paused`` and
-  ``read_paused``, and ``cycle`` with its ``response_complete``.
+  ``read_paused``, and ``cycle`` with its ``response_started``, ``response_complete`` and ``disconnected``.
 """
 
 from __future__ import annotations
@@ -61,8 +62,10 @@ def protocol_with_deadlines(settings: Settings, connections: Connections | None 
     """The class to give to ``uvicorn.Config(http=…)``. Its connections count in ``connections``."""
 
     class Protocol(DeadlineProtocol):
-        counted = connections or Connections(
-            max_connections(settings), per_address=settings.max_connections_per_address
+        counted = (  # without a connection, they are false
+            Connections(max_connections(settings), per_address=settings.max_connections_per_address)
+            if connections is None
+            else connections
         )
         header_timeout_s = settings.header_timeout_s
         write_timeout_s = settings.write_timeout_s
@@ -84,6 +87,8 @@ class DeadlineProtocol(OldClients):
         self._in_message = False  # between the end of a head and the end of its body
         self._received = 0  # bytes since the last complete head, parsed or not
         self._parsed = 0  # bytes of the present head, as the parser hands them over
+        self._unheard = 0  # bytes since the last of a body's data, while one arrives
+        self._refusal: tuple[DarkroomError, int | None] | None = None  # to be written behind the answers that are due
         self.address = ""
 
     # Time, and room
@@ -138,7 +143,10 @@ class DeadlineProtocol(OldClients):
     def on_response_complete(self) -> None:
         super().on_response_complete()
         self._watch_the_rest()
-        self._be_idle()
+        if self._refusal is not None and self.cycle.response_complete and not self.transport.is_closing():
+            self._write_refusal(*self._refusal)
+        else:
+            self._be_idle()
 
     def _be_idle(self) -> None:
         """Wait for the next request, once this answer has left: a connection that waits gives way to others."""
@@ -178,14 +186,11 @@ class DeadlineProtocol(OldClients):
         if not self._in_message and not self.given_up:
             self._start_timer()
             self._received += len(data)
+        self._unheard += len(data)
         super().data_received(data)
-        if (
-            not self._in_message
-            and not self.given_up
-            and self._received > MAX_HEAD_BYTES
-            and not self.transport.is_closing()
-        ):
-            self._refuse_long_head()  # one endless header, which the parser has not handed over yet
+        endless = self._unheard if self._in_message else self._received
+        if endless > MAX_HEAD_BYTES and not self.given_up and not self.transport.is_closing():
+            self._refuse_long_head()  # one endless header or trailer, which the parser has not handed over yet
 
     def on_message_begin(self) -> None:
         self._in_message = False
@@ -205,13 +210,17 @@ class DeadlineProtocol(OldClients):
 
     def on_headers_complete(self) -> None:
         self._stop_timer()
-        self._in_message = True
-        self._received = 0
+        self._received = self._unheard = 0
         self.counted.asked(self)
         if self.counted.is_spare(self):
             self.scope["state"]["spare_connection"] = True
         self.url = plain_target(self.url)
         super().on_headers_complete()
+        self._in_message = True  # not where this fails: then there is no request yet
+
+    def on_body(self, body: bytes) -> None:
+        self._unheard = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         self._in_message = self.body_was_skipped()
@@ -237,11 +246,21 @@ class DeadlineProtocol(OldClients):
         self._refuse(_too_long(), status=431)
 
     def _refuse(self, error: DarkroomError, status: int | None = None) -> None:
-        """Write the answer and close. No application runs, so the bytes are made here."""
+        """Write the answer and close; but first, the requests that came whole are answered."""
         self._stop_timer()
-        if self.cycle is not None and not self.cycle.response_complete:
-            self.transport.close()  # an answer is being written; a second one would land in its middle
-            return
+        if self._in_message and self.cycle is not None:
+            if self.cycle.response_complete or not self._forget_last():
+                self.transport.close()  # a second answer would land in the middle of the first
+                return
+            self._in_message = False
+        if self.cycle is None or self.cycle.response_complete or self.cycle.disconnected:
+            self._write_refusal(error, status)
+        else:
+            self._refusal = error, status
+            self._throw_away()
+
+    def _write_refusal(self, error: DarkroomError, status: int | None) -> None:
+        """No application runs, so the bytes are made here."""
         request_id = new_request_id()
         body = encode(error_body(error, request_id))
         headers = {

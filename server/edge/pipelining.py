@@ -10,6 +10,8 @@ Where more is sent than is read ahead, the end of the connection waits behind it
 what is behind is given up: it is read and thrown away, and the connection closes with the present answer, upon which
 a client sends the rest again (RFC 9112, 9.3.2).
 
+Where what is behind is not HTTP, the requests before it keep their answers, and the refusal comes behind those.
+
 Beside what ``deadlines`` lists, this overrides uvicorn's ``_start_asgi_task`` and ``on_body``, and reads ``pipeline``
 and ``flow.read_paused``.
 """
@@ -67,6 +69,26 @@ class Pipelining(UpgradesDeclined):
         self.cycle.keep_alive = False
         self.flow.resume_reading()
 
+    def _throw_away(self) -> None:
+        """Whatever comes now is no request any more. Those that arrived whole are answered."""
+        self.given_up = True
+        self.flow.resume_reading()
+
+    def _forget_last(self) -> bool:
+        """Forget the last request, whose body cannot be read. False: its answer has begun."""
+        if self.pipeline:
+            self.pipeline.popleft()
+            if self.pipeline:
+                self.cycle = self.pipeline[0][0]
+            elif self.answering is not None:
+                self.cycle = self.answering
+            return True
+        if self.cycle.response_started:
+            return False
+        self.cycle.disconnected = True  # its application is told, and may say nothing
+        self.cycle.message_event.set()
+        return True
+
     def connection_lost(self, exc: Exception | None) -> None:
         self._stop_looking()
         if self.answering is not None and not self.answering.response_complete:
@@ -78,9 +100,9 @@ class Pipelining(UpgradesDeclined):
     def on_headers_complete(self) -> None:
         if self.given_up:
             return
-        super().on_headers_complete()
-        if len(self.pipeline) > MAX_PIPELINED:
+        if len(self.pipeline) >= MAX_PIPELINED:
             raise ValueError  # in a callback: httptools stops, and uvicorn calls send_400_response
+        super().on_headers_complete()
         if self.pipeline:
             self._look_later()
             if len(self.pipeline) <= READ_AHEAD:

@@ -177,7 +177,9 @@ def test_silent_sockets_shut_nobody_out(tmp_path: Path) -> None:
         asked = time.monotonic()
         with running.client() as client:
             assert client.get("/livez").status_code == 200
-            assert "darkroom_connections_closed_total" in client.get("/metrics").text
+            metrics = client.get("/metrics").text
+            assert "darkroom_connections_closed_total{" in metrics
+            assert "darkroom_connections 768.0" in metrics
         assert time.monotonic() - asked < 5
         busy[0].settimeout(0.2)
         with pytest.raises(TimeoutError):  # a request that is being drawn is not closed

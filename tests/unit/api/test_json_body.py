@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -50,6 +51,14 @@ def test_large_texts_beyond_ascii_are_refused() -> None:
             read(b'{"prompt": "x", "image": "' + text + b'"}')
     with pytest.raises(BadRequest, match="beyond ASCII"):
         read(b'{"image": [' + b",".join([b'"\\u4e00' + b"A" * 1000 + b'"'] * 6000) + b"]}")
+
+
+def test_backslashes_are_counted_as_fast_as_they_arrive() -> None:
+    """They were counted one by one: 40 MB of them held the interpreter for more than four seconds."""
+    begun_s = time.process_time()
+    with pytest.raises(BadRequest, match="beyond ASCII"):
+        read('{"prompt": "é'.encode() + b"\\\\" * 16 * MIB + b'"}')
+    assert time.process_time() - begun_s < 1.5
 
 
 def test_what_programs_send_is_read() -> None:

@@ -10,6 +10,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 from uvicorn.server import ServerState
 
+from server.edge.connections import Connections
 from server.edge.deadlines import LEANS_ON, MAX_HEAD_BYTES, protocol_with_deadlines
 from server.edge.keys import Keyring
 from tests.assertions import assert_api_error
@@ -44,6 +45,12 @@ def test_two_servers_keep_their_own_deadlines(tmp_path: Path) -> None:
     one = protocol_with_deadlines(settings_for(tmp_path, header_timeout_s=1))
     two = protocol_with_deadlines(settings_for(tmp_path, header_timeout_s=2))
     assert (one.header_timeout_s, two.header_timeout_s) == (1, 2)  # type: ignore[attr-defined]
+
+
+def test_connections_count_where_the_metrics_look(tmp_path: Path) -> None:
+    """An empty count of connections is false, so another took its place: the metrics said 0 for ever."""
+    counted = Connections(16)
+    assert vars(protocol_with_deadlines(settings_for(tmp_path), counted))["counted"] is counted
 
 
 def test_silence_is_closed_without_a_word(live: Live) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from server.edge.deadlines import MAX_HEAD_BYTES
 from server.edge.keys import Keyring
 from server.edge.pipelining import LOOK_EVERY_S, MAX_PIPELINED
 from tests.unit.edge.live import Live, parse, read_all, serve, settings_for
@@ -125,3 +126,82 @@ def test_a_client_that_stays_is_answered_in_order(room: tuple[Live, Witness]) ->
     assert raw.count(b"data: 2") == 3
     assert raw.endswith(b'{"id":"last"}')
     assert parse(raw).status_code == 200
+
+
+NOT_HTTP = {
+    "tls": (b"\x16\x03\x01\x02\x00\x01", 400),
+    "text": (b"and another thing\r\n\r\n", 400),
+    "two framings": (b"POST / HTTP/1.1\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+    "a bad chunk": (b"POST /read HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+    "a long head": (b"GET / HTTP/1.1\r\nX: " + b"x" * MAX_HEAD_BYTES + b"\r\n\r\n", 431),
+}
+
+
+@pytest.mark.parametrize("before", [1, 3])
+@pytest.mark.parametrize("together", [True, False])
+@pytest.mark.parametrize("behind", NOT_HTTP)
+def test_garbage_behind_a_request_does_not_take_its_answer(
+    room: tuple[Live, Witness], behind: str, together: bool, before: int
+) -> None:
+    """Bytes behind a whole request that were not HTTP cost it its answer; its client could not tell why."""
+    live, _ = room
+    garbage, status = NOT_HTTP[behind]
+    asked = b"GET /stream HTTP/1.1\r\nHost: localhost\r\n\r\n" * before
+    with live.connect() as connection:
+        connection.sendall(asked + garbage if together else asked)
+        if not together:
+            time.sleep(0.05)
+            connection.sendall(garbage)
+        raw = read_all(connection)
+    assert raw.count(b"data: 2") == before
+    assert raw.count(b"HTTP/1.1 ") == before + 1
+    assert parse(raw[raw.rindex(b"HTTP/1.1 ") :]).status_code == status
+
+
+def test_a_client_that_leaves_behind_its_garbage_is_seen(room: tuple[Live, Witness]) -> None:
+    live, witness = room
+    with live.connect() as connection:
+        connection.sendall(WORK + b"\0" * 200)
+        assert wait_for(witness, "entered", 5)
+        time.sleep(0.05)
+        assert not witness.cancelled
+    assert wait_for(witness, "cancelled", LOOK_EVERY_S * 4 + 2)
+
+
+@pytest.mark.parametrize("path", [b"/read", b"/swallow"])
+@pytest.mark.parametrize(
+    ("frame", "status"),
+    [
+        (b"zz\r\nhello", 400),
+        (b"2\r\n{}\r\n0\r\nX: " + b"x" * 300_000, 431),
+        (b"2\r\n{}\r\n0\r\n" + b"X: x\r\n" * 5000 + b"\r\n", 431),
+        (b"2;" + b"x" * 300_000, 431),
+    ],
+    ids=["no chunk", "an endless trailer", "many trailers", "an endless chunk extension"],
+)
+def test_a_body_that_is_framed_wrong_is_refused(
+    room: tuple[Live, Witness], path: bytes, frame: bytes, status: int
+) -> None:
+    """A trailer without an end was kept, and copied with every packet: 90 MB of one held the event loop for 12 s.
+
+    A frame that was not HTTP closed the connection without a word.
+    """
+    live, _ = room
+    with live.connect(timeout_s=5) as connection:
+        connection.sendall(b"POST " + path + b" HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        time.sleep(0.05)
+        _send(connection, frame)
+        raw = read_all(connection)
+    assert raw.count(b"HTTP/1.1 ") == 1
+    assert parse(raw).status_code == status
+
+
+def test_small_chunks_and_short_trailers_are_read(room: tuple[Live, Witness]) -> None:
+    live, _ = room
+    with live.connect() as connection:
+        connection.sendall(b"POST /read HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n")
+        connection.sendall(b"1;name=value\r\nx\r\n" * 50_000 + b"0\r\nExpires: never\r\n\r\n")
+        connection.sendall(b"GET /livez HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        raw = read_all(connection)
+    assert b'{"bytes":50000}' in raw
+    assert raw.endswith(b'{"ok":true}')
