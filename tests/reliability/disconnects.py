@@ -23,7 +23,7 @@ from typing import Any
 
 from tests.reliability.asks import Ask, Mix, drawn
 from tests.reliability.journal import Bar, Journal, parser, progress
-from tests.reliability.lives import House, descriptors, tracebacks
+from tests.reliability.lives import House, quiet_descriptors, tracebacks
 from tests.reliability.load import Load, niced, told_of_job
 from tests.reliability.probe import Probe, bar
 from tests.reliability.wire import Closed, bearer, connect, leave, request_bytes
@@ -144,7 +144,7 @@ def main() -> int:
         house = House(Path(folder))
         bar_ = shown.add_task("clients that left", total=groups * GROUP, completed=len(journal.rows) * GROUP)
         with house.life(running_jobs=TURNS, queue_size=32) as running, Probe(house.port) as probe:
-            before = descriptors(running.process.pid)
+            before = quiet_descriptors(running.process.pid)
             while len(journal.rows) < groups and not journal.out_of_time:
                 number = len(journal.rows)
                 row = _group(house, options.moments, options.seed, number)
@@ -153,12 +153,11 @@ def main() -> int:
                 shown.advance(bar_, GROUP)
             time.sleep(1)
             faults = tracebacks(running)
-            opened = descriptors(running.process.pid) - before
+            opened = quiet_descriptors(running.process.pid) - before
             if code := running.stop():
                 faults.append(f"exit code {code}")
-        journal.add(number=-1, left=[], honest=0, steps_after=0, drawing=0, descriptors=opened, faults=faults)
-    del journal.rows[-1:]
-    return _end(journal, opened, faults, whole=len(journal.rows) >= groups)
+        journal.add_end(descriptors=opened, faults=faults)
+    return _end(journal, whole=len(journal.rows) >= groups)
 
 
 def _group(house: House, choice: list[str], seed: int, number: int) -> dict[str, Any]:
@@ -207,7 +206,7 @@ def _quiet(house: House) -> int:
     return steps
 
 
-def _end(journal: Journal, opened: int, faults: list[str], *, whole: bool) -> int:
+def _end(journal: Journal, *, whole: bool) -> int:
     moments = Counter(moment for row in journal.rows for moment, _, _ in row["left"])
     after, drawing = (sum(row[name] for row in journal.rows) for name in ("steps_after", "drawing"))
     excess = [row["steps_after"] - row["drawing"] for row in journal.rows]
@@ -220,8 +219,7 @@ def _end(journal: Journal, opened: int, faults: list[str], *, whole: bool) -> in
     bars = [
         Bar("steps a job after its client had left", after / max(1, drawing), 1),
         Bar("most steps beyond one a job in a group", max(excess, default=0), 0),
-        Bar("descriptors more than before", opened, 0),
-        Bar("faults of the server's log and end", len(faults), 0),
+        Bar("descriptors more than before", max(end["descriptors"] for end in journal.ends), 0),
         bar(journal),
     ]
     return journal.end(counts, bars, whole=whole)

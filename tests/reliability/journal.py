@@ -50,6 +50,7 @@ class Journal:
         self.suite = suite
         self.file = FOLDER / f"{suite}.jsonl"
         self.rows: list[dict[str, Any]] = []
+        self.ends: list[dict[str, Any]] = []  # of servers: what was left when each had done its part
         self._deadline: float = time.monotonic() + options.time_limit
         chosen: dict[str, Any] = {name: value for name, value in vars(options).items() if name not in PLACE}
         chosen["commit"] = _commit()
@@ -57,7 +58,9 @@ class Journal:
         if self.file.exists():
             first, *lines = self.file.read_text().splitlines() or ["{}"]
             if not options.fresh and _read(first).get("options") == chosen:
-                self.rows = [row for row in map(_read, lines) if row and "summary" not in row]
+                found = [row for row in map(_read, lines) if row and "summary" not in row]
+                self.rows = [row for row in found if "end" not in row]
+                self.ends = [row["end"] for row in found if "end" in row]
                 return
             self.file.replace(self.file.with_name(f"{suite}.{int(self.file.stat().st_mtime)}.jsonl"))
         self._write({"suite": suite, "options": chosen, "began": time.strftime("%Y-%m-%dT%H:%M:%S%z")})
@@ -66,13 +69,17 @@ class Journal:
         self.rows.append(row)
         self._write(row)
 
+    def add_end(self, **row: Any) -> None:
+        self.ends.append(row)
+        self._write({"end": row})
+
     @property
     def out_of_time(self) -> bool:
         return time.monotonic() > self._deadline
 
     @property
     def faults(self) -> list[str]:
-        return [fault for row in self.rows for fault in row.get("faults", ())]
+        return [fault for row in (*self.rows, *self.ends) for fault in row.get("faults", ())]
 
     def values(self, name: str) -> list[float]:
         return [row[name] for row in self.rows if row.get(name) is not None]

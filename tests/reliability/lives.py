@@ -145,5 +145,14 @@ def tracebacks(running: Running) -> list[str]:
     return found
 
 
+def quiet_descriptors(pid: int) -> int:
+    """Without those of honest clients that come and go: the fewest of several looks."""
+    found = [descriptors(pid)]
+    for _ in range(12):
+        time.sleep(0.025)
+        found.append(descriptors(pid))
+    return min(found)
+
+
 def descriptors(pid: int) -> int:
     return sum(1 for _ in Path(f"/proc/{pid}/fd").iterdir())

@@ -153,7 +153,8 @@ def main() -> int:
             faults += tracebacks(running)
             if code := running.stop():
                 faults.append(f"exit code {code}")
-    return _end(journal, left, faults, whole=len(journal.rows) >= rounds)
+        journal.add_end(descriptors=left, faults=faults)
+    return _end(journal, whole=len(journal.rows) >= rounds)
 
 
 def _raisedescriptors(wanted: int) -> None:
@@ -183,7 +184,7 @@ def _round(pid: int, slow: Slow, load: Load, probe: Probe) -> dict[str, Any]:
     }
 
 
-def _end(journal: Journal, left: int, faults: list[str], *, whole: bool) -> int:
+def _end(journal: Journal, *, whole: bool) -> int:
     opened: Counter[str] = Counter()
     outcomes: Counter[str] = Counter()
     for row in journal.rows:
@@ -199,11 +200,8 @@ def _end(journal: Journal, left: int, faults: list[str], *, whole: bool) -> int:
     )
     bars = [
         bar(journal),
-        Bar("descriptors more than before", left, 0),
-        Bar("faults at the end", len(faults), 0),
+        Bar("descriptors more than before", max(end["descriptors"] for end in journal.ends), 0),
     ]
-    for fault in faults:
-        print(f"  {fault}")
     return journal.end(counts, bars, whole=whole)
 
 

@@ -27,7 +27,7 @@ import psutil
 
 from tests.reliability.asks import DRAWN, REFUSED, Mix, drawn
 from tests.reliability.journal import Bar, Journal, parser, progress
-from tests.reliability.lives import House, descriptors, tracebacks
+from tests.reliability.lives import House, quiet_descriptors, tracebacks
 from tests.reliability.load import Load
 from tests.reliability.probe import Probe, bar
 from tests.reliability.trend import trend
@@ -144,7 +144,7 @@ def _minute(house: House, front: int, load: Load, extras: Extras, began_s: float
         faults.append(f"answers of 500 and more: {metrics.server_faults}")
     return {
         "samples": [[round(figure, 2) for figure in sample] for sample in samples],
-        "descriptors": [descriptors(front), descriptors(worker)],
+        "descriptors": [quiet_descriptors(front), quiet_descriptors(worker)],
         "pictures": made,
         "cancelled": extras.cancelled,
         "outcomes": dict(load.outcomes - outcomes),
