@@ -170,8 +170,7 @@ def _own_pictures(signer: Signer, store: Store) -> Own:
 
 async def _sweep(store: Store, settings: Settings) -> None:
     """Delete pictures whose URLs have expired, for as long as the server runs."""
-    while True:
-        await asyncio.sleep(settings.sweep_interval_s)
+    while True:  # at once, too: a server that was killed may have left something half written
         try:
             deleted = await store.sweep(time.time() - settings.url_lifetime_s)
         except (OSError, DarkroomError) as error:
@@ -180,3 +179,4 @@ async def _sweep(store: Store, settings: Settings) -> None:
         else:
             if deleted:
                 log.info("expired pictures deleted", extra={"pictures": deleted})
+        await asyncio.sleep(settings.sweep_interval_s)

@@ -14,6 +14,7 @@ import errno
 import logging
 import os
 import stat
+import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
@@ -27,6 +28,7 @@ _NO_ROOM = {
     *(errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EROFS, errno.EACCES, errno.EPERM),
     *(errno.ENOENT, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP),
 }
+_WRITING_S = 60.0  # for so long somebody may still be writing what looks like a leftover
 _NO_PICTURE = {errno.ENOENT, errno.ENOTDIR, errno.ELOOP, errno.ENXIO}
 
 log = logging.getLogger("darkroom.storage")
@@ -165,10 +167,13 @@ class LocalStore:
                 name = atomic.target_of(entry.name) or entry.name
                 if mime_of(name) is None:
                     continue  # not ours
+                leftover = name != entry.name
                 try:
-                    if is_old(name, entry.stat(follow_symlinks=False).st_mtime, before_unix):
+                    put_unix = entry.stat(follow_symlinks=False).st_mtime
+                    before = max(before_unix, time.time() - _WRITING_S)
+                    if put_unix < before if leftover else is_old(name, put_unix, before_unix):
                         Path(entry).unlink()
-                        deleted += name == entry.name  # a leftover is no picture
+                        deleted += not leftover  # which is no picture
                 except OSError:
                     continue  # gone already, by another process's sweep; or not ours to delete
         return deleted

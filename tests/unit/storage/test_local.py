@@ -251,6 +251,20 @@ async def test_symlinks_pipes_and_folders_are_not_pictures(store: LocalStore, tm
     assert secret.read_text() == "secret"
 
 
+async def test_what_a_killed_server_left_half_written_goes_with_the_next_sweep(
+    store: LocalStore, tmp_path: Path
+) -> None:
+    """It stayed for as long as the picture's URL would have lived, through every restart."""
+    name = new_name("image/png", int(time.time()) + 3600)
+    leftover = tmp_path / f".{name}.{'a' * 16}.part"
+    leftover.touch()
+    assert await store.sweep(0) == 0
+    assert leftover.exists(), "a writer may still be at it"
+    os.utime(leftover, (time.time() - 61,) * 2)
+    assert await store.sweep(0) == 0
+    assert not leftover.exists()
+
+
 async def test_sweep_leaves_strangers_and_writers_at_work(store: LocalStore, tmp_path: Path) -> None:
     for stranger in ("README", "photo.png", ".hidden", "0" * 32 + ".txt"):
         (tmp_path / stranger).touch()
