@@ -8,7 +8,7 @@ demo: .venv/.installed
 	$(BIN)/darkroom demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 2
 
 serve: .venv/.installed
 	$(BIN)/darkroom serve $(ARGS)

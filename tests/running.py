@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -115,10 +116,12 @@ def start(
         key = Keyring(data_dir / "keys.json").create("tester")
     process = subprocess.Popen(
         [*wrapper, sys.executable, "-m", module, "serve", "--port", str(port), "--data-dir", str(data_dir)],
+        stdout=subprocess.DEVNULL,  # nothing of it may keep the pipe of whoever runs the tests open
         stderr=subprocess.PIPE,
         text=True,
         cwd=ROOT,
         env={**clean, **chosen, **(environment or {})},
+        process_group=0,
     )
     running = Running(process, data_dir, key)
     reader = threading.Thread(target=_read, args=(running,), daemon=True)
@@ -131,15 +134,20 @@ def start(
         yield running
     finally:
         if process.poll() is None:
-            workers = psutil.Process(process.pid).children(recursive=True)
-            process.kill()
-            for worker in workers:  # they would end by themselves, in a while; until then they keep the pipe open
-                with contextlib.suppress(psutil.NoSuchProcess):
-                    worker.kill()
+            _kill_group(process.pid)
         process.wait()
-        reader.join(60)
+        reader.join(20)  # a worker ends by itself when its front has gone, and keeps the pipe open until then
+        _kill_group(process.pid)
+        reader.join(20)
+        assert not reader.is_alive(), "something holds the pipe: closing it now would wait for ever, past any timeout"
         if process.stderr is not None:
             process.stderr.close()
+
+
+def _kill_group(number: int) -> None:
+    """Kill what is left of the process group: the server, its workers, and theirs."""
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(number, signal.SIGKILL)
 
 
 def _read(running: Running) -> None:

@@ -274,7 +274,9 @@ class LocalWorker:
     def _kill(self) -> None:
         if self._process is not None and self._process.returncode is None:
             with contextlib.suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGKILL)
+                # Not its send_signal, which asks the system first how the process ended. Then asyncio, which asks too,
+                # is told nothing: it writes a warning, and takes 255 for the exit code.
+                os.kill(self._process.pid, signal.SIGKILL)
 
     def _worker_lost(self) -> None:
         for pending in self._pending.values():

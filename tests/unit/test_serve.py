@@ -56,8 +56,8 @@ def front(data_dir: Path, *, limit: int = 0, hangup_ignored: bool = False, **set
     def prepare() -> None:
         if limit:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
-        if hangup_ignored:
-            signal.signal(signal.SIGHUP, signal.SIG_IGN)
+        # Whatever it is where the tests run: nohup ignores it.
+        signal.signal(signal.SIGHUP, signal.SIG_IGN if hangup_ignored else signal.SIG_DFL)
 
     clean = {name: value for name, value in os.environ.items() if not name.startswith("DARKROOM_")}
     chosen = {f"DARKROOM_{name.upper()}": str(value) for name, value in {"data_dir": data_dir, **settings}.items()}

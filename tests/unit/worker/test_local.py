@@ -29,9 +29,8 @@ HELLO = protocol.Hello("cpu", "CPU", "2")
 class Child:
     """Stands in for the worker process, at the other end of the real socket: says what it is told to."""
 
-    pid = 0
-
-    def __init__(self, fd: int) -> None:
+    def __init__(self, pid: int, fd: int) -> None:
+        self.pid = pid
         self.heard: list[protocol.ToWorker] = []
         self.returncode: int | None = None
         self._socket = socket.socket(fileno=os.dup(fd))
@@ -48,9 +47,6 @@ class Child:
         self.returncode = code
         self._writer.close()
         self._ended.set()
-
-    def send_signal(self, signal: int) -> None:
-        self.end(-signal)
 
     async def wait(self) -> int | None:
         await self._ended.wait()
@@ -71,13 +67,16 @@ Children = asyncio.Queue[Child]
 def children(monkeypatch: pytest.MonkeyPatch) -> Children:
     """The worker processes that were started, in order."""
     queue = Children()
+    of_pid: dict[int, Child] = {}
 
     async def start(*command: str, pass_fds: list[int], **options: Any) -> Child:
-        child = Child(*pass_fds)
+        pid = 2**31 - 1 - len(of_pid)  # nobody's: no system numbers its processes so high
+        child = of_pid[pid] = Child(pid, *pass_fds)
         await child.listen()
         queue.put_nowait(child)
         return child
 
+    monkeypatch.setattr(os, "kill", lambda pid, number: of_pid[pid].end(-number))
     monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
     return queue
 

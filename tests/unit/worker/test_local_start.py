@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import signal
+import subprocess
 import sys
 from collections.abc import AsyncIterator
 from typing import Any
@@ -86,3 +88,17 @@ async def test_a_program_that_cannot_be_started_is_a_failed_start(monkeypatch: p
             while "FileNotFoundError" not in worker.start_failure:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
         assert "/nowhere" not in worker.start_failure  # /readyz shows it to anyone
+
+
+@pytest.mark.anyio
+async def test_a_worker_is_killed_without_asking_first_how_it_ended(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that had just ended was told of as unknown on the terminal, with exit code 255: it was asked for twice."""
+    monkeypatch.setattr(subprocess.Popen, "poll", None)  # whoever asks fails
+    async with started(monkeypatch, UP.replace("sleep(1)", "sleep(600)")) as worker:
+        async with asyncio.timeout(30):
+            while not worker.up:  # noqa: ASYNC110, it is told by nobody
+                await asyncio.sleep(0.01)
+        process = worker._process
+        assert process is not None
+        worker._kill()
+        assert await process.wait() == -signal.SIGKILL
