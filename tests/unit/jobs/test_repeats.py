@@ -15,7 +15,7 @@ from server.jobs.job import Job, State
 from server.jobs.repeats import Repeatable, Repeats
 from server.jobs.work import Work
 
-pytestmark = [pytest.mark.anyio, pytest.mark.timeout(5)]
+pytestmark = [pytest.mark.anyio, pytest.mark.timeout(5, method="signal")]
 
 ONE = Repeatable("ada", b"one")
 KEYED = Repeatable("ada", b"one", "key")
