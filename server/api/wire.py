@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-import msgspec
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -159,19 +158,6 @@ class ImageFields(BaseModel):
         if self.image is None:
             return []
         return [self.image] if isinstance(self.image, str) else self.image
-
-
-def read_json(body: bytes | bytearray) -> dict[str, Any]:
-    """A JSON object from a body. Raises BadRequest, without a word of what was sent."""
-    try:
-        data = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadRequest(
-            "The body is not valid JSON. NaN, Infinity, numbers beyond a double and lone surrogates are not JSON."
-        ) from None
-    if not isinstance(data, dict):
-        raise BadRequest("The body must be a JSON object.")
-    return data
 
 
 def check_fields(data: dict[str, Any]) -> ImageFields:
