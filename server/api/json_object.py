@@ -15,9 +15,7 @@ import msgspec
 from server.api.spellings import is_empty
 from server.errors import BadRequest
 
-_MAX_DEPTH: Final = (
-    8  # {"input": {"modelOptions": {"image": [{"image_url": {"url": …}}]}}} has six
-)
+_MAX_DEPTH: Final = 8  # {"input": {"modelOptions": {"image": [{"image_url": {"url": …}}]}}} has six
 _SHOWABLE: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 
 
