@@ -31,6 +31,7 @@ _DECODERS: dict[str, type[ImageFile.ImageFile]] = {
     "WEBP": WebPImageFile,
 }
 _UNKNOWN = "is not a PNG, JPEG or WebP file"
+_EMPTY = "is empty; its file has 0 bytes"
 # Entropy-coded bits that are neither the zeros that the decoder fills in nor the ones that encoders pad with.
 _ANYTHING = b"\xaa" * 64
 
@@ -104,7 +105,7 @@ def _read_container(data: bytes) -> Container:
         return jpeg.read(data)
     if webp.is_webp(data):
         return webp.read(data)
-    raise MalformedError(_UNKNOWN)
+    raise MalformedError(_UNKNOWN if data else _EMPTY)
 
 
 def _open(container: Container) -> tuple[Image.Image, Image.Image | None]:
