@@ -168,6 +168,15 @@ def check_fields(data: dict[str, Any]) -> ImageFields:
         raise _refuse(error.errors(include_input=False, include_url=False)[0]) from None
 
 
+_TYPES = {
+    "string_type": "text",
+    "bool_type": "true or false",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+}
+
+
 def _refuse(item: ErrorDetails) -> BadRequest:
     param = str(item["loc"][0]) if item["loc"] else None
     kind, context = item["type"], item.get("ctx", {})
@@ -187,8 +196,12 @@ def _refuse(item: ErrorDetails) -> BadRequest:
         return BadRequest(f"{param} must be {context['expected'].replace(chr(39), '')}.", param=param)
     if param == "n":
         return BadRequest("n must be an integer from 1 to 10.", param=param)
+    if param == "size" and kind == "string_type":
+        return BadRequest("size must be WIDTHxHEIGHT or auto.", param=param)
     if param == "seed":
         return BadRequest(f"seed must be an integer from 0 to {MAX_SEED}, or -1 for a random one.", param=param)
+    if kind in _TYPES:
+        return BadRequest(f"{param} must be {_TYPES[kind]}.", param=param)
     if param == "image":
         return BadRequest("image must be a string or an array of strings: URLs, data: URLs or base64.", param=param)
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

@@ -31,6 +31,7 @@ _DECODERS: dict[str, type[ImageFile.ImageFile]] = {
     "WEBP": WebPImageFile,
 }
 _UNKNOWN = "is not a PNG, JPEG or WebP file"
+_MAX_FAINT = 12  # of 255: what a mask's noise is cleaned of, in pipelines.pictures.masks
 _EMPTY = "is empty; its file has 0 bytes"
 # Entropy-coded bits that are neither the zeros that the decoder fills in nor the ones that encoders pad with.
 _ANYTHING = b"\xaa" * 64
@@ -69,6 +70,12 @@ def decode_mask(data: bytes, *, limits: ImageLimits, param: str) -> Pixels:
     Both conventions are understood; ``masks.from_picture`` tells them apart.
     """
     rgb, alpha = _decode(data, limits, param)
+    if alpha is None and 0 < rgb.convert("L").getextrema()[1] <= _MAX_FAINT:  # a mask of 0 and 1, as arrays have them
+        raise BadImage(
+            f"{param}: the picture covers nothing: its brightest pixel has {_MAX_FAINT} of 255 at most, which counts as"
+            " black. What is to be drawn anew must be white, 255, or transparent.",
+            param=param,
+        )
     return _pixels(masks.from_picture(rgb, alpha))
 
 
