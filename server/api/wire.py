@@ -169,8 +169,8 @@ def check_fields(data: dict[str, Any]) -> ImageFields:
 
 
 _TYPES = {
-    "string_type": "text",
-    "bool_type": "true or false",
+    "string_type": "a string",
+    "bool_type": "a boolean, true or false",
     "int_type": "an integer",
     "int_from_float": "an integer",
     "float_type": "a number",

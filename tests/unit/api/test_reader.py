@@ -340,9 +340,9 @@ def test_blanks_around_a_model_are_none_of_its_name() -> None:
 @pytest.mark.parametrize(
     ("sent", "says"),
     [
-        ({"prompt": 5}, "prompt must be text."),
+        ({"prompt": 5}, "prompt must be a string."),
         ({"size": {"w": 1}}, "size must be WIDTHxHEIGHT or auto."),
-        ({"stream": 0}, "stream must be true or false."),
+        ({"stream": 0}, "stream must be a boolean, true or false."),
         ({"output_compression": "80%"}, "output_compression must be an integer."),
         ({"cfg": "7,5"}, "cfg must be a number."),
     ],
