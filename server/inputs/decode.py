@@ -70,7 +70,8 @@ def decode_mask(data: bytes, *, limits: ImageLimits, param: str) -> Pixels:
     Both conventions are understood; ``masks.from_picture`` tells them apart.
     """
     rgb, alpha = _decode(data, limits, param)
-    if alpha is None and 0 < rgb.convert("L").getextrema()[1] <= _MAX_FAINT:  # a mask of 0 and 1, as arrays have them
+    levels = rgb.convert("L").histogram() if alpha is None else [0]
+    if any(levels[1:]) and not any(levels[_MAX_FAINT + 1 :]):  # a mask of 0 and 1, as arrays have them
         raise BadImage(
             f"{param}: the picture covers nothing: its brightest pixel has {_MAX_FAINT} of 255 at most, which counts as"
             " black. What is to be drawn anew must be white, 255, or transparent.",
