@@ -7,6 +7,7 @@ facts what a model cannot do, before any work; a class that is not listed here m
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from pipelines.spec import Task
 
 _ALL = frozenset(Task)
 _FLOW = tuple(schedulers.FLOW)
+_NEVER = math.inf
 _TEXT = frozenset({Task.TEXT_TO_IMAGE})
 _TEXT_AND_IMAGE = frozenset({Task.TEXT_TO_IMAGE, Task.IMAGE_TO_IMAGE})
 
@@ -25,7 +27,8 @@ class Family:
 
     ``references`` is how many source pictures one request may carry. Where ``by_instruction`` is true the
     sources condition the whole picture ("make it snow") and ``strength`` means nothing; else the first is
-    noised and drawn anew. ``multiple`` is what width and height must be divisible by, in pixels.
+    noised and drawn anew. ``multiple`` is what width and height must be divisible by, in pixels. A negative prompt has
+    an effect where the guidance is more than ``negative_above``.
     """
 
     name: str
@@ -40,6 +43,7 @@ class Family:
     guidance_argument: str = "guidance_scale"
     steps: int = 28
     guidance: float = 4.0
+    negative_above: float = 1.0  # infinite: a negative prompt never has an effect
 
     @property
     def scheduler_names(self) -> tuple[str, ...]:
@@ -75,6 +79,7 @@ FAMILIES: tuple[Family, ...] = (
         schedulers=("lcm",),
         steps=4,
         guidance=8.5,
+        negative_above=_NEVER,
     ),
     Family(
         "stable-diffusion-xl",
@@ -97,8 +102,15 @@ FAMILIES: tuple[Family, ...] = (
         schedulers=_FLOW,
         guidance=4.5,
     ),
-    Family("flux", ("FluxPipeline", "FluxImg2ImgPipeline"), guidance=3.5),
-    Family("flux-kontext", ("FluxKontextPipeline",), tasks=_TEXT_AND_IMAGE, by_instruction=True, guidance=2.5),
+    Family("flux", ("FluxPipeline", "FluxImg2ImgPipeline"), guidance=3.5, negative_above=_NEVER),
+    Family(
+        "flux-kontext",
+        ("FluxKontextPipeline",),
+        tasks=_TEXT_AND_IMAGE,
+        by_instruction=True,
+        guidance=2.5,
+        negative_above=_NEVER,
+    ),
     Family(
         "flux2",
         ("Flux2Pipeline", "Flux2KleinPipeline"),
@@ -107,6 +119,7 @@ FAMILIES: tuple[Family, ...] = (
         by_instruction=True,
         steps=4,
         guidance=1.0,
+        negative_above=_NEVER,
     ),
     Family("qwen-image", ("QwenImagePipeline",), guidance_argument="true_cfg_scale", steps=30),
     Family(
@@ -126,7 +139,7 @@ FAMILIES: tuple[Family, ...] = (
         guidance_argument="true_cfg_scale",
         steps=30,
     ),
-    Family("z-image", ("ZImagePipeline",), steps=9, guidance=0.0),
+    Family("z-image", ("ZImagePipeline",), steps=9, guidance=0.0, negative_above=0.0),
     Family("sana", ("SanaPipeline",), tasks=_TEXT, multiple=32, schedulers=_FLOW, steps=20, guidance=4.5),
     Family(
         "pixart",
@@ -141,7 +154,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("chroma", ("ChromaPipeline",), tasks=_TEXT, guidance=5.0),
 )
 
-_UNKNOWN = Family("other", (), tasks=_TEXT)
+_UNKNOWN = Family("other", (), tasks=_TEXT, negative_above=-1.0)  # what cannot be told is not
 
 
 @dataclass(frozen=True)

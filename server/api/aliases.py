@@ -24,7 +24,10 @@ ALIASES: Final[dict[str, tuple[str, ...]]] = {
         "input_image_url", "init_image", "init_images", "init_image_url", "source_image", "source_images", "seed_image",
         "reference_image", "reference_images", "reference_image_url", "reference_image_urls", "ref_image", "ref_images",
     ),
-    "mask": ("mask_image", "mask_url", "mask_image_url", "mask_base64", "mask_b64", "inpaint_mask"),
+    "mask": (
+        "masks", "mask_image", "mask_images", "mask_url", "mask_urls", "mask_image_url", "mask_base64", "mask_b64",
+        "mask_data", "inpaint_mask", "inpainting_mask",
+    ),
     "n": (
         "num_images", "num_images_per_prompt", "number_of_images", "num_outputs", "num_samples", "n_samples", "samples",
         "sample_count", "image_count", "image_num", "image_number", "number_results",

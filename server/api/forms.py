@@ -5,6 +5,7 @@ Knows form fields and the names under which clients send files; a file's own nam
 
 from __future__ import annotations
 
+import binascii
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -17,7 +18,8 @@ from server.api.multipart import Part, boundary_of, read_parts
 from server.api.off_loop import off_loop
 from server.api.spellings import is_empty
 from server.edge.body import chunks_of
-from server.errors import BadRequest, TooLarge
+from server.errors import BadImage, BadRequest, TooLarge
+from server.inputs.base64_text import decode_base64
 
 _FILES = re.compile(r"(?:(images?)|(mask))(?:\[([0-9]{0,4})\])?", re.ASCII)
 _SHOWABLE = re.compile(r"[A-Za-z0-9_.\[\]-]{1,64}", re.ASCII)
@@ -41,7 +43,10 @@ async def read_form(request: Request, *, max_files: int, max_file_bytes: int) ->
     parts = await read_parts(chunks_of(request), boundary, _Limits(max_files, max_file_bytes))
     images, masks, texts = _sorted(parts)
     fields = await off_loop(sum(len(part.data) for part in texts), lambda: _fields(texts))
-    return Form(fields, [bytes(part.data) for part in images], bytes(masks[0].data) if masks else None)
+    files = [*images, *masks]
+    size = sum(len(part.data) for part in files)
+    taken = await off_loop(size, lambda: [_taken(part, max_file_bytes) for part in files])
+    return Form(fields, taken[: len(images)], taken[-1] if masks else None)
 
 
 class _Limits:
@@ -66,13 +71,19 @@ class _Limits:
         if part.filename is None:
             # An empty one is absent, as every empty field is; but white space is looked at again whenever more arrives.
             if match is not None and (len(part.data) > _MAX_BLANK_BYTES or part.data.strip()):
-                raise BadRequest(f"{param} must be an uploaded file.", param=param)
+                raise BadRequest(
+                    f"{param} must be an uploaded file: its part of the form has no filename. Give it one, or send"
+                    " JSON, where a URL or base64 may stand.",
+                    param=param,
+                )
             if len(part.data) > _MAX_FIELD_BYTES:
                 raise TooLarge(f"A text field of the form is larger than {_MAX_FIELD_BYTES} bytes.")
             return
         if match is None:
             raise _unknown_file(part.name)
-        if len(part.data) > self._max_file_bytes:
+        # What comes in base64 is a third larger, and its line breaks; it is measured again when it is decoded.
+        most = self._max_file_bytes * 3 // 2 if part.encoding == "base64" else self._max_file_bytes
+        if len(part.data) > most:
             raise TooLarge(f"{param} is larger than {self._max_file_bytes} bytes.", param=param)
         if part is not self._last:
             self._last = part
@@ -137,10 +148,26 @@ def _check_repeated(name: str, one: str, other: str) -> None:
         raise BadRequest(f"{shown or 'A field'} is twice in the form, and differs; send one.", param=shown)
 
 
+def _taken(part: Part, max_bytes: int) -> bytes:
+    """A part's data, decoded; the part has it no more, so that one file at a time is there twice."""
+    data, part.data = bytes(part.data), bytearray()
+    if not part.encoding or not data.strip():
+        return data
+    shown = part.name if _SHOWABLE.fullmatch(part.name) else None
+    try:
+        if part.encoding == "base64":
+            return decode_base64(data.decode("latin-1"), max_bytes=max_bytes, param=shown or "image")
+        return binascii.a2b_qp(data)
+    except BadImage:
+        raise BadRequest(
+            f"{shown or 'A part of the form'} is not base64, as its Content-Transfer-Encoding says.", param=shown
+        ) from None
+
+
 def _text(part: Part) -> str:
     """A field's text. Only UTF-8 is read, whatever character set a client names."""
     try:
-        return part.data.decode("utf-8")
+        return _taken(part, _MAX_FIELD_BYTES).decode("utf-8")
     except UnicodeDecodeError:
         shown = part.name if _SHOWABLE.fullmatch(part.name) else None
         raise BadRequest(f"{shown or 'A field of the form'} is not UTF-8 text.", param=shown) from None

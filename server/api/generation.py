@@ -56,8 +56,9 @@ async def begin(services: Services, request: Request, submission: Submission) ->
         model = _check(services, submission)
     except DarkroomError as error:
         raise reading.named(error) from None
-    unused = (reading.names[field] for field in specs.unused(model, edit=submission.is_edit) if field in reading.names)
-    request.state.ignored_fields = (*reading.ignored, *unused)[:MAX_IGNORED]
+    unused = specs.unused(submission.fields, model, edit=submission.is_edit)
+    told = (reading.names[field] for field in unused if field in reading.names)
+    request.state.ignored_fields = (*reading.ignored, *told)[:MAX_IGNORED]
     submission = _with_edit_size(submission, model)
     base, form = base_url(services, request), wanted(submission, model)
     candidate = await read_candidate(request, submission, model=model.id, base=base, form=form)
@@ -99,7 +100,9 @@ class _Generation:
             holes = submission.route != "variations"
             size, sources = await make_sources(services, job.principal, fields, self.model, images, mask, holes=holes)
             job.take(sources.size_bytes)
-        spec = specs.make_spec(fields, self.model, size, sources)
+        varied = submission.route == "variations" and "strength" not in submission.reading.names
+        varied = varied and fields.strength is not None
+        spec = specs.make_spec(fields, self.model, size, sources, varied=varied)
         previews = fields.partial_images if fields.stream else 0
         drawing = Drawing(job.key, self.model.plan, spec, specs.make_seeds(fields), job.principal, previews)
         form = wanted(submission, self.model)

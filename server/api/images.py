@@ -6,6 +6,8 @@ between models is in models.yaml and pipelines.facts.families.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from fastapi import APIRouter, Request, Response
 
 from server.api import generation, openapi
@@ -31,22 +33,23 @@ def router(services: Services) -> APIRouter:
 
     async def generations(request: Request) -> Response:
         """Draw pictures from a prompt; with ``image``, draw them from that picture."""
-        return await _answered(services, request, _submission(request, "generations", await _reading(request)))
+        reading = await _reading(services, request)
+        return await _answered(services, request, _submission(request, "generations", reading))
 
     async def edits(request: Request) -> Response:
         """Draw an uploaded picture anew; with a mask, only where it is transparent (or, without alpha, white)."""
         if content_type_of(request) != _MULTIPART:
-            reading, form = await _reading(request), None
+            reading, form = await _reading(services, request), None
         else:
             form = await _form(services, request)
-            reading = read(form.fields)
+            reading = _of_deployment(services, request, read(form.fields))
         return await _answered(services, request, _submission(request, "edits", reading, form))
 
     async def variations(request: Request) -> Response:
         """Draw an uploaded picture anew, without a prompt. No other field than ``image`` is needed."""
         require_form(content_type_of(request))
         form = await _form(services, request)
-        reading = read_variation(form.fields)
+        reading = _of_deployment(services, request, read_variation(form.fields))
         if form.mask is not None or reading.fields.mask is not None:
             param = reading.name("mask")
             raise BadRequest(f"{param} is not for variations, which draw all anew; send it to edits.", param=param)
@@ -69,8 +72,22 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-async def _reading(request: Request) -> Reading:
-    return await read_body(request, read)
+async def _reading(services: Services, request: Request) -> Reading:
+    return _of_deployment(services, request, await read_body(request, read))
+
+
+def _of_deployment(services: Services, request: Request, reading: Reading) -> Reading:
+    """With the model that the path of Azure's clients names. Raises BadRequest where the body names another."""
+    named: str | None = getattr(request.state, "deployment", None)
+    if named is None:
+        return reading
+    model = services.catalog.resolve(named)
+    if reading.fields.model is None:
+        return replace(reading, fields=reading.fields.model_copy(update={"model": named}))
+    if services.catalog.resolve(reading.fields.model) is not model:
+        param = reading.name("model")
+        raise BadRequest(f"{param} is not the one of the deployment in the path; send one.", param=param)
+    return reading
 
 
 async def _form(services: Services, request: Request) -> Form:

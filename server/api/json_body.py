@@ -15,8 +15,8 @@ from typing import Any, Final, TypeVar
 
 from starlette.requests import Request
 
+from server.api.json_object import read_json
 from server.api.off_loop import off_loop
-from server.api.wire import read_json
 from server.edge.body import chunks_of, hold_of
 from server.errors import BadRequest
 
@@ -59,6 +59,8 @@ def _object(body: bytearray, content_type: str) -> dict[str, Any]:
     try:
         return read_json(body)
     except BadRequest as error:
+        if error.param is not None:  # it is JSON
+            raise
         told = _what_it_is(bytes(body[:1000]), content_type)
         raise (error if told is None else BadRequest(told)) from None
 

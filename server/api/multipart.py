@@ -20,17 +20,21 @@ MAX_BOUNDARY = 200  # characters; RFC 2046 allows 70
 MAX_CONTENT_TYPE = 1024  # characters of the request's Content-Type
 MAX_PART_HEADERS = 8192  # bytes of one part's headers
 MAX_PARTS = 1024
+MAX_PREAMBLE = 8192  # bytes before the first boundary, which RFC 2046 has a reader ignore
 
 _PARAMETER = re.compile(r';[ \t]*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)[ \t]*=[ \t]*("(?:[^"\\]|\\.)*+"|[^;"]*)', re.ASCII)
 _ASCII_LIKE = frozenset({"", "utf-8", "utf8", "us-ascii", "ascii"})
+_AS_IT_IS = frozenset({"", "7bit", "8bit", "binary"})
+_DECODED = frozenset({"base64", "quoted-printable"})
 
 
 @dataclass
 class Part:
-    """One part. Its data grows while it arrives."""
+    """One part. Its data grows while it arrives, as it was sent."""
 
     name: str
     filename: str | None  # None: a field, not a file
+    encoding: str = ""  # its Content-Transfer-Encoding, base64 or quoted-printable, where its data has one
     data: bytearray = field(default_factory=bytearray)
 
 
@@ -97,6 +101,8 @@ class _Reader:
             pass
 
     def end(self) -> list[Part]:
+        if self._state is _State.START and len(self._buffer) > 2 * len(self._delimiter):
+            raise malformed()
         if self._state is not _State.END:
             raise BadRequest(
                 "The form ends without its closing delimiter, so a part of it is missing. It was cut off, or the client"
@@ -120,13 +126,9 @@ class _Reader:
 
     def _start(self) -> bool:
         found = self._buffer.find(self._delimiter)
-        before = self._buffer if found < 0 else self._buffer[:found]
-        # Nothing may stand before the first boundary but line breaks, which some clients send.
-        if found < 0 and len(before) < len(self._delimiter) + 64:
-            return False
-        if found < 0 or before.strip(b"\r\n"):
+        if (len(self._buffer) if found < 0 else found) > MAX_PREAMBLE + len(self._delimiter):
             raise malformed()
-        return self._behind(found)
+        return found >= 0 and self._behind(found)
 
     def _data(self) -> bool:
         part = self._parts[-1]
@@ -185,15 +187,29 @@ def _part(headers: bytes) -> Part:
         lines = headers.decode("utf-8").split("\r\n")
     except UnicodeDecodeError:
         raise BadRequest("The names in the form's part headers are not UTF-8.") from None
+    found: dict[str, str] = {}
     for line in lines:
         header, _, value = line.partition(":")
-        if header.strip().lower() == "content-disposition":
-            parameters = _parameters(value)
-            if value.partition(";")[0].strip().lower() == "form-data" and "name" in parameters:
-                is_file = not parameters.keys().isdisjoint(("filename", "filename*"))
-                filename = parameters.get("filename", parameters.get("filename*", "")) if is_file else None
-                return Part(parameters["name"], filename)
-    raise malformed()
+        found.setdefault(header.strip().lower(), value.strip())
+    disposition = found.get("content-disposition", "")
+    parameters = _parameters(disposition)
+    if disposition.partition(";")[0].strip().lower() != "form-data" or "name" not in parameters:
+        raise malformed()
+    is_file = not parameters.keys().isdisjoint(("filename", "filename*"))
+    filename = parameters.get("filename", parameters.get("filename*", "")) if is_file else None
+    return Part(parameters["name"], filename, _encoding(found.get("content-transfer-encoding", "")))
+
+
+def _encoding(named: str) -> str:
+    """How a part's data must be decoded; empty where it is as it is. RFC 7578 has senders do without."""
+    encoding = named.partition(";")[0].strip().lower()
+    if encoding in _AS_IT_IS:
+        return ""
+    if encoding not in _DECODED:
+        raise BadRequest(
+            "A part of the form has a Content-Transfer-Encoding that is not read here. Send its data as it is."
+        )
+    return encoding
 
 
 def _parameters(header: str) -> dict[str, str]:

@@ -124,6 +124,8 @@ class _Said:
                 self._say(ours, name, _one(references.pictures(value, name), name))
             case "scheduler":
                 self._hear_scheduler(name, value)
+            case "size" if (ratio := spellings.ratio_as_size(value)) is not None:
+                self._say("aspect_ratio", name, ratio)
             case "loras":
                 self._say(ours, name, self._loras(name, value))
             case _:
@@ -243,6 +245,8 @@ def _spelled(ours: str, value: Any) -> Any:
         return spellings.size(value)
     if ours == "aspect_ratio":
         return spellings.aspect_ratio(value)
+    if ours == "model" and isinstance(value, str):
+        return value.strip()
     return value
 
 

@@ -66,9 +66,11 @@ def _texts(item: Any, name: str, depth: int) -> set[str]:
         word = key.replace("_", "").lower() if len(key) <= 32 else ""
         if names_nothing(value):
             continue
+        if word.startswith("mask"):
+            raise BadRequest(f"{name}: an object of it has a mask; send the mask beside {name}, as mask.", param=name)
         if word in _BASE64 and isinstance(value, str):
             # Marked as base64, so that none can be read as a URL.
-            found.add(value if value[:5].lower() == "data:" else f"data:;base64,{value}")
+            found.add(value if value.lstrip()[:5].lower() == "data:" else f"data:;base64,{value}")
         elif word in _URLS or (word in _HOLDERS and isinstance(value, dict)):
             found |= _texts(value, name, depth - 1)
     if not found and item.get("file_id") is not None:

@@ -11,7 +11,7 @@ import secrets
 from dataclasses import dataclass
 
 from pipelines.facts import schedulers
-from pipelines.facts.presets import Preset
+from pipelines.facts.presets import STYLES, Preset
 from pipelines.spec import Adapter, Encoding, ImageSpec, Pixels, Task
 from server.api.wire import ImageFields, is_of_shape, sides_of
 from server.catalog.catalog import Model
@@ -130,18 +130,35 @@ def _size_of_shape(ratio: str, model: Model) -> tuple[int, int]:
     return min(sides[0], model.entry.max_side), min(sides[1], model.entry.max_side)
 
 
-def unused(model: Model, *, edit: bool) -> tuple[str, ...]:
-    """The fields that mean nothing to this model."""
-    return ("strength", "input_fidelity") if edit and model.family.by_instruction else ()
+def unused(fields: ImageFields, model: Model, *, edit: bool) -> tuple[str, ...]:
+    """The fields that mean nothing to this model, or nothing in this request."""
+    preset = model.preset(fields.quality, fields.style)
+    found: list[str] = []
+    if not edit or model.family.by_instruction:
+        found += ["strength", "input_fidelity"]
+    elif fields.strength is not None:
+        found.append("input_fidelity")
+    if _guidance(fields, model, preset) <= model.family.negative_above:
+        found.append("negative_prompt")
+    if fields.style != STYLES[0] and preset == model.preset(fields.quality, STYLES[0]):  # it has no styles
+        found.append("style")
+    return tuple(found)
 
 
-def make_spec(fields: ImageFields, model: Model, size: tuple[int, int], sources: Sources) -> ImageSpec:
-    """The spec of every picture of a request. Raises BadRequest."""
+def make_spec(
+    fields: ImageFields, model: Model, size: tuple[int, int], sources: Sources, *, varied: bool = False
+) -> ImageSpec:
+    """The spec of every picture of a request. Raises BadRequest.
+
+    ``varied``: the strength in ``fields`` is a variation's, which no client sent.
+    """
     preset = model.preset(fields.quality, fields.style)
     draw_width, draw_height = model.area.size_for(*size)
     strengths = _STRENGTHS if sources.mask is None else _MASKED_STRENGTHS
     strength = _first(fields.strength, None, strengths[fields.input_fidelity or "low"])
     steps = fields.num_inference_steps or preset.steps or model.family.steps
+    if varied and not model.family.by_instruction:
+        steps = _varied_steps(fields, steps, strength)
     scheduler = fields.scheduler or preset.scheduler
     _check_lcm(steps, scheduler, strength if sources.images else 1.0, model)
     # An edit draws the last strength × steps of its steps; a pipeline with none left fails.
@@ -157,7 +174,7 @@ def make_spec(fields: ImageFields, model: Model, size: tuple[int, int], sources:
         draw_width=draw_width,
         draw_height=draw_height,
         steps=steps,
-        guidance=_first(fields.guidance_scale, preset.guidance, model.family.guidance),
+        guidance=_guidance(fields, model, preset),
         negative_prompt=fields.negative_prompt if fields.negative_prompt is not None else preset.negative_prompt,
         scheduler=scheduler,
         strength=strength,
@@ -167,6 +184,21 @@ def make_spec(fields: ImageFields, model: Model, size: tuple[int, int], sources:
         kept=sources.kept,
         matting=model.entry.matting if fields.background == "transparent" else None,
     )
+
+
+def _varied_steps(fields: ImageFields, steps: int, strength: float) -> int:
+    """As many steps as leave one to draw. Raises BadRequest where fewer were asked for."""
+    fewest = math.ceil(1 / strength)
+    if fields.num_inference_steps is not None and steps < fewest:
+        raise BadRequest(
+            f"num_inference_steps must be at least {fewest} to vary a picture, or send a strength of 1.",
+            param="num_inference_steps",
+        )
+    return max(steps, fewest)
+
+
+def _guidance(fields: ImageFields, model: Model, preset: Preset) -> float:
+    return _first(fields.guidance_scale, preset.guidance, model.family.guidance)
 
 
 def _check_lcm(steps: int, scheduler: str | None, strength: float, model: Model) -> None:

@@ -22,6 +22,8 @@ _NUMBER = re.compile(r"[+-]?(?:[0-9]{1,30}(?:\.[0-9]{0,30})?|\.[0-9]{1,30})(?:[e
 _SIZE = re.compile(r"([0-9]{1,5}) ?(?:px)? ?[xX*×✕✖⨯] ?([0-9]{1,5}) ?(?:px)?", re.ASCII)
 _RATIO = re.compile(r"([0-9]{1,4}(?:\.[0-9]{1,3})?) ?[:/xX×] ?([0-9]{1,4}(?:\.[0-9]{1,3})?)", re.ASCII)
 
+_SHAPE = re.compile(r"([0-9]{1,2}) ?: ?([0-9]{1,2})", re.ASCII)  # more digits could be pixels
+
 _TRUE = frozenset({"true", "1", "on", "yes"})
 _FALSE = frozenset({"false", "0", "off", "no"})
 
@@ -139,6 +141,12 @@ def aspect_ratio(value: Any) -> Any:
     if match := _RATIO.fullmatch(text):
         return f"{match[1]}:{match[2]}"
     return "auto" if text.lower() in _SOURCES_SIZE else value
+
+
+def ratio_as_size(value: Any) -> str | None:
+    """ "16:9" of a size, as Gemini's and Replicate's clients write it; None where it is no such shape."""
+    match = _SHAPE.fullmatch(plain(value)) if isinstance(value, str) else None
+    return f"{match[1]}:{match[2]}" if match is not None else None
 
 
 def scheduler(value: Any) -> tuple[Any, bool]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from typing import Annotated, Any, Literal
 
-import msgspec
 from pydantic import (
     AfterValidator,
     BaseModel,
@@ -161,25 +160,21 @@ class ImageFields(BaseModel):
         return [self.image] if isinstance(self.image, str) else self.image
 
 
-def read_json(body: bytes | bytearray) -> dict[str, Any]:
-    """A JSON object from a body. Raises BadRequest, without a word of what was sent."""
-    try:
-        data = msgspec.json.decode(body)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise BadRequest(
-            "The body is not valid JSON. NaN, Infinity, numbers beyond a double and lone surrogates are not JSON."
-        ) from None
-    if not isinstance(data, dict):
-        raise BadRequest("The body must be a JSON object.")
-    return data
-
-
 def check_fields(data: dict[str, Any]) -> ImageFields:
     """Check the fields. Raises BadRequest naming the first that is wrong, and what it may be."""
     try:
         return ImageFields.model_validate(data)
     except ValidationError as error:
         raise _refuse(error.errors(include_input=False, include_url=False)[0]) from None
+
+
+_TYPES = {
+    "string_type": "a string",
+    "bool_type": "a boolean, true or false",
+    "int_type": "an integer",
+    "int_from_float": "an integer",
+    "float_type": "a number",
+}
 
 
 def _refuse(item: ErrorDetails) -> BadRequest:
@@ -201,8 +196,12 @@ def _refuse(item: ErrorDetails) -> BadRequest:
         return BadRequest(f"{param} must be {context['expected'].replace(chr(39), '')}.", param=param)
     if param == "n":
         return BadRequest("n must be an integer from 1 to 10.", param=param)
+    if param == "size" and kind == "string_type":
+        return BadRequest("size must be WIDTHxHEIGHT or auto.", param=param)
     if param == "seed":
         return BadRequest(f"seed must be an integer from 0 to {MAX_SEED}, or -1 for a random one.", param=param)
+    if kind in _TYPES:
+        return BadRequest(f"{param} must be {_TYPES[kind]}.", param=param)
     if param == "image":
         return BadRequest("image must be a string or an array of strings: URLs, data: URLs or base64.", param=param)
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")

@@ -24,6 +24,8 @@ from server.errors import BadRequest, ModelNotFound
 # What a quality is where models.yaml has no preset of its name; any other is then standard.
 _QUALITY_FALLBACK = {"high": "hd", "xhigh": "high", "max": "xhigh"}
 
+MAX_NAME = 200  # characters of a name that is looked up behind its prefixes
+
 
 @dataclass(frozen=True)
 class Model:
@@ -131,7 +133,7 @@ class Catalog:
         rest = name
         while rest not in self.names:
             prefix, slash, rest = rest.partition("/")
-            if not slash or prefix not in self.providers:
+            if not slash or prefix not in self.providers or len(name) > MAX_NAME:
                 known = ", ".join(sorted(self.models))
                 raise ModelNotFound(f"No such model. This server has: {known}.", param="model")
         return self.models[self.names[rest]]

@@ -19,6 +19,7 @@ from server.errors import BadRequest, TooLarge, UnsupportedEncoding
 
 MAX_RATIO: Final = 100  # JSON of text shrinks to a tenth, base64 to three quarters
 MIN_BOUNDED_BYTES: Final = 1024 * 1024  # below this the ratio does not count
+MAX_MEMBERS: Final = 2048  # of a gzip body; bgzip makes one of each 64 KiB
 _PIECE_BYTES: Final = 256 * 1024
 _GZIP: Final = 16 + zlib.MAX_WBITS
 _RAW: Final = -zlib.MAX_WBITS
@@ -61,7 +62,9 @@ class _Body:
     def __init__(self, receive: Receive, *, gzip: bool, max_bytes: int) -> None:
         self._receive = receive
         self._max_bytes = max_bytes
+        self._gzip = gzip
         self._inflate = None if not gzip else zlib.decompressobj(_GZIP)
+        self._members = 1
         self._waiting = b""  # arrived, not yet undone
         self._full = False  # the last piece was, so zlib may hold more
         self._arrived = False  # the last byte is here
@@ -94,8 +97,8 @@ class _Body:
             return b""
         if self._inflate is None:  # "deflate" is zlib's format by the standard, and bare in some programs
             self._inflate = zlib.decompressobj(zlib.MAX_WBITS if _is_zlib(self._waiting) else _RAW)
-        elif self._inflate.eof:  # gzip allows several members; no client sends them, and ten thousand are an attack
-            raise BadRequest("The body goes on after its Content-Encoding has ended.")
+        elif self._inflate.eof:
+            self._begin_member()
         try:
             piece = self._inflate.decompress(self._waiting, _PIECE_BYTES)
         except zlib.error:
@@ -108,6 +111,15 @@ class _Body:
         if self._out > MIN_BOUNDED_BYTES and self._out > MAX_RATIO * self._in:
             raise TooLarge(f"The body grows more than {MAX_RATIO} times when it is unpacked. Send it as it is.")
         return piece
+
+    def _begin_member(self) -> None:
+        """Go on behind the end of a member. Each costs time of its own, and millions fit into a body."""
+        if not self._gzip:
+            raise BadRequest("The body goes on after its Content-Encoding has ended.")
+        self._members += 1
+        if self._members > MAX_MEMBERS:
+            raise TooLarge(f"The body has more than {MAX_MEMBERS} gzip members. Send it as one.")
+        self._inflate = zlib.decompressobj(_GZIP)
 
 
 def _is_zlib(start: bytes) -> bool:

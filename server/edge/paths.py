@@ -6,6 +6,9 @@ as the one that is meant. Nothing is redirected, since
 a redirect loses a body. What may be a trick (dots, backslashes, a slash or a NUL that was written as %2f or %00 at an
 edge) is left as it stands, and finds nothing. So is what stands below the open folders, where names are literal.
 
+Azure's clients ask under ``/openai``, where the model may stand in the path as well:
+``/openai/deployments/NAME/images/generations``. Such a name is kept in the scope's state, as ``deployment``.
+
 ``raw_path`` stays as it was sent.
 """
 
@@ -18,6 +21,10 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 LITERAL_FOLDERS = ("files/", "page/")
 VERSION = "v1"
 VERSIONED_FOLDERS = ("images", "models")  # without it they would be nothing
+AZURE = "openai"
+DEPLOYMENTS = "deployments"
+DEPLOYED = ("images",)
+MAX_DEPLOYMENT = 200  # characters
 
 
 class Paths:
@@ -29,6 +36,9 @@ class Paths:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
             scope["path"] = plain_path(scope["path"], scope.get("raw_path") or b"")
+            deployed = of_deployment(scope["path"])
+            if deployed is not None:
+                scope.setdefault("state", {})["deployment"], scope["path"] = deployed
         await self.app(scope, receive, send)
 
 
@@ -42,9 +52,20 @@ def plain_path(path: str, raw_path: bytes) -> str:
     parts = [unquote(part) for part in raw.split("/") if part]
     if any(_is_trick(part) for part in parts):
         return path
+    if parts[:1] == [AZURE] and parts[1:2] and parts[1] in (VERSION, *VERSIONED_FOLDERS):
+        del parts[0]
     if parts and parts[0] in VERSIONED_FOLDERS:
         parts.insert(0, VERSION)
     return "/" + "/".join(parts)
+
+
+def of_deployment(path: str) -> tuple[str, str] | None:
+    """The name in the path of a deployment of Azure's, and the path of ours that is meant; None for any other path."""
+    parts = path.split("/")
+    if parts[:3] != ["", AZURE, DEPLOYMENTS] or parts[-2] not in DEPLOYED or any(map(_is_trick, parts[3:])):
+        return None
+    name = "/".join(parts[3:-2])  # of several parts where a provider's prefix is in it
+    return (name, "/" + "/".join((VERSION, *parts[-2:]))) if 0 < len(name) <= MAX_DEPLOYMENT else None
 
 
 def _is_trick(part: str) -> bool:

@@ -42,10 +42,8 @@ class RebindingGuard:
                 f"This server has no keys, so it answers only under a name of this machine; {_REMEDY}.",
                 code="host_refused",
             )
-        if scope["method"] in (
-            "GET",
-            "HEAD",
-        ):  # no page can read the answer to these, and they change nothing
+        # No page can read the answer to these, and they change nothing: OPTIONS allows no origin, and goes no further.
+        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return
         for origin in values(scope, b"origin"):
             if not self._is_same(origin.decode("latin-1"), hosts):

@@ -31,6 +31,8 @@ _DECODERS: dict[str, type[ImageFile.ImageFile]] = {
     "WEBP": WebPImageFile,
 }
 _UNKNOWN = "is not a PNG, JPEG or WebP file"
+_MAX_FAINT = 12  # of 255: what a mask's noise is cleaned of, in pipelines.pictures.masks
+_EMPTY = "is empty; its file has 0 bytes"
 # Entropy-coded bits that are neither the zeros that the decoder fills in nor the ones that encoders pad with.
 _ANYTHING = b"\xaa" * 64
 
@@ -68,6 +70,13 @@ def decode_mask(data: bytes, *, limits: ImageLimits, param: str) -> Pixels:
     Both conventions are understood; ``masks.from_picture`` tells them apart.
     """
     rgb, alpha = _decode(data, limits, param)
+    levels = rgb.convert("L").histogram() if alpha is None else [0]
+    if any(levels[1:]) and not any(levels[_MAX_FAINT + 1 :]):  # a mask of 0 and 1, as arrays have them
+        raise BadImage(
+            f"{param}: the picture covers nothing: its brightest pixel has {_MAX_FAINT} of 255 at most, which counts as"
+            " black. What is to be drawn anew must be white, 255, or transparent.",
+            param=param,
+        )
     return _pixels(masks.from_picture(rgb, alpha))
 
 
@@ -104,7 +113,7 @@ def _read_container(data: bytes) -> Container:
         return jpeg.read(data)
     if webp.is_webp(data):
         return webp.read(data)
-    raise MalformedError(_UNKNOWN)
+    raise MalformedError(_UNKNOWN if data else _EMPTY)
 
 
 def _open(container: Container) -> tuple[Image.Image, Image.Image | None]:

@@ -18,13 +18,14 @@ _INLINE = 64 * 1024  # characters decoded on the event loop; more go to a thread
 
 def is_url(text: str) -> bool:
     """Is this a URL to fetch, rather than the picture itself?"""
+    text = text.lstrip()
     return _SCHEME.match(text) is not None and text[:5].lower() != "data:"
 
 
 async def read_source(text: str, *, fetcher: Fetcher, limits: ImageLimits, param: str, principal: str = "") -> bytes:
     """The bytes that an image field stands for. Raises BadImage or TooLarge, naming ``param``."""
     if is_url(text):
-        return await fetcher.fetch(text, param=param, principal=principal)
+        return await fetcher.fetch(text.strip(), param=param, principal=principal)
     if len(text) <= _INLINE:
         return decode_base64(text, max_bytes=limits.max_bytes, param=param)
     return await asyncio.to_thread(decode_base64, text, max_bytes=limits.max_bytes, param=param)

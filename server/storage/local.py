@@ -18,9 +18,19 @@ import time
 from collections.abc import AsyncGenerator
 from pathlib import Path
 
-from server.errors import ConfigError, ServerFault, StoreFull
+from server.errors import ConfigError, NotFound, ServerFault, StoreFull
 from server.storage import atomic
-from server.storage.picture import NOT_KEPT, PictureRow, StoredPicture, check_name, etag_of, is_old, mime_of
+from server.storage.picture import (
+    NO_PICTURE,
+    NOT_KEPT,
+    NOT_READ,
+    PictureRow,
+    StoredPicture,
+    check_name,
+    etag_of,
+    is_old,
+    mime_of,
+)
 
 _RESERVE = 1024 * 1024  # bytes left free: a file system has costs of its own
 # Nothing can be kept, and a repeat would not help: full, read-only, or no folder of ours any more.
@@ -67,7 +77,7 @@ class LocalStore:
             found = await asyncio.to_thread(self._get, name)
         except OSError as error:
             _log("picture not read", error)
-            raise ServerFault("The picture could not be read.") from error
+            raise ServerFault(NOT_READ) from error
         if found is None:
             return None
         data, modified = found
@@ -80,7 +90,7 @@ class LocalStore:
         try:
             status = await asyncio.to_thread(self._status, name)
         except OSError as error:
-            raise ServerFault("The picture could not be read.") from error
+            raise ServerFault(NOT_READ) from error
         return None if status is None else PictureRow(status.st_size, mime, etag_of(name), status.st_mtime)
 
     async def read(self, name: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
@@ -88,9 +98,10 @@ class LocalStore:
             try:
                 piece = await asyncio.to_thread(self._piece, name, start, min(self.piece_bytes, stop - start))
             except OSError as error:
-                raise ServerFault("The picture could not be read.") from error
+                _log("picture not read", error)
+                raise ServerFault(NOT_READ) from error
             if not piece:  # swept meanwhile
-                raise ServerFault("The picture could not be read.")
+                raise NotFound(NO_PICTURE)
             yield piece
             start += len(piece)
 

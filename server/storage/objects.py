@@ -15,8 +15,18 @@ from obstore.exceptions import BaseError, PermissionDeniedError, Unauthenticated
 from obstore.store import ObjectStore as Backend
 from obstore.store import S3Store
 
-from server.errors import ConfigError, ServerFault, StoreFull
-from server.storage.picture import NOT_KEPT, PictureRow, StoredPicture, check_name, etag_of, is_old, mime_of
+from server.errors import ConfigError, NotFound, ServerFault, StoreFull
+from server.storage.picture import (
+    NO_PICTURE,
+    NOT_KEPT,
+    NOT_READ,
+    PictureRow,
+    StoredPicture,
+    check_name,
+    etag_of,
+    is_old,
+    mime_of,
+)
 
 _PAGE = 1000  # objects listed and deleted at a time, S3's own limit
 _FULL = (
@@ -63,7 +73,7 @@ class ObjectStore:
         except FileNotFoundError:
             return None
         except _FAILURES as error:
-            raise ServerFault("The picture could not be read.") from error
+            raise ServerFault(NOT_READ) from error
         return StoredPicture(data, mime, etag_of(name), found.meta["last_modified"].timestamp())
 
     async def look(self, name: str) -> PictureRow | None:
@@ -75,7 +85,7 @@ class ObjectStore:
         except FileNotFoundError:
             return None
         except _FAILURES as error:
-            raise ServerFault("The picture could not be read.") from error
+            raise ServerFault(NOT_READ) from error
         return PictureRow(found["size"], mime, etag_of(name), found["last_modified"].timestamp())
 
     async def read(self, name: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
@@ -84,10 +94,12 @@ class ObjectStore:
             end = min(start + self.piece_bytes, stop)
             try:
                 piece = bytes(await self._backend.get_range_async(name, start=start, end=end))
+            except FileNotFoundError:  # swept meanwhile
+                raise NotFound(NO_PICTURE) from None
             except _FAILURES as error:
-                raise ServerFault("The picture could not be read.") from error
+                raise ServerFault(NOT_READ) from error
             if len(piece) != end - start:
-                raise ServerFault("The picture could not be read.")
+                raise ServerFault(NOT_READ)
             yield piece
             start = end
 

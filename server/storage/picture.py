@@ -12,6 +12,8 @@ import time
 from dataclasses import dataclass
 
 NOT_KEPT = "The server cannot keep the picture now; response_format b64_json still works."
+NOT_READ = "The picture could not be read."
+NO_PICTURE = "There is no such picture; it may have been deleted."
 _EXTENSIONS = {"image/png": "png", "image/jpeg": "jpg", "image/webp": "webp"}
 _MIMES = {extension: mime for mime, extension in _EXTENSIONS.items()}
 _NAME = re.compile(r"[0-9a-f]{32}(?:-([0-9]{1,12}))?\.(png|jpg|webp)", re.ASCII)

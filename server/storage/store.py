@@ -33,7 +33,7 @@ class Store(Protocol):
     def read(self, name: str, start: int, stop: int) -> AsyncGenerator[bytes, None]:
         """A picture's bytes from ``start`` to before ``stop``, in pieces that are read as they are asked for.
 
-        Raises ServerFault, also when the picture goes meanwhile.
+        Raises NotFound when the picture goes meanwhile, and ServerFault.
         """
 
     async def sweep(self, before_unix: float) -> int:

@@ -10,6 +10,7 @@ import time
 import zlib
 from io import BytesIO
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from PIL import Image, ImageFile
@@ -177,7 +178,7 @@ def test_other_formats_of_pillow_are_not_opened(format: str) -> None:
     ids=["empty", "NUL", "SVG", "HEIC", "PSD", "EPS", "GIF", "noise"],
 )
 def test_exotic_and_garbage_bytes(data: bytes) -> None:
-    assert "not a PNG, JPEG or WebP" in refusal(data).message
+    assert ("not a PNG, JPEG or WebP" if data else "is empty") in refusal(data).message
 
 
 @pytest.mark.parametrize("prefix", [b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff", b"RIFF\xff\xff\xff\xffWEBP"])
@@ -274,7 +275,6 @@ def test_png_with_a_palette_colour_type_and_no_palette() -> None:
         "data:image/png;base64" + "," * 5000 + "AAAA",
         "data:" + "x" * 300 + ";base64,AAAA",
         ",,,," * 5000,
-        "AAA",
         "AAAA=",
         "AA=A",
         "=AAA",
@@ -284,7 +284,12 @@ def test_png_with_a_palette_colour_type_and_no_palette() -> None:
         "AAAA====",
         "A A A A ",
         "AAAA\tAAA",
-        "AA-_",  # the URL-safe alphabet
+        "AA=",
+        "AAAAA",
+        "A" * 20 + " " + "A" * 30 + " " + "A" * 10,  # plus signs that a form made blanks
+        "A" * 20 + " " + "A" * 5 + " " + "A" * 14 + " " + "A" * 16,
+        "image/png,AAAA",
+        "xbase64,AAAA",
         "AA%3D%3D",
         "ＡＡＡＡ",
         "AAA\u0000",
@@ -311,9 +316,11 @@ def test_base64_length_is_checked_before_anything_is_decoded(monkeypatch: pytest
 
 @pytest.mark.parametrize("size", [1, 2, 3, 998, 999, 1000])
 def test_honest_base64(size: int) -> None:
+    """Without padding, URL-safe, or with blanks and line breaks it was refused; programs of all languages send it."""
     data = random.Random(size).randbytes(size)
     bare = base64.b64encode(data).decode()
     lines = base64.encodebytes(data).decode()
+    safe = base64.urlsafe_b64encode(data).decode()
     for text in (
         bare,
         lines,
@@ -321,7 +328,18 @@ def test_honest_base64(size: int) -> None:
         f"data:image/png;base64,{bare}",
         f"DATA:;BASE64,{bare}",
         f"data:image/png;charset=utf-8;base64,{bare}",
+        bare.rstrip("="),
+        safe,
+        safe.rstrip("="),
+        lines.replace("\n", " "),
+        f"  {bare}\n",
+        "\n\t" + lines.replace("\n", "\n\t"),
+        f" data:image/png;base64, {lines}",
+        f"data:image/png;base64,{quote(bare, safe='')}",
+        f"data:image/png;base64,{safe.rstrip('=')}",
+        f"image/png;base64,{bare}",
+        f"base64,{bare}",
     ):
-        assert decode_base64(text, max_bytes=1000, param="image") == data
+        assert decode_base64(text, max_bytes=1000, param="image") == data, text
     with pytest.raises(TooLarge):
         decode_base64(bare, max_bytes=size - 1, param="image")

@@ -20,6 +20,7 @@ from fastapi.routing import iter_route_contexts
 from server.edge.keys import Keyring
 from tests.assertions import assert_api_error
 from tests.paper import Paper, PaperServers
+from tests.pictures import png, scene
 from tests.unit.edge.live import Live, serve, settings_for
 from tests.unit.edge.rooms import make_app
 
@@ -203,6 +204,39 @@ def test_azures_clients_get_in(paper_servers: PaperServers, caplog: pytest.LogCa
             assert_api_error(client.get("/v1/models", headers={name: "wrong4711"}), 401, "invalid_api_key")
     ours = [record for record in caplog.records if not record.name.startswith(("httpx", "httpcore"))]
     assert not any(secret in repr(vars(record)) for record in ours for secret in (paper.key, "wrong4711"))
+
+
+def test_azures_own_client_draws_and_edits(paper_servers: PaperServers) -> None:
+    """Its paths were 404: the model stands in them, behind /openai/deployments."""
+    paper = paper_servers.open(keys=True)
+    azure = openai.AzureOpenAI(
+        azure_endpoint=paper.url, api_key=paper.key or "", api_version="2025-04-01-preview", max_retries=0
+    )
+    with azure as client:
+        for model in ("dall-e-3", "openai/dall-e-3"):
+            drawn = client.images.generate(prompt="x", model=model)
+            assert drawn.data
+            assert paper.worker.drawings[-1].spec.model == "dall-e-3"
+        client.images.edit(image=png(scene(40, 40)), prompt="x", model="gpt-image-1")
+        assert (paper.worker.drawings[-1].spec.model, paper.worker.drawings[-1].spec.height) == ("gpt-image-1", 40)
+        assert "dall-e-3" in [model.id for model in client.models.list()]
+
+
+def test_a_deployment_in_the_path_is_the_model(paper: Paper) -> None:
+    at = "/openai/deployments/dall-e-3/images/generations?api-version=2024-02-01"
+    for body in ({"prompt": "x"}, {"prompt": "x", "model": ""}, {"prompt": "x", "model": "openai/dall-e-3"}):
+        answer = paper.post(body, at)
+        assert (answer.status_code, answer.json()["model"]) == (200, "dall-e-3")
+    error = assert_api_error(paper.post({"prompt": "x", "model_id": "dall-e-2"}, at), 400, "invalid_value")
+    assert error["param"] == "model_id"
+    for name in ("nothing-here", "openai/" * 20 + "nothing"):
+        path = f"/openai/deployments/{name}/images/generations"
+        assert_api_error(paper.post({"prompt": "x"}, path), 404, "model_not_found")
+    for path in ("/openai/deployments/dall-e-3", f"/openai/deployments/{'openai/' * 100}dall-e-3/images/generations"):
+        assert_api_error(paper.post({"prompt": "x"}, path), 404, "not_found")
+    with paper.client() as client:
+        assert client.options(at).headers["allow"] == "POST, OPTIONS"
+        assert_api_error(client.get(f"/v1/models/{'openai/' * 2000}dall-e-3"), 404, "model_not_found")
 
 
 @pytest.mark.parametrize("path", GENERATIONS)

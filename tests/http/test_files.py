@@ -89,13 +89,57 @@ def test_one_range_is_served(stored: Stored) -> None:
         assert answer.headers["content-range"].endswith(f"/{len(whole)}")
 
 
+@pytest.mark.parametrize("asked", ["bytes=999999-", "bytes=-0", "BYTES= 999999-1000000", "bytes=9" + "9" * 5000 + "-"])
+def test_a_range_beyond_the_end_is_416_and_tells_the_size(stored: Stored, asked: str) -> None:
+    size = len(stored.client.get(stored.path).content)
+    answer = stored.client.get(stored.path, headers={"range": asked})
+    assert_api_error(answer, 416, "range_not_satisfiable")
+    assert answer.headers["content-range"] == f"bytes */{size}"
+
+
 @pytest.mark.parametrize(
-    "asked", ["bytes=999999-", "bytes=5-2", "bytes=-0", "bytes=-", "bytes=0-0," + "1-1," * 1000, "bytes=a-b"]
+    "asked",
+    ["bytes=5-2", "bytes=-", "bytes=a-b", "bytes", "items=0-1", "", "bytes=0-0," + "1-1," * 1000, "bytes=0-1, 5-9"],
 )
-def test_other_ranges_are_416_fast(stored: Stored, asked: str) -> None:
+def test_what_is_not_one_range_is_ignored_fast(stored: Stored, asked: str) -> None:
+    """It was 416: downloads failed that every other server gives whole (RFC 9110, 14.2)."""
     started = time.monotonic()
-    assert_api_error(stored.client.get(stored.path, headers={"range": asked}), 416, "range_not_satisfiable")
+    answer = stored.client.get(stored.path, headers={"range": asked})
+    assert (answer.status_code, answer.content) == (200, stored.client.get(stored.path).content)
     assert time.monotonic() - started < 5  # CVE-2025-62727 took minutes
+
+
+def test_a_resumed_download_of_another_picture_begins_anew(stored: Stored) -> None:
+    """If-Range was not read: 206, and two pictures were put together into one file."""
+    whole = stored.client.get(stored.path)
+    etag = whole.headers["etag"]
+    resumed = stored.client.get(stored.path, headers={"range": "bytes=4-", "if-range": etag})
+    assert (resumed.status_code, resumed.content) == (206, whole.content[4:])
+    for other in ('"other"', f"W/{etag}", "Sat, 28 Nov 2026 10:00:00 GMT", "*", ""):
+        answer = stored.client.get(stored.path, headers={"range": "bytes=4-", "if-range": other})
+        assert (answer.status_code, answer.content) == (200, whole.content), other
+        assert "content-range" not in answer.headers
+        late = stored.client.get(stored.path, headers={"range": "bytes=999999-", "if-range": other})
+        assert late.status_code == 200
+
+
+def test_a_range_is_for_get_alone(stored: Stored) -> None:
+    assert stored.client.head(stored.path, headers={"range": "bytes=4-"}).status_code == 200
+
+
+def test_a_picture_that_goes_before_its_first_piece_is_404(stored: Stored, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was found, swept, and then 500 with a wish for a repeat."""
+    store = stored.paper.app.state.services.store
+    look = store.look
+
+    async def look_and_sweep(name: str) -> object:
+        found = await look(name)
+        await store.sweep(4e9)
+        return found
+
+    monkeypatch.setattr(store, "look", look_and_sweep)
+    monkeypatch.setattr("server.storage.local.is_old", lambda *args: True)
+    assert_api_error(stored.client.get(stored.path), 404, "not_found")
 
 
 def test_an_altered_url_is_403(stored: Stored) -> None:

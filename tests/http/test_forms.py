@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import binascii
 import time
 from typing import Any
 
@@ -171,3 +172,54 @@ def test_an_edit_in_one_step_is_not_refused_for_a_strength_that_nobody_sent(pape
     assert paper.worker.drawings[0].spec.strength == 1
     own = send(paper, form(PROMPT, steps, part("denoise", b"0.5"), file("image", PICTURE)))
     assert assert_api_error(own, 400, "invalid_value")["param"] == "denoise"
+
+
+def encoded(name: str, encoding: str, data: bytes, filename: str | None = None) -> bytes:
+    head, blank, tail = part(name, data, filename=filename).partition(b"\r\n\r\n")
+    return head + f"\r\nContent-Transfer-Encoding: {encoding}".encode() + blank + tail
+
+
+def test_parts_are_decoded_as_they_say(paper: Paper) -> None:
+    """Content-Transfer-Encoding was ignored: the prompt "eA==" was drawn, and a picture was "not a PNG"."""
+    lines = base64.encodebytes
+    body = form(
+        encoded("prompt", "base64", lines("é a".encode())),
+        encoded("negative_prompt", "quoted-printable", b"a=C3=A9=\r\n b"),
+        encoded("image", "BASE64", lines(PICTURE).replace(b"\n", b"\r\n"), "a.png"),
+        encoded("mask", "quoted-printable", binascii.b2a_qp(MASK, istext=False), "b.png"),
+    )
+    assert send(paper, body).status_code == 200
+    plain = form(part("prompt", "é a".encode()), part("negative_prompt", "aé b".encode()), file("image", PICTURE),
+                 file("mask", MASK))  # fmt: skip
+    assert send(paper, plain).status_code == 200
+    one, other = (drawing.spec for drawing in paper.worker.drawings)
+    assert one == other
+    for name, filename in (("image", "a.png"), ("seed", None)):
+        answer = send(paper, form(PROMPT, file("image", PICTURE), encoded(name, "base64", b"?!", filename)))
+        error = assert_api_error(answer, 400, "invalid_value")
+        assert error["param"] == name
+        assert "base64, as its Content-Transfer-Encoding says" in error["message"]
+
+
+def test_a_part_in_base64_has_the_limits_of_its_data(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(max_image_bytes=100_000)
+    fits, large = (PICTURE + bytes(size - len(PICTURE)) for size in (100_000, 100_001))
+    for data, status in ((fits, 200), (large, 413), (large * 2, 413)):
+        answer = send(paper, form(PROMPT, encoded("image", "base64", base64.encodebytes(data), "a")))
+        assert answer.status_code == status, answer.text
+
+
+def test_a_picture_without_a_file_name_is_told_what_it_lacks(paper: Paper) -> None:
+    for name, param in (("image", "image"), ("image[]", "image"), ("mask", "mask")):
+        answer = send(paper, form(PROMPT, file("image", PICTURE), part(name, PICTURE)))
+        error = assert_api_error(answer, 400, "invalid_value")
+        assert error["param"] == param
+        assert "has no filename" in error["message"]
+
+
+def test_an_empty_file_is_said_to_be_empty(paper: Paper) -> None:
+    """It was "not a PNG, JPEG or WebP file"."""
+    for body, param in ((file("image", b""), "image"), (file("image", PICTURE) + file("mask", b""), "mask")):
+        error = assert_api_error(send(paper, form(PROMPT, body)), 400, "invalid_image")
+        assert error["param"] == param
+        assert "is empty" in error["message"]

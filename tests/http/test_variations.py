@@ -54,6 +54,29 @@ def test_input_fidelity_stands_for_a_strength_in_variations_too(paper: Paper, fi
     assert [drawing.spec.strength for drawing in paper.worker.drawings] == [strength, 0.9]
 
 
+def test_a_variation_in_one_step_is_refused_by_what_was_sent(paper_servers: PaperServers, tmp_path: Path) -> None:
+    """The refusal named strength, which nobody had sent; of a model that draws in one step it came always."""
+    file = tmp_path / "models.yaml"
+    weights = ROOT / "weights" / "darkroom-mini"
+    one_step = f"{{ path: {weights}, quality: {{ standard: {{ steps: 1 }} }} }}"
+    file.write_text(f"default: own\nmodels:\n  own: {one_step}\n")
+    paper = paper_servers.open(models=file)
+    upload = {"image": ("x", png(scene(60, 60)))}
+
+    def vary(**fields: str) -> httpx.Response:
+        with paper.client() as client:
+            return client.post("/v1/images/variations", files=upload, data={"size": "256x256", **fields})
+
+    error = assert_api_error(vary(steps="1"), 400, "invalid_value")
+    assert (error["param"], error["message"]) == (
+        "steps",
+        "steps must be at least 2 to vary a picture, or send a strength of 1.",
+    )
+    assert assert_api_error(vary(steps="1", strength="0.6"), 400, "invalid_value")["param"] == "strength"
+    assert vary().status_code == vary(steps="1", strength="1").status_code == 200
+    assert [(drawing.spec.steps, drawing.spec.strength) for drawing in paper.worker.drawings] == [(2, 0.6), (1, 1)]
+
+
 def test_holes_are_no_mask_for_a_variation(paper: Paper) -> None:
     source = scene(60, 60).convert("RGBA")
     source.putalpha(right_half(60, 60))

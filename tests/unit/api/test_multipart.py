@@ -51,6 +51,21 @@ def test_parts_arrive_whole_however_they_are_cut(step: int) -> None:
     assert read(body, step=step) == [("one", data), ("two", b""), ("thrée", b"3")]
 
 
+@pytest.mark.parametrize("step", [1, 64 * 1024])
+@pytest.mark.parametrize(
+    "preamble", [b"This is a form.\r\n", b"x\r\n--a-boundar\r\n", b"x" * 8000 + b"\r\n", b"\r\n\r\n"]
+)
+def test_a_preamble_is_ignored(preamble: bytes, step: int) -> None:
+    """It was 400, though RFC 2046 has a reader ignore it and libraries for mail write one."""
+    assert read(preamble + form(part("one", b"1")), step=step) == [("one", b"1")]
+
+
+def test_a_body_without_the_boundary_is_refused_early() -> None:
+    for body in (b'{"prompt": "x", "n": 1, "size": "256x256"}', b"--other\r\n" * 20, b"x" * 9000 + b"\r\n"):
+        with pytest.raises(BadRequest, match="its boundary"):
+            read(body + form() if len(body) > 8192 else body)
+
+
 def test_a_body_without_its_closing_delimiter_is_refused() -> None:
     """Its last part was dropped without a word: without its mask, the whole picture was redrawn."""
     whole = form(part("image", b"x", filename="x"), part("mask", b"y", filename="y"))
@@ -82,6 +97,16 @@ def test_names_are_read_as_programs_write_them() -> None:
         (b"X-Other: y\r\nContent-Disposition: form-data; name*=punycode''x; name=\"right\"", "right"),
     ):
         assert read(b"--a-boundary  \r\n" + head + b"\r\n\r\nx\r\n--a-boundary--") == [(name, b"x")]
+
+
+def test_an_encoding_of_a_part_that_is_not_read_is_refused() -> None:
+    head = b'--a-boundary\r\nContent-Disposition: form-data; name="x"\r\nContent-Transfer-Encoding: %s'
+    head += b"\r\n\r\nx\r\n--a-boundary--"
+    for encoding in (b"7bit", b"8BIT", b"binary", b"", b"base64", b"Quoted-Printable"):
+        assert read(head % encoding) == [("x", b"x")]
+    for encoding in (b"x-uuencode", b"gzip", b"base64, base64"):
+        with pytest.raises(BadRequest, match="Content-Transfer-Encoding"):
+            read(head % encoding)
 
 
 def test_a_part_is_refused_at_its_limit_while_it_arrives() -> None:

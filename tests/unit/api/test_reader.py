@@ -320,3 +320,32 @@ def test_a_variations_prompt_is_told() -> None:
     assert (reading.fields.prompt, reading.fields.num_inference_steps) == ("", 3)
     assert reading.ignored == ("prompt", "sharpness")
     assert read_variation({"prompt": ""}).ignored == ()
+
+
+def test_a_shape_in_the_place_of_a_size_is_an_aspect_ratio() -> None:
+    """``"size": "16:9"`` was refused with the sizes of the model."""
+    for size in ("16:9", "16 : 9", "１６：９"):
+        read_as = fields(size=size)
+        assert (read_as.size, read_as.aspect_ratio) == (None, "16:9")
+    assert fields(size="1:1", aspect_ratio="1:1").aspect_ratio == "1:1"
+    assert refused(size="1:1", aspect_ratio="16:9").param == "aspect_ratio"
+    assert fields(size="1024:1024").aspect_ratio is None
+    assert refused(size="0:1").param == "size"
+
+
+def test_blanks_around_a_model_are_none_of_its_name() -> None:
+    assert fields(model=" dall-e-2\n").model == "dall-e-2"
+
+
+@pytest.mark.parametrize(
+    ("sent", "says"),
+    [
+        ({"prompt": 5}, "prompt must be a string."),
+        ({"size": {"w": 1}}, "size must be WIDTHxHEIGHT or auto."),
+        ({"stream": 0}, "stream must be a boolean, true or false."),
+        ({"output_compression": "80%"}, "output_compression must be an integer."),
+        ({"cfg": "7,5"}, "cfg must be a number."),
+    ],
+)
+def test_a_value_of_another_type_is_told_which_it_must_be(sent: dict[str, Any], says: str) -> None:
+    assert refused(**sent).message == says

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from server.api.aliases import ALIASES, PARTS
+from server.api.json_object import read_json
 from server.api.reader import read
-from server.api.wire import ImageFields, read_json
+from server.api.wire import ImageFields
 from server.errors import BadRequest
 
 LEAVES = st.none() | st.booleans() | st.integers() | st.floats() | st.text()

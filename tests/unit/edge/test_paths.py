@@ -4,7 +4,7 @@ from urllib.parse import unquote
 
 import pytest
 
-from server.edge.paths import plain_path, plain_target
+from server.edge.paths import of_deployment, plain_path, plain_target
 
 MEANT = {
     "/": "/",
@@ -24,6 +24,13 @@ MEANT = {
     "//files/a.png": "/files/a.png",
     "///page/docs/": "/page/docs/",
     "/imagesx": "/imagesx",
+    "/openai/v1/images/edits": "/v1/images/edits",
+    "/openai//v1/models/x": "/v1/models/x",
+    "/openai/images/generations/": "/v1/images/generations",
+    "/openai/models": "/v1/models",
+    "/openai/files/x": "/openai/files/x",
+    "/openai/livez": "/openai/livez",
+    "/openai": "/openai",
 }
 AS_THEY_ARE = [
     "/livez/../metrics",
@@ -54,6 +61,26 @@ def test_a_path_is_read_as_it_is_meant(sent: str, meant: str) -> None:
 @pytest.mark.parametrize("sent", AS_THEY_ARE)
 def test_what_may_be_a_trick_is_left_alone(sent: str) -> None:
     assert plain_path(unquote(sent), sent.encode()) == unquote(sent)
+
+
+def test_a_deployments_name_is_found_in_its_path() -> None:
+    generations, edits = "/v1/images/generations", "/v1/images/edits"
+    assert of_deployment("/openai/deployments/dall-e-3/images/generations") == ("dall-e-3", generations)
+    assert of_deployment("/openai/deployments/openai/dall-e-3/images/edits") == ("openai/dall-e-3", edits)
+    for path in (
+        "",
+        "/",
+        generations,
+        "/openai",
+        "/openai/deployments",
+        "/openai/deployments/images/generations",
+        "/openai/deployments//images/generations",
+        "/openai/deployments/../images/generations",
+        "/openai/deployments/a/b\\c/images/generations",
+        "/openai/deployments/x/models/y",
+        f"/openai/deployments/{'x' * 201}/images/generations",
+    ):
+        assert of_deployment(path) is None, path
 
 
 def test_a_path_that_is_not_what_was_sent_is_left_alone() -> None:

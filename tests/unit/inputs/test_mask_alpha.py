@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from pipelines.spec import Pixels
+from server.errors import BadImage
 from server.inputs.decode import decode_mask
 from tests.unit.inputs.picture_files import LIMITS, encoded
 
@@ -96,3 +97,15 @@ def test_noise_beside_holes_neither_repaints_nor_keeps() -> None:
     mask = read(black_and_white(alpha))
     assert set(np.unique(mask)) == {0, 255}
     assert (mask == 255).sum() == 400
+
+
+@pytest.mark.parametrize("white", [1, 2, 12])
+def test_a_mask_of_zeros_and_ones_is_refused(white: int) -> None:
+    """Arrays of 0 and 1 were saved as they were: all counted as black, and the picture came back as it had been."""
+    half = np.zeros((SIDE, SIDE), np.uint8)
+    half[:, SIDE // 2 :] = white
+    with pytest.raises(BadImage, match="counts as black") as caught:
+        read(Image.fromarray(half))
+    assert caught.value.param == "mask"
+    assert read(Image.fromarray(half * 0)).max() == 0  # black all over says nothing else
+    assert read(Image.fromarray(half * (255 // white))).max() == 255

@@ -29,6 +29,8 @@ async def test_url_data_url_and_bare_base64() -> None:
     assert await read("data:image/png;base64,QUJD") == b"ABC"
     assert await read("DATA:image/png;base64,QUJD") == b"ABC"
     assert await read("QUJD") == b"ABC"
+    assert await read(" https://a.example/x\n") == b"fetched https://a.example/x"
+    assert await read("\n data:image/png;base64,QUJD") == b"ABC"
 
 
 async def test_long_text_is_decoded_too() -> None:

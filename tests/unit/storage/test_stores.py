@@ -19,7 +19,7 @@ import pytest
 from obstore.exceptions import PermissionDeniedError
 from obstore.store import MemoryStore, S3Store
 
-from server.errors import ConfigError, ServerFault, StoreFull
+from server.errors import ConfigError, NotFound, ServerFault, StoreFull
 from server.storage.objects import ObjectStore, open_s3
 from server.storage.store import LocalStore, Store, new_name, open_store
 
@@ -111,8 +111,10 @@ def test_a_picture_is_read_in_pieces(store: Store) -> None:
         gone = store.read(name, 0, len(data))
         await anext(gone)
         assert await store.sweep(FUTURE) == 1
-        with pytest.raises(ServerFault):
+        with pytest.raises(NotFound):
             _ = [piece async for piece in gone]
+        with pytest.raises(NotFound):
+            _ = [piece async for piece in store.read(name, 0, len(data))]
         assert await store.look(name) is None
         assert await store.look("keys.json") is None
 
