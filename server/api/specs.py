@@ -141,7 +141,7 @@ def make_spec(fields: ImageFields, model: Model, size: tuple[int, int], sources:
     draw_width, draw_height = model.area.size_for(*size)
     strengths = _STRENGTHS if sources.mask is None else _MASKED_STRENGTHS
     strength = _first(fields.strength, None, strengths[fields.input_fidelity or "low"])
-    steps = fields.num_inference_steps or preset.steps or model.family.steps
+    steps = fields.num_inference_steps or preset.steps or min(model.family.steps, model.entry.max_steps)
     scheduler = fields.scheduler or preset.scheduler
     _check_lcm(steps, scheduler, strength if sources.images else 1.0, model)
     # An edit draws the last strength × steps of its steps; a pipeline with none left fails.
