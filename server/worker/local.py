@@ -87,14 +87,17 @@ class LocalWorker:
         self._supervisor = asyncio.create_task(self._supervise(), name="worker")
 
     async def stop(self) -> None:
-        """Let the child finish what it has and exit; kill it if it does not."""
+        """Let the child end its drawings, of which nobody waits for any more, and exit; kill it if it does not."""
         self._stopping = True
         if self._writer is not None:
             with contextlib.suppress(ConnectionError):
+                for job_id in list(self._pending):
+                    await self._send(protocol.Cancel(job_id))
                 await self._send(protocol.Stop())
         if self._process is not None and self._process.returncode is None:
+            busy = not self.up or self.models.loading  # with what may take minutes, and cannot be ended
             try:
-                await asyncio.wait_for(self._process.wait(), timeout=5.0 if self._up.is_set() else 0.1)
+                await asyncio.wait_for(self._process.wait(), timeout=0.1 if busy else 5.0)
             except TimeoutError:
                 self._kill()
                 with contextlib.suppress(TimeoutError):
@@ -154,7 +157,8 @@ class LocalWorker:
                 end = await self._run_once()
             except (OSError, asyncio.IncompleteReadError, msgspec.DecodeError, TimeoutError) as error:
                 end = type(error).__name__
-                log.error("worker link broke", extra={"reason": f"{end}: {error}"})
+                if not self._stopping:  # a child that exits with messages unread resets the link
+                    log.error("worker link broke", extra={"reason": f"{end}: {error}"})
             finally:
                 came_up = self.up
                 self._up.clear()
