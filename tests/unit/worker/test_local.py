@@ -11,6 +11,7 @@ import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
+import msgspec
 import pytest
 
 from pipelines.plan import Drawing, ModelPlan
@@ -200,3 +201,21 @@ async def test_a_stop_does_not_wait_for_a_load(children: Children) -> None:
         async with asyncio.timeout(4):
             await worker.stop()
         assert child.returncode == -signal.SIGKILL
+
+
+async def test_who_waits_for_a_model_that_ends_the_worker_is_no_suspect(children: Children) -> None:
+    """Each request for the model was taken for one that kills: two of them, and all their repeats were refused."""
+    async with started([]) as worker:
+        child = await children.get()
+        child.say(HELLO)
+        await move(worker, child, "mini", "ready")
+        waiting = msgspec.structs.replace(DRAWING, job_id="job_2", plan=BROKEN)
+        tasks = [
+            asyncio.create_task(worker.draw(drawing, Encoding("png", 90), lambda done, of: None))
+            for drawing in (DRAWING, waiting)
+        ]
+        await until(lambda: len(child.heard) == 2)
+        await move(worker, child, "broken", "loading")
+        child.end(-11)
+        lost = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [(type(error), error.begun) for error in lost] == [(WorkerLost, True), (WorkerLost, False)]  # type: ignore[union-attr]
