@@ -4,6 +4,10 @@
 
 In each round a server starts under load, its worker is killed, and when it is ready again, the front: every other one
 at the moment when a picture is half written. The first start of the worker is measured beside its replacement.
+
+A half-written file may be somebody's who still writes: the server's sweeps, of which one is at its start, leave it
+alone for a minute. One that a start finds older than that must be gone when the server is ready; in the end a last
+server must sweep them all.
 """
 
 from __future__ import annotations
@@ -32,6 +36,9 @@ KINDS = ("url", "url", "url", "b64", "edit", "mask", "stream", "stream_url", "hu
 ALLOWED = frozenset({"worker_lost"})
 MAX_RATIO = 1.2  # of a worker's replacement to its first start
 WORKER_ENDS_S = 10.0
+PAUSE_S = (0.2, 1.2)  # of load, before each kill
+WRITING_S = 60.0  # for so long a sweep leaves a half-written file alone
+LIFETIME_S = 86_400.0  # of pictures: none expires while a run goes on
 
 
 def main() -> int:
@@ -58,6 +65,7 @@ def main() -> int:
                 journal.add(number=number, **Round(house, load, rng).run(**kinds), **probe.take())
                 shown.advance(bar_)
             load.pause()
+        journal.add_end(faults=_last_look(house))
     return _end(journal, whole=len(journal.rows) >= rounds)
 
 
@@ -77,14 +85,14 @@ class Round:
         closed_pictures = load.closed_pictures
         found_before = house.stored() if house.pictures.exists() else set()
         left = house.leftovers()
+        due = house.half_written(older_than_s=WRITING_S)
         load.go_on()
-        with house.life(wait=False) as running:
+        with house.life(wait=False, url_lifetime_s=LIFETIME_S) as running:
             started = house.ready(running)
             self._figures["cold_s"] = round(time.time() - started.create_time(), 3)
-            # What lay there after the last kill must be gone; what the requests of now are writing is not asked about.
-            if kept := {name for name in left & house.leftovers() if _temporary(name)}:
-                self._faults.append(f"temporary files outlive a restart: {len(kept)}")
-            time.sleep(self._rng.uniform(0.3, 3.0))
+            if kept := due & house.half_written():
+                self._faults.append(f"half-written files outlive the sweep of a start: {len(kept)}")
+            time.sleep(self._rng.uniform(*PAUSE_S))
             if worker:
                 self._kill_worker(running, started)
                 time.sleep(self._rng.uniform(0.0, 1.0))
@@ -92,7 +100,7 @@ class Round:
             if held := house.permits_after():
                 self._faults.append(f"permits leaked: {held}")
             load.go_on()
-            time.sleep(self._rng.uniform(0.3, 3.0))
+            time.sleep(self._rng.uniform(*PAUSE_S))
             if front:
                 self._kill_front(running)
             else:
@@ -138,6 +146,7 @@ class Round:
             with contextlib.suppress(OSError):
                 if any(atomic.target_of(path.name) for path in self._house.pictures.iterdir()):
                     return
+                time.sleep(0.0002)  # a file is half written for some milliseconds
 
     def _look_at_files(self, found_before: set[str], left: set[str], closed_pictures: int) -> None:
         house, load = self._house, self._load
@@ -152,6 +161,18 @@ class Round:
             self._faults.append(f"stored pictures that nobody can have asked for: {untold}")
         if not house.keys_intact:
             self._faults.append("keys.json changed")
+
+
+def _last_look(house: House) -> list[str]:
+    """What a last server leaves lying when every half-written file is old enough for its sweeps."""
+    if not house.half_written():
+        return []
+    with house.life(url_lifetime_s=LIFETIME_S, sweep_interval_s=1) as running:
+        deadline = time.monotonic() + WRITING_S + 10
+        while (left := house.half_written()) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        running.stop()
+    return [f"half-written files outlive a minute and a sweep: {len(left)}"] if left else []
 
 
 def _temporary(name: str) -> bool:

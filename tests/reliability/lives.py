@@ -107,6 +107,15 @@ class House:
             if path.is_file() and (atomic.target_of(path.name) or path.parent != self.pictures)
         }
 
+    def half_written(self, *, older_than_s: float = 0.0) -> set[str]:
+        """The names of half-written pictures, last written to so long ago."""
+        found = set()
+        for path in self.pictures.iterdir() if self.pictures.exists() else ():
+            with contextlib.suppress(FileNotFoundError):  # it has just been written to its end
+                if atomic.target_of(path.name) and time.time() - path.stat().st_mtime >= older_than_s:
+                    found.add(path.name)
+        return found
+
     def stored(self) -> set[str]:
         return {path.name for path in self.pictures.iterdir() if not atomic.target_of(path.name)}
 
