@@ -38,7 +38,7 @@ MAX_RATIO = 1.2  # of a worker's replacement to its first start
 WORKER_ENDS_S = 10.0
 PAUSE_S = (0.2, 1.2)  # of load, before each kill
 WRITING_S = 60.0  # for so long a sweep leaves a half-written file alone
-LIFETIME_S = 86_400.0  # of pictures: none expires while a run goes on
+LIFETIME_S = 86_400  # of pictures: none expires while a run goes on
 
 
 def main() -> int:
