@@ -11,6 +11,7 @@ import json
 import math
 import subprocess
 import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -52,6 +53,7 @@ class Journal:
         self.file = FOLDER / f"{suite}.jsonl"
         self.rows: list[dict[str, Any]] = []
         self.ends: list[dict[str, Any]] = []  # of servers: what was left when each had done its part
+        self._lock = threading.Lock()  # of the file: suites may have several servers
         self._deadline: float = time.monotonic() + options.time_limit
         chosen: dict[str, Any] = {name: value for name, value in vars(options).items() if name not in PLACE}
         chosen["commit"] = _commit()
@@ -98,7 +100,7 @@ class Journal:
         return 0 if passed and whole else 1
 
     def _write(self, row: dict[str, Any]) -> None:
-        with Path(self.file).open("a") as opened:
+        with self._lock, Path(self.file).open("a") as opened:
             opened.write(json.dumps(row) + "\n")
 
 

@@ -2,8 +2,9 @@
 
     python -m tests.reliability.kills --worker 100 --front 100
 
-In each round a server starts under load, its worker is killed, and when it is ready again, the front: every other one
-at the moment when a picture is half written. The first start of the worker is measured beside its replacement.
+Two servers side by side, each in a folder of its own, share the rounds. In each a server starts under load, its worker
+is killed, and when it is ready again, the front: every other one at the moment when a picture is half written. The
+first start of the worker is measured beside its replacement.
 
 A half-written file may be somebody's who still writes: the server's sweeps, of which one is at its start, leave it
 alone for a minute. One that a start finds older than that must be gone when the server is ready; in the end a last
@@ -12,12 +13,15 @@ server must sweep them all.
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import random
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -45,28 +49,47 @@ def main() -> int:
     options_parser = parser(__doc__, time_limit_s=14400)
     options_parser.add_argument("--worker", type=int, default=100, help="workers to kill (default: 100)")
     options_parser.add_argument("--front", type=int, default=100, help="fronts to kill (default: 100)")
-    options_parser.add_argument("--clients", type=int, default=4, help="clients that ask (default: 4)")
+    options_parser.add_argument("--clients", type=int, default=2, help="clients that ask each server (default: 2)")
+    options_parser.add_argument("--sides", type=int, default=2, help="servers side by side (default: 2)")
     options = options_parser.parse_args()
     journal = Journal("kills", options)
     rounds = max(options.worker, options.front)
-    with tempfile.TemporaryDirectory(prefix="kills-") as folder, progress() as shown:
+    done = {row["number"] for row in journal.rows}
+    waiting = deque(number for number in range(rounds) if number not in done)
+    with progress() as shown, ThreadPoolExecutor(options.sides) as pool:
+        bar_ = shown.add_task("rounds", total=rounds, completed=len(done))
+        sides = [
+            pool.submit(_side, side, options, journal, waiting, lambda: shown.advance(bar_))
+            for side in range(options.sides)
+        ]
+        for side in sides:
+            side.result()
+    return _end(journal, whole=len(journal.rows) >= rounds)
+
+
+def _side(
+    side: int, options: argparse.Namespace, journal: Journal, waiting: deque[int], advance: Callable[[], None]
+) -> None:
+    """Rounds in one folder, as long as any wait. A worker starts on one core, for most of a round."""
+    with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         house = House(Path(folder))
-        bar_ = shown.add_task("rounds", total=rounds, completed=len(journal.rows))
-        mix = Mix(options.seed, KINDS, steps=(1, 10))
+        mix = Mix(options.seed + side * 1_000_000, KINDS, steps=(1, 10))
         first = sum(row["asks"] for row in journal.rows)
         with (
             Probe(house.port) as probe,
             Load(house.port, house.key, mix, clients=options.clients, allowed=ALLOWED, first=first) as load,
         ):
-            while len(journal.rows) < rounds and not journal.out_of_time:
-                number = len(journal.rows)
+            while not journal.out_of_time:
+                try:
+                    number = waiting.popleft()
+                except IndexError:  # the other sides have the rest
+                    break
                 rng = random.Random(f"kills-{options.seed}-{number}")
                 kinds = {"worker": number < options.worker, "front": number < options.front}
                 journal.add(number=number, **Round(house, load, rng).run(**kinds), **probe.take())
-                shown.advance(bar_)
+                advance()
             load.pause()
         journal.add_end(faults=_last_look(house))
-    return _end(journal, whole=len(journal.rows) >= rounds)
 
 
 class Round:
