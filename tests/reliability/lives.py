@@ -21,11 +21,12 @@ from server.storage import atomic
 from tests.pictures import parameters
 from tests.reliability.asks import Wrong, judge_picture
 from tests.reliability.wire import HOST, Metrics, get
-from tests.running import START_TIMEOUT_S, Running, eventually, start
+from tests.running import Running, eventually, start
 
 # One thread for torch: OpenMP threads that wait for each other on shared cores make every figure worse.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 PERMITS_RETURN_S = 15.0
+READY_S = 600.0  # beside much other work a worker's start has taken minutes
 
 
 class House:
@@ -87,7 +88,7 @@ class House:
                 return worker if get(running.port, "/readyz").status == 200 else None
             return None
 
-        return eventually(look, within_s=START_TIMEOUT_S, every_s=0.02)
+        return eventually(look, within_s=READY_S, every_s=0.02)
 
     def metrics(self) -> Metrics:
         return Metrics.of(self.port, self.key)
