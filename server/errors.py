@@ -146,7 +146,7 @@ class ModelUnavailable(Unavailable):
 
 
 class WorkerLost(Unavailable):
-    pass
+    begun = True  # False: the drawing waited for its model, so that it cannot have ended the worker
 
 
 class OutOfDeviceMemory(Unavailable):

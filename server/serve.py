@@ -28,14 +28,21 @@ from server.telemetry import Metrics, configure_logging
 BACKLOG = 2048  # connections that wait to be accepted
 ACCEPTED_AT_ONCE = 32  # between two looks at how many there are
 LAST_WORDS_S = 2.0
+MIN_DRAIN_S = 1.0
+
+log = logging.getLogger("darkroom.serve")
 
 
 class _Server(uvicorn.Server):
-    """Tells the application to drain the moment a signal arrives, not when the last connection has closed."""
+    """Tells the application to drain the moment a signal arrives, not when the last connection has closed.
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI) -> None:
+    When the time to drain is over, those that still wait are told so, and only then does the application end.
+    """
+
+    def __init__(self, config: uvicorn.Config, app: FastAPI, *, drain_s: float) -> None:
         super().__init__(config)
         self._app = app
+        self._drain_s = max(MIN_DRAIN_S, drain_s)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # A signal handler may run between any two bytecodes: the loop does it at a safe moment.
@@ -56,10 +63,25 @@ class _Server(uvicorn.Server):
             listener.listen(BACKLOG)  # asyncio takes its batch for the length of the queue too
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
-        await super().shutdown(sockets)
-        # Those that the time to drain has cancelled still say so to their clients.
+        cutting_off = asyncio.create_task(self._cut_off(), name="cut-off")
+        try:
+            await super().shutdown(sockets)
+        finally:
+            cutting_off.cancel()
+
+    async def _cut_off(self) -> None:
+        """End what outlasts the time to drain. uvicorn's own limit calls it an error, and stops the worker before the
+        requests that it draws for are cancelled."""
+        await asyncio.sleep(self._drain_s)
         if tasks := list(self.server_state.tasks):
-            await asyncio.wait(tasks, timeout=LAST_WORDS_S)
+            log.info("requests cut off at shutdown", extra={"requests": len(tasks)})
+            for task in tasks:
+                task.cancel()
+            await asyncio.wait(tasks, timeout=LAST_WORDS_S)  # they say so to their clients
+        for connection in list(self.server_state.connections):
+            if connection.transport is not None:
+                connection.transport.abort()
+        self.server_state.tasks.clear()  # nobody is left who would wait for these
 
     @contextlib.contextmanager
     def _hangup_drains(self) -> Iterator[None]:
@@ -95,14 +117,13 @@ def serve(settings: Settings) -> None:
         access_log=False,
         server_header=False,
         proxy_headers=False,  # X-Forwarded-* is the client's word; public_url is the operator's
-        timeout_graceful_shutdown=max(1, round(settings.drain_timeout_s)),
         lifespan="on",
         ws="none",
     )
     host, port = listener.getsockname()[:2]
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     print(f"Darkroom listens on {address}{_openness(settings, app)}", file=sys.stderr, flush=True)
-    server = _Server(config, app)
+    server = _Server(config, app, drain_s=settings.drain_timeout_s)
     # Outside uvicorn's own handlers: a signal before it has started must stop it too, and the one that uvicorn
     # raises again after a clean shutdown must not turn that into a failure.
     for number in (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", None)):

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 import logging
 import sys
+import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
@@ -36,10 +38,39 @@ class JsonLines(logging.Formatter):
         return json.dumps(line, default=str)
 
 
+class Seldom(logging.Filter):
+    """Lets one warning of each kind through in ``every_s``; the next one says how many were left out: ``left_out``.
+
+    For the loggers of libraries, which warn of every malformed connection. Anybody can make thousands in a second.
+    """
+
+    def __init__(self, *loggers: str, every_s: float = 10.0, clock: Callable[[], float] = time.monotonic) -> None:
+        super().__init__()
+        self._loggers = loggers
+        self._every_s = every_s
+        self._clock = clock
+        # By the line of code: when it was last told, and how many were left out since.
+        self._told: dict[tuple[str, int], tuple[float, int]] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        if record.name.partition(".")[0] not in self._loggers or record.levelno > logging.WARNING or record.exc_info:
+            return True
+        now, kind = self._clock(), (record.pathname, record.lineno)
+        told_s, left_out = self._told.get(kind, (now - self._every_s, 0))
+        if now - told_s < self._every_s:
+            self._told[kind] = told_s, left_out + 1
+            return False
+        if left_out:
+            record.left_out = left_out
+        self._told[kind] = now, 0
+        return True
+
+
 def configure_logging(level: str, *, process: str) -> None:
     """Send this process's log to stderr as JSON lines. Called once, by a process's main."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines(process))
+    handler.addFilter(Seldom("uvicorn", "asyncio"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

@@ -156,7 +156,7 @@ def make_spec(
     draw_width, draw_height = model.area.size_for(*size)
     strengths = _STRENGTHS if sources.mask is None else _MASKED_STRENGTHS
     strength = _first(fields.strength, None, strengths[fields.input_fidelity or "low"])
-    steps = fields.num_inference_steps or preset.steps or model.family.steps
+    steps = fields.num_inference_steps or preset.steps or min(model.family.steps, model.entry.max_steps)
     if varied and not model.family.by_instruction:
         steps = _varied_steps(fields, steps, strength)
     scheduler = fields.scheduler or preset.scheduler

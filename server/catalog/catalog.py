@@ -79,7 +79,7 @@ class Model:
         while named not in entries and named in _QUALITY_FALLBACK:
             named = _QUALITY_FALLBACK[named]
         return overlay(
-            Preset(steps=self.family.steps, guidance=self.family.guidance),
+            Preset(steps=min(self.family.steps, self.entry.max_steps), guidance=self.family.guidance),
             _preset(entries.get("standard")),
             _preset(entries.get(named)),  # type: ignore[call-overload]
             _preset(self.entry.style.get(style)),  # type: ignore[call-overload]

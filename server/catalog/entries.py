@@ -99,7 +99,12 @@ class ModelEntry(_Entry):
         " auto under /v1 for gpt-image and Gemini IDs, default_size for all others",
     )
     max_prompt: int = Field(4000, ge=1, le=100_000, description="longest prompt, characters")
-    max_steps: int = Field(150, ge=1, le=500, description="most steps a client may ask for")
+    max_steps: int = Field(
+        150,
+        ge=1,
+        le=500,
+        description="most steps of a request or preset; unwritten, presets may have more",
+    )
     quality: dict[Quality, PresetEntry] = Field(default_factory=dict, description="what each quality stands for")
     style: dict[Style, PresetEntry] = Field(default_factory=dict, description="what each style adds")
     loras: dict[LoraName, LoraEntry] = Field(

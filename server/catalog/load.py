@@ -17,6 +17,7 @@ import msgspec
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from pipelines.facts import schedulers
 from pipelines.facts.families import FamilyTable
 from pipelines.facts.presets import DrawingArea
 from pipelines.plan import ModelPlan
@@ -107,12 +108,14 @@ def _decide(source: _Source, file: ModelsFile) -> Catalog:
     for model_id, written in file.models.items():
         base = _base(source, file, model_id, written)
         entry = _with_default_size(source, model_id, written if base is None else _inherit(base, written))
+        entry = _with_max_steps(source, model_id, entry)
         _claim_names(source, names, model_id, entry)
         try:
             models[model_id] = _model(source.path.parent, model_id, written.like or model_id, entry)
         except (ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
             raise source.error(("models", model_id, "loras"), str(error), None) from None
         _check_edit_size(source, models[model_id])
+        _check_schedulers(source, models[model_id])
     _share_weights(source, models)
     if file.default not in names:
         raise source.error(("default",), f"must be one of {', '.join(models)}", file.default)
@@ -165,6 +168,23 @@ def _with_default_size(source: _Source, model_id: str, entry: ModelEntry) -> Mod
     raise source.error(where, f"default_size has a side that requests may not have: {allowed}", entry.default_size)
 
 
+def _with_max_steps(source: _Source, model_id: str, entry: ModelEntry) -> ModelEntry:
+    """The entry with a max_steps that holds for its presets too: the built-in one is raised to theirs.
+
+    Raises ConfigError for a preset beyond one that is written: its quality would draw what no request may ask for.
+    """
+    if "max_steps" not in entry.model_fields_set:
+        presets = (*entry.quality.values(), *entry.style.values())
+        most = max((preset.steps or 0 for preset in presets), default=0)
+        return entry.model_copy(update={"max_steps": max(entry.max_steps, most)})
+    for kind in ("quality", "style"):
+        for name, preset in getattr(entry, kind).items():
+            if preset.steps is not None and preset.steps > entry.max_steps:
+                message = f"is more than this model's max_steps, {entry.max_steps}; lower it, or raise max_steps"
+                raise source.error(("models", model_id, kind, name, "steps"), message, preset.steps)
+    return entry
+
+
 def _check_edit_size(source: _Source, model: Model) -> None:
     """Raises ConfigError for one that the model does not make: every edit that names no size would be refused."""
     size = model.entry.edit_size
@@ -174,6 +194,19 @@ def _check_edit_size(source: _Source, model: Model) -> None:
         model.size(size)
     except BadRequest:
         raise source.error(("models", model.id, "edit_size"), f"must be one of {model.sizes}", size) from None
+
+
+def _check_schedulers(source: _Source, model: Model) -> None:
+    """Raises ConfigError for a preset whose scheduler is of the other kind of model: all of its requests would fail."""
+    if not model.family.classes:
+        return  # nobody knows what it is
+    other_kind = schedulers.DISCRETE if model.family.flow else schedulers.FLOW
+    for kind in ("quality", "style"):
+        for name, preset in getattr(model.entry, kind).items():
+            if preset.scheduler in other_kind:
+                where = ("models", model.id, kind, name, "scheduler")
+                allowed = f"is not for {model.family.name}; it must be one of {', '.join(model.scheduler_names)}"
+                raise source.error(where, allowed, preset.scheduler)
 
 
 def _claim_names(source: _Source, names: dict[str, str], model_id: str, entry: ModelEntry) -> None:

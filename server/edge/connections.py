@@ -2,20 +2,24 @@
 
 Knows counts, addresses and time; knows nothing of sockets or requests. Every connection costs a descriptor, and a
 server without descriptors answers nobody. So connections are bounded below them. At the bound the oldest connection
-that waits for a head goes: first those that never sent a whole one, then those kept alive between two requests. A
-connection whose request has arrived stays. Where all are such, ``SPARE`` more are let in, and serve only what asks for
-the server's health or sends a key.
+that waits for a head goes, of the address that has most of them: first those that never sent a whole one, then those
+kept alive between two requests. No address loses one to an address that has more connections.
+
+Where none waits for a head, a connection that waits for its client otherwise, with half a body or an answer that is not
+taken, gives way to an address that has fewer. One whose request is whole and not answered yet stays. Where all are
+such, ``SPARE`` more are let in, and serve only what asks for the server's health or sends a key.
 """
 
 from __future__ import annotations
 
 import contextlib
 import ipaddress
+import itertools
 import logging
 import sys
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from server.errors import ConfigError
@@ -27,6 +31,7 @@ if sys.platform != "win32":
 RESERVED_DESCRIPTORS = 256  # files, the worker's pipes, look-ups, SPARE, and what is accepted while others close
 MAX_DESCRIPTORS = 16_384  # raised to, unless more connections are asked for: each costs some kilobytes too
 SPARE = 32
+MAX_LOOKED_AT = 16  # addresses, for one that has to give way
 LOG_EVERY_S = 10.0
 
 log = logging.getLogger("darkroom.edge")
@@ -38,7 +43,47 @@ class Connection(Protocol):
     address: str
 
     def give_way(self) -> None:
-        """Close at once; there is nothing to answer."""
+        """Close at once; there is nothing to answer, or nobody who takes it."""
+
+
+class _Waiting:
+    """Connections that wait for the same thing, the oldest of each address first."""
+
+    def __init__(self) -> None:
+        # Dictionaries keep their order.
+        self._by_address: dict[str, dict[Connection, None]] = {}
+        self._by_size: dict[int, dict[str, None]] = {}  # addresses, by how many they have here
+
+    def add(self, connection: Connection) -> None:
+        line = self._by_address.setdefault(connection.address, {})
+        if connection not in line:
+            line[connection] = None
+            self._resized(connection.address, len(line) - 1, len(line))
+
+    def discard(self, connection: Connection) -> None:
+        line = self._by_address.get(connection.address, {})
+        if connection in line:
+            del line[connection]
+            self._resized(connection.address, len(line) + 1, len(line))
+            if not line:
+                del self._by_address[connection.address]
+
+    def oldest_of(self, address: str) -> Connection | None:
+        return next(iter(self._by_address.get(address, {})), None)
+
+    def oldest(self) -> Iterator[Connection]:
+        """The oldest one of each address, those first that have most of them."""
+        for size in sorted(self._by_size, reverse=True):
+            for address in self._by_size[size]:
+                yield next(iter(self._by_address[address]))
+
+    def _resized(self, address: str, old: int, new: int) -> None:
+        if old:
+            del self._by_size[old][address]
+            if not self._by_size[old]:
+                del self._by_size[old]
+        if new:
+            self._by_size.setdefault(new, {})[address] = None
 
 
 class Connections:
@@ -51,9 +96,9 @@ class Connections:
         self._all: set[Connection] = set()
         self._spare: set[Connection] = set()
         self._by_address: Counter[str] = Counter()
-        # Dictionaries keep their order: the oldest first.
-        self._silent: dict[Connection, None] = {}  # have never sent a whole head
-        self._idle: dict[Connection, None] = {}  # between two requests
+        self._silent = _Waiting()  # have never sent a whole head
+        self._idle = _Waiting()  # between two requests
+        self._slow = _Waiting()  # in a body, or in an answer that is not taken
         self._closed = 0  # since the last record
         self._logged_s = -LOG_EVERY_S
 
@@ -68,27 +113,38 @@ class Connections:
         """Count a new connection. False: there is no room for it, and nobody who could give way."""
         address = connection.address
         full = self.per_address and self._by_address[address] >= self.per_address
-        if full and not self._make_room(address):
+        if full and not self._make_room_of(address):
             return self._refused("address")
-        if len(self._all) >= self.limit and not self._make_room():
+        if len(self._all) >= self.limit and not self._make_room_for(address):
             if len(self._all) >= self.limit + SPARE:
                 return self._refused("all")
             self._spare.add(connection)
             self._tell()
         self._all.add(connection)
         self._by_address[address] += 1
-        self._silent[connection] = None
+        self._silent.add(connection)
         return True
 
     def asked(self, connection: Connection) -> None:
-        """A whole head has arrived: the connection stays until it has been answered."""
-        self._silent.pop(connection, None)
-        self._idle.pop(connection, None)
+        """A whole head has arrived. What is left to come is a body."""
+        self._silent.discard(connection)
+        self._idle.discard(connection)
+        self.slow(connection)
+
+    def slow(self, connection: Connection) -> None:
+        """The client is to go on: with its body, or by taking its answer."""
+        if connection in self._all:
+            self._slow.add(connection)
+
+    def at_work(self, connection: Connection) -> None:
+        """The server is to go on: the connection stays until it has been answered."""
+        self._slow.discard(connection)
 
     def answered(self, connection: Connection) -> None:
         """Nothing is being answered: the connection waits for its next request."""
+        self._slow.discard(connection)
         if connection in self._all:
-            self._idle[connection] = None
+            self._idle.add(connection)
 
     def leave(self, connection: Connection) -> None:
         if connection in self._all:
@@ -97,20 +153,35 @@ class Connections:
             self._by_address[connection.address] -= 1
             if not self._by_address[connection.address]:
                 del self._by_address[connection.address]
-        self._silent.pop(connection, None)
-        self._idle.pop(connection, None)
+        for waiting in (self._silent, self._idle, self._slow):
+            waiting.discard(connection)
 
-    def _make_room(self, address: str | None = None) -> bool:
-        """Close the oldest that waits for a head, of ``address`` if one is given."""
+    def _make_room_of(self, address: str) -> bool:
+        """Close the oldest of an address that waits for a head."""
+        return self._close(self._silent.oldest_of(address) or self._idle.oldest_of(address))
+
+    def _make_room_for(self, address: str) -> bool:
+        """Close one that waits for its client, of whoever has most of them, but of nobody who has less than this."""
+        mine = self._by_address[address]
         for waiting in (self._silent, self._idle):
-            for connection in waiting:
-                if address is None or connection.address == address:
-                    self.leave(connection)
-                    self._count("gave_way")
-                    self._tell()
-                    connection.give_way()
-                    return True
-        return False
+            found = self._first_with(waiting, mine) or waiting.oldest_of(address)
+            if found is not None:
+                return self._close(found)
+        return self._close(self._first_with(self._slow, mine + 2))
+
+    def _first_with(self, waiting: _Waiting, least: int) -> Connection | None:
+        """The first to go whose address has ``least`` connections in all."""
+        first = itertools.islice(waiting.oldest(), MAX_LOOKED_AT)  # at the limit this is done for each new connection
+        return next((one for one in first if self._by_address[one.address] >= least), None)
+
+    def _close(self, connection: Connection | None) -> bool:
+        if connection is None:
+            return False
+        self.leave(connection)
+        self._count("gave_way")
+        self._tell()
+        connection.give_way()
+        return True
 
     def _refused(self, limit: str) -> bool:
         self._count(f"refused_{limit}")

@@ -102,7 +102,7 @@ class DeadlineProtocol(OldClients):
             self._refuse(Busy("There are too many connections.", retry_after_s=1))
 
     def give_way(self) -> None:
-        """Close: another connection needs the room, and nobody waits for an answer on this one."""
+        """Close: another connection needs the room, and here it is the client that is waited for."""
         self.transport.abort()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -133,11 +133,14 @@ class DeadlineProtocol(OldClients):
 
     def pause_writing(self) -> None:
         super().pause_writing()
+        self.counted.slow(self)
         self._watch_writing()
 
     def resume_writing(self) -> None:
         self._stop_write_timer()
         super().resume_writing()
+        if not self._in_message:
+            self.counted.at_work(self)
         self._watch_the_rest()
 
     def on_response_complete(self) -> None:
@@ -158,6 +161,7 @@ class DeadlineProtocol(OldClients):
         """The end of an answer may wait although writing is not paused; so would a connection that closes then."""
         whole = self.cycle is None or self.cycle.response_complete
         if whole and self._write_timer is None and self.transport.get_write_buffer_size():
+            self.counted.slow(self)
             self._watch_writing()
 
     def _watch_writing(self) -> None:
@@ -226,6 +230,8 @@ class DeadlineProtocol(OldClients):
         self._in_message = self.body_was_skipped()
         self._received = self._parsed = 0
         super().on_message_complete()
+        if not self._in_message and not self.flow.write_paused:
+            self.counted.at_work(self)
         self._be_idle()  # where the answer came before the end of the body
 
     def _count(self, size: int) -> None:

@@ -2,9 +2,9 @@
 
 Knows the queue, the worker and deadlines; knows nothing of HTTP. Cancelling the awaiting task cancels the job.
 
-Of the drawings that a worker had when it died, one may have killed it; which, nobody knows. Each is a suspect: when it
-is asked for again, it is drawn alone. One under which a worker dies again then is fatal, and refused; one that comes
-out is a suspect no more.
+Of the drawings that a worker had begun when it died, one may have killed it; which, nobody knows. Each is a suspect:
+when it is asked for again, it is drawn alone. One under which a worker dies again then is fatal, and refused; one that
+comes out is a suspect no more. What ends workers as it is loaded is a model, and is no matter of this file.
 """
 
 from __future__ import annotations
@@ -115,14 +115,18 @@ class JobRunner:
             async with self._company.together():
                 try:
                     return await self._worker.draw(drawing, encoding, job.stepped, job.previewed)
-                except WorkerLost:
+                except WorkerLost as lost:
+                    if not lost.begun:
+                        raise  # its model is to blame, if anything of it is
                     self._suspects = _with(self._suspects, await asyncio.to_thread(_fingerprint, drawing))
                     raise
         async with self._company.alone():
             await self._refuse_fatal(drawing)  # an equal one may have been drawn while this one waited
             try:
                 finished = await self._worker.draw(drawing, encoding, job.stepped, job.previewed)
-            except WorkerLost:
+            except WorkerLost as lost:
+                if not lost.begun:
+                    raise
                 log.error("the worker died twice under a job", extra={"job": job.key, "model": job.model})
                 self._fatal = _with(self._fatal, suspect)
                 raise

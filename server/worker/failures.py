@@ -21,9 +21,11 @@ from server.errors import (
 log = logging.getLogger("darkroom.worker")
 
 
-def lost() -> WorkerLost:
-    """The error of a job whose worker ended under it."""
-    return WorkerLost("The process that was drawing this stopped. It is being started again.", retry_after_s=5)
+def lost(*, begun: bool = True) -> WorkerLost:
+    """The error of a job whose worker ended under it, or, if not ``begun``, while it waited for its model."""
+    error = WorkerLost("The process that was drawing this stopped. It is being started again.", retry_after_s=5)
+    error.begun = begun
+    return error
 
 
 def cannot_start() -> Unavailable:

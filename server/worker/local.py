@@ -39,6 +39,7 @@ _START_TIMEOUT_S = 120.0  # for the child to import torch and say hello
 class _Pending:
     """A drawing that the worker has, and who waits for it."""
 
+    key: str  # of the plan
     model: str  # the ID asked for
     result: asyncio.Future[protocol.Finished]
     progress: Callable[[int, int], None]
@@ -87,14 +88,17 @@ class LocalWorker:
         self._supervisor = asyncio.create_task(self._supervise(), name="worker")
 
     async def stop(self) -> None:
-        """Let the child finish what it has and exit; kill it if it does not."""
+        """Let the child end its drawings, of which nobody waits for any more, and exit; kill it if it does not."""
         self._stopping = True
         if self._writer is not None:
             with contextlib.suppress(ConnectionError):
+                for job_id in list(self._pending):
+                    await self._send(protocol.Cancel(job_id))
                 await self._send(protocol.Stop())
         if self._process is not None and self._process.returncode is None:
+            busy = not self.up or self.models.loading  # with what may take minutes, and cannot be ended
             try:
-                await asyncio.wait_for(self._process.wait(), timeout=5.0 if self._up.is_set() else 0.1)
+                await asyncio.wait_for(self._process.wait(), timeout=0.1 if busy else 5.0)
             except TimeoutError:
                 self._kill()
                 with contextlib.suppress(TimeoutError):
@@ -123,7 +127,8 @@ class LocalWorker:
         await self._start_ended.wait()  # a worker that is being replaced is waited for; the job's deadline bounds it
         if not self.up:
             raise failures.cannot_start()
-        pending = _Pending(drawing.spec.model, asyncio.get_running_loop().create_future(), progress, previewed)
+        key = drawing.plan.key
+        pending = _Pending(key, drawing.spec.model, asyncio.get_running_loop().create_future(), progress, previewed)
         if not self._pending:
             self._last_message_s = time.monotonic()  # an idle worker owes no sign of life; from here on it does
         self._pending[drawing.job_id] = pending
@@ -154,7 +159,8 @@ class LocalWorker:
                 end = await self._run_once()
             except (OSError, asyncio.IncompleteReadError, msgspec.DecodeError, TimeoutError) as error:
                 end = type(error).__name__
-                log.error("worker link broke", extra={"reason": f"{end}: {error}"})
+                if not self._stopping:  # a child that exits with messages unread resets the link
+                    log.error("worker link broke", extra={"reason": f"{end}: {error}"})
             finally:
                 came_up = self.up
                 self._up.clear()
@@ -214,7 +220,7 @@ class LocalWorker:
                 self.device = device
                 self.models.worker_up()
                 log.info("worker up", extra={"device": device, "device_name": device_name, "torch": torch_version})
-                for plan in self._preload:
+                for plan in filter(lambda plan: self.models.may_preload(plan.key), self._preload):
                     self.models.moved(plan.key, ModelState.LOADING)
                     await self._send(protocol.Load(plan))
                 self.start_failure = ""
@@ -223,7 +229,7 @@ class LocalWorker:
             case protocol.Moved(key, place, reason):
                 if place == ModelState.BROKEN:
                     log.error("model cannot be served", extra={"model": key, "reason": reason})
-                self.models.moved(key, ModelState(place), reason)
+                self.models.told(key, ModelState(place), reason)
             case protocol.Checked(key, shared, reason):
                 self.models.checked(key, shared, reason)
             case protocol.Tally(counts):
@@ -281,9 +287,12 @@ class LocalWorker:
     def _worker_lost(self) -> None:
         for pending in self._pending.values():
             if not pending.result.done():
-                pending.result.set_exception(failures.lost())
+                begun = self.models[pending.key].state is ModelState.READY
+                pending.result.set_exception(failures.lost(begun=begun))
+        wanted = {pending.key for pending in self._pending.values()}
         self._pending.clear()
-        self.models.worker_lost()
+        if not self._stopping:
+            self.models.worker_lost(wanted)
 
 
 def _child_environment() -> dict[str, str]:

@@ -1,12 +1,17 @@
 """What the front knows of each model of one worker.
 
 Knows states and the gauges that show them; knows neither processes nor messages.
+
+A model may end the worker that loads it. One under whose load two workers have ended is broken, and is not tried again
+for a while: each try ends the drawings of all other models too.
 """
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Collection, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
@@ -14,7 +19,11 @@ from pipelines.plan import ModelPlan
 from server.telemetry import Metrics
 from server.worker import failures
 
+log = logging.getLogger("darkroom.worker")
+
 _BROKEN_S = 30.0  # a model that failed to load is tried again after this
+_FATAL_S = 600.0  # and one whose load ended two workers, after this
+_MAX_DEATHS = 2
 
 
 class ModelState(StrEnum):
@@ -45,6 +54,8 @@ class ModelStatuses(dict[str, ModelStatus]):
         super().__init__({plan.key: ModelStatus() for plan in plans})
         self._metrics = metrics
         self._tried: set[str] = set()  # the models that this worker process has had ready, or found broken
+        self._being_loaded = ""  # the one that the worker said last that it loads
+        self._deaths: Counter[str] = Counter()  # of workers, while they loaded a model; until it has been ready
 
     @property
     def loading(self) -> bool:
@@ -61,8 +72,26 @@ class ModelStatuses(dict[str, ModelStatus]):
         With ``retry``, only if that was lately: after a while they are to be tried again.
         """
         status = self[key]
-        if status.state is ModelState.BROKEN and not (retry and time.monotonic() - status.since_s >= _BROKEN_S):
+        rest_s = _FATAL_S if self._deaths[key] >= _MAX_DEATHS else _BROKEN_S
+        if status.state is ModelState.BROKEN and not (retry and time.monotonic() - status.since_s >= rest_s):
             raise failures.unavailable(model)
+
+    def may_preload(self, key: str) -> bool:
+        """May a worker that has come up load this model unasked? Not what has just ended two of them."""
+        if self._deaths[key] < _MAX_DEATHS or time.monotonic() - self[key].since_s >= _FATAL_S:
+            return True
+        self._tried.add(key)
+        return False
+
+    def told(self, key: str, state: ModelState, reason: str) -> None:
+        """The worker says that a model's weights have come or gone, or are being loaded."""
+        if state is ModelState.LOADING:
+            self._being_loaded = key
+        elif key == self._being_loaded:
+            self._being_loaded = ""
+        if state is ModelState.READY:
+            del self._deaths[key]
+        self.moved(key, state, reason)
 
     def moved(self, key: str, state: ModelState, reason: str = "") -> None:
         """A model's weights have come or gone."""
@@ -81,8 +110,20 @@ class ModelStatuses(dict[str, ModelStatus]):
         """A new worker process has come up. It has tried no model yet."""
         self._tried.clear()
 
-    def worker_lost(self) -> None:
-        """The worker process has ended, and its loaded models with it. What is broken on disk stays broken."""
+    def worker_lost(self, wanted: Collection[str] = ()) -> None:
+        """The worker process has ended, and its loaded models with it. What is broken on disk stays broken.
+
+        Its end is counted against the model that it loaded; if it had not said which, against all that are ``wanted``
+        and were not ready.
+        """
+        waiting = {key for key in wanted if self[key].state is not ModelState.READY}
+        for key in {self._being_loaded} if self._being_loaded else waiting:
+            self._deaths[key] += 1
+            if self._deaths[key] >= _MAX_DEATHS:
+                reason = f"{self._deaths[key]} workers have ended while they loaded it"
+                log.error("model cannot be served", extra={"model": key, "reason": reason})
+                self.moved(key, ModelState.BROKEN, reason)
+        self._being_loaded = ""
         for key, status in self.items():
             if status.state is not ModelState.BROKEN:
                 self.moved(key, ModelState.UNLOADED)

@@ -236,14 +236,19 @@ def test_a_full_queue_is_429_in_no_time_and_its_places_come_back(paper_servers: 
         thread.start()
     queue = paper.app.state.services.queue
     eventually(lambda: queue.held == 4, within_s=20)
-    waits = []
-    for _ in range(20):
-        started = time.monotonic()
-        answer = paper.post({"prompt": "x"})
-        waits.append(time.monotonic() - started)
-        assert_api_error(answer, 429, "queue_full")
-        assert answer.headers["x-should-retry"] == "true"
-    assert sorted(waits)[0] < 0.05  # the best of 20: the machine may be busy, the server must not be
+    waits, others = [], []
+    with paper.client() as client:  # one: to make it takes longer than the answer
+        for _ in range(20):
+            asked = time.monotonic()
+            client.get("/livez")
+            started = time.monotonic()
+            others.append(started - asked)
+            answer = client.post("/v1/images/generations", json={"prompt": "x"})
+            waits.append(time.monotonic() - started)
+            assert_api_error(answer, 429, "queue_full")
+            assert answer.headers["x-should-retry"] == "true"
+    # The best of 20, less what the machine makes any answer wait: it may be busy, the server must not be.
+    assert min(waits) - min(others) < 0.05
     paper.worker.gate.set()
     for thread in admitted:
         thread.join(20)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import threading
 from pathlib import Path
 
 import httpx
@@ -105,8 +104,10 @@ def test_a_failure_after_the_headers_is_told_in_the_body(paper_servers: PaperSer
     served = paper_servers.open(hub_headers_s=0.3)
     served.worker.gate.clear()
     served.worker.failure = WorkerLost("The worker ended.")
-    threading.Timer(1, served.worker.gate.set).start()
-    body = served.post(BODY, IMAGE).json()
+    with served.client() as client, client.stream("POST", IMAGE, json=BODY) as answer:
+        served.worker.gate.set()  # the headers are out
+        answer.read()
+    body = answer.json()
     assert body["error"]["code"] == "worker_lost"
     assert body["error"]["message"].startswith("The worker ended.")
     assert "images" not in body

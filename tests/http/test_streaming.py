@@ -52,10 +52,12 @@ def open_stream(paper: Paper, receive_bytes: int = 1 << 16, **fields: Any) -> so
 
 
 def post_and_then_open_the_gate(paper: Paper) -> httpx.Response:
-    """A streaming request whose drawing ends after its headers are out."""
+    """A streaming request whose drawing ends after its headers are out: not some time later, when they may not be."""
     paper.worker.gate.clear()
-    threading.Timer(0.2, paper.worker.gate.set).start()
-    return paper.post(STREAM)
+    with paper.client() as client, client.stream("POST", "/v1/images/generations", json=STREAM) as answer:
+        paper.worker.gate.set()
+        answer.read()
+    return answer
 
 
 def read_events(connection: socket.socket) -> list[str]:
@@ -220,12 +222,11 @@ def test_the_openai_client_raises_what_a_stream_ends_with(paper_servers: PaperSe
     paper = paper_servers.open()  # a death is remembered
     paper.worker.failure = WorkerLost("It died.")
     paper.worker.gate.clear()
-    threading.Timer(0.2, paper.worker.gate.set).start()
-    with (
-        openai.OpenAI(base_url=f"{paper.url}/v1", api_key="x", max_retries=0) as client,
-        pytest.raises(openai.APIError, match="It died"),
-    ):
-        list(client.images.generate(prompt="x", stream=True))
+    with openai.OpenAI(base_url=f"{paper.url}/v1", api_key="x", max_retries=0) as client:
+        stream = client.images.generate(prompt="x", stream=True)  # returns with the headers
+        paper.worker.gate.set()
+        with pytest.raises(openai.APIError, match="It died"):
+            list(stream)
 
 
 def test_an_unforeseen_failure_says_nothing_of_itself(paper: Paper, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,6 +10,8 @@ import argparse
 import json
 import math
 import subprocess
+import sys
+import threading
 import time
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -18,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 
 from tests.running import ROOT
 
@@ -51,6 +53,7 @@ class Journal:
         self.file = FOLDER / f"{suite}.jsonl"
         self.rows: list[dict[str, Any]] = []
         self.ends: list[dict[str, Any]] = []  # of servers: what was left when each had done its part
+        self._lock = threading.Lock()  # of the file: suites may have several servers
         self._deadline: float = time.monotonic() + options.time_limit
         chosen: dict[str, Any] = {name: value for name, value in vars(options).items() if name not in PLACE}
         chosen["commit"] = _commit()
@@ -97,7 +100,7 @@ class Journal:
         return 0 if passed and whole else 1
 
     def _write(self, row: dict[str, Any]) -> None:
-        with Path(self.file).open("a") as opened:
+        with self._lock, Path(self.file).open("a") as opened:
             opened.write(json.dumps(row) + "\n")
 
 
@@ -124,9 +127,20 @@ def parser(description: str | None, *, time_limit_s: float) -> argparse.Argument
     return made
 
 
+class _Progress(Progress):
+    """A bar; where no terminal shows it, a line each time that something is done."""
+
+    def advance(self, task_id: TaskID, advance: float = 1) -> None:
+        super().advance(task_id, advance)
+        task = self.tasks[task_id]
+        if not self.console.is_terminal:
+            of = "" if task.total is None else f" of {task.total:g}"
+            print(f"{task.description}: {task.completed:g}{of}, {task.elapsed or 0:.0f} s", file=sys.stderr, flush=True)
+
+
 def progress() -> Progress:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True))
+    return _Progress(*columns, console=Console(stderr=True))
 
 
 def quantile(values: Iterable[float], share: float) -> float:

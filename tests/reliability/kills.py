@@ -2,18 +2,26 @@
 
     python -m tests.reliability.kills --worker 100 --front 100
 
-In each round a server starts under load, its worker is killed, and when it is ready again, the front: every other one
-at the moment when a picture is half written. The first start of the worker is measured beside its replacement.
+Two servers side by side, each in a folder of its own, share the rounds. In each a server starts under load, its worker
+is killed, and when it is ready again, the front: every other one at the moment when a picture is half written. The
+first start of the worker is measured beside its replacement.
+
+A half-written file may be somebody's who still writes: the server's sweeps, of which one is at its start, leave it
+alone for a minute. One that a start finds older than that must be gone when the server is ready; in the end a last
+server must sweep them all.
 """
 
 from __future__ import annotations
 
+import argparse
 import contextlib
 import random
 import sys
 import tempfile
 import time
-from collections import Counter
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -32,33 +40,56 @@ KINDS = ("url", "url", "url", "b64", "edit", "mask", "stream", "stream_url", "hu
 ALLOWED = frozenset({"worker_lost"})
 MAX_RATIO = 1.2  # of a worker's replacement to its first start
 WORKER_ENDS_S = 10.0
+PAUSE_S = (0.2, 1.2)  # of load, before each kill
+WRITING_S = 60.0  # for so long a sweep leaves a half-written file alone
+LIFETIME_S = 86_400  # of pictures: none expires while a run goes on
 
 
 def main() -> int:
     options_parser = parser(__doc__, time_limit_s=14400)
     options_parser.add_argument("--worker", type=int, default=100, help="workers to kill (default: 100)")
     options_parser.add_argument("--front", type=int, default=100, help="fronts to kill (default: 100)")
-    options_parser.add_argument("--clients", type=int, default=4, help="clients that ask (default: 4)")
+    options_parser.add_argument("--clients", type=int, default=2, help="clients that ask each server (default: 2)")
+    options_parser.add_argument("--sides", type=int, default=2, help="servers side by side (default: 2)")
     options = options_parser.parse_args()
     journal = Journal("kills", options)
     rounds = max(options.worker, options.front)
-    with tempfile.TemporaryDirectory(prefix="kills-") as folder, progress() as shown:
+    done = {row["number"] for row in journal.rows}
+    waiting = deque(number for number in range(rounds) if number not in done)
+    with progress() as shown, ThreadPoolExecutor(options.sides) as pool:
+        bar_ = shown.add_task("rounds", total=rounds, completed=len(done))
+        sides = [
+            pool.submit(_side, side, options, journal, waiting, lambda: shown.advance(bar_))
+            for side in range(options.sides)
+        ]
+        for side in sides:
+            side.result()
+    return _end(journal, whole=len(journal.rows) >= rounds)
+
+
+def _side(
+    side: int, options: argparse.Namespace, journal: Journal, waiting: deque[int], advance: Callable[[], None]
+) -> None:
+    """Rounds in one folder, as long as any wait. A worker starts on one core, for most of a round."""
+    with tempfile.TemporaryDirectory(prefix="kills-") as folder:
         house = House(Path(folder))
-        bar_ = shown.add_task("rounds", total=rounds, completed=len(journal.rows))
-        mix = Mix(options.seed, KINDS, steps=(1, 10))
+        mix = Mix(options.seed + side * 1_000_000, KINDS, steps=(1, 10))
         first = sum(row["asks"] for row in journal.rows)
         with (
             Probe(house.port) as probe,
             Load(house.port, house.key, mix, clients=options.clients, allowed=ALLOWED, first=first) as load,
         ):
-            while len(journal.rows) < rounds and not journal.out_of_time:
-                number = len(journal.rows)
+            while not journal.out_of_time:
+                try:
+                    number = waiting.popleft()
+                except IndexError:  # the other sides have the rest
+                    break
                 rng = random.Random(f"kills-{options.seed}-{number}")
                 kinds = {"worker": number < options.worker, "front": number < options.front}
                 journal.add(number=number, **Round(house, load, rng).run(**kinds), **probe.take())
-                shown.advance(bar_)
+                advance()
             load.pause()
-    return _end(journal, whole=len(journal.rows) >= rounds)
+        journal.add_end(faults=_last_look(house))
 
 
 class Round:
@@ -77,14 +108,14 @@ class Round:
         closed_pictures = load.closed_pictures
         found_before = house.stored() if house.pictures.exists() else set()
         left = house.leftovers()
+        due = house.half_written(older_than_s=WRITING_S)
         load.go_on()
-        with house.life(wait=False) as running:
+        with house.life(wait=False, url_lifetime_s=LIFETIME_S) as running:
             started = house.ready(running)
             self._figures["cold_s"] = round(time.time() - started.create_time(), 3)
-            # What lay there after the last kill must be gone; what the requests of now are writing is not asked about.
-            if kept := {name for name in left & house.leftovers() if _temporary(name)}:
-                self._faults.append(f"temporary files outlive a restart: {len(kept)}")
-            time.sleep(self._rng.uniform(0.3, 3.0))
+            if kept := due & house.half_written():
+                self._faults.append(f"half-written files outlive the sweep of a start: {len(kept)}")
+            time.sleep(self._rng.uniform(*PAUSE_S))
             if worker:
                 self._kill_worker(running, started)
                 time.sleep(self._rng.uniform(0.0, 1.0))
@@ -92,7 +123,7 @@ class Round:
             if held := house.permits_after():
                 self._faults.append(f"permits leaked: {held}")
             load.go_on()
-            time.sleep(self._rng.uniform(0.3, 3.0))
+            time.sleep(self._rng.uniform(*PAUSE_S))
             if front:
                 self._kill_front(running)
             else:
@@ -138,6 +169,7 @@ class Round:
             with contextlib.suppress(OSError):
                 if any(atomic.target_of(path.name) for path in self._house.pictures.iterdir()):
                     return
+                time.sleep(0.0002)  # a file is half written for some milliseconds
 
     def _look_at_files(self, found_before: set[str], left: set[str], closed_pictures: int) -> None:
         house, load = self._house, self._load
@@ -152,6 +184,18 @@ class Round:
             self._faults.append(f"stored pictures that nobody can have asked for: {untold}")
         if not house.keys_intact:
             self._faults.append("keys.json changed")
+
+
+def _last_look(house: House) -> list[str]:
+    """What a last server leaves lying when every half-written file is old enough for its sweeps."""
+    if not house.half_written():
+        return []
+    with house.life(url_lifetime_s=LIFETIME_S, sweep_interval_s=1) as running:
+        deadline = time.monotonic() + WRITING_S + 10
+        while (left := house.half_written()) and time.monotonic() < deadline:
+            time.sleep(0.5)
+        running.stop()
+    return [f"half-written files outlive a minute and a sweep: {len(left)}"] if left else []
 
 
 def _temporary(name: str) -> bool:

@@ -21,11 +21,12 @@ from server.storage import atomic
 from tests.pictures import parameters
 from tests.reliability.asks import Wrong, judge_picture
 from tests.reliability.wire import HOST, Metrics, get
-from tests.running import START_TIMEOUT_S, Running, eventually, start
+from tests.running import Running, eventually, start
 
 # One thread for torch: OpenMP threads that wait for each other on shared cores make every figure worse.
 ENVIRONMENT = {"OMP_NUM_THREADS": "1"}
 PERMITS_RETURN_S = 15.0
+READY_S = 600.0  # beside much other work a worker's start has taken minutes
 
 
 class House:
@@ -87,7 +88,7 @@ class House:
                 return worker if get(running.port, "/readyz").status == 200 else None
             return None
 
-        return eventually(look, within_s=START_TIMEOUT_S, every_s=0.02)
+        return eventually(look, within_s=READY_S, every_s=0.02)
 
     def metrics(self) -> Metrics:
         return Metrics.of(self.port, self.key)
@@ -106,6 +107,15 @@ class House:
             for path in self.data_dir.rglob("*")
             if path.is_file() and (atomic.target_of(path.name) or path.parent != self.pictures)
         }
+
+    def half_written(self, *, older_than_s: float = 0.0) -> set[str]:
+        """The names of half-written pictures, last written to so long ago."""
+        found = set()
+        for path in self.pictures.iterdir() if self.pictures.exists() else ():
+            with contextlib.suppress(FileNotFoundError):  # it has just been written to its end
+                if atomic.target_of(path.name) and time.time() - path.stat().st_mtime >= older_than_s:
+                    found.add(path.name)
+        return found
 
     def stored(self) -> set[str]:
         return {path.name for path in self.pictures.iterdir() if not atomic.target_of(path.name)}

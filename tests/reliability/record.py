@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
@@ -78,6 +79,8 @@ class Record:
         with self.path.open("a", encoding="utf-8") as file:
             row = {**vars(batch), "findings": [vars(finding) for finding in batch.findings]}
             file.write(json.dumps({"seed": self.seed, "tree": self.tree, **row}) + "\n")
+        done = sum(batch.done for batch in self.batches.values())
+        print(f"{self.name}: {batch.part} {batch.index}, {done:,} in all", file=sys.stderr, flush=True)
 
     def left(self, part: str, batches: int) -> list[int]:
         """The batches of a part that are not done yet."""

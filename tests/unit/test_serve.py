@@ -139,6 +139,9 @@ def test_who_still_waits_after_the_time_to_drain_is_told(tmp_path: Path) -> None
         assert b'"code":"draining"' in events
         assert running.process.wait(20) == 0, running.lines
     assert not any("Exception in ASGI" in line for line in running.lines)
+    (record,) = (json.loads(line) for line in running.lines if "cut off at" in line)
+    assert (record["level"], record["requests"]) == ("info", 6)
+    assert not any('"level": "error"' in line for line in running.lines), "a stop as it was ordered is no error"
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
@@ -150,6 +153,24 @@ def test_a_signal_drains_and_the_exit_is_clean(tmp_path: Path, number: signal.Si
             running.process.send_signal(number)
             assert_api_error(parse(read_all(connection)), 503, "draining")
         assert running.process.wait(20) == 0, running.lines
+
+
+def test_garbage_is_one_record_and_a_body_that_does_not_come_holds_up_no_stop(tmp_path: Path) -> None:
+    """Each connection of garbage was a line in the log."""
+    head = b"POST /v1/images/generations HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9\r\n\r\n{"
+    with front(tmp_path, drain_timeout_s=1, body_timeout_s=600) as running, contextlib.ExitStack() as stack:
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", running.port), timeout=30) as garbage:
+                garbage.sendall(b"\x16\x03\x01 no HTTP\r\n\r\n")
+                assert_api_error(parse(read_all(garbage)), 400, "invalid_value")
+        connection = stack.enter_context(socket.create_connection(("127.0.0.1", running.port), timeout=30))
+        connection.sendall(head)
+        client = stack.enter_context(running.client())
+        eventually(lambda: "darkroom_connections 2.0" in client.get("/metrics").text)
+        running.process.send_signal(signal.SIGTERM)
+        assert running.process.wait(20) == 0, running.lines
+        assert_api_error(parse(read_all(connection)), 503, "draining")
+    assert sum("Invalid HTTP" in line for line in running.lines) == 1
 
 
 def test_a_hangup_that_is_ignored_stays_ignored(tmp_path: Path) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import BadRequest, ModelNotFound
-from tests.unit.catalog.models_files import catalog
+from tests.unit.catalog.models_files import GOOD, catalog
 
 
 def test_presets_lie_over_each_other(tmp_path: Path) -> None:
@@ -39,3 +39,13 @@ def test_sizes(tmp_path: Path) -> None:
     for model, size in (("dall-e-2", "512x512"), ("mini", "15x64"), ("mini", "64x2049"), ("mini", "064x64")):
         with pytest.raises(BadRequest):
             both.models[model].size(size)
+
+
+def test_no_preset_is_beyond_max_steps(tmp_path: Path) -> None:
+    """What a quality or the family stands for was drawn whatever max_steps said."""
+    unwritten = catalog(tmp_path, GOOD.replace("steps: 30", "steps: 300")).models["mini"]
+    assert unwritten.entry.max_steps == 300  # a file that does not write it goes on as it did
+    text = GOOD.replace("steps: 8, ", "").replace("steps: 30", "").replace("multiple: 16", "max_steps: 9")
+    bounded = catalog(tmp_path, text).models["mini"]
+    assert bounded.family.steps > 9
+    assert bounded.preset("hd", "vivid").steps == 9

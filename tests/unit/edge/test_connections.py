@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import logging
+import random
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -68,6 +70,74 @@ def test_beyond_the_limit_some_are_spare() -> None:
     for line in busy[:SPARE]:
         room.leave(line)
     assert not room.is_spare(busy[-1])  # there is room again
+
+
+def entered(room: Connections, count: int, address: str = "192.0.2.1", *, asked: bool = False) -> list[Line]:
+    lines = [Line(address) for _ in range(count)]
+    for line in lines:
+        assert room.enter(line)
+        if asked:
+            room.asked(line)
+    return lines
+
+
+def test_who_has_most_gives_way_first() -> None:
+    """An honest client's connection was closed before its head had come, as the oldest among an attacker's hundreds."""
+    room = Connections(10)
+    honest = entered(room, 2, "192.0.2.2")
+    many = entered(room, 8)
+    more = entered(room, 20) + entered(room, 1, "192.0.2.3")
+    assert not any(line.gone for line in honest)
+    assert all(line.gone for line in many)
+    assert sum(line.gone for line in more) == 20 + 1 - 8
+
+
+def test_nobody_loses_a_connection_to_an_address_that_has_more() -> None:
+    """Whose own are all in use would else take what others have between two requests."""
+    room = Connections(10)
+    (kept,) = entered(room, 1, "192.0.2.2", asked=True)
+    room.at_work(kept)
+    room.answered(kept)
+    (new,) = entered(room, 1, "192.0.2.3")
+    many = entered(room, 8, asked=True)
+    (spare,) = entered(room, 1)
+    assert room.is_spare(spare)
+    entered(room, 1)
+    assert (kept.gone, new.gone, spare.gone) == (False, False, True)  # of its own kind, that can go
+    assert not any(line.gone for line in many)
+
+
+def test_where_all_have_heads_who_keeps_us_waiting_gives_way_to_an_address_that_has_fewer() -> None:
+    """Half a body each, and nobody else came in."""
+    room = Connections(10)
+    many = entered(room, 10, asked=True)
+    room.at_work(many[0])  # whole: it is being drawn
+    (honest,) = entered(room, 1, "192.0.2.2", asked=True)
+    assert [line.gone for line in many[:3]] == [False, True, False]
+    room.slow(many[0])  # its answer is not taken
+    for line in many[2:]:
+        room.at_work(line)
+    entered(room, 1, "192.0.2.2")
+    assert (many[0].gone, honest.gone) == (True, False)
+
+
+def test_what_waits_is_counted_as_it_comes_and_goes() -> None:
+    waiting, rng = module._Waiting(), random.Random(1)
+    lines = [Line(f"192.0.2.{number % 7}") for number in range(60)]
+    inside: list[Line] = []
+    for _ in range(3000):
+        line = rng.choice(lines)
+        if rng.random() < 0.5:
+            waiting.add(line)
+            inside += [line] if line not in inside else []
+        else:
+            waiting.discard(line)
+            inside = [other for other in inside if other is not line]
+        counts = Counter(other.address for other in inside)
+        oldest = list(waiting.oldest())
+        assert [counts[found.address] for found in oldest] == sorted(counts.values(), reverse=True)
+        firsts = {other.address: other for other in reversed(inside)}
+        assert all(found is firsts[found.address] for found in oldest)
 
 
 def test_each_address_has_its_own_limit() -> None:

@@ -214,6 +214,21 @@ async def test_a_worker_that_cannot_be_started_makes_nobody_a_suspect() -> None:
     assert await runner.run(new_job(), FakeAssignment()) == "outcome"
 
 
+async def test_a_worker_that_ends_under_a_load_makes_nobody_a_suspect() -> None:
+    """Two deaths of a worker that loaded their model, and requests were refused that had never been drawn."""
+    worker = FakeWorker()
+    runner = make_runner(JobQueue(1, slots=1), worker)
+    worker.failure = WorkerLost("It died.")
+    with pytest.raises(WorkerLost):
+        await runner.run(new_job(), FakeAssignment())  # a suspect, by this one
+    worker.failure.begun = False
+    for _ in range(3):
+        with pytest.raises(WorkerLost):
+            await runner.run(new_job(), FakeAssignment())
+    worker.failure = None
+    assert await runner.run(new_job(), FakeAssignment()) == "outcome"
+
+
 async def test_who_waits_to_be_alone_comes_to_its_turn_and_gives_it_back() -> None:
     company, story, leave = Company(), list[str](), asyncio.Event()
 

@@ -6,14 +6,17 @@ import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
+import msgspec
 import pytest
 
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, ImageSpec
+from server.errors import WorkerLost
 from server.settings import Settings
 from server.telemetry import Metrics
 from server.worker import protocol
@@ -33,6 +36,7 @@ class Child:
         self.pid = pid
         self.heard: list[protocol.ToWorker] = []
         self.returncode: int | None = None
+        self.obeys = True
         self._socket = socket.socket(fileno=os.dup(fd))
         self._ended = asyncio.Event()
 
@@ -42,6 +46,15 @@ class Child:
 
     def say(self, message: protocol.ToFront) -> None:
         self._writer.write(protocol.pack(message))
+
+    def listen_no_more(self) -> None:
+        self._listening.cancel()
+        self._writer.transport.pause_reading()  # type: ignore[attr-defined]
+
+    def has_unread(self) -> bool:
+        with contextlib.suppress(BlockingIOError):
+            return bool(self._socket.recv(1, socket.MSG_PEEK))
+        return False
 
     def end(self, code: int) -> None:
         self.returncode = code
@@ -57,7 +70,8 @@ class Child:
             while protocol.Stop() not in self.heard:
                 (length,) = protocol.HEADER.unpack(await reader.readexactly(protocol.HEADER.size))
                 self.heard.append(protocol.unpack_to_worker(await reader.readexactly(length)))
-            self.end(0)
+            if self.obeys:
+                self.end(0)
 
 
 Children = asyncio.Queue[Child]
@@ -144,3 +158,63 @@ async def test_a_server_stays_ready_when_a_preloaded_model_makes_room_for_anothe
         assert not worker.settled
         await move(worker, child, "mini", "ready")
         assert worker.settled
+
+
+async def test_a_stop_ends_what_is_drawn_and_says_nothing(children: Children, caplog: pytest.LogCaptureFixture) -> None:
+    """The worker was told to stop before it was told to cancel: it drew on for five seconds, and was then killed."""
+    async with started([]) as worker:
+        child = await children.get()
+        child.say(HELLO)
+        drawing = asyncio.create_task(worker.draw(DRAWING, Encoding("png", 90), lambda done, of: None))
+        await until(lambda: len(child.heard) == 1)
+        await worker.stop()
+        assert child.heard[1:] == [protocol.Cancel("job_1"), protocol.Stop()]
+        with pytest.raises(WorkerLost):
+            await drawing
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+async def test_a_link_that_is_reset_by_a_stop_is_no_failure_in_the_log(
+    children: Children, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Messages that the worker no longer read reset it: "worker link broke" at each stop with drawings."""
+    async with started([]) as worker:
+        child = await children.get()
+        child.say(HELLO)
+        await until(lambda: worker.up)
+        child.listen_no_more()
+        stopping = asyncio.create_task(worker.stop())
+        await until(child.has_unread)
+        child.end(0)
+        await stopping
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+async def test_a_stop_does_not_wait_for_a_load(children: Children) -> None:
+    """It may take minutes, and nothing ends it but the end of its process: it got five seconds at each stop."""
+    async with started([MINI]) as worker:
+        child = await children.get()
+        child.say(HELLO)
+        await move(worker, child, "mini", "loading")
+        child.obeys = False
+        async with asyncio.timeout(4):
+            await worker.stop()
+        assert child.returncode == -signal.SIGKILL
+
+
+async def test_who_waits_for_a_model_that_ends_the_worker_is_no_suspect(children: Children) -> None:
+    """Each request for the model was taken for one that kills: two of them, and all their repeats were refused."""
+    async with started([]) as worker:
+        child = await children.get()
+        child.say(HELLO)
+        await move(worker, child, "mini", "ready")
+        waiting = msgspec.structs.replace(DRAWING, job_id="job_2", plan=BROKEN)
+        tasks = [
+            asyncio.create_task(worker.draw(drawing, Encoding("png", 90), lambda done, of: None))
+            for drawing in (DRAWING, waiting)
+        ]
+        await until(lambda: len(child.heard) == 2)
+        await move(worker, child, "broken", "loading")
+        child.end(-11)
+        lost = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [(type(error), error.begun) for error in lost] == [(WorkerLost, True), (WorkerLost, False)]  # type: ignore[union-attr]

@@ -49,3 +49,45 @@ def test_a_worker_takes_its_models_with_it_but_not_what_is_known_of_their_folder
     assert not models.loading
     models.worker_up()
     assert not models.tried([TORN])
+
+
+def test_a_model_whose_load_ends_workers_is_broken_and_preloaded_no_more(models: ModelStatuses) -> None:
+    """Each new worker loaded it and died, with the drawings of all other models, for ever."""
+    for deaths in range(2):
+        assert models.may_preload("torn")
+        models.worker_up()
+        models.moved("mini", ModelState.LOADING)  # expected, as it is preloaded too
+        models.told("torn", ModelState.LOADING, "")
+        models.worker_lost({"mini", "torn"})
+        assert models["torn"].state is (ModelState.BROKEN if deaths else ModelState.UNLOADED)
+    assert models["mini"].state is ModelState.UNLOADED
+    assert models.may_preload("mini")
+    models.worker_up()
+    assert not models.may_preload("torn")
+    assert models.tried([TORN])  # so that the server is ready without it
+    models["torn"].since_s = time.monotonic() - 60  # what is merely broken would be tried again
+    with pytest.raises(ModelUnavailable):
+        models.require("torn", "dall-e-2")
+    models["torn"].since_s = time.monotonic() - 601
+    models.require("torn", "dall-e-2")
+    assert models.may_preload("torn")
+
+
+def test_a_load_that_came_to_its_end_wipes_out_what_ended_before(models: ModelStatuses) -> None:
+    for _ in range(3):
+        models.told("mini", ModelState.LOADING, "")
+        models.worker_lost()
+        models.told("mini", ModelState.LOADING, "")
+        models.told("mini", ModelState.READY, "")
+        models.worker_lost({"mini"})
+    assert models["mini"].state is ModelState.UNLOADED
+
+
+def test_a_worker_that_ends_before_it_says_what_it_loads_is_counted_against_what_was_wanted(
+    models: ModelStatuses,
+) -> None:
+    models.told("mini", ModelState.READY, "")
+    for _ in range(2):
+        models.worker_lost({"mini", "torn"})
+        models.told("mini", ModelState.READY, "")
+    assert (models["mini"].state, models["torn"].state) == (ModelState.READY, ModelState.BROKEN)
