@@ -39,8 +39,7 @@ TAGS = _split(
 ADJECTIVES = _split(
     "cute|beautiful|small|big|tiny|huge|little|large|old|new|nice|lovely|pretty|funny|shiny|happy|sad|"
     "angry|cool|fancy|colorful|fluffy|magical|strange|simple|modern|vintage|giant|single|delicious|"
-    "fresh|fantastic|realistic|red|blue|green|yellow|brown|white|black|orange|pink|purple|golden|"
-    "silver|good|great|perfect|wonderful|really nice"
+    "fresh|fantastic|realistic|good|great|perfect|wonderful|really nice"
 )
 SCENE_WORDS = {
     "night sky": "at night|in the night sky|under the stars|under a starry sky|at midnight|in the moonlight",
@@ -67,6 +66,7 @@ COLOUR_WORDS = _split(
     "in front of a {c} wall|on a plain {c} background|over a {c} backdrop|on a {c} backdrop|"
     "set against {c}"
 )
+BARE_COLOURS = _split("a {c} background|plain {c}|{c} wall|a {c} backdrop")
 BESIDE = _split(
     "{a} and {b}|{a} next to {b}|{a} beside {b}|{a} on the left and {b} on the right|"
     "{a} to the left of {b}|{b} to the right of {a}|{b} on the right and {a} on the left|"
@@ -85,6 +85,13 @@ WITH = _split(
 )
 RELATIONS = _split("and|with|on|in|over|under|above|below|near|next to|beside|behind|in front|on top|left|right")
 MARKS = (",", ",", ",", ".", "!", "?", ":", ";")
+COLOUR_BEFORE = _split("{c}|{c}|{c}|{c}|{c}|{c}|bright {c}|all {c}|{c} colored|{c} coloured|{c}-colored")
+COLOUR_AFTER = _split(
+    "in {c}|in {c}|in {c} color|in {c} colour|painted {c}|that is {c}|colored {c}|of {c} color|that is all {c}|which is {c}"
+)
+COLOUR_APART = _split(", {c}|, {c}|, the color {c}|, {c} one")  # of a lone object
+HEAD_LINKS = _split("a|the|my|some|of a|one|really nice|with a")
+TAIL_LINKS = _split("for my|for the|so that|because|please|and make it|for|as")
 COUNTS = {
     "two": "two|2|a pair of|a couple of|two identical|twin", "three": "three|3|a trio of|three identical",
     "four": "four|4|four identical|a group of four",
@@ -113,6 +120,9 @@ ZH_WITH = (
     ("{a}拿著{b}", "{a}帶著{b}", "{a}在用{b}", "{a}後面,{b}前面"),
     ("{a}拿着{b}", "{a}带着{b}", "{a}在用{b}", "{a}后面,{b}前面"),
 )
+ZH_BACKGROUNDS = _split("背景上的|背景的|背景前的")
+ZH_COLOUR_BEFORE = _split("{c}的|{c}的|{c}")
+ZH_COLOUR_AFTER = _split(",{c}的|,{c}|，{c}的")
 ZH_MEANT = "一二兩两三四上下左右前後后旁和與与在有大小"  # characters that count, place or size an object
 
 
@@ -127,7 +137,7 @@ class Captioner:
         self.zh_fillers = list(zip(*(line.split("\t") for line in fillers if line), strict=True))
         self.zh_grounds = {name: (hant.split("|"), hans.split("|")) for name, hant, hans in rows}
         meant = {*ZH_MEANT, *"".join(hant + hans for _, hant, hans in rows)}
-        self.zh_pieces = [_pieces(names, meant) for names in (lexicon.traditional, lexicon.simplified)]
+        self.zh_pieces = [shared_characters(names, meant) for names in (lexicon.traditional, lexicon.simplified)]
 
     def write(self, scene: Scene, rng: np.random.Generator) -> str:
         """A caption of the scene, in English or Chinese."""
@@ -286,7 +296,7 @@ class Captioner:
         return word + str(rng.choice(("背景上的", "背景的", "背景前的")))
 
 
-def _pieces(names: list[list[str]], meant: set[str]) -> list[str]:
+def shared_characters(names: list[list[str]], meant: set[str]) -> list[str]:
     """Characters that several objects' names share and that are no names themselves: alone they mean nothing."""
     meant = meant | {name for own in names for name in own}
     uses = Counter(char for own in names for char in set("".join(own)))

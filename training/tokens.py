@@ -12,7 +12,7 @@ from pathlib import Path
 from tokenizers import Tokenizer, models, pre_tokenizers, trainers
 from transformers import CLIPTokenizer
 
-from . import captions, codes, grounds, runtime
+from . import captions, codes, colours, grounds, runtime
 from .concepts import CJK, DATA
 from .words import Lexicon
 
@@ -61,6 +61,7 @@ def _english(lexicon: Lexicon) -> tuple[dict[str, int], list[tuple[str, str]]]:
         *captions.BESIDE,
     ]
     grammar += [*captions.ABOVE, *captions.WITH, *captions.COUNTS.values(), *grounds.NAMES]
+    grammar += [*colours.WORDS, *captions.COLOUR_BEFORE, *captions.COLOUR_AFTER]
     for word in re.findall(r"[a-z]{2,}", " ".join(grammar)):
         counts[word] += 60
     for word in lexicon.fillers[:FILLERS]:
@@ -90,7 +91,7 @@ def _english(lexicon: Lexicon) -> tuple[dict[str, int], list[tuple[str, str]]]:
 def _characters(lexicon: Lexicon) -> set[str]:
     texts = [name for table in (lexicon.traditional, lexicon.simplified) for own in table for name in own]
     texts.append((DATA / "zh_grounds.tsv").read_text(encoding="utf-8"))
-    texts.append((Path(captions.__file__)).read_text(encoding="utf-8"))
+    texts += [Path(module.__file__).read_text(encoding="utf-8") for module in (captions, colours)]
     return {char for text in texts for char in text if CJK.match(char)}
 
 

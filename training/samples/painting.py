@@ -1,0 +1,82 @@
+"""Painting: the grounds of a batch of samples, on the device.
+
+Pastels and plain colours are painted for every sample; scenes are taken from paintings made once. Knows grounds; knows
+of objects only how light they are, so that a pale one gets a darker ground where none was asked for.
+"""
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from .. import grounds
+
+SCENE_VARIANTS = 32  # paintings of every scene
+PALE = 0.80  # lightness of an object that a pastel ground would swallow
+SEED = 7  # of the paintings: those of one size are always the same
+
+
+class Grounds:
+    """Painter of grounds; every random choice comes from the generator, on its device."""
+
+    def __init__(self, generator: torch.Generator) -> None:
+        self.generator, self.device = generator, generator.device
+        self.scenes: dict[tuple[int, int], Tensor] = {}
+        values = torch.tensor([(0, 0, 0), *grounds.COLOURS.values()], device=self.device)
+        self.colours = torch.cat((values, values[:1].expand(len(grounds.SCENES), 3))) / 255  # by ground
+        self.dark = self._index("black")
+        self.light = self._index("white")
+
+    def paint(self, ground: Tensor, lightness: Tensor, height: int, width: int) -> Tensor:
+        """(B, H, W, 3) in 0..1: a painting for each ground, (B,); ``lightness`` (B,) is the first object's."""
+        chance = torch.rand(len(ground), 12, generator=self.generator, device=self.device)
+        rows = torch.where((ground > 0)[:, None, None], self._plain(ground, chance, height), 0.0)
+        rows = torch.where((ground == 0)[:, None, None], self._pastel(lightness, chance, height), rows)
+        scene = ground - 1 - len(grounds.COLOURS)  # below 0: no scene
+        paintings = self._paintings(height, width)
+        variant = (chance[:, 0] * SCENE_VARIANTS).long()
+        drawn = paintings[scene.clamp(min=0), variant].float().div_(255)
+        drawn = torch.where((chance[:, 1] < 0.5)[:, None, None, None], drawn.flip(2), drawn)
+        picture = torch.where((scene >= 0)[:, None, None, None], drawn, rows[:, :, None])
+        return picture.clamp(0, 1).contiguous()
+
+    def _plain(self, ground: Tensor, chance: Tensor, height: int) -> Tensor:
+        """(B, H, 3): the ground's colour, a little lighter above, and each time in another shade."""
+        at = torch.linspace(0, 1, height, device=self.device)[:, None]
+        top, low = 0.98 + 0.10 * chance[:, 2, None, None], 0.90 + 0.10 * chance[:, 3, None, None]
+        tint = 1 + 0.14 * (chance[:, 4, None] - 0.5) + 0.06 * (chance[:, 5:8] - 0.5)
+        lift = 0.05 * chance[:, 8, None, None] * (ground == self.dark)[:, None, None]
+        shaded = (self.colours[ground][:, None] * torch.lerp(top, low, at) + lift) * tint[:, None]
+        white = self.colours[ground][:, None] * (0.97 + 0.03 * chance[:, 2, None, None])
+        return torch.where((ground == self.light)[:, None, None], white, shaded)
+
+    def _pastel(self, lightness: Tensor, chance: Tensor, height: int) -> Tensor:
+        """(B, H, 3): any hue, light behind a dark object, of middle lightness behind a pale one."""
+        at = torch.linspace(0, 1, height, device=self.device)[:, None]
+        phase = 2 * torch.pi * (chance[:, 2, None] + torch.arange(3, device=self.device) / 3)
+        pale = (lightness + 0.06 * (chance[:, 3] - 0.5) > PALE)[:, None]
+        middle, reach = torch.where(pale, 0.50 + 0.10 * chance[:, 4, None], 0.86), torch.where(pale, 0.17, 0.11)
+        top = middle + reach * phase.cos()
+        low = top - 0.06 + 0.09 * chance[:, 8:11]
+        return torch.lerp(top[:, None], low[:, None], at)
+
+    def _paintings(self, height: int, width: int) -> Tensor:
+        """(scenes, variants, H, W, 3) uint8."""
+        if (height, width) not in self.scenes:
+            rng = np.random.default_rng(SEED)
+            first = 1 + len(grounds.COLOURS)
+            made = [
+                [grounds.paint(first + n, rng, height, width) for _ in range(SCENE_VARIANTS)]
+                for n in range(len(grounds.SCENES))
+            ]
+            self.scenes[height, width] = torch.from_numpy((np.array(made) * 255 + 0.5).astype(np.uint8)).to(self.device)
+        return self.scenes[height, width]
+
+    def _index(self, name: str) -> int:
+        return grounds.NAMES.index(name)
+
+
+def middles() -> Tensor:
+    """(grounds, 3) sRGB in 0..255: the colour in the middle of each ground."""
+    rng = np.random.default_rng(SEED)
+    small = [grounds.paint(n, rng, 32)[8:28].mean((0, 1)) for n in range(len(grounds.NAMES))]
+    return torch.from_numpy(np.array(small) * 255)
