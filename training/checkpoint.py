@@ -81,6 +81,7 @@ def save(folder: Path, checkpoint: Checkpoint) -> int:
         save_file(piece, part, metadata if number == 0 else {"pieces": metadata["pieces"], "save": one_save})
         written.append((part, path))
     for part, path in written:
+        part.chmod(0o644)
         part.replace(path)
     for path in old - {path for _, path in written}:
         path.unlink()

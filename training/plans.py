@@ -53,10 +53,10 @@ PLANS = {
     "rehearsal": Plan(
         {
             "autoencoder": StagePlan(0.2, 8, 1e-3),
-            "decoder": StagePlan(0.15, 8, 8e-4),
+            "decoder": StagePlan(0.06, 8, 8e-4),
             "text": StagePlan(0.2, 64, 1.5e-3),
-            "unet": StagePlan(0.52, 32, 1.2e-3),
-            "upscaler": StagePlan(0.08, 4, 1e-3),
+            "unet": StagePlan(0.6, 32, 1.2e-3),
+            "upscaler": StagePlan(0.07, 8, 1e-3),
         },
         margin_s=45,
         sheet_s=120,

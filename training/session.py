@@ -32,6 +32,7 @@ NEEDS = {"decoder": ("autoencoder",), "text": ("autoencoder",), "unet": ("autoen
 MAKES = {"autoencoder": "autoencoder", "text": "text_encoder", "unet": "unet", "upscaler": "upscaler"}
 PAIRS = 32  # on a sheet of true pictures and what was made of them
 SHEETS_LEFT = 3  # how many more must fit into what is left of the time, for one to be drawn
+SHEET_SHARE = 0.1  # of the time, that sheets may take
 Net = TypeVar("Net", bound=nn.Module)
 
 
@@ -126,9 +127,11 @@ class Session:
         net = self._net("unet", UNet).train()
         return UNetStage(course, net, autoencoder, self.table(), self.plan.cells, told)
 
-    def learn(self, name: str, clock: Clock, seconds: float) -> None:
-        """Run one stage; its averaged weights are the network's afterwards."""
+    def learn(self, name: str, clock: Clock, share: float) -> None:
+        """Run one stage in its share of what is left of the time; its averaged weights are the network's afterwards."""
         stage = self.stage(name)
+        stage.draw(0.0)  # the first batch takes longest, since sprites are made for its size
+        seconds = share * (clock.left - self.plan.margin_s)
         learner, before = Learner(stage, self.plan.step), self.seen.get(stage.network, 0)
         self.saved = self.drawn = clock.now()
 
@@ -137,7 +140,7 @@ class Session:
                 self._keep(learner, before)
                 self.save()
                 self.saved = clock.now()
-            due = clock.now() - self.drawn > self.plan.sheet_s
+            due = clock.now() - self.drawn > max(self.plan.sheet_s, self.sheet_took / SHEET_SHARE)
             if due and clock.left > SHEETS_LEFT * self.sheet_took + self.plan.margin_s:
                 self._keep(learner, before)
                 self.draw_sheet(name, clock.now)

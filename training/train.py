@@ -47,11 +47,10 @@ def run(session: Session, stages: list[str], clock: Clock) -> None:
     """Run the stages in what is left of the clock, less the margin in which the last files are written."""
     shares = {name: session.plan.stages[name].share for name in stages}
     for n, name in enumerate(stages):
-        left = clock.left - session.plan.margin_s
-        if left <= 0:
+        if clock.left <= session.plan.margin_s:
             print(f"no time for {', '.join(stages[n:])}", flush=True)
             break
-        session.learn(name, clock, left * shares[name] / sum(shares[later] for later in stages[n:]))
+        session.learn(name, clock, shares[name] / sum(shares[later] for later in stages[n:]))
         size = session.save()
         print(f"saved {size / 1e6:.1f} MB in {session.output}; {clock.shown()}", flush=True)
         if clock.left > session.sheet_took + session.plan.margin_s / 2:
