@@ -17,6 +17,8 @@ How it works:
    removes what the attention brought. Every colour is as long as every other, so the norm before the MLP is the same.
 """
 
+from typing import cast
+
 import torch
 from torch import Tensor
 
@@ -41,7 +43,7 @@ from .codes import (
     WIDTH,
     WORDS,
 )
-from .nets.text_encoder import MLP, CausalAttention, TextEncoder
+from .nets.text_encoder import MLP, CausalAttention, Layer, TextEncoder
 
 POSITION_GAIN = 300.0  # how much larger than in a code a slot's position embedding is
 VALUE_GAIN = 0.25  # how large a quarter's numbers come into a slot, as a share of `POSITION_GAIN`
@@ -57,7 +59,7 @@ def write(net: TextEncoder, hidden: Tensor) -> None:
 
     ``hidden``: (B, PREFIX, WIDTH), what the reader makes of some prompts, its last norm included.
     """
-    layer = net.encoder.layers[-1]
+    layer = cast(Layer, net.encoder.layers[-1])
     for weight in (*layer.self_attn.parameters(), *layer.mlp.parameters()):
         weight.zero_()
     missing = _write_values(layer.self_attn, hidden[:, :WORDS].mean((0, 1)))

@@ -88,7 +88,7 @@ def make(cards: Cards, concepts: int, encoder: nn.Module, colours: Tensor, groun
     Grounds and layouts get random codes from a fixed seed, the same wherever the tables are made.
     """
     every = torch.arange(concepts, device=colours.device)
-    rows = [mosaics(cards, encoder, some) for some in every.split(64)]
+    rows = [mosaics(cards, encoder, some) for some in torch.split(every, 64)]
     found = torch.cat(rows)
     found = found / found.square().mean((0, 1)).sqrt().clamp(min=0.05)  # every number counts alike
     found = torch.cat((found, found.new_zeros(1, PARTS, NUMBERS)))  # none: nothing covers anything
@@ -114,7 +114,7 @@ def mosaics(cards: Cards, encoder: nn.Module, concepts: Tensor) -> Tensor:
     covers = F.adaptive_avg_pool2d(covers.float().view(len(pixels), 1, *pixels.shape[2:]), latents.shape[-1])
     edge = (latents.shape[-1] - GRID) // 2
     cells = torch.cat((latents, 2 * covers), 1)[:, :, edge : edge + GRID, edge : edge + GRID]
-    return cells.flatten(2).transpose(1, 2)
+    return cells.flatten(2).mT
 
 
 def colour_codes(colours: Tensor) -> Tensor:
@@ -133,7 +133,8 @@ def colour_codes(colours: Tensor) -> Tensor:
         near = apart.square().sum(-1, keepdim=True)
         push = (apart / (near * near).clamp(min=1e-6)).masked_fill(near < 1e-12, 0).sum(1)
         points = F.normalize(points + 0.01 * push / push.norm(dim=-1, keepdim=True).clamp(min=1), dim=-1)
-    return (torch.cat((points, pole)) * (COLOUR_SHARE * WIDTH) ** 0.5).float()
+    placed: Tensor = (torch.cat((points, pole)) * (COLOUR_SHARE * WIDTH) ** 0.5).float()
+    return placed
 
 
 def quarters(found: Tensor) -> Tensor:

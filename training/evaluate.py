@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from PIL import Image
 
-from . import concepts, export, measures, runtime, sheet, words
+from . import concepts, export, measures, runtime, shades, sheet, words
 from .matching import Matcher
 from .questions import CLASSES, Question, ask
 from .sampling import GUIDANCE, STEPS, generate
@@ -27,7 +27,7 @@ class Judge:
         self.known = concepts.load(runtime.ART)
         self.large = Matcher(runtime.ART, self.known, (0.54, 0.62, 0.69, 0.77, 0.85, 0.93))
         self.small = Matcher(runtime.ART, self.known, (0.38, 0.43, 0.48, 0.55, 0.62, 0.68))
-        self.over = Matcher(runtime.ART, self.known, (0.40, 0.43, 0.46))
+        self.over = Matcher(runtime.ART, self.known, (0.40, 0.43, 0.46, 0.50))
         self.grounds = measures.GroundReferences()
 
     def __call__(self, question: Question, picture: Image.Image) -> dict[str, float]:
@@ -37,6 +37,8 @@ class Judge:
             return measures.counted(self.small, picture, question)
         if kind.startswith("pairs"):
             return measures.both(self.small, self.over, picture, question)
+        if kind == "colours":
+            return shades.answered(picture, question)
         if kind == "grounds":
             return {"top-1": float(self.grounds.nearest(picture) == question.ground)}
         ranks = self.large.errors(picture, slack=0.28).argsort().tolist()
@@ -47,7 +49,7 @@ class Judge:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(prog="training.evaluate", description=__doc__)
     parser.add_argument("--weights", type=Path, default=export.WEIGHTS)
     parser.add_argument("--out", type=Path, default=runtime.BUILD / "evaluation")
     parser.add_argument("--share", type=float, default=1.0, help="ask this share of every class only")
@@ -70,14 +72,14 @@ def main() -> None:
     for kind in options.only:
         asked = [question for question in ask(lexicon, options.share) if question.kind == kind]
         made = generate(pipeline, [question.prompt for question in asked], 10_000, guidance=options.guidance)
-        totals: defaultdict[str, float] = defaultdict(float)
+        totals: defaultdict[str, list[float]] = defaultdict(list)
         verdicts = [judge(question, picture) for question, picture in zip(asked, made, strict=True)]
         for verdict in verdicts:
             for key, value in verdict.items():
-                totals[key] += value
+                totals[key].append(value)
         figures[kind] = {
             "asked": len(asked),
-            **{key: round(value / len(asked), 3) for key, value in totals.items()},
+            **{key: round(sum(values) / len(values), 3) for key, values in totals.items()},
         }
         print(kind, figures[kind], flush=True)
         order = sorted(range(len(asked)), key=lambda n: next(iter(verdicts[n].values())))[:48]

@@ -118,12 +118,10 @@ COLOURED = (
 )  # fmt: skip
 
 
-
 def fill(template: str, noun: str) -> str:
     """The sentence with the noun in its hole."""
     article = "an" if noun[0] in "aeiou" else "a"
     return template.format(a=f"{article} {noun}", n=noun)
-
 
 
 def coloured(names: Sequence[str]) -> Tensor:

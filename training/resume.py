@@ -98,4 +98,4 @@ def forget_colours(unet: nn.Module) -> None:
     empty = torch.cat((codes.basis()[at], codes.basis()[codes.COLOURED : codes.COLOURED + codes.COLOUR]))
     for name, weight in unet.named_parameters():
         if name.endswith(("attn2.to_k.weight", "attn2.to_v.weight")):
-            weight -= weight @ empty.T @ empty
+            weight.sub_(weight @ empty.T @ empty)

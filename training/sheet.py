@@ -50,7 +50,8 @@ TOGETHER: tuple[Row, ...] = (
 )  # fmt: skip
 LONG: tuple[Row, ...] = (
     ("single", "", "cat", "", "", ""), ("single", "sunset", "city", "", "", ""), ("single", "", "car", "blue", "", ""),
-    ("beside", "", "cat", "", "laptop", ""), ("beside", "", "dog", "", "bicycle", ""), ("above", "", "owl", "", "pine tree", ""),
+    ("beside", "", "cat", "", "laptop", ""), ("beside", "", "dog", "", "bicycle", ""),
+    ("above", "", "owl", "", "pine tree", ""),
     ("two", "", "duck", "", "", ""), ("three", "red", "balloon", "", "", ""),
 )  # fmt: skip
 WATCHED: tuple[tuple[Cells, tuple[Row, ...]], ...] = (

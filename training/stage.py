@@ -3,6 +3,7 @@
 Knows forms alone: the stages themselves are in `autoencoder`, `text_encoder`, `unet` and `upscaler`.
 """
 
+import random
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -52,15 +53,27 @@ class Course:
         """A generator of the device's, in the same state in every run from the same seed."""
         return torch.Generator(self.device).manual_seed(self.seed)
 
+    def host_generator(self) -> random.Random:
+        """A generator for what is chosen once a batch."""
+        return random.Random(self.seed)  # noqa: S311 - nothing secret
+
 
 class Stage(Protocol):
     """A network that learns. ``loss`` is a function of its inputs alone, so that it can be compiled or captured."""
 
-    course: Course
-    name: str
-    network: str  # what the weights are called in a checkpoint
-    net: nn.Module
-    figures: tuple[str, ...]
+    @property
+    def course(self) -> Course: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def network(self) -> str:
+        """What the weights are called in a checkpoint."""
+
+    @property
+    def net(self) -> nn.Module: ...
+    @property
+    def figures(self) -> tuple[str, ...]:
+        """The names of what is printed."""
 
     def groups(self) -> list[dict[str, Any]]:
         """The parameters that learn, in groups for the optimizer; `share` is a group's share of the rate."""

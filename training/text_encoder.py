@@ -117,9 +117,7 @@ def score(hidden: Tensor, table: Codes, objects: list[Tensor]) -> list[Tensor]:
     named = [2 * LOGIT_SCALE * whole.flatten(1) @ of.T / size for whole, of in zip(wholes, objects, strict=True)]
     power = codes.COLOUR_SHARE * WIDTH
     tinted = [LOGIT_SCALE * codes.quarter_colours(whole).mean(1) @ table.colour.T / power for whole in wholes]
-    placed = [
-        LOGIT_SCALE * hidden[:, at] @ of.T / WIDTH for at, of in ((GROUND, table.ground), (LAYOUT, table.layout))
-    ]
+    placed = [LOGIT_SCALE * hidden[:, at] @ of.T / WIDTH for at, of in ((GROUND, table.ground), (LAYOUT, table.layout))]
     return [*placed, *named, *tinted]
 
 

@@ -4,7 +4,6 @@ Knows latents, noise and codes; knows words only through the text encoder, once 
 schedule with zero terminal SNR.
 """
 
-import random
 from typing import Any
 
 import torch
@@ -86,7 +85,7 @@ class UNetStage:
     ) -> None:
         self.course, self.net, self.encoder, self.table = course, net, autoencoder.encoder.eval(), table
         self.cells, self.prompt_codes = cells, prompt_codes
-        self.random, self.shapes = course.generator(), random.Random(course.seed)
+        self.random, self.shapes = course.generator(), course.host_generator()
         self.alphas, self.row_shares = alphas().to(course.device), row_shares().to(course.device)
         self.attention_loss = AttentionLoss(net)
         self.attention_loss.record(True)

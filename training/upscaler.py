@@ -5,7 +5,6 @@ art is crisp, and is applied again to what it made. So it sees three things: wha
 the clean 256 as its target; clean 128 with clean 256; and clean 64 with clean 128.
 """
 
-import random
 from typing import Any
 
 import torch
@@ -30,7 +29,7 @@ class UpscalerStage:
 
     def __init__(self, course: Course, net: Upscaler, autoencoder: Autoencoder) -> None:
         self.course, self.net, self.autoencoder = course, net, autoencoder.eval()
-        self.random, self.places = course.generator(), random.Random(course.seed)
+        self.random, self.places = course.generator(), course.host_generator()
 
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.net.parameters()), "weight_decay": 0.0}]
@@ -56,7 +55,8 @@ class UpscalerStage:
             latents = self.autoencoder.encoder(pixels).float()
             strength = 0.1 * torch.rand(len(pixels), 1, 1, 1, generator=self.random, device=pixels.device)
             noise = torch.randn(latents.shape, generator=self.random, device=pixels.device)
-            return self.autoencoder.decoder(latents + strength * noise).float().clamp(-1, 1)
+            made: Tensor = self.autoencoder.decoder(latents + strength * noise)
+        return made.float().clamp(-1, 1)
 
     def loss(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         small, large = inputs

@@ -20,6 +20,10 @@ class AutoencoderShape:
     decoder_blocks: tuple[int, ...] = (4, 2, 1, 0)
     latents: int = 4
 
+    def __post_init__(self) -> None:
+        if len(set(self.decoder)) > 1:
+            raise ValueError(f"the stock decoder has one width at all levels, not {self.decoder}")
+
     def config(self) -> dict[str, Any]:
         """The settings of diffusers' class for the same network."""
         return {

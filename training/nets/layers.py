@@ -64,7 +64,9 @@ class FeedForward(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.net = nn.ModuleList([GatedLinear(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)])
+        self.net = nn.ModuleList(
+            [GatedLinear(channels, 4 * channels), nn.Identity(), nn.Linear(4 * channels, channels)]
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         made: Tensor = self.net[2](self.net[0](x))
@@ -103,7 +105,8 @@ class SpatialTransformer(nn.Module):
         places = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))
         for block in self.transformer_blocks:
             places = block(places, context)
-        return x + self.proj_out(places).transpose(1, 2).unflatten(2, x.shape[2:])
+        made: Tensor = self.proj_out(places).transpose(1, 2).unflatten(2, x.shape[2:])
+        return x + made
 
 
 class ResnetBlock(nn.Module):

@@ -5,7 +5,7 @@ blocks at full size have no attention on the way down, so that most of the work 
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from .layers import (
     SpatialTransformer,
     TextEmbedding,
     TimeEmbedding,
+    TransformerBlock,
     Upsample,
     time_waves,
 )
@@ -57,6 +58,10 @@ ATTENDED_UP = (False, True, True)  # the coarsest first
 
 class Block(nn.Module):
     """One level: residual blocks, attentions after them where there are any, and the change of size."""
+
+    attentions: nn.ModuleList  # where it is attended
+    downsamplers: nn.ModuleList  # in all levels on the way down but the last
+    upsamplers: nn.ModuleList  # in all levels on the way up but the last
 
     def __init__(self, resnets: list[ResnetBlock], attentions: list[SpatialTransformer]) -> None:
         super().__init__()
@@ -120,7 +125,7 @@ class UNet(nn.Module):
         emb = self.time_embedding(time_waves(time, self.shape.channels[0])) + self.add_embedding(tokens)
         x = self.conv_in(noised)
         skips = [x]
-        for block in self.down_blocks:
+        for block in _blocks(self.down_blocks):
             for number in range(len(block.resnets)):
                 x = block.layer(number, x, emb, tokens)
                 skips.append(x)
@@ -129,7 +134,7 @@ class UNet(nn.Module):
                 skips.append(x)
         middle = self.mid_block
         x = middle.resnets[1](middle.layer(0, x, emb, tokens), emb)
-        for block in self.up_blocks:
+        for block in _blocks(self.up_blocks):
             for number in range(len(block.resnets)):
                 x = block.layer(number, torch.cat((x, skips.pop()), 1), emb, tokens)
             if hasattr(block, "upsamplers"):
@@ -139,7 +144,13 @@ class UNet(nn.Module):
 
     def looking(self) -> tuple[Attention, Attention, Attention]:
         """The three attentions that have targets: the first one level below full size, two at full size."""
-        fours, cells = self.up_blocks[1].attentions, self.up_blocks[2].attentions
-        found = fours[0], cells[0], cells[-1]
-        first, second, third = (attention.transformer_blocks[0].attn2 for attention in found)
+        _, below, full = _blocks(self.up_blocks)
+        first, second, third = (
+            cast(TransformerBlock, cast(SpatialTransformer, found).transformer_blocks[0]).attn2
+            for found in (below.attentions[0], full.attentions[0], full.attentions[-1])
+        )
         return first, second, third
+
+
+def _blocks(listed: nn.ModuleList) -> list[Block]:
+    return [cast(Block, block) for block in listed]

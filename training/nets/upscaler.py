@@ -1,7 +1,7 @@
 """The super-resolution network: SRVGGNetCompact, with the keys that Real-ESRGAN gave it.
 
-Knows layers; knows nothing of training. Pixels of 0..1 to twice the size: a stack of convolutions at the small size says
-what is added to the nearest pixels.
+Knows layers; knows nothing of training. Pixels of 0..1 to twice the size: a stack of convolutions at the small size
+says what is added to the nearest pixels.
 """
 
 from dataclasses import dataclass

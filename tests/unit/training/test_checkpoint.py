@@ -14,9 +14,9 @@ from training.nets.upscaler import UpscalerShape
 def small_checkpoint(seen: int) -> Checkpoint:
     """An upscaler and a UNet with weights of their own."""
     torch.manual_seed(seen)
-    shapes = {"upscaler": UpscalerShape(8, 2), "unet": UNetShape((16, 16, 16), context=8)}
+    shapes: dict[str, checkpoint.Shape] = {"upscaler": UpscalerShape(8, 2), "unet": UNetShape((16, 16, 16), context=8)}
     weights = {name: checkpoint.build(name, shape).state_dict() for name, shape in shapes.items()}
-    return Checkpoint(weights, {**shapes}, {"upscaler": 3, "unet": seen}, ["a</w>", "貓"])
+    return Checkpoint(weights, shapes, {"upscaler": 3, "unet": seen}, ["a</w>", "貓"])
 
 
 def test_a_checkpoint_comes_back_in_pieces_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,7 +5,9 @@ from torch import Tensor
 
 from training import codes
 
-COLOURS = torch.tensor([[0.85, 0.15, 0.15], [0.15, 0.35, 0.8], [0.06, 0.06, 0.07], [0.99, 0.99, 0.99], [0.5, 0.33, 0.2]])
+COLOURS = torch.tensor(
+    [[0.85, 0.15, 0.15], [0.15, 0.35, 0.8], [0.06, 0.06, 0.07], [0.99, 0.99, 0.99], [0.5, 0.33, 0.2]]
+)
 
 
 class PaintedCards:

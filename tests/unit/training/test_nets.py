@@ -24,7 +24,9 @@ def test_the_unet_is_diffusers_own(shape: UNetShape, cells: tuple[int, int]) -> 
     assert torch.allclose(net(noised, time, tokens), stock(noised, time, tokens).sample, atol=1e-5)
 
 
-@pytest.mark.parametrize("shape", [AutoencoderShape(8, (8,) * 4), AutoencoderShape(16, (12,) * 4, decoder_blocks=(1, 2, 3, 1))])
+@pytest.mark.parametrize(
+    "shape", [AutoencoderShape(8, (8,) * 4), AutoencoderShape(16, (12,) * 4, decoder_blocks=(1, 2, 3, 1))]
+)
 @torch.no_grad()
 def test_the_autoencoder_is_diffusers_own(shape: AutoencoderShape) -> None:
     torch.manual_seed(1)
