@@ -4,12 +4,12 @@ Knows the words of the captions; knows neither pictures nor networks. English wo
 Chinese character is one token, whether it ends a run of characters or not.
 """
 
-import json
 import re
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
 
 from . import captions, codes, colours, grounds, runtime
@@ -68,30 +68,54 @@ def _english(lexicon: Lexicon) -> tuple[dict[str, int], list[tuple[str, str]]]:
         counts[word] += 60
     for word in lexicon.nearby[:NEARBY]:
         counts[word] += 55
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(False, use_regex=False)]
-    )
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=ENGLISH,
-        initial_alphabet=alphabet,
-        end_of_word_suffix="</w>",
-        min_frequency=1,
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator((word for word, n in sorted(counts.items()) for _ in range(n)), trainer)
-    model = json.loads(tokenizer.to_str())["model"]
-    merges = [(a, b) for a, b in model["merges"]]
-    symbols = sorted(alphabet)
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = learn_merges(counts, ENGLISH - 2 * len(symbols))
     pieces = [*symbols, *(s + "</w>" for s in symbols), *(a + b for a, b in merges)]
     return {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}, merges
+
+
+def learn_merges(counts: Mapping[str, int], limit: int) -> list[tuple[str, str]]:
+    """So many merges of byte pairs, the most frequent pair of all words first; among equals the first by letters.
+
+    The tokenizers library decides among equals by the order of a hash table, differently in every run.
+    """
+    words = {word: [*word[:-1], f"{word[-1]}</w>"] for word in counts}
+    pairs: Counter[tuple[str, str]] = Counter()
+    places: defaultdict[tuple[str, str], set[str]] = defaultdict(set)  # words that had the pair at some time
+    for word, parts in words.items():
+        for pair in zip(parts, parts[1:], strict=False):
+            pairs[pair] += counts[word]
+            places[pair].add(word)
+    merges: list[tuple[str, str]] = []
+    while pairs and len(merges) < limit:
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for word in places.pop(best):
+            old = words[word]
+            new = words[word] = _merged(old, best)
+            for pair in zip(old, old[1:], strict=False):
+                pairs[pair] -= counts[word]
+            for pair in zip(new, new[1:], strict=False):
+                pairs[pair] += counts[word]
+                places[pair].add(word)
+        pairs = +pairs  # without those that are gone
+    return merges
+
+
+def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    found: list[str] = []
+    for part in parts:
+        if found and (found[-1], part) == pair:
+            found[-1] += part
+        else:
+            found.append(part)
+    return found
 
 
 def _characters(lexicon: Lexicon) -> set[str]:
     texts = [name for table in (lexicon.traditional, lexicon.simplified) for own in table for name in own]
     texts.append((DATA / "zh_grounds.tsv").read_text(encoding="utf-8"))
-    texts += [Path(module.__file__).read_text(encoding="utf-8") for module in (captions, colours)]
+    texts += [(Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("captions.py", "colours.py")]
     return {char for text in texts for char in text if CJK.match(char)}
 
 

@@ -302,7 +302,8 @@ class Captions:
     def _entry(self, group: Tensor | int, chances: Tensor) -> Tensor:
         count = self.counts[group]
         place = (chances * count).long().clamp(max=count - 1)
-        return self.entries[self.starts[group] + place]
+        piece: Tensor = self.entries[self.starts[group] + place]
+        return piece
 
     def _form(self, family: str, paired: Tensor, chance: "_Chance") -> Tensor:
         """(B, 4) rows of forms; of any where there is no pair."""
