@@ -28,7 +28,7 @@ def pack(art: Path, path: Path, tokenizer_folder: Path | None = None) -> None:
     lexicon = words.load(known)
     if tokenizer_folder is None:
         shutil.rmtree(tokens.FOLDER, ignore_errors=True)  # of another grammar, perhaps
-        tokens.load(lexicon)
+        tokens.make(lexicon, tokens.FOLDER)
     folder = tokenizer_folder or tokens.FOLDER
     tokenizer = CLIPTokenizer.from_pretrained(folder)
     told = _told(known)

@@ -4,6 +4,7 @@ Knows the words of the captions; knows neither pictures nor networks. English wo
 Chinese character is one token, whether it ends a run of characters or not.
 """
 
+import itertools
 import re
 from collections import Counter, defaultdict
 from collections.abc import Mapping
@@ -26,11 +27,12 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 def load(lexicon: Lexicon) -> CLIPTokenizer:
     """The tokenizer from the disk, or made from the lexicon and saved there."""
     if not (FOLDER / "tokenizer.json").exists():
-        _make(lexicon)
+        make(lexicon, FOLDER)
     return CLIPTokenizer.from_pretrained(FOLDER, model_max_length=codes.LENGTH)
 
 
-def _make(lexicon: Lexicon) -> None:
+def make(lexicon: Lexicon, folder: Path) -> None:
+    """Write a tokenizer for the lexicon's words."""
     vocab, merges = _english(lexicon)
     known = set(merges)
     for char in sorted(_characters(lexicon)):
@@ -43,8 +45,8 @@ def _make(lexicon: Lexicon) -> None:
     for special in (START, END):
         vocab[special] = len(vocab)
     tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=codes.LENGTH)
-    FOLDER.mkdir(exist_ok=True)
-    tokenizer.save_pretrained(FOLDER)
+    folder.mkdir(exist_ok=True, parents=True)
+    tokenizer.save_pretrained(folder)
 
 
 def _english(lexicon: Lexicon) -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -61,7 +63,8 @@ def _english(lexicon: Lexicon) -> tuple[dict[str, int], list[tuple[str, str]]]:
         *captions.BESIDE,
     ]
     grammar += [*captions.ABOVE, *captions.WITH, *captions.COUNTS.values(), *grounds.NAMES]
-    grammar += [*colours.WORDS, *captions.COLOUR_BEFORE, *captions.COLOUR_AFTER]
+    grammar += [word for colour in colours.COLOURS for word in colour.english]
+    grammar += [*captions.COLOUR_APART, *captions.COLOUR_BEFORE, *captions.COLOUR_AFTER]
     for word in re.findall(r"[a-z]{2,}", " ".join(grammar)):
         counts[word] += 60
     for word in lexicon.fillers[:FILLERS]:
@@ -83,7 +86,7 @@ def learn_merges(counts: Mapping[str, int], limit: int) -> list[tuple[str, str]]
     pairs: Counter[tuple[str, str]] = Counter()
     places: defaultdict[tuple[str, str], set[str]] = defaultdict(set)  # words that had the pair at some time
     for word, parts in words.items():
-        for pair in zip(parts, parts[1:], strict=False):
+        for pair in itertools.pairwise(parts):
             pairs[pair] += counts[word]
             places[pair].add(word)
     merges: list[tuple[str, str]] = []
@@ -93,9 +96,9 @@ def learn_merges(counts: Mapping[str, int], limit: int) -> list[tuple[str, str]]
         for word in places.pop(best):
             old = words[word]
             new = words[word] = _merged(old, best)
-            for pair in zip(old, old[1:], strict=False):
+            for pair in itertools.pairwise(old):
                 pairs[pair] -= counts[word]
-            for pair in zip(new, new[1:], strict=False):
+            for pair in itertools.pairwise(new):
                 pairs[pair] += counts[word]
                 places[pair].add(word)
         pairs = +pairs  # without those that are gone

@@ -324,4 +324,5 @@ class _Chance:
         self.columns = iter(columns.T.contiguous())
 
     def __call__(self) -> Tensor:
-        return next(self.columns)
+        column: Tensor = next(self.columns)
+        return column

@@ -149,8 +149,10 @@ class SampleMaker:
 
     def _pixels(self, labels: Tensor, boxes: Tensor, cells: tuple[int, int], scale: int) -> Tensor:
         height, width = (side * CELL * scale for side in cells)
-        means = self.means[labels[:, 2].clamp(min=0), labels[:, 3]]
-        lightness = means[:, 0].where(labels[:, 2] >= 0, 0.5)
+        palest = [
+            self.means[labels[:, at].clamp(min=0), labels[:, at + 1], 0].where(labels[:, at] >= 0, 0) for at in (2, 4)
+        ]
+        lightness = torch.maximum(*palest)
         canvas = self.grounds.paint(labels[:, 1], self._sent(lightness), height, width)
         self._lay([canvas.view(-1, 3)], labels, boxes, cells, scale)
         return canvas.permute(0, 3, 1, 2) * 2 - 1

@@ -20,14 +20,14 @@ OPPONENTS = (
 )  # of the cones' cube roots
 
 
-def from_srgb(values: Tensor) -> Tensor:
+def encode(values: Tensor) -> Tensor:
     """Lightness, a and b of sRGB in 0..1."""
     linear = torch.where(values > 0.04045, ((values + 0.055) / 1.055).clamp(min=0) ** 2.4, values / 12.92)
     cones, opponents, _, _ = _tables(values.device)
     return _mixed(opponents, _mixed(cones, linear).clamp(min=0) ** (1 / 3))
 
 
-def to_srgb(values: Tensor) -> Tensor:
+def decode(values: Tensor) -> Tensor:
     """The sRGB in 0..1 of Oklab values; what lies outside is cut off."""
     _, _, to_roots, to_linear = _tables(values.device)
     roots = _mixed(to_roots, values)
@@ -35,9 +35,15 @@ def to_srgb(values: Tensor) -> Tensor:
     return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=1e-8) ** (1 / 2.4) - 0.055, 12.92 * linear)
 
 
+def from_srgb(red: Tensor, green: Tensor, blue: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Lightness, a and b of sRGB in 0..1, channel by channel."""
+    lightness, a, b = encode(torch.stack((red, green, blue)))
+    return lightness, a, b
+
+
 def of_rgb(rows: Tensor) -> Tensor:
     """(N, 3) sRGB in 0..255 to (N, 3) lightness, a and b."""
-    return from_srgb(rows.float().T / 255).T
+    return encode(rows.float().T / 255).T
 
 
 def _mixed(table: Tensor, values: Tensor) -> Tensor:

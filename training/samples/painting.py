@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import grounds
 
 SCENE_VARIANTS = 32  # paintings of every scene
-PALE = 0.80  # lightness of an object that a pastel ground would swallow
+PALE = 0.78  # lightness of an object that a pastel ground would swallow
 SEED = 7  # of the paintings: those of one size are always the same
 
 
@@ -27,7 +27,7 @@ class Grounds:
         self.light = self._index("white")
 
     def paint(self, grounds_: Tensor, lightness: Tensor, height: int, width: int) -> Tensor:
-        """(B, H, W, 3) in 0..1: a painting for each ground; ``lightness`` (B,) is the first object's.
+        """(B, H, W, 3) in 0..1: a painting for each ground; ``lightness`` (B,) is the palest object's.
 
         The grounds, (B,), come on the processor: so it is known how many are scenes.
         """

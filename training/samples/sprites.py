@@ -37,7 +37,7 @@ class Sprites:
                 self.counts[side, some] = covered.sum((1, 2)).cpu()
                 places.append(covered.nonzero()[:, 1:].to(torch.int16))
                 rgba.append((rows.permute(0, 2, 3, 1)[covered] * 255).round().byte())
-                lab = oklab.from_srgb(rows[:, :3].flatten(2).transpose(0, 1))
+                lab = oklab.encode(rows[:, :3].flatten(2).transpose(0, 1))
                 numbers = recolouring.prepare(lab, parts.some(some))
                 prepared.append(numbers.permute(1, 2, 0)[covered.flatten(1)].half())
         self.places, self.rgba, self.prepared = torch.cat(places), torch.cat(rgba), torch.cat(prepared)
@@ -53,7 +53,7 @@ class Sprites:
         """The same of objects in other colours: (M,) concepts, colours and numbers of pixels."""
         moved = recolouring.moves(self.middles[concept], self.targets[colour])
         moved = torch.repeat_interleave(moved, sizes, 1, output_size=len(source))
-        rgb = oklab.to_srgb(recolouring.apply(self.prepared[source].T.float(), moved))
+        rgb = oklab.decode(recolouring.apply(self.prepared[source].T.float(), moved))
         return rgb.T, self.rgba[source, 3:].float().div_(255)
 
 
@@ -73,7 +73,7 @@ def small(archive: Archive, side: int, device: torch.device) -> tuple[Tensor, Te
     """(3, N, side * side) lightness, a and b, and (N, side * side) alpha of all objects."""
     chunks = range(0, len(archive.sprites), CHUNK)
     rows = torch.cat([resize(archive.sprites[at : at + CHUNK].to(device), side) for at in chunks]).flatten(2)
-    return oklab.from_srgb(rows[:, :3].transpose(0, 1)), rows[:, 3]
+    return oklab.encode(rows[:, :3].transpose(0, 1)), rows[:, 3]
 
 
 def main_parts(archive: Archive, device: torch.device) -> MainParts:
