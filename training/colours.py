@@ -40,4 +40,4 @@ COLOURS = (
 NAMES = tuple(colour.name for colour in COLOURS)
 OWN = -1  # label of an object whose colour nobody asked for
 WORDS = frozenset(phrase.split()[-1] for colour in COLOURS for phrase in colour.english)  # that tell a colour alone
-CHARACTERS = frozenset("紅红橙橘黃黄綠绿藍蓝紫粉棕褐黑白灰青金")  # in Chinese names they may tell a colour
+CHARACTERS = frozenset("紅红黃黄綠绿藍蓝紫黑白灰")  # before a Chinese name they may tell its colour

@@ -44,7 +44,6 @@ def pack(art: Path, path: Path, tokenizer_folder: Path | None = None) -> None:
         "recolourable": torch.tensor(
             [told.get(own[0]) != "own" and not all(map(phrasebook.tells_colour, own)) for own in lexicon.names]
         ),
-        "zh_coloured": torch.tensor([any(map(phrasebook.tells_colour, own)) for own in lexicon.traditional]),
         "all_embeddings": embeddings(tokenizer, lexicon).half(),
         "phrases": phrasebook.make(lexicon, encode, len(tokenizer)),
         "tokenizer": {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()},

@@ -53,9 +53,7 @@ class SampleMaker:
         own = own.where(self.allowed.gather(1, own.clamp(min=0)[:, None])[:, 0], -1)
         self.own = own  # (N,) the colour that an object has already, -1 where none can be named
         self.grounds = Grounds(self.generator)
-        self.writer = Captions(
-            archive.phrases, own, archive.zh_coloured.bool(), archive.start, archive.end, self.generator
-        )
+        self.writer = Captions(archive.phrases, own, archive.start, archive.end, self.generator)
         self.stores: dict[int, Sprites] = {}
         self.ground_means = oklab.of_rgb(middles())
 

@@ -21,8 +21,8 @@ ORANGE, RED, GREY, PALE, BLUE, YELLOW = (
 )  # fmt: skip
 LEXICON = Lexicon(
     names=[["ball", "sphere"], ["red cup", "cup"], ["box"], ["ghost"], ["blue bell"], ["star"]],
-    traditional=[["球"], ["紅杯"], ["盒子"], ["鬼"], ["鐘"], ["星星"]],
-    simplified=[["球"], ["红杯"], ["盒子"], ["鬼"], ["钟"], ["星星"]],
+    traditional=[["球"], ["紅杯子"], ["盒子"], ["鬼"], ["鐘"], ["星星"]],
+    simplified=[["球"], ["红杯子"], ["盒子"], ["鬼"], ["钟"], ["星星"]],
     fillers=["today", "because", "meeting", "whatever", "quarterly"],
     hinted=["shiny", "travel"],
     nearby=[],
@@ -71,7 +71,6 @@ def content(tokenizer: CLIPTokenizer) -> dict[str, Any]:
         "names": [own[0] for own in LEXICON.names],
         "kinds": torch.zeros(6, dtype=torch.long),
         "recolourable": ~torch.tensor(coloured),
-        "zh_coloured": torch.tensor([any(map(phrasebook.tells_colour, own)) for own in LEXICON.traditional]),
         "all_embeddings": torch.zeros(len(tokenizer), 384, dtype=torch.float16),
         "phrases": phrasebook.make(LEXICON, encode, len(tokenizer)),
         "tokenizer": {"tokenizer.json": b"{}"},

@@ -6,7 +6,8 @@ from torch.nn import functional as F  # noqa: N812
 from training import colours
 from training.samples import oklab
 from training.samples.archive import Archive
-from training.samples.maker import CARD, CELL, SampleMaker
+from training.samples.maker import CARD, SampleMaker
+from training.samples.sprites import CELL
 from training.scenes import LAYOUTS, SHAPES
 
 from .conftest import BLUE, GREY, ORANGE, PALE, RED, YELLOW
