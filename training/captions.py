@@ -87,7 +87,8 @@ RELATIONS = _split("and|with|on|in|over|under|above|below|near|next to|beside|be
 MARKS = (",", ",", ",", ".", "!", "?", ":", ";")
 COLOUR_BEFORE = _split("{c}|{c}|{c}|{c}|{c}|{c}|bright {c}|all {c}|{c} colored|{c} coloured|{c}-colored")
 COLOUR_AFTER = _split(
-    "in {c}|in {c}|in {c} color|in {c} colour|painted {c}|that is {c}|colored {c}|of {c} color|that is all {c}|which is {c}"
+    "in {c}|in {c}|in {c} color|in {c} colour|painted {c}|that is {c}|colored {c}|of {c} color|that is all {c}|"
+    "which is {c}"
 )
 COLOUR_APART = _split(", {c}|, {c}|, the color {c}|, {c} one")  # of a lone object
 HEAD_LINKS = _split("a|the|my|some|of a|one|really nice|with a")

@@ -26,18 +26,18 @@ COLOURS = (
     Colour("green", (44, 150, 64), ("green",), ("綠色",), ("绿色",), ("綠", "绿")),
     Colour("blue", (34, 88, 214), ("blue",), ("藍色",), ("蓝色",), ("藍", "蓝")),
     Colour("purple", (130, 54, 186), ("purple", "violet"), ("紫色",), ("紫色",), ("紫", "紫")),
-    Colour("pink", (248, 134, 182), ("pink", "rose pink"), ("粉紅色", "粉色"), ("粉红色", "粉色")),
-    Colour("brown", (118, 74, 42), ("brown", "chocolate brown"), ("棕色", "咖啡色", "褐色"), ("棕色", "咖啡色", "褐色")),
-    Colour("black", (46, 46, 50), ("black", "jet black"), ("黑色",), ("黑色",), ("黑", "黑")),
-    Colour("white", (240, 241, 244), ("white", "snow white"), ("白色",), ("白色",), ("白", "白")),
+    Colour("pink", (248, 134, 182), ("pink", "hot pink"), ("粉紅色", "粉色"), ("粉红色", "粉色")),
+    Colour("brown", (118, 74, 42), ("brown", "dark brown"), ("棕色", "咖啡色"), ("棕色", "咖啡色")),
+    Colour("black", (46, 46, 50), ("black", "pitch black"), ("黑色",), ("黑色",), ("黑", "黑")),
+    Colour("white", (240, 241, 244), ("white", "pure white"), ("白色",), ("白色",), ("白", "白")),
     Colour("gray", (138, 140, 145), ("gray", "grey"), ("灰色",), ("灰色",), ("灰", "灰")),
     Colour("turquoise", (42, 192, 186), ("turquoise", "teal", "cyan"), ("青色", "藍綠色"), ("青色", "蓝绿色")),
-    Colour("sky blue", (118, 190, 246), ("sky blue", "light blue", "pale blue"), ("天藍色", "淺藍色"), ("天蓝色", "浅蓝色")),
+    Colour("sky blue", (118, 190, 246), ("sky blue", "light blue"), ("天藍色", "淺藍色"), ("天蓝色", "浅蓝色")),
     Colour("navy", (30, 44, 112), ("navy", "dark blue", "navy blue"), ("深藍色", "海軍藍"), ("深蓝色", "海军蓝")),
     Colour("gold", (206, 156, 38), ("golden", "gold"), ("金色", "金黃色"), ("金色", "金黄色")),
-    Colour("beige", (226, 202, 164), ("beige", "cream", "tan"), ("米色", "淺褐色"), ("米色", "浅褐色")),
+    Colour("beige", (226, 202, 164), ("beige", "tan"), ("米色", "淺褐色"), ("米色", "浅褐色")),
 )  # fmt: skip
 NAMES = tuple(colour.name for colour in COLOURS)
 OWN = -1  # label of an object whose colour nobody asked for
-WORDS = frozenset(word for colour in COLOURS for phrase in colour.english for word in phrase.split())
-CHARACTERS = frozenset("紅红橙橘黃黄綠绿藍蓝紫粉棕褐黑白灰青金")  # in Chinese names they may tell a colour
+WORDS = frozenset(phrase.split()[-1] for colour in COLOURS for phrase in colour.english)  # that tell a colour alone
+CHARACTERS = frozenset("紅红黃黄綠绿藍蓝紫黑白灰")  # before a Chinese name they may tell its colour

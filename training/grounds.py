@@ -149,7 +149,7 @@ def _desert(rng: np.random.Generator, size: Size) -> Picture:
     return picture
 
 
-_SCENES: dict[str, Callable[[np.random.Generator, int], Picture]] = {
+_SCENES: dict[str, Callable[[np.random.Generator, Size], Picture]] = {
     "night sky": _night, "sunset": _sunset, "beach": _beach, "meadow": _meadow,
     "snow": _snow, "space": _space, "underwater": _underwater, "desert": _desert,
 }  # fmt: skip

@@ -4,6 +4,7 @@ It alone needs the packages of npm, the sentence encoder and the tokenizer's lib
 """
 
 import argparse
+import shutil
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -25,8 +26,12 @@ def pack(art: Path, path: Path, tokenizer_folder: Path | None = None) -> None:
     """Write the archive. Without a tokenizer's folder a new tokenizer is made from the lexicon."""
     known = concepts.load(art)
     lexicon = words.load(known)
-    tokenizer = CLIPTokenizer.from_pretrained(tokenizer_folder) if tokenizer_folder else tokens.load(lexicon)
+    if tokenizer_folder is None:
+        shutil.rmtree(tokens.FOLDER, ignore_errors=True)  # of another grammar, perhaps
+        tokens.make(lexicon, tokens.FOLDER)
     folder = tokenizer_folder or tokens.FOLDER
+    tokenizer = CLIPTokenizer.from_pretrained(folder)
+    told = _told(known)
     pictures = art / "node_modules/@lobehub/fluent-emoji-3d/assets"
 
     def encode(text: str) -> list[int]:
@@ -35,9 +40,10 @@ def pack(art: Path, path: Path, tokenizer_folder: Path | None = None) -> None:
 
     content = {
         "names": [own[0] for own in lexicon.names],
-        "kinds": _kinds(known),
-        "recolourable": torch.tensor([not all(map(phrasebook.tells_colour, own)) for own in lexicon.names]),
-        "zh_coloured": torch.tensor([any(map(phrasebook.tells_colour, own)) for own in lexicon.traditional]),
+        "kinds": _kinds(known, told),
+        "recolourable": torch.tensor(
+            [told.get(own[0]) != "own" and not all(map(phrasebook.tells_colour, own)) for own in lexicon.names]
+        ),
         "all_embeddings": embeddings(tokenizer, lexicon).half(),
         "phrases": phrasebook.make(lexicon, encode, len(tokenizer)),
         "tokenizer": {file.name: file.read_bytes() for file in folder.iterdir() if file.is_file()},
@@ -47,13 +53,19 @@ def pack(art: Path, path: Path, tokenizer_folder: Path | None = None) -> None:
     archive.write(path, content, [(pictures / f"{c.key}.webp").read_bytes() for c in known], _licences(art))
 
 
-def _kinds(known: list[Concept]) -> Tensor:
+def _told(known: list[Concept]) -> dict[str, str]:
+    """What is known in advance of concepts' main parts."""
     lines = (DATA / "main_parts.tsv").read_text(encoding="utf-8").splitlines()
     told = dict(line.split("\t") for line in lines if line and not line.startswith("#"))
     if unknown := told.keys() - {concept.names[0] for concept in known}:
         raise ValueError(f"main_parts.tsv names {sorted(unknown)}, which are no concepts")
+    return told
+
+
+def _kinds(known: list[Concept], told: dict[str, str]) -> Tensor:
     values = {colour.name: colour.rgb for colour in colours.COLOURS}
-    return torch.tensor([recolouring.kind_of(told.get(concept.names[0], ""), values) for concept in known])
+    kinds = [told.get(concept.names[0], "").replace("own", "") for concept in known]
+    return torch.tensor([recolouring.kind_of(kind, values) for kind in kinds])
 
 
 @torch.no_grad()
@@ -98,8 +110,9 @@ def _licences(art: Path) -> dict[str, str]:
         for file in sorted(folder.glob("LICENSE*")) or sorted(folder.glob("package.json")):
             found[f"licences/{package}-{file.name}"] = file.read_text(encoding="utf-8")
     found["licences/README"] = (
-        "Pictures: Fluent Emoji 3D by Microsoft (MIT), npm @lobehub/fluent-emoji-3d (MIT). Names: emojibase-data (MIT),\n"
-        "emojilib (MIT), cldr-annotations-full (Unicode Licence v3). Embeddings: made with all-MiniLM-L6-v2 (Apache 2.0).\n"
+        "Pictures: Fluent Emoji 3D by Microsoft (MIT), npm @lobehub/fluent-emoji-3d (MIT).\n"
+        "Names: emojibase-data (MIT), emojilib (MIT), cldr-annotations-full (Unicode Licence v3).\n"
+        "Embeddings: made with all-MiniLM-L6-v2 (Apache 2.0).\n"
     )
     return found
 

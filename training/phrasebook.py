@@ -25,8 +25,14 @@ def make(lexicon: Lexicon, encode: Callable[[str], list[int]], vocabulary: int) 
 
 
 def tells_colour(name: str) -> bool:
-    """Whether an English or Chinese name has a colour in it."""
-    return bool(colours.WORDS & set(re.findall(r"[a-z]+", name)) or colours.CHARACTERS & set(name))
+    """Whether an English name has a colour in it."""
+    return bool(colours.WORDS & set(re.findall(r"[a-z]+", name)))
+
+
+def without_colour(name: str) -> str:
+    """A Chinese name without the colour before it: of a red apple the apple. A cucumber stays a "yellow melon"."""
+    first, rest = name[:1], name[1:].removeprefix("色").removeprefix("的")
+    return rest if first in colours.CHARACTERS and len(rest) > 1 else name
 
 
 def _english(book: PhraseBook, lexicon: Lexicon) -> None:
@@ -58,9 +64,11 @@ def _chinese(book: PhraseBook, lexicon: Lexicon) -> None:
     ground_words = {name: words for name, *words in (line.split("\t") for line in ground_lines if line)}
     filler_lines = (DATA / "zh_fillers.tsv").read_text(encoding="utf-8").splitlines()
     fillers = [line.split("\t") for line in filler_lines if line]
-    meant = {*captions.ZH_MEANT, *colours.CHARACTERS, *"".join("".join(words) for words in ground_words.values())}
+    said_in_colours = "".join(word for colour in colours.COLOURS for word in (*colour.traditional, *colour.simplified))
+    meant = {*captions.ZH_MEANT, *said_in_colours, *"".join("".join(words) for words in ground_words.values())}
     named = lexicon.traditional, lexicon.simplified
     book.family("zh names", (own for names in named for own in names))
+    book.family("zh uncoloured names", (map(without_colour, own) for names in named for own in names))
     said = [[colour.traditional, colour.simplified] for colour in colours.COLOURS]
     book.family(
         "zh colour before",

@@ -33,7 +33,6 @@ class Archive:
     sprites: Tensor  # (N, 4, 256, 256) uint8, straight alpha, cut to the outline and centred, longer side 256
     kinds: Tensor  # (N,) what an object's main parts are, as of `recolouring.kind_of`
     recolourable: Tensor  # (N,) whether there is a name without a colour
-    zh_coloured: Tensor  # (N,) whether the Chinese name tells a colour
     all_embeddings: Tensor  # (V, 384) float16: of the sentence encoder, the directions that matter most first
     phrases: Phrases
     tokenizer: dict[str, bytes]  # file name to content

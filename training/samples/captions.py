@@ -36,15 +36,12 @@ ARTICLE, ADJECTIVE, COLOUR, NAME, COLOUR_AFTER = 0, 1, 3, 4, 5  # of a noun's co
 class Captions:
     """Writer of captions. ``own`` (concepts,) is each concept's own colour, -1 where none can be named."""
 
-    def __init__(
-        self, phrases: Phrases, own: Tensor, zh_coloured: Tensor, start: int, end: int, generator: torch.Generator
-    ) -> None:
+    def __init__(self, phrases: Phrases, own: Tensor, start: int, end: int, generator: torch.Generator) -> None:
         device = generator.device
         for name, table in phrases.tables().items():
             setattr(self, name, table.to(device, torch.bool if name == "vowel" else torch.long))
         self.families, self.generator, self.device = phrases.families, generator, device
-        self.own, self.zh_coloured = own.to(device), zh_coloured.to(device)
-        self.concepts, self.start, self.end = len(own), start, end
+        self.own, self.concepts, self.start, self.end = own.to(device), len(own), start, end
         self.sizes = self.offsets[1:] - self.offsets[:-1]
         index = LAYOUTS.index
         self.counted = torch.zeros(len(LAYOUTS), dtype=torch.long, device=device)  # place among `COUNTED`, from 1
@@ -89,11 +86,7 @@ class Captions:
         layout = layout.clamp(min=0)
         described = first >= 0
         tints = [self._said(which, colour, chance) for which, colour in ((first, tint), (second, tint2))]
-        awkward = [
-            self.zh_coloured[which.clamp(min=0)] & (colour >= 0)
-            for which, colour in zip((first, second), tints, strict=True)
-        ]
-        chinese = (chance() < CHINESE_SHARE) & described & ~awkward[0] & ~(awkward[1] & (second >= 0))
+        chinese = (chance() < CHINESE_SHARE) & described
         script = (chance() < 0.5).long()
         english = self._english(layout, ground, (first, second), tints, chance)
         hanzi = self._chinese(layout, ground, (first, second), tints, script, chance)
@@ -245,12 +238,14 @@ class Captions:
     def _zh_noun(
         self, concept: Tensor, colour: Tensor, counted: Tensor, script: Tensor, alone: Tensor, chance: "_Chance"
     ) -> Tensor:
-        name = self._pick("zh names", chance, script * self.concepts + concept.clamp(min=0))
+        at, coloured = script * self.concepts + concept.clamp(min=0), colour >= 0
+        plain, name = (self._pick(f"zh {kind}", chance, at) for kind in ("uncoloured names", "names"))
+        name = torch.where(coloured, plain, name)
         one = self._pick("zh one", chance, script).where(chance() < 0.5, NOTHING)
         measure = self._pick("zh measures", chance, script).where(chance() < 0.8, NOTHING)
         adjective = self._pick("zh adjectives", chance, script)
         adjective = adjective.where((chance() < 0.15) & (counted == 0), NOTHING)
-        coloured, after = colour >= 0, alone & (chance() < 0.1)
+        after = alone & (chance() < 0.1)
         tint = script * self._label_count("zh colour before", 2) + colour.clamp(min=0)
         before = self._pick("zh colour before", chance, tint).where(coloured & ~after, NOTHING)
         behind = self._pick("zh colour after", chance, tint).where(coloured & after, NOTHING)
@@ -302,7 +297,8 @@ class Captions:
     def _entry(self, group: Tensor | int, chances: Tensor) -> Tensor:
         count = self.counts[group]
         place = (chances * count).long().clamp(max=count - 1)
-        return self.entries[self.starts[group] + place]
+        piece: Tensor = self.entries[self.starts[group] + place]
+        return piece
 
     def _form(self, family: str, paired: Tensor, chance: "_Chance") -> Tensor:
         """(B, 4) rows of forms; of any where there is no pair."""
@@ -323,4 +319,5 @@ class _Chance:
         self.columns = iter(columns.T.contiguous())
 
     def __call__(self) -> Tensor:
-        return next(self.columns)
+        column: Tensor = next(self.columns)
+        return column

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from .. import grounds
+from .. import colours, grounds
 from ..scenes import CELLS, GROUND_SHARES, LAYOUT_SHARES, LAYOUTS, MAX_OBJECTS, PAIRS, arrangements, box_rows
 from . import oklab, sprites
 from .archive import Archive
@@ -25,7 +25,7 @@ TOO_NEAR = 0.16  # a ground's distance from an object, in Oklab, under which ano
 GROUND_TRIES = 4
 PAPER = (232, 232, 236)  # what an object lies on while its code is taken
 CARD, CARD_SIDE = 16, 12  # cells of a card, and of the object on it
-COLOURS = len(sprites.colours.COLOURS)
+COLOURS = len(colours.NAMES)
 
 
 @dataclass(frozen=True)
@@ -53,16 +53,14 @@ class SampleMaker:
         own = own.where(self.allowed.gather(1, own.clamp(min=0)[:, None])[:, 0], -1)
         self.own = own  # (N,) the colour that an object has already, -1 where none can be named
         self.grounds = Grounds(self.generator)
-        self.writer = Captions(
-            archive.phrases, own, archive.zh_coloured.bool(), archive.start, archive.end, self.generator
-        )
+        self.writer = Captions(archive.phrases, own, archive.start, archive.end, self.generator)
         self.stores: dict[int, Sprites] = {}
         self.ground_means = oklab.of_rgb(middles())
 
     def draw(
         self, size: int, cells: tuple[int, int] = (CELLS, CELLS), scale: int = 1, several: float | None = None
     ) -> Samples:
-        """Random pictures of so many rows and columns of latents. ``several`` is the share with more than one object."""
+        """Random pictures of so many rows and columns of latents; ``several`` is the share not of one object alone."""
         shares = torch.tensor(LAYOUT_SHARES)
         if several is not None:
             shares = torch.cat((torch.tensor([1 - several]), several * shares[1:] / shares[1:].sum()))
@@ -80,14 +78,14 @@ class SampleMaker:
         """(B, 6) labels to (B, length) token ids; labels of -1 everywhere get empty or meaningless prompts."""
         return self.writer.write(labels, length)
 
-    def cards(self, concepts: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
+    def cards(self, concepts: Tensor, tints: Tensor) -> tuple[Tensor, Tensor]:
         """(B, 3, 128, 128) pixels, -1..1, of objects in colours on plain paper; and (B, 1, 128, 128) their cover.
 
         A colour of -1 is the object's own.
         """
         count, edge = len(concepts), (CARD - CARD_SIDE) // 2
         labels = torch.full((count, 6), -1)
-        labels[:, 2], labels[:, 3] = concepts.cpu(), colours.cpu()
+        labels[:, 2], labels[:, 3] = concepts.cpu(), tints.cpu()
         boxes = torch.full((count, MAX_OBJECTS, 4), -1)
         boxes[:, 0] = torch.tensor((0, edge, edge, CARD_SIDE))
         side = CARD * CELL
@@ -149,9 +147,11 @@ class SampleMaker:
 
     def _pixels(self, labels: Tensor, boxes: Tensor, cells: tuple[int, int], scale: int) -> Tensor:
         height, width = (side * CELL * scale for side in cells)
-        means = self.means[labels[:, 2].clamp(min=0), labels[:, 3]]
-        lightness = means[:, 0].where(labels[:, 2] >= 0, 0.5)
-        canvas = self.grounds.paint(self._sent(labels[:, 1]), self._sent(lightness), height, width)
+        palest = [
+            self.means[labels[:, at].clamp(min=0), labels[:, at + 1], 0].where(labels[:, at] >= 0, 0) for at in (2, 4)
+        ]
+        lightness = torch.maximum(*palest)
+        canvas = self.grounds.paint(labels[:, 1], self._sent(lightness), height, width)
         self._lay([canvas.view(-1, 3)], labels, boxes, cells, scale)
         return canvas.permute(0, 3, 1, 2) * 2 - 1
 
@@ -163,30 +163,31 @@ class SampleMaker:
         sample, level = (boxes[..., 3] > 0).nonzero(as_tuple=True)
         which, left, top, side = boxes[sample, level].unbind(1)
         concept, colour = labels[sample, 2 + 2 * which], labels[sample, 3 + 2 * which]
-        order = (2 * level + (colour < 0)).argsort(stable=True)
-        groups = torch.bincount(2 * level + (colour < 0), minlength=2 * MAX_OBJECTS)
-        rows = torch.stack((sample, left, top, side, concept, colour), 1)[order]
-        areas = (rows[:, 3] * CELL * scale) ** 2
-        ends = torch.cat((torch.zeros(1, dtype=torch.long), areas.cumsum(0)))
-        bounds = ends[torch.cat((torch.zeros(1, dtype=torch.long), groups.cumsum(0)))].tolist()
-        # 2. Their pixels, one row each: where they come from and where they go.
-        total = int(ends[-1])
-        sent, begins = self._sent(rows), self._sent(ends[:-1])
-        owner = torch.repeat_interleave(self._sent(areas), output_size=total)
-        within = torch.arange(total, device=self.device) - begins[owner]
-        sample, left, top, side, concept, colour = sent[owner].unbind(1)
-        pixels = side * CELL * scale
-        source = store.first[side] + concept * pixels * pixels + within
-        down, across = top * CELL * scale + within // pixels, left * CELL * scale + within % pixels
-        target = (sample * height + down) * width + across
+        corner = (sample * height + top * CELL * scale) * width + left * CELL * scale
+        group = 2 * level + (colour < 0)
+        order = group.argsort(stable=True)
+        sizes = store.counts[side, concept][order]
+        begins = sizes.cumsum(0) - sizes
+        table = torch.stack((store.starts[side, concept][order] - begins, corner[order]))
+        objects = [0, *torch.bincount(group, minlength=2 * MAX_OBJECTS).cumsum(0).tolist()]
+        pixels = torch.cat((begins, sizes.sum(0, keepdim=True)))[objects].tolist()
+        # 2. Their pixels: where they come from and where they go.
+        concept, colour, sizes = self._sent(torch.stack((concept[order], colour[order], sizes))).unbind(0)
+        shift, base = torch.repeat_interleave(self._sent(table), sizes, 1, output_size=pixels[-1]).unbind(0)
+        source = torch.arange(pixels[-1], device=self.device) + shift
+        down, across = store.places[source].long().unbind(1)
+        target = base + down * width + across
         # 3. Lay them, level by level, so that no level has two pixels at one place.
-        for n in range(MAX_OBJECTS):
-            tinted, own = slice(bounds[2 * n], bounds[2 * n + 1]), slice(bounds[2 * n + 1], bounds[2 * n + 2])
-            laid = store.recoloured(source[tinted], concept[tinted], colour[tinted]), store.own(source[own])
-            colours, alpha = (torch.cat(both) for both in zip(*laid, strict=True))
+        for n in range(0, 2 * MAX_OBJECTS, 2):
+            tinted, some = slice(pixels[n], pixels[n + 1]), slice(objects[n], objects[n + 1])
+            own = slice(pixels[n + 1], pixels[n + 2])
+            laid = [store.own(source[own])]
+            if tinted.start < tinted.stop:
+                laid.insert(0, store.recoloured(source[tinted], concept[some], colour[some], sizes[some]))
+            paint, alpha = (torch.cat(both) for both in zip(*laid, strict=True))
             places = target[tinted.start : own.stop]
-            for canvas, paint in zip(canvases, (colours, torch.ones_like(colours)), strict=False):
-                canvas.index_copy_(0, places, torch.lerp(canvas[places], paint, alpha))
+            for canvas, laid_on in zip(canvases, (paint, torch.ones_like(paint)), strict=False):
+                canvas.index_copy_(0, places, torch.lerp(canvas[places], laid_on, alpha))
 
     def _store(self, scale: int) -> Sprites:
         if scale not in self.stores:

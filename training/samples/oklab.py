@@ -1,52 +1,59 @@
 """Oklab: the colour space in which lightness, hue and chroma can be moved one by one.
 
-Knows colour values as tensors; knows no pictures. Channels are separate tensors of any one shape.
+Knows colour values as tensors; knows no pictures. Values are (3, ...): red, green and blue, or lightness, a and b.
 """
+
+import functools
 
 import torch
 from torch import Tensor
 
-Channels = tuple[Tensor, Tensor, Tensor]
+CONES = (
+    (0.4122214708, 0.5363325363, 0.0514459929),
+    (0.2119034982, 0.6806995451, 0.1073969566),
+    (0.0883024619, 0.2817188376, 0.6299787005),
+)  # of linear red, green and blue
+OPPONENTS = (
+    (0.2104542553, 0.7936177850, -0.0040720468),
+    (1.9779984951, -2.4285922050, 0.4505937099),
+    (0.0259040371, 0.7827717662, -0.8086757660),
+)  # of the cones' cube roots
 
 
-def from_srgb(red: Tensor, green: Tensor, blue: Tensor) -> Channels:
+def encode(values: Tensor) -> Tensor:
     """Lightness, a and b of sRGB in 0..1."""
-    r, g, b = (_linear(channel) for channel in (red, green, blue))
-    long = _root(0.4122214708 * r + 0.5363325363 * g + 0.0514459929 * b)
-    middle = _root(0.2119034982 * r + 0.6806995451 * g + 0.1073969566 * b)
-    short = _root(0.0883024619 * r + 0.2817188376 * g + 0.6299787005 * b)
-    return (
-        0.2104542553 * long + 0.7936177850 * middle - 0.0040720468 * short,
-        1.9779984951 * long - 2.4285922050 * middle + 0.4505937099 * short,
-        0.0259040371 * long + 0.7827717662 * middle - 0.8086757660 * short,
-    )
+    linear = torch.where(values > 0.04045, ((values + 0.055) / 1.055).clamp(min=0) ** 2.4, values / 12.92)
+    cones, opponents, _, _ = _tables(values.device)
+    return _mixed(opponents, _mixed(cones, linear).clamp(min=0) ** (1 / 3))
 
 
-def to_srgb(lightness: Tensor, a: Tensor, b: Tensor) -> Channels:
+def decode(values: Tensor) -> Tensor:
     """The sRGB in 0..1 of Oklab values; what lies outside is cut off."""
-    long = (lightness + 0.3963377774 * a + 0.2158037573 * b) ** 3
-    middle = (lightness - 0.1055613458 * a - 0.0638541728 * b) ** 3
-    short = (lightness - 0.0894841775 * a - 1.2914855480 * b) ** 3
-    return (
-        _encoded(4.0767416621 * long - 3.3077115913 * middle + 0.2309699292 * short),
-        _encoded(-1.2684380046 * long + 2.6097574011 * middle - 0.3413193965 * short),
-        _encoded(-0.0041960863 * long - 0.7034186147 * middle + 1.7076147010 * short),
-    )
+    _, _, to_roots, to_linear = _tables(values.device)
+    roots = _mixed(to_roots, values)
+    linear = _mixed(to_linear, roots * roots * roots).clamp(0, 1)
+    return torch.where(linear > 0.0031308, 1.055 * linear.clamp(min=1e-8) ** (1 / 2.4) - 0.055, 12.92 * linear)
+
+
+def from_srgb(red: Tensor, green: Tensor, blue: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Lightness, a and b of sRGB in 0..1, channel by channel."""
+    lightness, a, b = encode(torch.stack((red, green, blue)))
+    return lightness, a, b
 
 
 def of_rgb(rows: Tensor) -> Tensor:
     """(N, 3) sRGB in 0..255 to (N, 3) lightness, a and b."""
-    return torch.stack(from_srgb(*(rows.float() / 255).unbind(-1)), -1)
+    return encode(rows.float().T / 255).T
 
 
-def _linear(channel: Tensor) -> Tensor:
-    return torch.where(channel > 0.04045, ((channel + 0.055) / 1.055).clamp(min=0) ** 2.4, channel / 12.92)
+def _mixed(table: Tensor, values: Tensor) -> Tensor:
+    mixed: Tensor = (table @ values.flatten(1)).view_as(values)
+    return mixed
 
 
-def _encoded(channel: Tensor) -> Tensor:
-    cut = channel.clamp(0, 1)
-    return torch.where(cut > 0.0031308, 1.055 * cut.clamp(min=1e-8) ** (1 / 2.4) - 0.055, 12.92 * cut)
-
-
-def _root(channel: Tensor) -> Tensor:
-    return channel.clamp(min=0) ** (1 / 3)
+@functools.cache
+def _tables(device: torch.device) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Cones, opponents, and the ways back."""
+    cones, opponents = (torch.tensor(rows, dtype=torch.float64) for rows in (CONES, OPPONENTS))
+    tables = cones, opponents, opponents.inverse(), cones.inverse()
+    return tuple(table.float().to(device) for table in tables)  # type: ignore[return-value]

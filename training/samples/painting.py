@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import grounds
 
 SCENE_VARIANTS = 32  # paintings of every scene
-PALE = 0.80  # lightness of an object that a pastel ground would swallow
+PALE = 0.78  # lightness of an object that a pastel ground would swallow
 SEED = 7  # of the paintings: those of one size are always the same
 
 
@@ -26,18 +26,21 @@ class Grounds:
         self.dark = self._index("black")
         self.light = self._index("white")
 
-    def paint(self, ground: Tensor, lightness: Tensor, height: int, width: int) -> Tensor:
-        """(B, H, W, 3) in 0..1: a painting for each ground, (B,); ``lightness`` (B,) is the first object's."""
+    def paint(self, grounds_: Tensor, lightness: Tensor, height: int, width: int) -> Tensor:
+        """(B, H, W, 3) in 0..1: a painting for each ground; ``lightness`` (B,) is the palest object's.
+
+        The grounds, (B,), come on the processor: so it is known how many are scenes.
+        """
+        ground = grounds_.to(self.device, non_blocking=True)
         chance = torch.rand(len(ground), 12, generator=self.generator, device=self.device)
-        rows = torch.where((ground > 0)[:, None, None], self._plain(ground, chance, height), 0.0)
-        rows = torch.where((ground == 0)[:, None, None], self._pastel(lightness, chance, height), rows)
-        scene = ground - 1 - len(grounds.COLOURS)  # below 0: no scene
-        paintings = self._paintings(height, width)
-        variant = (chance[:, 0] * SCENE_VARIANTS).long()
-        drawn = paintings[scene.clamp(min=0), variant].float().div_(255)
-        drawn = torch.where((chance[:, 1] < 0.5)[:, None, None, None], drawn.flip(2), drawn)
-        picture = torch.where((scene >= 0)[:, None, None, None], drawn, rows[:, :, None])
-        return picture.clamp(0, 1).contiguous()
+        plain, pastel = self._plain(ground, chance, height), self._pastel(lightness, chance, height)
+        rows = torch.where((ground == 0)[:, None, None], pastel, plain).clamp(0, 1)
+        picture = rows[:, :, None].expand(-1, -1, width, -1).contiguous()
+        first = 1 + len(grounds.COLOURS)
+        scenes = (grounds_ >= first).nonzero()[:, 0].to(self.device, non_blocking=True)
+        variant = (chance[scenes, 0] * 2 * SCENE_VARIANTS).long()
+        drawn = self._paintings(height, width)[(ground[scenes] - first) * 2 * SCENE_VARIANTS + variant]
+        return picture.index_copy_(0, scenes, drawn.float().div_(255))
 
     def _plain(self, ground: Tensor, chance: Tensor, height: int) -> Tensor:
         """(B, H, 3): the ground's colour, a little lighter above, and each time in another shade."""
@@ -60,7 +63,7 @@ class Grounds:
         return torch.lerp(top[:, None], low[:, None], at)
 
     def _paintings(self, height: int, width: int) -> Tensor:
-        """(scenes, variants, H, W, 3) uint8."""
+        """(scenes * variants, H, W, 3) uint8: each painting and its mirror image."""
         if (height, width) not in self.scenes:
             rng = np.random.default_rng(SEED)
             first = 1 + len(grounds.COLOURS)
@@ -68,7 +71,8 @@ class Grounds:
                 [grounds.paint(first + n, rng, height, width) for _ in range(SCENE_VARIANTS)]
                 for n in range(len(grounds.SCENES))
             ]
-            self.scenes[height, width] = torch.from_numpy((np.array(made) * 255 + 0.5).astype(np.uint8)).to(self.device)
+            rows = torch.from_numpy((np.array(made) * 255 + 0.5).astype(np.uint8)).to(self.device)
+            self.scenes[height, width] = torch.cat((rows, rows.flip(3)), 1).flatten(0, 1)
         return self.scenes[height, width]
 
     def _index(self, name: str) -> int:

@@ -20,6 +20,7 @@ GREY_EDGES = (0.30, 0.55, 0.78)  # lightness between them
 SALIENCE = (0.7, 0.9, 1.0, 1.0)  # of greys, the dark first, for a pixel of a hue counts HUE_SALIENCE
 HUE_SALIENCE = 1.6
 KINDS = ("", "hue", "grey", "both")  # what main parts an object has, where that is known in advance
+NUMBERS, MOVES = 8, 5  # of a pixel, as of `prepare`; of an object, as of `moves`
 ENOUGH = 0.5  # share of an object that its main parts should cover, before a second part is taken
 
 
@@ -33,9 +34,9 @@ class MainParts:
     hued: Tensor  # 1 where the part is a range of hues, 0 where it is a range of greys
     there: Tensor  # 1 where there is such a part
 
-    def table(self) -> Tensor:
-        """(N, 10): all fields side by side."""
-        return torch.cat((self.lightness, self.a, self.b, self.hued, self.there), 1)
+    def some(self, objects: slice) -> "MainParts":
+        """Those of some objects."""
+        return MainParts(**{name: field[objects] for name, field in vars(self).items()})
 
 
 def find(lightness: Tensor, a: Tensor, b: Tensor, alpha: Tensor, kinds: Tensor | None = None) -> MainParts:
@@ -85,8 +86,8 @@ def find(lightness: Tensor, a: Tensor, b: Tensor, alpha: Tensor, kinds: Tensor |
         own = weight * inside
         size = own.sum(1).clamp(min=1e-6)
         rows.append([(own * values).sum(1) / size for values in (lightness, a, b)])
-    middle = [torch.stack(pair, 1) for pair in zip(*rows, strict=True)]
-    return MainParts(*middle, (torch.stack((first, second), 1) < BINS).float(), there)
+    lightness, a, b = (torch.stack(pair, 1) for pair in zip(*rows, strict=True))
+    return MainParts(lightness, a, b, (torch.stack((first, second), 1) < BINS).float(), there)
 
 
 def kind_of(word: str, colours: dict[str, tuple[int, int, int]]) -> int:
@@ -113,31 +114,55 @@ def weights(lightness: Tensor, a: Tensor, b: Tensor, parts: MainParts) -> tuple[
     return found[0], found[1] * (1 - found[0])
 
 
-def recolour(
-    lightness: Tensor, a: Tensor, b: Tensor, weight: tuple[Tensor, Tensor], parts: Tensor, target: Tensor
-) -> oklab.Channels:
-    """Pixels in their object's new colour. ``parts`` (pixels, 10) are rows of `MainParts.table`, ``target`` (pixels, 3)
-    lightness, a and b of the colour; the other arguments are (pixels,)."""
-    base, base2, a1, a2, b1, b2, hued1, hued2, _, _ = parts.unbind(1)
-    wanted, ta, tb = target.unbind(1)
-    # Lightness: moved with the main part's middle; what is above and below keeps its distance as far as there is room.
-    off = lightness - base - 0.6 * weight[1] * (base2 - base)  # the second part comes nearer to the first
-    up, down = (1 - wanted) / (1 - base).clamp(min=1e-3), wanted / base.clamp(min=1e-3)
-    moved = wanted + off * torch.where(off > 0, up, down).clamp(max=1)
-    # Chroma: in proportion to what it was in its part; a grey part is tinted, its highlights and shadows less.
-    room = torch.where(moved > wanted, 1 - 0.85 * (moved - wanted) / (1 - wanted), (moved / wanted).clamp(min=0) ** 0.5)
-    new_a, new_b = a, b
-    for share, pa, pb, hued in ((weight[0], a1, b1, hued1), (weight[1], a2, b2, hued2)):
+def prepare(lab: Tensor, parts: MainParts) -> Tensor:
+    """(3, N, pixels) to (NUMBERS, N, pixels): of each pixel all that does not depend on the new colour.
+
+    They are: what stays of lightness, a and b; the main parts' share; how far the pixel is above the first part's
+    middle; and what the new chroma is multiplied with: as a complex number in parts of a hue, and the share of grey
+    parts.
+    """
+    lightness, a, b = lab
+    shares = weights(lightness, a, b, parts)
+    off = lightness - parts.lightness[:, :1]
+    off = off - 0.6 * shares[1] * (parts.lightness[:, 1:] - parts.lightness[:, :1])  # the second comes nearer
+    real, imaginary, grey = torch.zeros_like(a), torch.zeros_like(a), torch.zeros_like(a)
+    for part, share in enumerate(shares):
+        pa, pb, hued = (field[:, part, None] for field in (parts.a, parts.b, parts.hued))
         size = (pa * pa + pb * pb).clamp(min=1e-6)
         along, across = (a * pa + b * pb) / size, (b * pa - a * pb) / size  # as a complex number over the part's
         whole = torch.hypot(along, across).clamp(max=1.3)
-        kept_along, kept_across = 0.3 * along + 0.7 * whole, 0.3 * across  # hues move together, and nearer
-        real = torch.where(hued > 0, kept_along, room)
-        imaginary = torch.where(hued > 0, kept_across, torch.zeros_like(room))
-        new_a = new_a + share * (real * ta - imaginary * tb - a)
-        new_b = new_b + share * (real * tb + imaginary * ta - b)
-    both = weight[0] + weight[1]
-    return lightness + both * (moved - lightness), new_a, new_b
+        real = real + share * hued * (0.3 * along + 0.7 * whole)  # hues move together, and nearer to each other
+        imaginary = imaginary + share * hued * 0.3 * across
+        grey = grey + share * (1 - hued)
+    both = shares[0] + shares[1]
+    return torch.stack((lightness * (1 - both), a * (1 - both), b * (1 - both), both, off, real, imaginary, grey))
+
+
+def moves(middle: Tensor, target: Tensor) -> Tensor:
+    """(M,) lightness of objects' first main parts and (M, 3) new colours, to (MOVES, M): what `apply` needs of both.
+
+    Lightness above and below the middle keeps its distance as far as there is room.
+    """
+    wanted, a, b = target.unbind(1)
+    up, down = (1 - wanted) / (1 - middle).clamp(min=1e-3), wanted / middle.clamp(min=1e-3)
+    return torch.stack((wanted, up.clamp(max=1), down.clamp(max=1), a, b))
+
+
+def apply(prepared: Tensor, moved: Tensor) -> Tensor:
+    """(NUMBERS, P) as of `prepare` and (MOVES, P) as of `moves` to (3, P) lightness, a and b in the new colour."""
+    kept_lightness, kept_a, kept_b, share, off, real, imaginary, grey = prepared
+    wanted, up, down, a, b = moved
+    lightness = wanted + torch.maximum(off, off.new_zeros(())) * up + torch.minimum(off, off.new_zeros(())) * down
+    # A grey part is tinted, its highlights and shadows less.
+    light, dark = 1 - 0.85 * (lightness - wanted) / (1 - wanted), (lightness / wanted).clamp(min=0)
+    along = real + grey * torch.minimum(light, dark.sqrt())
+    return torch.stack(
+        (
+            kept_lightness + share * lightness,
+            kept_a + along * a - imaginary * b,
+            kept_b + along * b + imaginary * a,
+        )
+    )
 
 
 def _rise(value: Tensor, low: Tensor | float, high: Tensor | float) -> Tensor:
