@@ -5,6 +5,7 @@ sheets into the folder given.
 """
 
 import argparse
+import functools
 import json
 import os
 import time
@@ -25,10 +26,26 @@ class Judge:
 
     def __init__(self) -> None:
         self.known = concepts.load(runtime.ART)
-        self.large = Matcher(runtime.ART, self.known, (0.54, 0.62, 0.69, 0.77, 0.85, 0.93))
-        self.small = Matcher(runtime.ART, self.known, (0.38, 0.43, 0.48, 0.55, 0.62, 0.68))
-        self.over = Matcher(runtime.ART, self.known, (0.40, 0.43, 0.46, 0.50))
-        self.grounds = measures.GroundReferences()
+
+    @functools.cached_property
+    def large(self) -> Matcher:
+        """For objects alone."""
+        return Matcher(runtime.ART, self.known, (0.54, 0.62, 0.69, 0.77, 0.85, 0.93))
+
+    @functools.cached_property
+    def small(self) -> Matcher:
+        """For one of several."""
+        return Matcher(runtime.ART, self.known, (0.38, 0.43, 0.48, 0.55, 0.62, 0.68))
+
+    @functools.cached_property
+    def over(self) -> Matcher:
+        """For one that lies over another."""
+        return Matcher(runtime.ART, self.known, (0.40, 0.43, 0.46, 0.50))
+
+    @functools.cached_property
+    def grounds(self) -> measures.GroundReferences:
+        """For what lies behind."""
+        return measures.GroundReferences()
 
     def __call__(self, question: Question, picture: Image.Image) -> dict[str, float]:
         """Figures between 0 and 1, by name; the first is the one that the bar is about."""
@@ -86,7 +103,7 @@ def main() -> None:
         sheet.lay([made[n] for n in order], [asked[n].prompt for n in order], 12).save(
             options.out / f"worst-{kind.replace(' ', '-')}.png"
         )
-    for name, measure in measures.SHOWN.items():
+    for name, measure in measures.SHOWN.items() if options.only == CLASSES else ():
         figures[name] = measure(pipeline, options.out)
         print(name, figures[name], flush=True)
     figures["evaluation"] = {

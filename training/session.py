@@ -105,6 +105,11 @@ class Session:
                 raise ValueError(f"stage {name}: needs the {missing[0]}: add its stage, or give weights with --resume")
             there.add(MAKES.get(name, "autoencoder"))
 
+    def prepare(self, stages: list[str]) -> None:
+        """Have sprites made for all sizes before the first stage: a late and slow one would cost the run its end."""
+        for scale in (1, 2) if "upscaler" in stages else (1,):
+            self.maker.draw(1, scale=scale)
+
     def table(self) -> codes.Codes:
         """The codes of the latents as they are."""
         encoder = self._net("autoencoder", Autoencoder).encoder.eval()
@@ -130,7 +135,7 @@ class Session:
     def learn(self, name: str, clock: Clock, share: float) -> None:
         """Run one stage in its share of what is left of the time; its averaged weights are the network's afterwards."""
         stage = self.stage(name)
-        stage.draw(0.0)  # the first batch takes longest, since sprites are made for its size
+        stage.draw(0.0)  # the first batch takes longest
         seconds = share * (clock.left - self.plan.margin_s)
         learner, before = Learner(stage, self.plan.step), self.seen.get(stage.network, 0)
         self.saved = self.drawn = clock.now()

@@ -45,6 +45,7 @@ def main(arguments: list[str] | None = None) -> None:
 
 def run(session: Session, stages: list[str], clock: Clock) -> None:
     """Run the stages in what is left of the clock, less the margin in which the last files are written."""
+    session.prepare(stages)
     shares = {name: session.plan.stages[name].share for name in stages}
     for n, name in enumerate(stages):
         if clock.left <= session.plan.margin_s:

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812
 def attend(query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
     """(B, H, N, D) of attended values, and the (B, H, N, M) probabilities; written out."""
     scores = query @ key.transpose(-1, -2) * query.shape[-1] ** -0.5
-    shares = scores.float().softmax(-1).to(value.dtype)
+    shares = scores.softmax(-1).to(value.dtype)  # in float32 where the autocast of the device wants it so
     return shares @ value, shares
 
 
