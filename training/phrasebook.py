@@ -113,14 +113,18 @@ def _filled(forms: list[str], words: tuple[str, ...]) -> list[str]:
 def _ground(name: str) -> list[str]:
     if name in grounds.COLOURS:
         words = ("gray", "grey") if name == "gray" else (name,)
-        return [form.format(c=word) for form in _first_often(captions.COLOUR_WORDS) for word in words]
+        return [_with_article(form.format(c=word)) for form in _first_often(captions.COLOUR_WORDS) for word in words]
     return captions.SCENE_WORDS[name].split("|") if name else [""]
 
 
 def _bare_ground(name: str) -> list[str]:
     if name in grounds.COLOURS:
-        return [form.format(c=name) for form in captions.BARE_COLOURS]
+        return [_with_article(form.format(c=name)) for form in captions.BARE_COLOURS]
     return captions.BARE_SCENES[name].split("|") if name else [""]
+
+
+def _with_article(text: str) -> str:
+    return re.sub(r"\ba (?=[aeiou])", "an ", text)
 
 
 def _zh_ground(name: str, words: dict[str, list[str]], script: int) -> list[str]:

@@ -21,7 +21,7 @@ from .sprites import CELL, Sprites
 RECOLOURED_SHARE = 0.5  # of objects
 DESCRIBED_SHARES = (0.60, 0.12, 0.06, 0.09, 0.04, 0.04, 0.03, 0.02)  # of layouts, for the text encoder
 NOTHING_SHARE = 0.03  # of captions for the text encoder: they describe nothing
-TOO_NEAR = 0.16  # a ground's distance from an object, in Oklab, under which another ground is drawn
+TOO_NEAR = 0.22  # a ground's distance from an object, in Oklab, under which another ground is drawn
 GROUND_TRIES = 4
 PAPER = (232, 232, 236)  # what an object lies on while its code is taken
 CARD, CARD_SIDE = 16, 12  # cells of a card, and of the object on it
@@ -147,11 +147,10 @@ class SampleMaker:
 
     def _pixels(self, labels: Tensor, boxes: Tensor, cells: tuple[int, int], scale: int) -> Tensor:
         height, width = (side * CELL * scale for side in cells)
-        palest = [
-            self.means[labels[:, at].clamp(min=0), labels[:, at + 1], 0].where(labels[:, at] >= 0, 0) for at in (2, 4)
-        ]
-        lightness = torch.maximum(*palest)
-        canvas = self.grounds.paint(labels[:, 1], self._sent(lightness), height, width)
+        means = [self.means[labels[:, at].clamp(min=0), labels[:, at + 1]] for at in (2, 4)]
+        second = (labels[:, 4] >= 0) & (means[1][:, 0] > means[0][:, 0])
+        palest = torch.where(second[:, None], means[1], means[0])
+        canvas = self.grounds.paint(labels[:, 1], self._sent(palest), height, width)
         self._lay([canvas.view(-1, 3)], labels, boxes, cells, scale)
         return canvas.permute(0, 3, 1, 2) * 2 - 1
 

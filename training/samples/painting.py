@@ -1,7 +1,7 @@
 """Painting: the grounds of a batch of samples, on the device.
 
 Pastels and plain colours are painted for every sample; scenes are taken from paintings made once. Knows grounds; knows
-of objects only how light they are, so that a pale one gets a darker ground where none was asked for.
+of objects only their mean colour, so that they stand out from a ground that nobody asked for.
 """
 
 import numpy as np
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import grounds
+from . import oklab
 
 SCENE_VARIANTS = 32  # paintings of every scene
 PALE = 0.78  # lightness of an object that a pastel ground would swallow
@@ -26,14 +27,15 @@ class Grounds:
         self.dark = self._index("black")
         self.light = self._index("white")
 
-    def paint(self, grounds_: Tensor, lightness: Tensor, height: int, width: int) -> Tensor:
-        """(B, H, W, 3) in 0..1: a painting for each ground; ``lightness`` (B,) is the palest object's.
+    def paint(self, grounds_: Tensor, shown: Tensor, height: int, width: int) -> Tensor:
+        """(B, H, W, 3) in 0..1: a painting for each ground; ``shown`` (B, 3) are the palest object's mean lightness,
+        a and b.
 
         The grounds, (B,), come on the processor: so it is known how many are scenes.
         """
         ground = grounds_.to(self.device, non_blocking=True)
         chance = torch.rand(len(ground), 12, generator=self.generator, device=self.device)
-        plain, pastel = self._plain(ground, chance, height), self._pastel(lightness, chance, height)
+        plain, pastel = self._plain(ground, chance, height), self._pastel(shown, chance, height)
         rows = torch.where((ground == 0)[:, None, None], pastel, plain).clamp(0, 1)
         picture = rows[:, :, None].expand(-1, -1, width, -1).contiguous()
         first = 1 + len(grounds.COLOURS)
@@ -52,13 +54,18 @@ class Grounds:
         white = self.colours[ground][:, None] * (0.97 + 0.03 * chance[:, 2, None, None])
         return torch.where((ground == self.light)[:, None, None], white, shaded)
 
-    def _pastel(self, lightness: Tensor, chance: Tensor, height: int) -> Tensor:
-        """(B, H, 3): any hue, light behind a dark object, of middle lightness behind a pale one."""
+    def _pastel(self, shown: Tensor, chance: Tensor, height: int) -> Tensor:
+        """(B, H, 3): any hue, light behind a dark object, of middle lightness behind a pale one.
+
+        Of a hue and the opposite one it is that which is farther from the object's colour.
+        """
         at = torch.linspace(0, 1, height, device=self.device)[:, None]
         phase = 2 * torch.pi * (chance[:, 2, None] + torch.arange(3, device=self.device) / 3)
-        pale = (lightness + 0.06 * (chance[:, 3] - 0.5) > PALE)[:, None]
+        pale = (shown[:, 0] + 0.06 * (chance[:, 3] - 0.5) > PALE)[:, None]
         middle, reach = torch.where(pale, 0.50 + 0.10 * chance[:, 4, None], 0.86), torch.where(pale, 0.17, 0.11)
-        top = middle + reach * phase.cos()
+        one, other = (middle + sign * reach * phase.cos() for sign in (1, -1))
+        own = oklab.decode(shown.T).T
+        top = torch.where(((one - own).norm(dim=1) > (other - own).norm(dim=1))[:, None], one, other)
         low = top - 0.06 + 0.09 * chance[:, 8:11]
         return torch.lerp(top[:, None], low[:, None], at)
 

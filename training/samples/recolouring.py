@@ -34,7 +34,7 @@ class MainParts:
     hued: Tensor  # 1 where the part is a range of hues, 0 where it is a range of greys
     there: Tensor  # 1 where there is such a part
 
-    def some(self, objects: slice) -> "MainParts":
+    def some(self, objects: Tensor) -> "MainParts":
         """Those of some objects."""
         return MainParts(**{name: field[objects] for name, field in vars(self).items()})
 

@@ -15,7 +15,7 @@ from .archive import Archive
 from .recolouring import MainParts
 
 CELL = 8  # pixels of a cell at scale 1
-CHUNK = 32  # objects at a time
+CHUNK = 8  # objects at a time: more do not fit into a processor's cache
 COARSE, COARSER = 64, 32  # pixels of a side at which main parts and mean colours are judged
 COVERED = 1 / 256  # alpha from which a pixel is kept
 NEAR = 0.11  # how far from a colour's value an object may be and still be called so
@@ -35,11 +35,13 @@ class Sprites:
                 rows = resize(archive.sprites[some].to(device), side * CELL * scale)
                 covered = rows[:, 3] > COVERED
                 self.counts[side, some] = covered.sum((1, 2)).cpu()
-                places.append(covered.nonzero()[:, 1:].to(torch.int16))
-                rgba.append((rows.permute(0, 2, 3, 1)[covered] * 255).round().byte())
-                lab = oklab.encode(rows[:, :3].flatten(2).transpose(0, 1))
-                numbers = recolouring.prepare(lab, parts.some(some))
-                prepared.append(numbers.permute(1, 2, 0)[covered.flatten(1)].half())
+                owner, down, across = covered.nonzero(as_tuple=True)
+                places.append(torch.stack((down, across), 1).to(torch.int16))
+                pixels = rows.permute(0, 2, 3, 1)[covered]
+                rgba.append((pixels * 255).round().byte())
+                lab = oklab.encode(pixels[:, :3].T.contiguous())
+                numbers = recolouring.prepare(lab[..., None], parts.some(at + owner))
+                prepared.append(numbers[..., 0].T.half())
         self.places, self.rgba, self.prepared = torch.cat(places), torch.cat(rgba), torch.cat(prepared)
         flat = self.counts.flatten()
         self.starts = (flat.cumsum(0) - flat).view_as(self.counts)
