@@ -71,7 +71,10 @@ class AttentionLoss:
         """
         count, rows, columns, _ = targets.shape
         weight = 0.5 + 0.5 * signal.view(-1, 1, 1).sqrt()
-        fours, *cells = (attention.probabilities for attention in self.net.looking())
+        looking = self.net.looking()
+        fours, *cells = (attention.probabilities for attention in looking)
+        for attention in looking:  # what keeps a step's graph alive would spoil the capture of the next
+            attention.probabilities = None
         split = targets.view(count, rows // 2, 2, columns // 2, 2, -1).permute(0, 2, 4, 1, 3, 5)
         entropy = _cross_entropy(fours, split.reshape(count, self.heads, rows * columns // 4, -1), weight)
         wanted = targets.view(count, 1, rows * columns, -1)

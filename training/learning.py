@@ -81,7 +81,7 @@ class Step:
             return found(inputs)
         if found < WARM_UP:
             self.graphs[shapes] = found + 1
-            return self._eager(inputs)
+            return self._aside(inputs)
         try:
             captured = Captured(self._eager, inputs)
         except torch.OutOfMemoryError:
@@ -91,6 +91,15 @@ class Step:
             return self._eager(inputs)
         self.graphs[shapes] = captured
         return captured(inputs)
+
+    def _aside(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        """A step on a stream of its own, as what is captured later asks for."""
+        here, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        side.wait_stream(here)
+        with torch.cuda.stream(side):
+            figures = self._eager(inputs)
+        here.wait_stream(side)
+        return figures
 
     def _go_eagerly(self, reason: str) -> None:
         print(f"{self.stage.name}: without {self.form}, eagerly from here on: {reason}", flush=True)

@@ -1,9 +1,15 @@
 """The loop that every stage runs in: it ends in time, and does without what a machine does not have."""
 
+import os
+import signal
+from collections.abc import Callable
+from typing import ClassVar
+
 import pytest
 import torch
 from torch import Tensor, nn
 
+from training import learning
 from training.learning import Learner
 from training.runtime import Clock, Span
 from training.stage import Course
@@ -89,9 +95,6 @@ def test_sigterm_ends_a_stage_after_its_step() -> None:
     clock.listen()
 
     def asked(learner: Learner) -> None:
-        import os
-        import signal
-
         if learner.seen == 24:
             os.kill(os.getpid(), signal.SIGTERM)
 
@@ -144,3 +147,59 @@ def test_a_span_warms_up_and_comes_down() -> None:
     assert max(rates) == 1.0
     assert rates[60] > rates[80] > rates[99] > 0
     assert span.rate(1.0) == 0
+
+
+class CountedCapture:
+    """Stands in for a CUDA graph: does the step on inputs that were copied to one place."""
+
+    made: ClassVar[list[tuple[torch.Size, ...]]] = []
+    broken = False
+
+    def __init__(self, step: Callable[[tuple[Tensor, ...]], Tensor], inputs: tuple[Tensor, ...]) -> None:
+        if self.broken:
+            raise RuntimeError("operation not permitted when stream is capturing")
+        self.step, self.inputs = step, tuple(given.clone() for given in inputs)
+        self.made.append(tuple(given.shape for given in inputs))
+
+    def __call__(self, inputs: tuple[Tensor, ...]) -> Tensor:
+        for kept, given in zip(self.inputs, inputs, strict=True):
+            kept.copy_(given)
+        return self.step(self.inputs)
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_a_graph_is_captured_once_a_shape_after_a_few_eager_steps(
+    broken: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(learning, "Captured", CountedCapture)
+    monkeypatch.setattr(CountedCapture, "broken", broken)
+    monkeypatch.setattr(CountedCapture, "made", [])
+    stage = LineStage(HandClock(), 1.0)
+    step = learning.Step(stage, "eager")
+    step.form = "graph"
+    monkeypatch.setattr(step, "_aside", step._eager)
+    losses = []
+    for n in range(300):
+        stage.course.batch = 8 + n % 2
+        losses.append(float(step(stage.draw(0), 0.05)))
+    assert losses[-1] < 0.01 * losses[0]
+    assert len(CountedCapture.made) == (0 if broken else 2)
+    assert ("eagerly from here on" in capsys.readouterr().out) == broken
+
+
+def test_a_batch_that_does_not_fit_is_halved(capsys: pytest.CaptureFixture[str]) -> None:
+    hand = HandClock()
+
+    class LargeStage(LineStage):
+        """Small batches alone fit."""
+
+        def loss(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+            if len(inputs[0]) > learning.MIN_BATCH:
+                raise torch.OutOfMemoryError("of the test")
+            return super().loss(*inputs)
+
+    learner = Learner(LargeStage(hand, 1.0), "eager")
+    learner.run(Clock(1000, hand), 30, lambda learner: None)
+    assert learner.stage.course.batch == learning.MIN_BATCH
+    assert learner.seen >= 20 * learning.MIN_BATCH
+    assert "batches of 4 from here on" in capsys.readouterr().out
