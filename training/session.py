@@ -31,7 +31,6 @@ SEED = 17
 NEEDS = {"decoder": ("autoencoder",), "text": ("autoencoder",), "unet": ("autoencoder",), "upscaler": ("autoencoder",)}
 MAKES = {"autoencoder": "autoencoder", "text": "text_encoder", "unet": "unet", "upscaler": "upscaler"}
 PAIRS = 32  # on a sheet of true pictures and what was made of them
-SHEETS_LEFT = 3  # how many more must fit into what is left of the time, for one to be drawn
 SHEET_SHARE = 0.1  # of the time, that sheets may take
 Net = TypeVar("Net", bound=nn.Module)
 
@@ -146,7 +145,7 @@ class Session:
                 self.save()
                 self.saved = clock.now()
             due = clock.now() - self.drawn > max(self.plan.sheet_s, self.sheet_took / SHEET_SHARE)
-            if due and clock.left > SHEETS_LEFT * self.sheet_took + self.plan.margin_s:
+            if due and clock.left > self.sheet_needs():
                 self._keep(learner, before)
                 self.draw_sheet(name, clock.now)
                 self.drawn = clock.now()
@@ -171,6 +170,10 @@ class Session:
         shapes = {name: self.shapes[name] for name in self.kept}
         seen = {name: self.seen.get(name, 0) for name in self.kept}
         return checkpoint.save(self.output, Checkpoint(self.kept, shapes, seen, self.vocabulary))
+
+    def sheet_needs(self) -> float:
+        """Seconds that must be left for a sheet that is not the last: it must not cost a later stage its time."""
+        return self.sheet_took / SHEET_SHARE + self.plan.margin_s
 
     def draw_sheet(self, stage: str, now: Callable[[], float]) -> None:
         """Draw the contact sheet over the last one: what the stage has come to."""

@@ -54,7 +54,9 @@ def run(session: Session, stages: list[str], clock: Clock) -> None:
         session.learn(name, clock, shares[name] / sum(shares[later] for later in stages[n:]))
         size = session.save()
         print(f"saved {size / 1e6:.1f} MB in {session.output}; {clock.shown()}", flush=True)
-        if clock.left > session.sheet_took + session.plan.margin_s / 2:
+        last = name == stages[-1]
+        needed = session.sheet_took + session.plan.margin_s / 2 if last else session.sheet_needs()
+        if clock.left > needed:
             session.draw_sheet(name, clock.now)
     print(f"the end; {clock.shown()}", flush=True)
 
