@@ -94,7 +94,7 @@ class Step:
 
     def _aside(self, inputs: tuple[Tensor, ...]) -> Tensor:
         """A step on a stream of its own, as what is captured later asks for."""
-        here, side = torch.cuda.current_stream(), torch.cuda.Stream()
+        here, side = torch.cuda.current_stream(), torch.cuda.Stream()  # type: ignore[no-untyped-call]
         side.wait_stream(here)
         with torch.cuda.stream(side):
             figures = self._eager(inputs)
