@@ -28,13 +28,21 @@ format: .venv/.installed
 docs: .venv/.installed
 	$(BIN)/python docs/generate.py
 
-# Hours; it goes on where it stopped. training/README.md says what it needs and what it makes.
-train: .venv/.installed .art/node_modules
-	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement training/requirements.txt
-	HF_HUB_OFFLINE=1 $(BIN)/python -m training.train
+# From nothing to build/darkroom-mini in MINUTES minutes; run again, it goes on where it stopped. training/README.md says
+# what it needs, what it makes and what else it takes (ARGS).
+MINUTES ?= 480
+CHECKPOINT := checkpoints/darkroom-mini
+train: .venv/.installed build/art.zip
+	$(BIN)/python -m training.train --art build/art.zip --output $(CHECKPOINT) --minutes $(MINUTES) $(ARGS)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m training.export --checkpoint $(CHECKPOINT) --art build/art.zip
 
 evaluate: .venv/.installed .art/node_modules
-	HF_HUB_OFFLINE=1 $(BIN)/python -m training.evaluate
+	HF_HUB_OFFLINE=1 $(BIN)/python -m training.evaluate $(ARGS)
+
+# The art, its names and the captions' pieces, in one file that travels.
+build/art.zip: .venv/.installed .art/node_modules
+	$(BIN)/pip install --quiet --disable-pip-version-check --no-deps --requirement training/requirements.txt
+	HF_HUB_OFFLINE=1 $(BIN)/python -m training.pack --output $@
 
 .art/node_modules: training/package.json
 	mkdir -p .art && cp training/package.json .art/

@@ -1,8 +1,9 @@
-"""The analytic last layer of the text encoder: it distributes each quarter's numbers to the slots of its parts.
+"""The analytic last layer of the text encoder: it distributes each quarter's numbers and colour to its parts' slots.
 
 What it must do is the same for every prompt and known exactly, so its weights are computed, not trained: two trained
 layers lost a fifth of what the parts should hold, and gave a second object the first one's parts. The reader's weights
-stay as they are. Knows the codes' form and where CLIPTextModel keeps its weights; knows neither captions nor pictures.
+stay as they are. Knows the codes' form and where a CLIP text encoder keeps its weights; knows neither captions nor
+pictures.
 
 How it works:
 
@@ -10,25 +11,30 @@ How it works:
 2. Two heads of the attention fetch 90 of the quarter's 180 numbers for the parts in its upper half. The other two
    fetch the other 90 for the lower half, into the same 90 directions. The pair of heads that is not wanted looks at
    the words, and so does every token that is no slot: the words' code is the same in every prompt, and its value counts
-   as zero.
+   as zero. Both pairs bring the quarter's colour, to where it stays: it is the same for all of the quarter's parts.
 3. The MLP lets through the part's five numbers. Each number has a pair of units, open only where row and column are
    the number's: gelu(x + c) - gelu(c - x) is 2x for a large c, and 0 for a very negative one. One more pair a number
-   removes what the attention brought.
+   removes what the attention brought. Every colour is as long as every other, so the norm before the MLP is the same.
 """
+
+from typing import cast
 
 import torch
 from torch import Tensor
-from transformers import CLIPTextModel
-from transformers.models.clip.modeling_clip import CLIPMLP, CLIPAttention
 
 from . import codes
 from .codes import (
+    COLOUR,
+    COLOUR_GAIN,
+    COLOUR_SHARE,
+    COLOURED,
     FIRST,
     FIRST_WHOLE,
     GRID,
     HALF,
     MARK_GAIN,
     NUMBERS,
+    PART_COLOUR,
     PART_GAIN,
     PARTS,
     PREFIX,
@@ -37,6 +43,7 @@ from .codes import (
     WIDTH,
     WORDS,
 )
+from .nets.text_encoder import MLP, CausalAttention, Layer, TextEncoder
 
 POSITION_GAIN = 300.0  # how much larger than in a code a slot's position embedding is
 VALUE_GAIN = 0.25  # how large a quarter's numbers come into a slot, as a share of `POSITION_GAIN`
@@ -47,12 +54,12 @@ MARGIN = 12.0  # nats between the right quarter and the next
 
 
 @torch.no_grad()
-def write(net: CLIPTextModel, hidden: Tensor) -> None:
+def write(net: TextEncoder, hidden: Tensor) -> None:
     """Write the weights of the last layer of ``net``; all before it is the reader.
 
     ``hidden``: (B, PREFIX, WIDTH), what the reader makes of some prompts, its last norm included.
     """
-    layer = net.encoder.layers[-1]
+    layer = cast(Layer, net.encoder.layers[-1])
     for weight in (*layer.self_attn.parameters(), *layer.mlp.parameters()):
         weight.zero_()
     missing = _write_values(layer.self_attn, hidden[:, :WORDS].mean((0, 1)))
@@ -67,7 +74,7 @@ def write(net: CLIPTextModel, hidden: Tensor) -> None:
         norm.reset_parameters()
 
 
-def _write_values(attention: CLIPAttention, word: Tensor) -> Tensor:
+def _write_values(attention: CausalAttention, word: Tensor) -> Tensor:
     """(2, WIDTH): what each pair of heads brings too little, because a word's code, ``word``, counts as zero.
 
     The first pair has the numbers of the upper half as its values, the second those of the lower half.
@@ -80,12 +87,16 @@ def _write_values(attention: CLIPAttention, word: Tensor) -> Tensor:
         attention.out_proj.weight[:, rows] = (
             POSITION_GAIN * VALUE_GAIN * basis[FIRST_FETCHED : FIRST_FETCHED + FETCHED].T
         )
+        tinted = slice(rows.stop, rows.stop + COLOUR)
+        attention.v_proj.weight[tinted] = basis[COLOURED : COLOURED + COLOUR]
+        attention.out_proj.weight[:, tinted] = POSITION_GAIN * COLOUR_GAIN * basis[PART_COLOUR : PART_COLOUR + COLOUR].T
+        rows = slice(rows.start, tinted.stop)
         attention.v_proj.bias[rows] = -attention.v_proj.weight[rows] @ word
         missing.append(attention.out_proj.weight[:, rows] @ -attention.v_proj.bias[rows])
     return torch.stack(missing)
 
 
-def _write_keys_and_queries(attention: CLIPAttention, hidden: Tensor, slots: Tensor, lower: Tensor) -> None:
+def _write_keys_and_queries(attention: CausalAttention, hidden: Tensor, slots: Tensor, lower: Tensor) -> None:
     """Fit keys and queries: quarters answer with their row, column and object, words to the pair that is not wanted.
 
     ``slots``: (2 * PARTS, WIDTH) as the attention sees them; ``lower``: whether they lie in a quarter's lower half.
@@ -112,9 +123,10 @@ def _write_keys_and_queries(attention: CLIPAttention, hidden: Tensor, slots: Ten
         attention.q_proj.weight[rows], attention.q_proj.bias[rows] = queries
 
 
-def _write_mlp(mlp: CLIPMLP) -> None:
+def _write_mlp(mlp: MLP) -> None:
     basis = codes.basis()
     power = VALUE_GAIN**2 * 0.65 * FETCHED  # of the numbers, on average
+    power += COLOUR_GAIN**2 * COLOUR_SHARE * WIDTH
     scale = POSITION_GAIN * ((codes.part_slots(0).square().sum(-1).mean() + power) / WIDTH) ** 0.5  # the norm's divisor
     mark = 2 * GATE / (MARK_GAIN * POSITION_GAIN / scale)  # a mark opens the unit by this: the row's, and the column's
     marks = basis[NUMBERS : NUMBERS + 2 * GRID].view(2, GRID, WIDTH)

@@ -5,41 +5,41 @@ Used while training only: nothing of it is in the model.
 """
 
 import torch
-from diffusers import UNet2DConditionModel
-from diffusers.models.attention_processor import Attention
 from torch import Tensor
 
 from . import codes
-from .scenes import CELLS
+from .nets.unet import UNet
+
+MOST_CELLS = 22  # of a row or a column of latents
 
 
 def row_shares() -> Tensor:
-    """(CELLS + 1, CELLS, CELLS, GRID): by a box's side and first cell, how much of a cell each row of parts shows."""
-    table = torch.zeros(CELLS + 1, CELLS, CELLS, codes.GRID)
+    """(MOST + 1, MOST, MOST, GRID): by a box's side and first cell, how much of a cell each row of parts shows."""
+    table = torch.zeros(MOST_CELLS + 1, MOST_CELLS, MOST_CELLS, codes.GRID)
     edges = torch.arange(codes.GRID + 1) / codes.GRID
-    for side in range(1, CELLS + 1):
-        for first in range(CELLS - side + 1):
-            ends = torch.arange(side + 1)[:, None] / side
-            shown = torch.minimum(ends[1:], edges[1:]) - torch.maximum(ends[:-1], edges[:-1])
-            table[side, first, first : first + side] = side * shown.clamp(min=0)
+    for side in range(1, MOST_CELLS + 1):
+        ends = torch.arange(side + 1)[:, None] / side
+        shown = side * (torch.minimum(ends[1:], edges[1:]) - torch.maximum(ends[:-1], edges[:-1])).clamp(min=0)
+        for first in range(MOST_CELLS - side + 1):
+            table[side, first, first : first + side] = shown
     return table
 
 
-def attention_targets(boxes: Tensor, table: Tensor) -> Tensor:
-    """(B, CELLS, CELLS, 2 * PARTS): how much of a cell is of which part.
+def attention_targets(boxes: Tensor, table: Tensor, cells: tuple[int, int]) -> Tensor:
+    """(B, rows, columns, 2 * PARTS): how much of a cell is of which part.
 
-    ``boxes`` are (B, MAX_OBJECTS, 4), as of `scenes.boxes`; ``table`` is `row_shares`. The shares of a cell sum to 1
-    where an object's box is, to 0 elsewhere. A box covers those before it.
+    ``boxes`` are (B, MAX_OBJECTS, 4): which of the two objects, left, top and side, in cells; ``table`` is
+    `row_shares`. The shares of a cell sum to 1 where an object's box is, to 0 elsewhere. A box covers those before it.
     """
-    count = len(boxes)
     which, left, top, side = boxes.clamp(min=0).unbind(-1)  # (B, MAX_OBJECTS)
-    rows, columns = table[side, top], table[side, left]  # (B, MAX_OBJECTS, CELLS, GRID)
+    rows, columns = table[side, top, : cells[0]], table[side, left, : cells[1]]  # (B, MAX_OBJECTS, cells, GRID)
     inside = (rows.sum(-1)[..., None] * columns.sum(-1)[..., None, :] > 0.5) & (boxes[..., 3] > 0)[..., None, None]
-    last = (inside * torch.arange(1, inside.shape[1] + 1)[:, None, None]).amax(1)  # (B, CELLS, CELLS), from 1
-    at, box = torch.arange(count)[:, None, None], (last - 1).clamp(min=0)
-    cell = torch.arange(CELLS)
-    row, column = rows[at, box, cell[:, None]], columns[at, box, cell]  # (B, CELLS, CELLS, GRID)
-    column = column * (last > 0)[..., None]
+    order = torch.arange(1, inside.shape[1] + 1, device=boxes.device)
+    last = (inside * order[:, None, None]).amax(1)  # (B, rows, columns), from 1
+    at = torch.arange(len(boxes), device=boxes.device)[:, None, None]
+    box = (last - 1).clamp(min=0)
+    row = rows[at, box, torch.arange(cells[0], device=boxes.device)[:, None]]  # (B, rows, columns, GRID)
+    column = columns[at, box, torch.arange(cells[1], device=boxes.device)] * (last > 0)[..., None]
     part = (row[..., None] * column[..., None, :]).flatten(3)
     second = (which[at, box] == 1)[..., None]
     return torch.cat((part * ~second, part * second), -1)
@@ -48,26 +48,20 @@ def attention_targets(boxes: Tensor, table: Tensor) -> Tensor:
 class AttentionLoss:
     """Cross-entropy of three attentions of the UNet with their targets, which are known while training.
 
-    In the last up block two heads of four learn to look at the parts that each cell shows, in both attentions. One
+    In the last up block half of the heads learn to look at the parts that each cell shows, in both attentions. One
     level below, where a place is four cells, each head learns one of the four. Left to itself the network still looked
     everywhere at once after 20,000 samples.
     """
 
-    def __init__(self, net: UNet2DConditionModel, heads: int) -> None:
-        self.heads = heads
-        self.probabilities: dict[str, Tensor] = {}  # of the last forward
-        fours, cells = net.up_blocks[1].attentions, net.up_blocks[2].attentions
-        for name, recorded in (("fours", fours[0]), ("cells", cells[0]), ("cells again", cells[1])):
-            self._record(name, recorded.transformer_blocks[0].attn2)
+    def __init__(self, net: UNet) -> None:
+        self.net, self.heads = net, net.shape.heads
+        if self.heads != 4:
+            raise ValueError(f"{self.heads} heads: each of four must have a cell of its own")
 
-    def _record(self, name: str, attention: Attention) -> None:
-        scores = attention.get_attention_scores
-
-        def recorded(query: Tensor, key: Tensor, mask: Tensor | None = None) -> Tensor:
-            self.probabilities[name] = scores(query, key, mask)
-            return self.probabilities[name]
-
-        attention.get_attention_scores = recorded
+    def record(self, recorded: bool) -> None:
+        """Keep what the attentions look at, or do so no longer."""
+        for attention in self.net.looking():
+            attention.recorded, attention.probabilities = recorded, None
 
     def __call__(self, targets: Tensor, signal: Tensor) -> Tensor:
         """Mean cross-entropy, in nats, of what the last forward attended to.
@@ -75,18 +69,25 @@ class AttentionLoss:
         ``targets`` are `attention_targets`. ``signal`` (B, 1, 1, 1) is the share of the picture in what the network
         saw: a sample of pure noise, in which nothing can be seen yet, counts half.
         """
-        rows = len(targets)
+        count, rows, columns, _ = targets.shape
         weight = 0.5 + 0.5 * signal.view(-1, 1, 1).sqrt()
-        attended = {name: p.view(rows, self.heads, p.shape[1], -1) for name, p in self.probabilities.items()}
-        split = targets.view(rows, CELLS // 2, 2, CELLS // 2, 2, -1).permute(0, 2, 4, 1, 3, 5)
-        fours = _cross_entropy(attended["fours"], split.reshape(rows, self.heads, CELLS * CELLS // 4, -1), weight)
-        wanted = targets.view(rows, 1, CELLS * CELLS, -1)
-        cells = [_cross_entropy(attended[name][:, :2], wanted, weight) for name in ("cells", "cells again")]
-        return (fours + sum(cells)) / 3
+        looking = self.net.looking()
+        fours, *cells = (attention.probabilities for attention in looking)
+        for attention in looking:  # what keeps a step's graph alive would spoil the capture of the next
+            attention.probabilities = None
+        split = targets.view(count, rows // 2, 2, columns // 2, 2, -1).permute(0, 2, 4, 1, 3, 5)
+        entropy = _cross_entropy(fours, split.reshape(count, self.heads, rows * columns // 4, -1), weight)
+        wanted = targets.view(count, 1, rows * columns, -1)
+        for attended in cells:
+            half = None if attended is None else attended[:, : self.heads // 2]
+            entropy = entropy + _cross_entropy(half, wanted, weight)
+        return entropy / 3
 
 
-def _cross_entropy(attended: Tensor, targets: Tensor, weight: Tensor) -> Tensor:
+def _cross_entropy(attended: Tensor | None, targets: Tensor, weight: Tensor) -> Tensor:
     """Weighted mean of (B, H, N, LENGTH) attention against (B, 1 or H, N, 2 * PARTS) targets, where there are any."""
+    if attended is None:
+        raise ValueError("the attentions are not recorded")
     probability = attended[..., codes.FIRST :].float()
     entropy = -(targets * (probability + 1e-6).log()).sum(-1)
     there = (targets.sum(-1) > 0.5) * weight

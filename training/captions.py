@@ -1,18 +1,12 @@
-"""Captions: what a person might write who wants a scene, by the thousand, no two alike.
+"""The grammar of captions: what a person might write who wants a scene.
 
-Knows the grammar of prompts in English and both Chinese scripts, and the lexicon; knows neither pictures nor tokens.
+Knows sentences with holes, in English and both Chinese scripts; knows neither objects' names nor tokens. `phrasebook`
+makes tables of it, `samples.captions` joins them.
 The held-out templates of the evaluation are in `heldout.py` and share no sentence with this file.
 """
 
 import re
 from collections import Counter
-
-import numpy as np
-
-from . import grounds
-from .concepts import DATA
-from .scenes import LAYOUTS, Scene
-from .words import Lexicon
 
 
 def _split(text: str) -> list[str]:
@@ -39,8 +33,7 @@ TAGS = _split(
 ADJECTIVES = _split(
     "cute|beautiful|small|big|tiny|huge|little|large|old|new|nice|lovely|pretty|funny|shiny|happy|sad|"
     "angry|cool|fancy|colorful|fluffy|magical|strange|simple|modern|vintage|giant|single|delicious|"
-    "fresh|fantastic|realistic|red|blue|green|yellow|brown|white|black|orange|pink|purple|golden|"
-    "silver|good|great|perfect|wonderful|really nice"
+    "fresh|fantastic|realistic|good|great|perfect|wonderful|really nice"
 )
 SCENE_WORDS = {
     "night sky": "at night|in the night sky|under the stars|under a starry sky|at midnight|in the moonlight",
@@ -67,6 +60,7 @@ COLOUR_WORDS = _split(
     "in front of a {c} wall|on a plain {c} background|over a {c} backdrop|on a {c} backdrop|"
     "set against {c}"
 )
+BARE_COLOURS = _split("a {c} background|plain {c}|{c} wall|a {c} backdrop")
 BESIDE = _split(
     "{a} and {b}|{a} next to {b}|{a} beside {b}|{a} on the left and {b} on the right|"
     "{a} to the left of {b}|{b} to the right of {a}|{b} on the right and {a} on the left|"
@@ -85,6 +79,14 @@ WITH = _split(
 )
 RELATIONS = _split("and|with|on|in|over|under|above|below|near|next to|beside|behind|in front|on top|left|right")
 MARKS = (",", ",", ",", ".", "!", "?", ":", ";")
+COLOUR_BEFORE = _split("{c}|{c}|{c}|{c}|{c}|{c}|bright {c}|all {c}|{c} colored|{c} coloured|{c}-colored")
+COLOUR_AFTER = _split(
+    "in {c}|in {c}|in {c} color|in {c} colour|painted {c}|that is {c}|colored {c}|of {c} color|that is all {c}|"
+    "which is {c}"
+)
+COLOUR_APART = _split(", {c}|, {c}|, the color {c}|, {c} one")  # of a lone object
+HEAD_LINKS = _split("a|the|my|some|of a|one|really nice|with a")
+TAIL_LINKS = _split("for my|for the|so that|because|please|and make it|for|as")
 COUNTS = {
     "two": "two|2|a pair of|a couple of|two identical|twin", "three": "three|3|a trio of|three identical",
     "four": "four|4|four identical|a group of four",
@@ -113,180 +115,13 @@ ZH_WITH = (
     ("{a}拿著{b}", "{a}帶著{b}", "{a}在用{b}", "{a}後面,{b}前面"),
     ("{a}拿着{b}", "{a}带着{b}", "{a}在用{b}", "{a}后面,{b}前面"),
 )
+ZH_BACKGROUNDS = _split("背景上的|背景的|背景前的")
+ZH_COLOUR_BEFORE = _split("{c}的|{c}的|{c}")
+ZH_COLOUR_AFTER = _split(",{c}的|,{c}|，{c}的")
 ZH_MEANT = "一二兩两三四上下左右前後后旁和與与在有大小"  # characters that count, place or size an object
 
 
-class Captioner:
-    """Writer of captions; every random choice comes from the generator that it is given."""
-
-    def __init__(self, lexicon: Lexicon) -> None:
-        self.lexicon = lexicon
-        lines = (DATA / "zh_grounds.tsv").read_text(encoding="utf-8").splitlines()
-        rows = [line.split("\t") for line in lines if line]
-        fillers = (DATA / "zh_fillers.tsv").read_text(encoding="utf-8").splitlines()
-        self.zh_fillers = list(zip(*(line.split("\t") for line in fillers if line), strict=True))
-        self.zh_grounds = {name: (hant.split("|"), hans.split("|")) for name, hant, hans in rows}
-        meant = {*ZH_MEANT, *"".join(hant + hans for _, hant, hans in rows)}
-        self.zh_pieces = [_pieces(names, meant) for names in (lexicon.traditional, lexicon.simplified)]
-
-    def write(self, scene: Scene, rng: np.random.Generator) -> str:
-        """A caption of the scene, in English or Chinese."""
-        if rng.random() < 0.28 and scene.first >= 0:
-            return self._chinese(scene, rng, int(rng.random() < 0.5))
-        return self._english(scene, rng)
-
-    def noise(self, rng: np.random.Generator) -> str:
-        """Words that ask for nothing."""
-        if rng.random() < 0.2:
-            return self._zh_rambling(rng, int(rng.random() < 0.5))
-        words = self._fillers(rng, int(rng.integers(0, 9)))
-        tags = [str(rng.choice(TAGS)) for _ in range(int(rng.integers(0, 3)))]
-        return ", ".join([" ".join(words), *tags]).strip(", ")
-
-    # English
-
-    def _english(self, scene: Scene, rng: np.random.Generator) -> str:
-        body = self._body(scene, rng)
-        ground = self._ground(scene, rng)
-        tags = [str(t) for t in rng.choice(TAGS, int(rng.integers(1, 4)), replace=False)] if rng.random() < 0.25 else []
-        roll = rng.random()
-        if roll < 0.28:
-            text = f"{body} {ground}"
-        elif roll < 0.46:
-            text = f"{rng.choice(STYLES)} {body} {ground}"
-        elif roll < 0.60:
-            text = f"{rng.choice(ASKS)} {body} {ground}"
-        elif roll < 0.66 and ground:
-            text = f"{ground}, {body}"
-        else:
-            text = self._rambling(body, ground, scene.layout, rng)
-        return ", ".join([text.strip(), *tags])
-
-    def _rambling(self, body: str, ground: str, layout: int, rng: np.random.Generator) -> str:
-        """The scene inside a sentence of words that mean nothing to it."""
-        many = int(rng.integers(14, 30)) if rng.random() < 0.06 else int(rng.integers(1, 9))
-        before, after = int(rng.integers(0, many + 1)), 0
-        after = many - before
-        head, tail = self._fillers(rng, before), self._fillers(rng, after)
-        if LAYOUTS[layout] == "single" and rng.random() < 0.4:  # so that such words alone do not become a second object
-            for words in (head, tail):
-                for word in rng.choice(RELATIONS, int(rng.integers(0, 3))):
-                    words.insert(int(rng.integers(len(words) + 1)), str(word))
-        if rng.random() < 0.5 and head:
-            head.append(str(rng.choice(("a", "the", "my", "some", "of a", "one", "really nice", "with a"))))
-        if rng.random() < 0.3 and tail:
-            tail.insert(
-                0,
-                str(rng.choice(("for my", "for the", "so that", "because", "please", "and make it", "for", "as"))),
-            )
-        middle = [body, ground] if rng.random() < 0.7 else [body]
-        if len(middle) == 1 and ground:
-            tail.append(ground)
-        if rng.random() < 0.2:
-            middle[-1] += str(rng.choice(MARKS))
-        return " ".join([*head, *middle, *tail])
-
-    def _fillers(self, rng: np.random.Generator, count: int) -> list[str]:
-        fillers, hinted = self.lexicon.fillers, self.lexicon.hinted
-        places = (len(fillers) * rng.random(count) ** 2.5).astype(int)  # the common ones more often
-        words = [str(rng.choice(hinted)) if rng.random() < 0.2 else fillers[i] for i in places]
-        return [word + str(rng.choice(MARKS)) if rng.random() < 0.08 else word for word in words]
-
-    def _body(self, scene: Scene, rng: np.random.Generator) -> str:
-        layout = LAYOUTS[scene.layout]
-        if layout == "single":
-            return self._noun(scene.first, rng)
-        if layout == "empty":
-            return ""
-        if layout in COUNTS:
-            name = plural(self._name(scene.first, rng))
-            adjective = f"{rng.choice(ADJECTIVES)} " if rng.random() < 0.25 else ""
-            return f"{rng.choice(COUNTS[layout].split('|'))} {adjective}{name}"
-        forms = {"beside": BESIDE, "above": ABOVE, "with": WITH}[layout]
-        form = forms[0] if rng.random() < 0.3 else str(rng.choice(forms))
-        return form.format(a=self._noun(scene.first, rng), b=self._noun(scene.second, rng))
-
-    def _noun(self, concept: int, rng: np.random.Generator) -> str:
-        name = self._name(concept, rng)
-        words = [str(w) for w in rng.choice(ADJECTIVES, int(rng.integers(1, 3)))] if rng.random() < 0.3 else []
-        words.append(name)
-        roll = rng.random()
-        if roll < 0.6:
-            words.insert(0, "an" if words[0][0] in "aeiou" else "a")
-        elif roll < 0.72:
-            words.insert(0, "the")
-        elif roll < 0.77:
-            words.insert(0, "one")
-        return " ".join(words)
-
-    def _name(self, concept: int, rng: np.random.Generator) -> str:
-        names = self.lexicon.names[concept]
-        return names[0] if rng.random() < 0.45 else names[int(rng.integers(len(names)))]
-
-    def _ground(self, scene: Scene, rng: np.random.Generator) -> str:
-        name = grounds.NAMES[scene.ground]
-        if not name:
-            return ""
-        if name in grounds.COLOURS:
-            word = "grey" if name == "gray" and rng.random() < 0.4 else name
-            if LAYOUTS[scene.layout] == "empty":
-                return str(rng.choice((f"a {word} background", f"plain {word}", f"{word} wall", f"a {word} backdrop")))
-            form = COLOUR_WORDS[0] if rng.random() < 0.4 else str(rng.choice(COLOUR_WORDS))
-            return form.format(c=word)
-        table = BARE_SCENES if LAYOUTS[scene.layout] == "empty" else SCENE_WORDS
-        return str(rng.choice(table[name].split("|")))
-
-    # Chinese; `script` 0 is traditional, 1 simplified
-
-    def _chinese(self, scene: Scene, rng: np.random.Generator, script: int) -> str:
-        layout = LAYOUTS[scene.layout]
-        ground = self._zh_ground(scene, rng, script)
-        ask = str(rng.choice(ZH_ASKS[script]))
-        if layout in COUNTS:
-            measure = str(rng.choice(ZH_MEASURES[script])) if rng.random() < 0.8 else ""
-            body = ZH_COUNTS[layout][script] + measure + self._zh_name(scene.first, rng, script)
-        elif layout == "single":
-            body = self._zh_noun(scene.first, rng, script)
-        else:
-            forms = {"beside": ZH_BESIDE, "above": ZH_ABOVE, "with": ZH_WITH}[layout][script]
-            first, second = (self._zh_noun(c, rng, script) for c in (scene.first, scene.second))
-            body = str(rng.choice(forms)).format(a=first, b=second)
-        style = str(rng.choice(ZH_STYLES[script])) if rng.random() < 0.15 else ""
-        if rng.random() < 0.4:
-            ask, style = self._zh_rambling(rng, script), style + self._zh_rambling(rng, script)
-        return f"{ask}{ground}{body}{style}"
-
-    def _zh_rambling(self, rng: np.random.Generator, script: int) -> str:
-        """Words, and characters at random, that mean nothing to a picture."""
-        words = [str(w) for w in rng.choice(self.zh_fillers[script], int(rng.integers(0, 4)))]
-        if rng.random() < 0.3:
-            words += [chr(int(c)) for c in rng.integers(0x4E00, 0x9FA5, int(rng.integers(1, 4)))]
-        if rng.random() < 0.3:  # so that a character of some name alone does not become its object
-            words += [str(c) for c in rng.choice(self.zh_pieces[script], int(rng.integers(1, 3)))]
-        rng.shuffle(words)
-        return "".join(words)
-
-    def _zh_noun(self, concept: int, rng: np.random.Generator, script: int) -> str:
-        one = str(rng.choice(ZH_ONE[script])) if rng.random() < 0.5 else ""
-        adjective = str(rng.choice(ZH_ADJECTIVES[script])) if rng.random() < 0.15 else ""
-        return one + adjective + self._zh_name(concept, rng, script)
-
-    def _zh_name(self, concept: int, rng: np.random.Generator, script: int) -> str:
-        names = (self.lexicon.traditional, self.lexicon.simplified)[script][concept]
-        return names[int(rng.integers(len(names)))]
-
-    def _zh_ground(self, scene: Scene, rng: np.random.Generator, script: int) -> str:
-        name = grounds.NAMES[scene.ground]
-        if not name:
-            return ""
-        words = self.zh_grounds[name][script]
-        word = words[int(rng.integers(len(words)))]
-        if name not in grounds.COLOURS:
-            return word
-        return word + str(rng.choice(("背景上的", "背景的", "背景前的")))
-
-
-def _pieces(names: list[list[str]], meant: set[str]) -> list[str]:
+def shared_characters(names: list[list[str]], meant: set[str]) -> list[str]:
     """Characters that several objects' names share and that are no names themselves: alone they mean nothing."""
     meant = meant | {name for own in names for name in own}
     uses = Counter(char for own in names for char in set("".join(own)))

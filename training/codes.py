@@ -3,23 +3,18 @@
 After the words, the text tokens are slots with fixed meanings, whatever the prompt: four quarters of each of two
 objects, the ground, the layout, and 144 parts of each object. A part is one cell of the object's own latents, so that
 the UNet need only look up what to paint where. A quarter holds its 36 parts in one token, which the text encoder's last
-layer distributes to the parts' slots. All of this is the same for all objects, so the text encoder and the UNet can be
-trained apart. Knows concepts, grounds and the autoencoder's encoder; knows neither words nor noise.
+layer distributes to the parts' slots. An object's colour is a direction of its own in each of its tokens: the parts say
+what the object looks like in its own colour, and the UNet learns, once for all objects, what a colour makes of that.
+All of this is the same for all objects, so the text encoder and the UNet can be trained apart. Knows labels and the
+autoencoder's encoder; knows neither words nor noise.
 """
 
 import functools
-from pathlib import Path
+from typing import Protocol
 
-import numpy as np
 import torch
-from diffusers import AutoencoderTiny
-from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
-
-from . import grounds, runtime
-from .concepts import Concept
-from .scenes import CELLS, LAYOUTS, SIZE, load_sprite
 
 WIDTH = 192  # of a token
 WORDS = 28  # tokens before the slots; a longer prompt runs into the slots, which must still work
@@ -28,100 +23,124 @@ PARTS = GRID * GRID
 HALF, QUARTERS = GRID // 2, 4
 NUMBERS = 5  # of a part: 4 latents, and how far the object covers the cell
 QUARTER = HALF * HALF * NUMBERS  # numbers of a quarter
+COLOUR = 4  # numbers of a colour
+NUMBERS_SHARE, MARKS_SHARE, COLOUR_SHARE = 0.75, 0.1, 0.05  # of a quarter's token, squared; the first on average
 MARK_GAIN = 3.5  # size of a part's marks, before the layer norm
 PART_GAIN = 4.0  # how much larger a part's numbers are than in its quarter's token, which has less room
+COLOUR_GAIN = 1.6  # and its colour
+MARKS, LEFT, COLOURED = QUARTER, QUARTER + 6, QUARTER + 7  # the directions in a quarter's token after its numbers
+PART_COLOUR = NUMBERS + 2 * GRID + 3  # first of the colour's directions in a part's token
 FIRST_WHOLE, SECOND_WHOLE = WORDS, WORDS + QUARTERS
 GROUND, LAYOUT = WORDS + 2 * QUARTERS, WORDS + 2 * QUARTERS + 1
 PREFIX = LAYOUT + 1  # tokens up to here hold everything; the parts after them hold it again, one cell a token
 FIRST, SECOND = PREFIX, PREFIX + PARTS
 LENGTH = SECOND + PARTS
-PAPER = (232, 232, 236)  # what an object lies on while its code is taken
-FILE = runtime.BUILD / "codes.pt"
+
+
+class Cards(Protocol):
+    """Painter of objects on plain paper: pixels (B, 3, S, S) of -1..1, and how far the object covers each, 0..1."""
+
+    def cards(self, concepts: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]: ...
 
 
 class Codes:
-    """Tables of token codes; the last row of every table stands for "none"."""
+    """Tables of codes on one device; the last row of every table stands for "none", or for the object's own colour."""
 
-    def __init__(self, whole: Tensor, part: Tensor, ground: Tensor, layout: Tensor, word: Tensor) -> None:
-        self.whole = whole  # (2, concepts + 1, QUARTERS, WIDTH), as first and as second object
-        self.part = part  # (2, concepts + 1, PARTS, WIDTH)
+    def __init__(self, numbers: Tensor, colour: Tensor, ground: Tensor, layout: Tensor, word: Tensor) -> None:
+        self.numbers = numbers  # (concepts + 1, QUARTERS, QUARTER)
+        self.colour = colour  # (colours + 1, COLOUR), all of one length
         self.ground = ground  # (grounds + 1, WIDTH)
         self.layout = layout  # (layouts + 1, WIDTH)
         self.word = word  # (WIDTH,), what every word position should become
+        self.rest = torch.stack([_rest(which).to(word.device) for which in range(2)])  # (2, QUARTERS, WIDTH)
 
-    def prefix(self, layout: Tensor, ground: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        """(B,) labels, -1 for none, to (B, PREFIX, WIDTH): all tokens but the parts."""
-        words = self.word.expand(len(layout), WORDS, WIDTH)
-        rest = torch.stack((self.ground[ground], self.layout[layout]), 1)
-        return torch.cat((words, self.whole[0, first], self.whole[1, second], rest), 1)
+    def whole(self, which: int, concept: Tensor, colour: Tensor) -> Tensor:
+        """(B,) concepts and colours to (B, QUARTERS, WIDTH), as the first (0) or the second object (1)."""
+        rows, numbers = basis(self.word.device), self.numbers[concept]
+        left = WIDTH * (1 - MARKS_SHARE - COLOUR_SHARE) - numbers.square().sum(-1, keepdim=True)
+        tinted = self.colour[colour] @ rows[COLOURED : COLOURED + COLOUR]
+        return numbers @ rows[:QUARTER] + self.rest[which] + left.clamp(min=0).sqrt() * rows[LEFT] + tinted[:, None]
 
-    def tokens(self, layout: Tensor, ground: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        """(B,) labels, -1 for none, to (B, LENGTH, WIDTH)."""
-        prefix = self.prefix(layout, ground, first, second)
-        return torch.cat((prefix, self.part[0, first], self.part[1, second]), 1)
+    def prefix(self, labels: Tensor) -> Tensor:
+        """(B, 6) labels, -1 for none, to (B, PREFIX, WIDTH): all tokens but the parts."""
+        layout, ground, first, first_colour, second, second_colour = labels.unbind(1)
+        words = self.word.expand(len(labels), WORDS, WIDTH)
+        objects = self.whole(0, first, first_colour), self.whole(1, second, second_colour)
+        return torch.cat((words, *objects, torch.stack((self.ground[ground], self.layout[layout]), 1)), 1)
+
+    def tokens(self, labels: Tensor) -> Tensor:
+        """(B, 6) labels, -1 for none, to (B, LENGTH, WIDTH)."""
+        _, _, first, first_colour, second, second_colour = labels.unbind(1)
+        parts = [
+            part_tokens(self.numbers[concept], self.colour[colour][:, None].expand(-1, QUARTERS, -1), which)
+            for which, (concept, colour) in enumerate(((first, first_colour), (second, second_colour)))
+        ]
+        return torch.cat((self.prefix(labels), *parts), 1)
 
     def nothing(self) -> Tensor:
         """(1, LENGTH, WIDTH): the code of an empty prompt."""
-        none = torch.tensor([-1])
-        return self.tokens(none, none, none, none)
+        return self.tokens(torch.full((1, 6), -1, device=self.word.device))
 
 
-def make(art: Path, concepts: list[Concept], encoder: AutoencoderTiny) -> Codes:
-    """The tables of these concepts; grounds and layouts get random codes from a fixed seed."""
-    mosaics = torch.stack([mosaic(load_sprite(art, concept), encoder) for concept in concepts])
-    mosaics = mosaics / mosaics.square().mean((0, 1)).sqrt().clamp(min=0.05)  # every number counts alike
-    mosaics = torch.cat((mosaics, torch.zeros(1, PARTS, NUMBERS)))  # none: nothing covers anything
-    numbers = _bounded(quarters(mosaics))
-    whole = [_token(numbers, _marks(which, 2)) for which in range(2)]
-    part = [part_tokens(numbers, which) for which in range(2)]
+def make(cards: Cards, concepts: int, encoder: nn.Module, colours: Tensor, grounds: int, layouts: int) -> Codes:
+    """The tables of so many concepts, grounds and layouts; ``colours`` are (C, 3), of 0..1.
 
+    Grounds and layouts get random codes from a fixed seed, the same wherever the tables are made.
+    """
+    every = torch.arange(concepts, device=colours.device)
+    rows = [mosaics(cards, encoder, some) for some in torch.split(every, 64)]
+    found = torch.cat(rows)
+    found = found / found.square().mean((0, 1)).sqrt().clamp(min=0.05)  # every number counts alike
+    found = torch.cat((found, found.new_zeros(1, PARTS, NUMBERS)))  # none: nothing covers anything
     generator = torch.Generator().manual_seed(6)
 
     def random_rows(count: int) -> Tensor:
-        rows = torch.randn(count, WIDTH, generator=generator)
-        rows = rows - rows.mean(-1, keepdim=True)
-        scaled: Tensor = rows / rows.norm(dim=-1, keepdim=True) * WIDTH**0.5
-        return scaled
+        made = torch.randn(count, WIDTH, generator=generator)
+        made = made - made.mean(-1, keepdim=True)
+        scaled: Tensor = made / made.norm(dim=-1, keepdim=True) * WIDTH**0.5
+        return scaled.to(colours.device)
 
-    grounds_, layouts = random_rows(len(grounds.NAMES) + 1), random_rows(len(LAYOUTS) + 1)
-    return Codes(torch.stack(whole), torch.stack(part), grounds_, layouts, random_rows(1)[0])
-
-
-def load(art: Path, concepts: list[Concept], encoder: AutoencoderTiny | None = None) -> Codes:
-    """The tables from the disk, or made with the encoder and saved there: all training sessions must agree on them."""
-    if (state := runtime.restore(FILE)) is None:
-        if encoder is None:
-            raise FileNotFoundError(f"{FILE}: make the shards first")
-        codes = make(art, concepts, encoder)
-        runtime.save(FILE, vars(codes))
-        return codes
-    return Codes(**state)
+    named, laid = random_rows(grounds + 1), random_rows(layouts + 1)
+    tinted = colour_codes(colours.cpu()).to(colours.device)
+    return Codes(_bounded(quarters(found)), tinted, named, laid, random_rows(1)[0])
 
 
 @torch.no_grad()
-def mosaic(sprite: Image.Image, encoder: AutoencoderTiny) -> Tensor:  # (PARTS, NUMBERS)
-    """The object's latents on plain paper, minus the paper's, and how far it covers each cell."""
-    paper = Image.new("RGB", (SIZE, SIZE), PAPER)
-    laid, cover = paper.copy(), Image.new("L", (SIZE, SIZE))
-    box = GRID * SIZE // CELLS
-    ratio = box / max(sprite.size)
-    width, height = (max(1, round(side * ratio)) for side in sprite.size)
-    small = sprite.resize((width, height), Image.Resampling.BICUBIC, reducing_gap=2.0).convert("RGBA")
-    at = (SIZE - width) // 2, (SIZE - height) // 2
-    laid.paste(small, at, small)
-    cover.paste(small.getchannel("A"), at)
-    rows = torch.from_numpy(np.stack([np.asarray(picture) for picture in (laid, paper)]))
-    latents, paper_latents = encoder.encode(rows.permute(0, 3, 1, 2).float() / 127.5 - 1).latents
-    covers = torch.from_numpy(np.asarray(cover.resize((CELLS, CELLS), Image.Resampling.BOX), np.float32) / 255)
-    cells = torch.cat((latents - paper_latents, 2 * covers[None]))
-    edge = (CELLS - GRID) // 2
-    return cells[:, edge : edge + GRID, edge : edge + GRID].flatten(1).T
+def mosaics(cards: Cards, encoder: nn.Module, concepts: Tensor) -> Tensor:
+    """(B, PARTS, NUMBERS): the objects' latents on plain paper, minus the paper's, and how far they cover each cell."""
+    pixels, covers = cards.cards(concepts, torch.full_like(concepts, -1))
+    paper = pixels[:1, :, :1, :1].expand(1, -1, *pixels.shape[2:])
+    latents = encoder(pixels).float() - encoder(paper.contiguous()).float()
+    covers = F.adaptive_avg_pool2d(covers.float().view(len(pixels), 1, *pixels.shape[2:]), latents.shape[-1])
+    edge = (latents.shape[-1] - GRID) // 2
+    cells = torch.cat((latents, 2 * covers), 1)[:, :, edge : edge + GRID, edge : edge + GRID]
+    return cells.flatten(2).mT
 
 
-def quarters(mosaics: Tensor) -> Tensor:
+def colour_codes(colours: Tensor) -> Tensor:
+    """(C, 3) colours to (C + 1, COLOUR) points on a sphere, far from each other; the last, its pole, is "own".
+
+    They start where their own red, green and blue put them, so that like colours stay neighbours, and push each other
+    apart. All have one length: the analytic layer counts on a token's length.
+    """
+    at = 2.4 * (colours.double() - 0.5)
+    far = at.square().sum(-1, keepdim=True)
+    points = torch.cat((2 * at, far - 1), 1) / (far + 1)  # the sphere seen from its pole
+    pole = torch.tensor([[0.0, 0.0, 0.0, 1.0]], dtype=torch.float64)
+    for _ in range(400):
+        every = torch.cat((points, pole))
+        apart = points[:, None] - every
+        near = apart.square().sum(-1, keepdim=True)
+        push = (apart / (near * near).clamp(min=1e-6)).masked_fill(near < 1e-12, 0).sum(1)
+        points = F.normalize(points + 0.01 * push / push.norm(dim=-1, keepdim=True).clamp(min=1), dim=-1)
+    placed: Tensor = (torch.cat((points, pole)) * (COLOUR_SHARE * WIDTH) ** 0.5).float()
+    return placed
+
+
+def quarters(found: Tensor) -> Tensor:
     """(N, PARTS, NUMBERS) to (N, QUARTERS, 36 * NUMBERS): blocks of 2x2 parts, number by number."""
-    blocks = mosaics.view(-1, 2, HALF // 2, 2, 2, HALF // 2, 2, NUMBERS)  # row and column: of quarter, block, part
-    return blocks.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(len(mosaics), QUARTERS, -1)
+    blocks = found.view(-1, 2, HALF // 2, 2, 2, HALF // 2, 2, NUMBERS)  # row and column: of quarter, block, part
+    return blocks.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(len(found), QUARTERS, -1)
 
 
 def parts_of(numbers: Tensor) -> Tensor:
@@ -132,43 +151,55 @@ def parts_of(numbers: Tensor) -> Tensor:
 
 def quarter_numbers(whole: Tensor) -> Tensor:
     """(N, QUARTERS, WIDTH) tokens to (N, QUARTERS, 36 * NUMBERS): the numbers of their parts, read back."""
-    numbers: Tensor = whole @ basis()[:QUARTER].T
+    numbers: Tensor = whole @ basis(whole.device)[:QUARTER].T
     return numbers
 
 
-def part_tokens(numbers: Tensor, which: int) -> Tensor:
-    """(N, QUARTERS, 36 * NUMBERS) as of `quarter_numbers` to (N, PARTS, WIDTH) tokens of the parts.
+def quarter_colours(whole: Tensor) -> Tensor:
+    """(N, QUARTERS, WIDTH) tokens to (N, QUARTERS, COLOUR): their colours, read back."""
+    found: Tensor = whole @ basis(whole.device)[COLOURED : COLOURED + COLOUR].T
+    return found
 
-    Each number takes one direction of the basis, then come the marks, then a direction that all parts share. A layer
-    norm follows. Before it, the tokens are linear in the quarters' tokens.
+
+def part_tokens(numbers: Tensor, colour: Tensor, which: int) -> Tensor:
+    """(N, QUARTERS, 36 * NUMBERS) and (N, QUARTERS, COLOUR), as read back, to (N, PARTS, WIDTH) tokens of the parts.
+
+    Each number takes one direction of the basis, then come the marks, then a direction that all parts share, then the
+    colour's. A layer norm follows. Before it, the tokens are linear in the quarters' tokens.
     """
-    return F.layer_norm(parts_of(numbers) @ (PART_GAIN * basis()[:NUMBERS]) + part_slots(which), (WIDTH,))
+    rows = basis(numbers.device)
+    tinted = colour @ (COLOUR_GAIN * rows[PART_COLOUR : PART_COLOUR + COLOUR])  # (N, QUARTERS, WIDTH)
+    tinted = tinted.view(-1, 2, 1, 2, 1, WIDTH).expand(-1, 2, HALF, 2, HALF, WIDTH).reshape(-1, PARTS, WIDTH)
+    made = parts_of(numbers) @ (PART_GAIN * rows[:NUMBERS]) + part_slots(which, numbers.device) + tinted
+    return F.layer_norm(made, (WIDTH,))
 
 
-def part_slots(which: int) -> Tensor:
+@functools.cache
+def part_slots(which: int, device: torch.device | str = "cpu") -> Tensor:
     """(PARTS, WIDTH): the parts' tokens without their numbers, before the layer norm."""
+    if torch.device(device).type != "cpu":
+        return part_slots(which).to(device)
     marks = torch.cat((_marks(which, GRID), torch.full((PARTS, 1), 2.0)), 1)
     return MARK_GAIN * marks @ basis()[NUMBERS : NUMBERS + marks.shape[1]]
 
 
 def _bounded(numbers: Tensor) -> Tensor:
-    """(N, QUARTERS, M) numbers, scaled to take 0.75 of a quarter's token on average and 0.85 at most."""
-    scaled: Tensor = numbers * (0.75 * WIDTH / numbers[:-1].square().sum(-1).mean()) ** 0.5
+    """(N, QUARTERS, M) numbers, scaled to take their share of a quarter's token on average and all there is at most."""
+    scaled: Tensor = numbers * (NUMBERS_SHARE * WIDTH / numbers[:-1].square().sum(-1).mean()) ** 0.5
     long: Tensor = scaled.norm(dim=-1, keepdim=True).clamp(min=1e-6)
-    return scaled * (long.clamp(max=(0.85 * WIDTH) ** 0.5) / long)
+    most = WIDTH * (1 - MARKS_SHARE - COLOUR_SHARE)
+    return scaled * (long.clamp(max=most**0.5) / long)
 
 
-def _token(numbers: Tensor, marks: Tensor) -> Tensor:
-    """(..., K, N) numbers and (K, M) marks to (..., K, WIDTH) tokens of the length that a layer norm gives.
+def _rest(which: int) -> Tensor:
+    """(QUARTERS, WIDTH): the marks of an object's quarters.
 
-    They are written in fixed directions of mean 0, so that a layer norm leaves the numbers as they are. One more
-    direction takes what is left of the length.
+    Numbers, marks and colour are written in fixed directions of mean 0, so that a layer norm leaves them as they are.
+    One more direction takes what is left of the length that a layer norm gives.
     """
-    size, wide = numbers.shape[-1], marks.shape[-1]
-    rows = basis()
-    marks = marks * (0.1 * WIDTH / marks.square().sum(-1, keepdim=True)) ** 0.5
-    left = (WIDTH - numbers.square().sum(-1, keepdim=True) - 0.1 * WIDTH).clamp(min=0).sqrt()
-    return numbers @ rows[:size] + marks @ rows[size : size + wide] + left * rows[size + wide]
+    marks = _marks(which, 2)
+    marks = marks * (MARKS_SHARE * WIDTH / marks.square().sum(-1, keepdim=True)) ** 0.5
+    return marks @ basis()[MARKS : MARKS + marks.shape[1]]
 
 
 def _marks(which: int, grid: int) -> Tensor:  # (grid * grid, 2 * grid + 2)
@@ -188,8 +219,10 @@ def mark_waves(count: int) -> Tensor:  # (2 * count + 1, WIDTH)
 
 
 @functools.cache
-def basis() -> Tensor:  # (WIDTH - 1, WIDTH)
+def basis(device: torch.device | str = "cpu") -> Tensor:  # (WIDTH - 1, WIDTH)
     """Orthonormal directions that codes are written in, each of mean 0."""
+    if torch.device(device).type != "cpu":
+        return basis().to(device)
     noise = torch.randn(WIDTH, WIDTH, generator=torch.Generator().manual_seed(5))
     noise[0] = 1
     rows: Tensor = torch.linalg.qr(noise.T)[0].T[1:]

@@ -5,6 +5,13 @@ written by somebody who had read nothing of this project, after the captions had
 had shown.
 """
 
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from . import colours
+
 ENGLISH = (
     "please paint me one really nice {n} for my kids",
     "hey, could I get {a} to hang over my desk?",
@@ -103,8 +110,21 @@ FRESH_CHINESE = (
     ("水彩風的{n}，感覺溫柔一些", "水彩风的{n}，感觉温柔一些"),
 )
 
+# Objects in colours that no sample of the training has: a colour must carry over from the others.
+COLOURED = (
+    ("cat", "blue"), ("dog", "green"), ("car", "purple"), ("apple", "turquoise"), ("banana", "red"),
+    ("rabbit", "orange"), ("horse", "pink"), ("owl", "black"), ("fish", "brown"), ("umbrella", "white"),
+    ("teapot", "gray"), ("elephant", "yellow"),
+)  # fmt: skip
+
 
 def fill(template: str, noun: str) -> str:
     """The sentence with the noun in its hole."""
     article = "an" if noun[0] in "aeiou" else "a"
     return template.format(a=f"{article} {noun}", n=noun)
+
+
+def coloured(names: Sequence[str]) -> Tensor:
+    """(N, 2): those of `COLOURED` whose objects are among ``names``, as labels of object and colour."""
+    known = [(names.index(name), colours.NAMES.index(colour)) for name, colour in COLOURED if name in names]
+    return torch.tensor(known, dtype=torch.long).view(-1, 2)

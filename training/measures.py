@@ -15,21 +15,21 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw
 from torch import Tensor
 
-from . import grounds, matching, sheet
+from . import grounds, matching, scenes, sheet
 from .matching import Matcher
 from .questions import Question
 from .sampling import generate
 
-SPOTS = {
-    2: ((0.26, 0.5), (0.74, 0.5)),
-    3: ((0.5, 0.27), (0.26, 0.73), (0.74, 0.73)),
-    4: ((0.26, 0.26), (0.74, 0.26), (0.26, 0.74), (0.74, 0.74)),
+COUNTS = {2: "two", 3: "three", 4: "four"}
+SPOTS = {  # where the middles of objects lie in pictures of the first weights that shipped
+    "two": ((0.26, 0.5), (0.74, 0.5)),
+    "three": ((0.5, 0.27), (0.26, 0.73), (0.74, 0.73)),
+    "four": ((0.26, 0.26), (0.74, 0.26), (0.26, 0.74), (0.74, 0.74)),
+    "beside": ((0.26, 0.5), (0.74, 0.5)),
+    "above": ((0.5, 0.26), (0.5, 0.74)),
+    "with": ((0.39, 0.39), (0.75, 0.75)),
 }
-PAIR_SPOTS = {
-    "pairs beside": ((0.26, 0.5), (0.74, 0.5)),
-    "pairs above": ((0.5, 0.26), (0.5, 0.74)),
-    "pairs with": ((0.39, 0.39), (0.75, 0.75)),
-}
+Spots = tuple[tuple[float, float], ...]
 VARIED = (
     "a cat",
     "a rocket",
@@ -68,32 +68,43 @@ def _border(picture: Image.Image) -> Tensor:
     )
 
 
+def spots(layout: str) -> list[Spots]:
+    """All ways in which a layout's objects may lie, as middles of objects, the first object before the second."""
+    found = [SPOTS[layout]]
+    for arrangement in scenes.arrangements(layout):
+        boxes = sorted(arrangement.boxes, key=lambda box: box[0])
+        found.append(
+            tuple(((left + side / 2) / scenes.CELLS, (top + side / 2) / scenes.CELLS) for _, left, top, side in boxes)
+        )
+    return list(dict.fromkeys(found))
+
+
 def counted(matcher: Matcher, picture: Image.Image, question: Question) -> dict[str, float]:
-    """Whether every spot of the layout shows the object, and how many things there are."""
-    wanted = question.objects[0]
-    spots = SPOTS[question.count]
-    nearest = [int(matcher.errors(picture, spot, 0.09).argmin()) == wanted for spot in spots]
+    """Whether every spot of one of the layout's arrangements shows the object, and how many things there are."""
+    wanted, ways = question.objects[0], spots(COUNTS[question.count])
+    there = {spot: int(matcher.errors(picture, spot, 0.09).argmin()) == wanted for way in ways for spot in way}
+    best = max(sum(there[spot] for spot in way) / len(way) for way in ways)
     number = float(blobs(picture) == question.count)
-    return {
-        "every one right": float(all(nearest)),
-        "some right": sum(nearest) / len(nearest),
-        "as many blobs": number,
-    }
+    return {"every one right": float(best == 1), "some right": best, "as many blobs": number}
 
 
 def both(matcher: Matcher, over: Matcher, picture: Image.Image, question: Question) -> dict[str, float]:
-    """Whether both objects are there.
+    """Whether both objects are there, each on its side, in one of the layout's arrangements.
 
     ``over`` knows the size of an object that lies over the first one, of which the rest would mislead the matcher.
     """
-    looks = [(matcher, spot, 0.1) for spot in PAIR_SPOTS[question.kind]]
-    if question.kind == "pairs with":
-        looks[1] = over, looks[1][1], 0.07
-    right = [
-        int(look.errors(picture, spot, slack).argmin()) == concept
-        for (look, spot, slack), concept in zip(looks, question.objects, strict=True)
-    ]
-    return {"both right": float(all(right)), "first right": float(right[0]), "second right": float(right[1])}
+    layout = question.kind.removeprefix("pairs ")
+    seen: dict[tuple[int, tuple[float, float]], float] = {}
+    for way in (ways := spots(layout)):
+        for which, spot in enumerate(way):
+            if (which, spot) in seen:
+                continue
+            look, slack = (over, 0.07) if layout == "with" and which == 1 else (matcher, 0.1)
+            nearest = int(look.errors(picture, spot, slack).argmin())
+            seen[which, spot] = float(nearest == question.objects[which])
+    pairs = [[seen[which, spot] for which, spot in enumerate(way)] for way in ways]
+    first, second = (max(pair[which] for pair in pairs) for which in range(2))
+    return {"both right": max(min(pair) for pair in pairs), "first right": first, "second right": second}
 
 
 def blobs(picture: Image.Image) -> int:

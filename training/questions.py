@@ -7,14 +7,19 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import grounds, heldout
+from . import colours, grounds, heldout
 from .captions import SCENE_WORDS, plural
 from .words import Lexicon, heldout_synonyms
 
 CLASSES = (
     "names", "chinese traditional", "chinese simplified", "held-out phrasings", "held-out chinese phrasings",
     "fresh phrasings", "fresh chinese phrasings", "synonyms", "held-out synonyms", "grounds", "counts",
-    "pairs beside", "pairs above", "pairs with",
+    "pairs beside", "pairs above", "pairs with", "colours",
+)  # fmt: skip
+TINTS = colours.NAMES[:12]  # those that grounds have too
+TINTED = (  # objects that are asked for in every one of them
+    "cat", "dog", "rabbit", "horse", "elephant", "owl", "bird", "fish", "rose", "apple", "banana", "teapot", "car",
+    "bus", "bicycle", "house", "balloon", "umbrella", "t-shirt", "guitar",
 )  # fmt: skip
 
 
@@ -27,6 +32,8 @@ class Question:
     objects: tuple[int, ...]  # the concepts that must be there
     ground: int = 0
     count: int = 1
+    colour: int = -1  # of the object; -1 where none was asked for
+    held_out: bool = False  # whether no training has had this object in this colour
 
 
 def ask(lexicon: Lexicon, share: float) -> list[Question]:
@@ -78,7 +85,18 @@ def ask(lexicon: Lexicon, share: float) -> list[Question]:
         for i, j in zip(first, second, strict=True):
             if i != j:
                 asked.append(Question(kind, form.format(with_article(proper[i]), with_article(proper[j])), (i, j)))
-    return asked + phrased("fresh", heldout.FRESH_ENGLISH, heldout.FRESH_CHINESE)
+    return asked + phrased("fresh", heldout.FRESH_ENGLISH, heldout.FRESH_CHINESE) + _coloured(proper, share)
+
+
+def _coloured(proper: list[str], share: float) -> list[Question]:
+    """Every object of `TINTED` in every colour of `TINTS`, or a share of the colours for each."""
+    asked = []
+    for n, name in enumerate(TINTED):
+        for tint in range(n, n + max(1, round(share * len(TINTS)))):
+            colour = tint % len(TINTS)
+            prompt, held_out = with_article(f"{TINTS[colour]} {name}"), (name, TINTS[colour]) in heldout.COLOURED
+            asked.append(Question("colours", prompt, (proper.index(name),), colour=colour, held_out=held_out))
+    return asked
 
 
 def with_article(noun: str) -> str:

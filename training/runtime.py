@@ -1,71 +1,59 @@
-"""How the long runs behave: threads, seeds, checkpoints, progress.
+"""How the long runs behave: threads, seeds, precision, the clock, averages of weights.
 
-Knows torch and files; knows nothing of pictures or words. A checkpoint is a dictionary: `average` holds the EMA
-weights, `samples` says how many samples they have learnt from, and a network that trains on has `net` and `optimizer`.
+Knows torch, files and time; knows nothing of pictures or words.
 """
 
 import os
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 ROOT = Path(__file__).resolve().parent.parent
 BUILD = Path(os.environ.get("DARKROOM_BUILD", ROOT / "build"))  # everything that can be made again
 ART = Path(os.environ.get("DARKROOM_ART", ROOT / ".art"))  # where `npm install` put the art
-CHECKPOINTS = ROOT / "checkpoints"
+MAX_DECAY = 0.999  # of the average of weights
 
 
 def set_up(seed: int) -> None:
-    """One thread unless `OMP_NUM_THREADS` says otherwise, no denormals, a fixed seed, and the folders."""
+    """One thread unless `OMP_NUM_THREADS` says otherwise, no denormals, a fixed seed, and the folder."""
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
     torch.set_flush_denormal(True)
+    torch.set_float32_matmul_precision("high")
     torch.manual_seed(seed)
     BUILD.mkdir(exist_ok=True)
-    CHECKPOINTS.mkdir(exist_ok=True)
 
 
-def autocast() -> torch.autocast:
-    """bfloat16 where the processor multiplies it faster than float32; elsewhere it is many times slower."""
-    fast = torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
-    return torch.autocast("cpu", torch.bfloat16, enabled=fast)
+def autocast(device: torch.device) -> torch.autocast:
+    """bfloat16 where the device multiplies it faster than float32; elsewhere it is many times slower."""
+    fast = device.type != "cpu" or torch.cpu._is_amx_tile_supported() or torch.cpu._is_avx512_bf16_supported()
+    return torch.autocast(device.type, torch.bfloat16, enabled=fast)
 
 
 def save(path: Path, state: Mapping[str, Any]) -> None:
-    """Write a checkpoint so that a crash leaves the old one or the new one, never half of one."""
+    """Write a state so that a crash leaves the old file or the new one, never half of one."""
     part = path.with_suffix(".part")
     torch.save(dict(state), part)
     part.replace(path)
 
 
 def restore(path: Path) -> dict[str, Any] | None:
-    """The state in a checkpoint; None if there is no such file."""
+    """The state in a file; None if there is no such file."""
     if not path.exists():
         return None
     state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
     return state
 
 
-def samples_of(path: Path) -> int:
-    """How many samples the network of a checkpoint has learnt from."""
-    state = restore(path)
-    return int(state["samples"]) if state else 0
-
-
-def half(state: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """Weights at half their size, for the disk."""
-    return {key: t.half() if t.is_floating_point() else t for key, t in state.items()}
-
-
 class EMA:
-    """Exponential moving average of a network's weights."""
+    """Exponential moving average of a network's weights, on the network's device."""
 
-    def __init__(self, net: nn.Module, decay: float) -> None:
+    def __init__(self, net: nn.Module, decay: float = MAX_DECAY) -> None:
         self.decay, self.updates = decay, 0
         self.weights = {k: v.detach().float().clone() for k, v in net.state_dict().items()}
 
@@ -75,40 +63,77 @@ class EMA:
         self.updates += 1
         keep = min(self.decay, (1 + self.updates) / (10 + self.updates))
         new = net.state_dict()  # in another order than weights that came from a file
-        torch._foreach_lerp_(list(self.weights.values()), [new[key] for key in self.weights], 1 - keep)
+        torch._foreach_lerp_(list(self.weights.values()), [new[key].float() for key in self.weights], 1 - keep)
 
 
-class TrainingSchedule:
-    """How far a training has come, and the learning rate there.
+class Clock:
+    """What is left of the time that a whole run may take.
 
-    Progress is counted in samples: a clock would count pauses. SIGTERM ends the training after its step, so that the
-    loop saves what it has.
+    SIGTERM ends the run as the clock does: after the step, so that what there is gets saved.
     """
 
-    def __init__(self, target: int, seen: int, decay_from: float = 0.6) -> None:
-        self.target, self.seen, self.decay_from = target, seen, decay_from
-        self.began, self.first, self.asked_to_stop = time.monotonic(), seen, False
+    def __init__(self, seconds: float, now: Callable[[], float] = time.monotonic) -> None:
+        self.now, self.ends, self.asked_to_stop = now, now() + seconds, False
+
+    def listen(self) -> None:
+        """Take SIGTERM."""
         signal.signal(signal.SIGTERM, self._stop)
 
     def _stop(self, number: int, frame: FrameType | None) -> None:
         self.asked_to_stop = True
 
     @property
+    def left(self) -> float:
+        """Seconds."""
+        return 0.0 if self.asked_to_stop else max(0.0, self.ends - self.now())
+
+    def shown(self) -> str:
+        """The time left, as minutes and seconds."""
+        minutes, seconds = divmod(round(self.left), 60)
+        return f"{minutes}:{seconds:02} left"
+
+
+class Span:
+    """A stage's share of the clock, and the learning rate in it.
+
+    Progress is counted in time: the run must end on its minute, however fast the machine turns out to be.
+    """
+
+    def __init__(self, clock: Clock, seconds: float, decay_from: float = 0.4) -> None:
+        self.clock, self.seconds, self.decay_from = clock, seconds, decay_from
+        self.began = self.last = clock.now()
+        self.longest_s = 0.0  # of a step
+
+    def step(self) -> None:
+        """Note that a step has ended."""
+        now = self.clock.now()
+        self.longest_s, self.last = max(0.9 * self.longest_s, now - self.last), now
+
+    def rest(self) -> None:
+        """Note that something else than a step has ended."""
+        self.last = self.clock.now()
+
+    @property
+    def passed(self) -> float:
+        """Seconds since the beginning."""
+        return self.clock.now() - self.began
+
+    @property
     def going(self) -> bool:
-        """Whether another step is due."""
-        return self.seen < self.target and not self.asked_to_stop
+        """Whether there is time for another step."""
+        return not self.clock.asked_to_stop and self.passed + self.longest_s < self.seconds
 
     @property
     def done(self) -> float:
-        """Share of the target: 0 at the start, 1 at the target."""
-        return self.seen / self.target
-
-    @property
-    def pace(self) -> float:
-        """Samples a second since this process began."""
-        return (self.seen - self.first) / (time.monotonic() - self.began)
+        """Share of the time: 0 at the start, 1 at the end."""
+        return min(1.0, self.passed / self.seconds) if self.seconds > 0 else 1.0
 
     def rate(self, peak: float) -> float:
-        """Learning rate: a short linear warm-up after every start, a plateau, a linear decay to zero."""
-        rise = min(1.0, 0.02 + (self.seen - self.first) / (0.01 * self.target))
+        """Learning rate: a short linear warm-up, a plateau, a linear decay to zero."""
+        rise = min(1.0, 0.02 + self.done / 0.02)
         return peak * rise * min(1.0, max(0.0, (1 - self.done) / (1 - self.decay_from)))
+
+
+def finite(weights: Mapping[str, Tensor]) -> bool:
+    """Whether no weight is infinite or not a number."""
+    return all(bool(weight.isfinite().all()) for weight in weights.values())

@@ -1,26 +1,75 @@
-"""Sampling: from prompts to pictures with the whole pipeline, and from scene codes to latents with the UNet alone.
+"""Sampling: the noise schedule, and from prompts or codes to pictures.
 
-Knows pipelines, schedulers and seeds; knows neither how a network was trained nor what a picture should show.
+Knows noise, steps and seeds; knows neither how a network was trained nor what a picture should show.
 """
 
+import math
+from typing import TYPE_CHECKING, Any
+
 import torch
-from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from . import runtime
 
+if TYPE_CHECKING:  # the training itself does without diffusers
+    from diffusers import StableDiffusionPipeline
+
 STEPS, GUIDANCE, BATCH = 8, 2.0, 16
+TIMES = 1000  # of the schedule
+SCHEDULER: dict[str, Any] = {  # the settings of diffusers' DDIMScheduler for the same schedule
+    "beta_schedule": "squaredcos_cap_v2",
+    "prediction_type": "v_prediction",
+    "rescale_betas_zero_snr": True,
+    "timestep_spacing": "trailing",
+    "clip_sample": False,
+    "steps_offset": 1,
+}
+
+
+def alphas() -> Tensor:
+    """(TIMES,) shares of the picture in what the network sees: cosine, rescaled to none at the last time."""
+    at = [math.cos((n / TIMES + 0.008) / 1.008 * math.pi / 2) ** 2 for n in range(TIMES + 1)]
+    kept = torch.tensor([1 - min(1 - at[n + 1] / at[n], 0.999) for n in range(TIMES)], dtype=torch.float64)
+    roots = kept.cumprod(0).sqrt()
+    roots = (roots - roots[-1]) * roots[0] / (roots[0] - roots[-1])
+    return roots.square().float()
+
+
+@torch.no_grad()
+def sample(
+    unet: nn.Module,
+    cond: Tensor,  # (B, LENGTH, WIDTH), a prompt or a scene's code a row
+    uncond: Tensor,  # (1, LENGTH, WIDTH), those of an empty prompt
+    noise: Tensor,  # (B, 4, h, w)
+    steps: int = STEPS,
+    guidance: float = GUIDANCE,
+) -> Tensor:
+    """Latents (B, 4, h, w), by DDIM with classifier-free guidance."""
+    shares = alphas().tolist()
+    latents, both = noise, torch.cat((uncond.expand_as(cond), cond))
+    for n in range(steps):
+        time = round(TIMES - n * TIMES / steps) - 1
+        before = time - TIMES // steps
+        share, next_share = shares[time], shares[before] if before >= 0 else 1.0
+        times = torch.full((len(both),), time, device=noise.device)
+        with runtime.autocast(noise.device):
+            v_uncond, v_cond = unet(torch.cat((latents, latents)), times, both).float().chunk(2)
+        v = v_uncond + guidance * (v_cond - v_uncond)
+        clean = share**0.5 * latents - (1 - share) ** 0.5 * v
+        left = share**0.5 * v + (1 - share) ** 0.5 * latents
+        latents = next_share**0.5 * clean + (1 - next_share) ** 0.5 * left
+    return latents
 
 
 def generate(
-    pipeline: StableDiffusionPipeline,
+    pipeline: "StableDiffusionPipeline",
     prompts: list[str],
     seed: int,
     steps: int = STEPS,
     guidance: float = GUIDANCE,
 ) -> list[Image.Image]:
-    """One picture a prompt; the n-th has the seed `seed + n`."""
+    """One picture a prompt with a whole pipeline; the n-th has the seed `seed + n`."""
     made: list[Image.Image] = []
     for i in range(0, len(prompts), BATCH):
         rows = prompts[i : i + BATCH]
@@ -28,26 +77,3 @@ def generate(
         with torch.inference_mode():
             made += pipeline(rows, num_inference_steps=steps, guidance_scale=guidance, generator=seeds).images
     return made
-
-
-@torch.no_grad()
-def sample_codes(
-    unet: torch.nn.Module,
-    scheduler: DDIMScheduler,
-    cond: Tensor,  # (B, LENGTH, WIDTH), a scene's code a row
-    uncond: Tensor,  # (1, LENGTH, WIDTH), the code of an empty prompt
-    seed: int,
-    steps: int,
-    guidance: float,
-) -> Tensor:  # (B, 4, 16, 16)
-    """Latents of scene codes, with classifier-free guidance."""
-    generator = torch.Generator().manual_seed(seed)
-    latents = torch.randn(len(cond), 4, 16, 16, generator=generator)
-    both = torch.cat((uncond.expand_as(cond), cond))
-    scheduler.set_timesteps(steps)
-    for timestep in scheduler.timesteps:
-        with runtime.autocast():
-            predicted = unet(torch.cat((latents, latents)), timestep, both).sample.float()
-        v_uncond, v_cond = predicted.chunk(2)
-        latents = scheduler.step(v_uncond + guidance * (v_cond - v_uncond), timestep, latents).prev_sample
-    return latents

@@ -4,15 +4,16 @@ Knows the words of the captions; knows neither pictures nor networks. English wo
 Chinese character is one token, whether it ends a run of characters or not.
 """
 
-import json
+import itertools
 import re
-from collections import Counter
+from collections import Counter, defaultdict
+from collections.abc import Mapping
 from pathlib import Path
 
-from tokenizers import Tokenizer, models, pre_tokenizers, trainers
+from tokenizers import pre_tokenizers
 from transformers import CLIPTokenizer
 
-from . import captions, codes, grounds, runtime
+from . import captions, codes, colours, grounds, runtime
 from .concepts import CJK, DATA
 from .words import Lexicon
 
@@ -26,11 +27,12 @@ START, END = "<|startoftext|>", "<|endoftext|>"
 def load(lexicon: Lexicon) -> CLIPTokenizer:
     """The tokenizer from the disk, or made from the lexicon and saved there."""
     if not (FOLDER / "tokenizer.json").exists():
-        _make(lexicon)
+        make(lexicon, FOLDER)
     return CLIPTokenizer.from_pretrained(FOLDER, model_max_length=codes.LENGTH)
 
 
-def _make(lexicon: Lexicon) -> None:
+def make(lexicon: Lexicon, folder: Path) -> None:
+    """Write a tokenizer for the lexicon's words."""
     vocab, merges = _english(lexicon)
     known = set(merges)
     for char in sorted(_characters(lexicon)):
@@ -43,8 +45,8 @@ def _make(lexicon: Lexicon) -> None:
     for special in (START, END):
         vocab[special] = len(vocab)
     tokenizer = CLIPTokenizer(vocab=vocab, merges=merges, model_max_length=codes.LENGTH)
-    FOLDER.mkdir(exist_ok=True)
-    tokenizer.save_pretrained(FOLDER)
+    folder.mkdir(exist_ok=True, parents=True)
+    tokenizer.save_pretrained(folder)
 
 
 def _english(lexicon: Lexicon) -> tuple[dict[str, int], list[tuple[str, str]]]:
@@ -61,36 +63,62 @@ def _english(lexicon: Lexicon) -> tuple[dict[str, int], list[tuple[str, str]]]:
         *captions.BESIDE,
     ]
     grammar += [*captions.ABOVE, *captions.WITH, *captions.COUNTS.values(), *grounds.NAMES]
+    grammar += [word for colour in colours.COLOURS for word in colour.english]
+    grammar += [*captions.COLOUR_APART, *captions.COLOUR_BEFORE, *captions.COLOUR_AFTER]
     for word in re.findall(r"[a-z]{2,}", " ".join(grammar)):
         counts[word] += 60
     for word in lexicon.fillers[:FILLERS]:
         counts[word] += 60
     for word in lexicon.nearby[:NEARBY]:
         counts[word] += 55
-    tokenizer = Tokenizer(models.BPE(end_of_word_suffix="</w>"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.WhitespaceSplit(), pre_tokenizers.ByteLevel(False, use_regex=False)]
-    )
-    alphabet = pre_tokenizers.ByteLevel.alphabet()
-    trainer = trainers.BpeTrainer(
-        vocab_size=ENGLISH,
-        initial_alphabet=alphabet,
-        end_of_word_suffix="</w>",
-        min_frequency=1,
-        show_progress=False,
-    )
-    tokenizer.train_from_iterator((word for word, n in sorted(counts.items()) for _ in range(n)), trainer)
-    model = json.loads(tokenizer.to_str())["model"]
-    merges = [(a, b) for a, b in model["merges"]]
-    symbols = sorted(alphabet)
+    symbols = sorted(pre_tokenizers.ByteLevel.alphabet())
+    merges = learn_merges(counts, ENGLISH - 2 * len(symbols))
     pieces = [*symbols, *(s + "</w>" for s in symbols), *(a + b for a, b in merges)]
     return {piece: i for i, piece in enumerate(dict.fromkeys(pieces))}, merges
+
+
+def learn_merges(counts: Mapping[str, int], limit: int) -> list[tuple[str, str]]:
+    """So many merges of byte pairs, the most frequent pair of all words first; among equals the first by letters.
+
+    The tokenizers library decides among equals by the order of a hash table, differently in every run.
+    """
+    words = {word: [*word[:-1], f"{word[-1]}</w>"] for word in counts}
+    pairs: Counter[tuple[str, str]] = Counter()
+    places: defaultdict[tuple[str, str], set[str]] = defaultdict(set)  # words that had the pair at some time
+    for word, parts in words.items():
+        for pair in itertools.pairwise(parts):
+            pairs[pair] += counts[word]
+            places[pair].add(word)
+    merges: list[tuple[str, str]] = []
+    while pairs and len(merges) < limit:
+        best = min(pairs, key=lambda pair: (-pairs[pair], pair))
+        merges.append(best)
+        for word in places.pop(best):
+            old = words[word]
+            new = words[word] = _merged(old, best)
+            for pair in itertools.pairwise(old):
+                pairs[pair] -= counts[word]
+            for pair in itertools.pairwise(new):
+                pairs[pair] += counts[word]
+                places[pair].add(word)
+        pairs = +pairs  # without those that are gone
+    return merges
+
+
+def _merged(parts: list[str], pair: tuple[str, str]) -> list[str]:
+    found: list[str] = []
+    for part in parts:
+        if found and (found[-1], part) == pair:
+            found[-1] += part
+        else:
+            found.append(part)
+    return found
 
 
 def _characters(lexicon: Lexicon) -> set[str]:
     texts = [name for table in (lexicon.traditional, lexicon.simplified) for own in table for name in own]
     texts.append((DATA / "zh_grounds.tsv").read_text(encoding="utf-8"))
-    texts.append((Path(captions.__file__)).read_text(encoding="utf-8"))
+    texts += [(Path(__file__).parent / name).read_text(encoding="utf-8") for name in ("captions.py", "colours.py")]
     return {char for text in texts for char in text if CJK.match(char)}
 
 

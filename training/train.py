@@ -1,46 +1,106 @@
-"""The whole way, from the art packages to `weights/`.
+"""The training: one command, from an archive of art to the weights of all networks, in so many minutes.
 
-Knows the order of the stages and how many samples each should see. Every stage goes on from its checkpoint, or from the
-weights that ship, so running this again after a break finishes what is missing.
+Knows the command line and how the time is shared out. It needs torch, numpy, pillow and safetensors, and nothing of
+what only `pack` and `export` need: it runs where there is no network and no diffusers.
 """
 
 import argparse
-import subprocess
-import sys
+import time
+from dataclasses import replace
+from pathlib import Path
 
-from . import autoencoder, resume, runtime, shards, text_encoder, unet
+import torch
 
-STAGES = (
-    ("autoencoder", autoencoder.CHECKPOINT, autoencoder.SAMPLES),
-    ("text_encoder", text_encoder.CHECKPOINT, text_encoder.SAMPLES),
-    ("unet", unet.CHECKPOINT, unet.SAMPLES),
-)
-
-
-def run(module: str, *arguments: str) -> None:
-    """Run a stage in a process of its own."""
-    command = [sys.executable, "-m", f"training.{module}", *arguments]
-    subprocess.run(command, check=True, cwd=runtime.ROOT)  # noqa: S603
+from . import checkpoint, heldout, resume, runtime
+from .checkpoint import Checkpoint
+from .plans import MORE, NEW, PLANS, STAGES, Plan
+from .runtime import Clock
+from .samples.archive import Archive
+from .samples.maker import SampleMaker
+from .session import SEED, Session
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--samples", type=int, default=unet.SAMPLES, help="of the UNet, in all")
-    parser.add_argument("--fresh", action="store_true", help="from nothing, not from the weights that ship")
-    options = parser.parse_args()
-    runtime.CHECKPOINTS.mkdir(exist_ok=True)
-    runtime.BUILD.mkdir(exist_ok=True)
-    if not options.fresh:
-        resume.resume()
-    wanted = {module: options.samples if module == "unet" else samples for module, _, samples in STAGES}
-    missing = [module for module, checkpoint, _ in STAGES if runtime.samples_of(checkpoint) < wanted[module]]
-    for module in missing:
-        if module != "autoencoder":
-            run("shards", "--shards", str(shards.SHARDS))  # and the codes that the other two agree on
-        # a UNet that has begun needs the latents as they are
-        more = ["--decoder-only"] if module == "autoencoder" and runtime.samples_of(unet.CHECKPOINT) else []
-        run(module, "--samples", str(wanted[module]), *more)
-    run("export")
+def main(arguments: list[str] | None = None) -> None:
+    options = _parser().parse_args(arguments)
+    plan = PLANS[options.plan]
+    if options.step:
+        plan = replace(plan, step=options.step)
+    clock = Clock(60 * options.minutes - time.process_time())  # which the imports have spent
+    clock.listen()
+    runtime.set_up(SEED)
+    device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    archive = Archive.open(options.art)
+    given = _given(options.output, None if options.fresh else options.resume, options.fresh)
+    session = _session(archive, plan, device, options.output, _seed(given))
+    if given is not None:
+        session.resume(given)
+    stages = options.stages or list(MORE if "autoencoder" in session.nets else NEW)
+    try:
+        session.check(stages)
+    except ValueError as error:
+        raise SystemExit(str(error)) from None
+    print(f"{device.type}, plan {options.plan}, stages {', '.join(stages)}; {clock.shown()}", flush=True)
+    run(session, stages, clock)
+
+
+def run(session: Session, stages: list[str], clock: Clock) -> None:
+    """Run the stages in what is left of the clock, less the margin in which the last files are written."""
+    session.prepare(stages)
+    shares = {name: session.plan.stages[name].share for name in stages}
+    for n, name in enumerate(stages):
+        if clock.left <= session.plan.margin_s:
+            print(f"no time for {', '.join(stages[n:])}", flush=True)
+            break
+        session.learn(name, clock, shares[name] / sum(shares[later] for later in stages[n:]))
+        size = session.save()
+        print(f"saved {size / 1e6:.1f} MB in {session.output}; {clock.shown()}", flush=True)
+        last = name == stages[-1]
+        needed = session.sheet_took + session.plan.margin_s / 2 if last else session.sheet_needs()
+        if clock.left > needed:
+            session.draw_sheet(name, clock.now)
+    print(f"the end; {clock.shown()}", flush=True)
+
+
+def _session(archive: Archive, plan: Plan, device: torch.device, output: Path, seed: int) -> Session:
+    began = time.monotonic()
+    maker = SampleMaker(archive, device, seed, heldout.coloured(archive.names))
+    vocabulary = resume.vocabulary(archive.tokenizer["tokenizer.json"])
+    print(f"{len(archive.names)} objects ready in {time.monotonic() - began:.1f} s", flush=True)
+    return Session(maker, archive.names, archive.embeddings.float(), vocabulary, plan, device, output)
+
+
+def _given(output: Path, folder: Path | None, fresh: bool) -> Checkpoint | None:
+    """What to go on from: the run's own checkpoint, or else the weights that are asked for."""
+    if not fresh and checkpoint.exists(output):
+        print(f"going on from {output}", flush=True)
+        return checkpoint.load(output)
+    return None if folder is None else resume.read(folder)
+
+
+def _seed(given: Checkpoint | None) -> int:
+    """Another one after every session, so that a resumed one sees other samples."""
+    return SEED + (sum(given.seen.values()) if given else 0)
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="training.train", description=__doc__)
+    parser.add_argument("--art", type=Path, required=True, help="the archive that training.pack writes")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the checkpoint and the contact sheet")
+    parser.add_argument("--minutes", type=float, required=True, help="when to end, all writing included")
+    parser.add_argument("--plan", choices=PLANS, default="cpu")
+    parser.add_argument("--stages", type=_stages, help=f"some of {','.join(STAGES)}; else all that the weights ask for")
+    parser.add_argument("--resume", type=Path, help="a checkpoint, or a folder of diffusers, to go on from")
+    parser.add_argument("--fresh", action="store_true", help="from nothing, whatever there is")
+    parser.add_argument("--device", help="cpu, cuda or cuda:N; else cuda where there is one")
+    parser.add_argument("--step", choices=("eager", "compile", "graph"), help="how a step is done; else as planned")
+    return parser
+
+
+def _stages(text: str) -> list[str]:
+    asked = text.split(",")
+    if unknown := [name for name in asked if name not in STAGES]:
+        raise argparse.ArgumentTypeError(f"{unknown[0]}: no stage; there are {', '.join(STAGES)}")
+    return [name for name in STAGES if name in asked]
 
 
 if __name__ == "__main__":

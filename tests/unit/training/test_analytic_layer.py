@@ -1,11 +1,15 @@
-"""The last layer of the text encoder that ships."""
+"""The last layer of the text encoder: of the one that ships, and as it is written today."""
 
 from pathlib import Path
 
+import pytest
 import torch
 from transformers import CLIPTextModel, CLIPTokenizer
 
-from training import codes
+from training import analytic_layer, codes
+from training.nets.text_encoder import TextEncoder, TextEncoderShape
+
+from .test_codes import made_codes
 
 WEIGHTS = Path(__file__).parents[3] / "weights" / "darkroom-mini"
 
@@ -20,6 +24,39 @@ def test_the_encoder_that_ships_distributes_what_it_has_read() -> None:
     for which, (whole, part) in enumerate(
         ((codes.FIRST_WHOLE, codes.FIRST), (codes.SECOND_WHOLE, codes.SECOND)),
     ):
-        read = codes.part_tokens(codes.quarter_numbers(hidden[:, whole : whole + codes.QUARTERS]), which)
+        quarters = hidden[:, whole : whole + codes.QUARTERS]
+        numbers, colours = codes.quarter_numbers(quarters), codes.quarter_colours(quarters)
+        if not _coloured(net):  # older ones carry no colour, and what is in its directions goes nowhere
+            colours = torch.zeros_like(colours)
+        read = codes.part_tokens(numbers, colours, which)
         distributed = hidden[:, part : part + codes.PARTS]
         assert (distributed - read).square().mean() < 0.05  # of 1
+
+
+def _coloured(net: CLIPTextModel) -> bool:
+    """Whether the last layer's attention fetches colours."""
+    colours = codes.basis()[codes.COLOURED : codes.COLOURED + codes.COLOUR]
+    return bool((net.encoder.layers[-1].self_attn.v_proj.weight @ colours.T).abs().max() > 0.5)
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.1])
+@torch.no_grad()
+def test_every_part_gets_its_own_numbers_and_its_objects_colour(noise: float) -> None:
+    table = made_codes()
+    torch.manual_seed(2)
+    labels = torch.stack([torch.randint(-1, n, (64,)) for n in (2, 3, 7, 5, 7, 5)], 1)
+    prefix = table.prefix(labels)
+    prefix = torch.nn.functional.layer_norm(prefix + noise * torch.randn(prefix.shape), (codes.WIDTH,))
+    net = TextEncoder(TextEncoderShape(9, layers=1, positions=codes.LENGTH))
+    analytic_layer.write(net, prefix)
+    slots = net.embeddings.position_embedding.weight[codes.FIRST :].expand(64, -1, -1)
+    hidden = net.final_layer_norm(net.encoder(torch.cat((prefix, slots), 1)))
+    for which, (whole, part) in enumerate(
+        ((codes.FIRST_WHOLE, codes.FIRST), (codes.SECOND_WHOLE, codes.SECOND)),
+    ):
+        quarters = prefix[:, whole : whole + codes.QUARTERS]
+        wanted = codes.part_tokens(codes.quarter_numbers(quarters), codes.quarter_colours(quarters), which)
+        made = hidden[:, part : part + codes.PARTS]
+        assert (made - wanted).square().mean() < 0.02  # of 1
+        directions = codes.basis()[codes.PART_COLOUR : codes.PART_COLOUR + codes.COLOUR]
+        assert ((made - wanted) @ directions.T).square().mean() < 0.03 * (wanted @ directions.T).square().mean()

@@ -1,8 +1,29 @@
 """The codes' arithmetic: a mistake in it would only show after hours of training."""
 
 import torch
+from torch import Tensor
 
 from training import codes
+
+COLOURS = torch.tensor(
+    [[0.85, 0.15, 0.15], [0.15, 0.35, 0.8], [0.06, 0.06, 0.07], [0.99, 0.99, 0.99], [0.5, 0.33, 0.2]]
+)
+
+
+class PaintedCards:
+    """Cards of noise, another for every object."""
+
+    def cards(self, concepts: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
+        rows = [torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(int(n))) for n in concepts]
+        pixels = torch.stack(rows)
+        pixels[:, :, :1, :1] = 0.8
+        return pixels, torch.ones(len(concepts), 32, 32)
+
+
+def made_codes() -> codes.Codes:
+    """Tables of seven objects, with a convolution for an encoder."""
+    torch.manual_seed(1)
+    return codes.make(PaintedCards(), 7, torch.nn.Conv2d(3, 4, 2, 2), COLOURS, 3, 2)
 
 
 def test_a_quarter_holds_all_its_parts() -> None:
@@ -16,8 +37,45 @@ def test_a_quarter_holds_all_its_parts() -> None:
 
 def test_tokens_of_parts_have_a_layer_norms_length_and_say_whose_they_are() -> None:
     numbers = codes.quarters(torch.randn(2, codes.PARTS, codes.NUMBERS))
-    first, second = (codes.part_tokens(numbers, which) for which in range(2))
+    colour = torch.zeros(2, codes.QUARTERS, codes.COLOUR)
+    first, second = (codes.part_tokens(numbers, colour, which) for which in range(2))
     assert torch.allclose(first.square().mean(-1), torch.ones(2, codes.PARTS), atol=1e-3)
     waves = codes.mark_waves(3) @ codes.part_slots(0).T
     assert torch.allclose(waves[0], waves[0].view(12, 12)[:, :1].expand(12, 12).flatten(), atol=1e-4)  # a row's wave
     assert ((first - second).square().mean(-1) > 0.01).all()
+
+
+@torch.no_grad()
+def test_all_tokens_have_a_layer_norms_length_and_quarters_say_their_numbers_and_their_colour() -> None:
+    table = made_codes()
+    labels = torch.tensor([[0, 1, 2, 3, 4, 0], [1, 2, 5, -1, -1, -1]])
+    tokens = table.tokens(labels)
+    assert tokens.shape == (2, codes.LENGTH, codes.WIDTH)
+    assert torch.allclose(tokens.square().mean(-1), torch.ones(2, codes.LENGTH), atol=1e-3)
+    whole = tokens[:, codes.FIRST_WHOLE : codes.FIRST_WHOLE + codes.QUARTERS]
+    assert torch.allclose(codes.quarter_numbers(whole), table.numbers[[2, 5]], atol=1e-4)
+    assert torch.allclose(codes.quarter_colours(whole)[0], table.colour[3].expand(codes.QUARTERS, -1), atol=1e-4)
+    read = codes.part_tokens(codes.quarter_numbers(whole), codes.quarter_colours(whole), 0)
+    assert torch.allclose(read, tokens[:, codes.FIRST : codes.FIRST + codes.PARTS], atol=1e-3)
+
+
+@torch.no_grad()
+def test_a_colour_changes_an_objects_tokens_and_no_others() -> None:
+    table = made_codes()
+    labels = torch.tensor([[1, 0, 2, -1, 4, -1], [1, 0, 2, 1, 4, -1]])
+    own, blue = table.tokens(labels)
+    moved = (own - blue).abs().amax(-1) > 1e-4
+    of_first = torch.zeros(codes.LENGTH, dtype=torch.bool)
+    of_first[codes.FIRST_WHOLE : codes.FIRST_WHOLE + codes.QUARTERS] = True
+    of_first[codes.FIRST : codes.FIRST + codes.PARTS] = True
+    assert torch.equal(moved, of_first)
+
+
+def test_colours_are_far_apart_and_all_of_one_length() -> None:
+    points = codes.colour_codes(torch.rand(16, 3, generator=torch.Generator().manual_seed(3)))
+    assert points.shape == (17, codes.COLOUR)
+    power = torch.full((17,), codes.COLOUR_SHARE * codes.WIDTH)
+    assert torch.allclose(points.square().sum(-1), power)
+    apart = torch.cdist(points, points) + 9 * torch.eye(17)
+    assert apart.min() > 0.75 * power[0].sqrt()
+    assert torch.equal(points, codes.colour_codes(torch.rand(16, 3, generator=torch.Generator().manual_seed(3))))

@@ -1,37 +1,67 @@
-"""Training goes on from the weights that ship."""
+"""Training goes on from the weights that ship, and from a checkpoint, as far as they fit."""
 
 import json
-from pathlib import Path
+from dataclasses import replace
 
 import pytest
-from transformers import CLIPTokenizer
+import torch
 
-from training import autoencoder, resume, runtime, text_encoder, tokens, unet
-
-
-@pytest.fixture
-def no_checkpoints(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty folder in place of the one with the checkpoints and the tokenizer."""
-    monkeypatch.setattr(tokens, "FOLDER", tmp_path / "tokenizer")
-    for module, name in ((autoencoder, "CHECKPOINT"), (text_encoder, "CHECKPOINT"), (text_encoder, "READER")):
-        monkeypatch.setattr(module, name, tmp_path / getattr(module, name).name)
-    monkeypatch.setattr(unet, "CHECKPOINT", tmp_path / unet.CHECKPOINT.name)
-    return tmp_path
+from training import checkpoint, codes, resume
+from training.nets.autoencoder import Autoencoder, AutoencoderShape
+from training.nets.text_encoder import TextEncoder, TextEncoderShape
+from training.nets.unet import UNet, UNetShape
+from training.text_encoder import shape_of
 
 
-def test_every_network_goes_on_from_the_weights_that_ship(no_checkpoints: Path) -> None:
-    resume.resume()
-    tokenizer = CLIPTokenizer.from_pretrained(no_checkpoints / "tokenizer", local_files_only=True)
-    autoencoder.load(autoencoder.CHECKPOINT)  # each load is strict: no key may be missing, none unexpected
-    text_encoder.load(tokenizer, text_encoder.CHECKPOINT)
-    text_encoder.load(tokenizer, text_encoder.READER, text_encoder.READER_LAYERS)
-    unet.load(unet.CHECKPOINT)
-    seen = {path.stem: runtime.samples_of(path) for path in no_checkpoints.glob("*.pt")}
-    assert seen == json.loads(resume.SEEN.read_text(encoding="utf-8"))
+def test_every_network_goes_on_from_the_weights_that_ship() -> None:
+    given = resume.read(resume.SHIPPED)
+    seen = json.loads(resume.SEEN.read_text(encoding="utf-8"))
+    nets = {
+        "autoencoder": Autoencoder(AutoencoderShape()),
+        "text_encoder": TextEncoder(shape_of(len(given.vocabulary))),
+        "unet": UNet(UNetShape()),
+    }
+    for name, net in nets.items():
+        taken = resume.take(net, given.weights[name], given.vocabulary, given.vocabulary)
+        assert (taken.weights, taken.left) == (taken.of, ())
+        assert given.seen[name] == seen[name]
+        assert all(torch.equal(weight, given.weights[name][key].float()) for key, weight in net.state_dict().items())
 
 
-@pytest.mark.usefixtures("no_checkpoints")
-def test_a_checkpoint_that_is_there_is_left_alone() -> None:
-    runtime.save(unet.CHECKPOINT, {"average": {}, "samples": 7})
-    resume.resume()
-    assert runtime.samples_of(unet.CHECKPOINT) == 7
+def test_rows_of_the_table_go_to_their_tokens_wherever_they_are_now() -> None:
+    torch.manual_seed(1)
+    shape = TextEncoderShape(4, layers=1, width=8, inner=8, heads=2, positions=5)
+    old, new = ["a", "b", "c", "d"], ["d", "x", "a", "b", "y"]
+    given, net = TextEncoder(shape), TextEncoder(replace(shape, vocabulary=5))
+    before = net.embeddings.token_embedding.weight.clone()
+    taken = resume.take(net, given.state_dict(), old, new)
+    table, source = net.embeddings.token_embedding.weight, given.embeddings.token_embedding.weight
+    assert torch.equal(table[[0, 2, 3]], source[[3, 0, 1]])
+    assert torch.equal(table[[1, 4]], before[[1, 4]])
+    assert taken.left == ("2 rows of embeddings.token_embedding.weight",)
+
+
+def test_what_does_not_fit_begins_anew_and_is_told() -> None:
+    given, net = UNet(UNetShape((16, 16, 16), context=8)), UNet(UNetShape((16, 16, 32), context=8))
+    before = net.state_dict()["down_blocks.2.resnets.0.conv1.weight"].clone()
+    taken = resume.take(net, given.state_dict(), [], [])
+    assert 0 < taken.weights < taken.of
+    assert torch.equal(net.conv_in.weight, given.conv_in.weight)
+    assert torch.equal(net.state_dict()["down_blocks.2.resnets.0.conv1.weight"], before)
+    assert "begin anew: down_blocks.2.resnets.0" in taken.told("unet")
+
+
+@torch.no_grad()
+def test_a_unet_that_knows_no_colours_does_not_react_to_them() -> None:
+    net = UNet(UNetShape((16, 16, 16)))
+    resume.forget_colours(net)
+    directions = codes.basis()[codes.PART_COLOUR : codes.PART_COLOUR + codes.COLOUR]
+    for attention in net.looking():
+        assert attention.to_k(directions).abs().max() < 1e-5
+        assert attention.to_v(directions).abs().max() < 1e-5
+
+
+def test_a_folder_without_weights_is_told() -> None:
+    with pytest.raises(FileNotFoundError, match="neither a checkpoint"):
+        resume.read(resume.SHIPPED / "tokenizer")
+    assert not checkpoint.exists(resume.SHIPPED)

@@ -1,0 +1,71 @@
+"""The upscaler's stage: soft pictures to clean ones of twice the size.
+
+Knows pictures, and the autoencoder that makes them soft; knows neither words nor noise schedules. It learns where the
+art is crisp, and is applied again to what it made. So it sees three things: what the decoder gives of 128 pixels with
+the clean 256 as its target; clean 128 with clean 256; and clean 64 with clean 128.
+"""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from . import runtime
+from .nets.autoencoder import Autoencoder
+from .nets.upscaler import Upscaler
+from .stage import Course
+
+CROP = 64  # pixels of what it sees
+SOFT_SHARE = 0.6  # of samples that went through the autoencoder
+SEVERAL_SHARE = 0.4
+
+
+class UpscalerStage:
+    """Learns what the decoder left out, and edges."""
+
+    network = name = "upscaler"
+    figures = ("dB", "dB of the nearest pixels", "loss")
+
+    def __init__(self, course: Course, net: Upscaler, autoencoder: Autoencoder) -> None:
+        self.course, self.net, self.autoencoder = course, net, autoencoder.eval()
+        self.random, self.places = course.generator(), course.host_generator()
+
+    def groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.net.parameters()), "weight_decay": 0.0}]
+
+    @torch.no_grad()
+    def draw(self, done: float) -> tuple[Tensor, ...]:
+        clean = self.course.maker.draw(self.course.batch, scale=2, several=SEVERAL_SHARE).pixels
+        half, count = F.avg_pool2d(clean, 2), max(1, round(SOFT_SHARE * len(clean)))
+        soft = self._soften(half[:count])
+        seen = torch.cat((soft, half[count:]))
+        top, left = (self.places.randrange(side - CROP + 1) for side in seen.shape[2:])
+        small = seen[:, :, top : top + CROP, left : left + CROP]
+        large = clean[:, :, 2 * top : 2 * (top + CROP), 2 * left : 2 * (left + CROP)]
+        quarter = F.avg_pool2d(half[count:], 2)[:, :, :CROP, :CROP]
+        several = len(quarter) // 2  # of the clean ones, half are seen at a quarter of the size
+        if several:
+            small = torch.cat((small[:-several], quarter[-several:]))
+            large = torch.cat((large[:-several], half[-several:, :, : 2 * CROP, : 2 * CROP]))
+        return (small + 1) / 2, (large + 1) / 2
+
+    def _soften(self, pixels: Tensor) -> Tensor:
+        with runtime.autocast(self.course.device):
+            latents = self.autoencoder.encoder(pixels).float()
+            strength = 0.1 * torch.rand(len(pixels), 1, 1, 1, generator=self.random, device=pixels.device)
+            noise = torch.randn(latents.shape, generator=self.random, device=pixels.device)
+            made: Tensor = self.autoencoder.decoder(latents + strength * noise)
+        return made.float().clamp(-1, 1)
+
+    def loss(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        small, large = inputs
+        made = self.net(small).float()
+        squared = F.mse_loss(made, large)
+        nearest = F.mse_loss(F.interpolate(small, scale_factor=2), large)
+        edges = sum((F.l1_loss(made.diff(dim=d), large.diff(dim=d)) for d in (2, 3)), squared.new_zeros(()))
+        loss = F.l1_loss(made, large) + edges
+        return loss, torch.stack((-10 * squared.log10(), -10 * nearest.log10(), loss))
+
+    def averaged(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        return weights
