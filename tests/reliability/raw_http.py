@@ -84,7 +84,7 @@ class Connection:
         reader.send(h11.Request(method=method, target="/", headers=[("host", "x")]))
         reader.send(h11.EndOfMessage())
         answer = Answer(method)
-        ended = False
+        ended = leaving = False
         if rest:
             reader.receive_data(rest)
         self._socket.settimeout(self._timeout_s if patient else _PATIENCE_S)
@@ -93,7 +93,8 @@ class Connection:
                 event = reader.next_event()
             except h11.RemoteProtocolError as error:
                 self.close()
-                if ended and not answer.status:
+                # Whoever closes the sending side is taken for gone, and a stream to them is cut: that is no answer.
+                if ended and (leaving or not answer.status):
                     return None, b"", False
                 answer.broken = f"not HTTP: {error}"
                 return answer, b"", False
@@ -118,6 +119,7 @@ class Connection:
                     self._socket.settimeout(self._timeout_s)
                     try:
                         self._socket.shutdown(socket.SHUT_WR)
+                        leaving = True
                         continue
                     except OSError:
                         data = b""
