@@ -55,7 +55,7 @@ PLANS = {
             "autoencoder": StagePlan(0.2, 8, 1e-3),
             "decoder": StagePlan(0.06, 8, 8e-4),
             "text": StagePlan(0.2, 64, 1.5e-3),
-            "unet": StagePlan(0.6, 32, 1.2e-3),
+            "unet": StagePlan(0.6, 32, 6e-4),  # weights that had come to rest would be shaken for most of a short run
             "upscaler": StagePlan(0.07, 8, 1e-3),
         },
         margin_s=45,

@@ -32,6 +32,7 @@ NEEDS = {"decoder": ("autoencoder",), "text": ("autoencoder",), "unet": ("autoen
 MAKES = {"autoencoder": "autoencoder", "text": "text_encoder", "unet": "unet", "upscaler": "upscaler"}
 PAIRS = 32  # on a sheet of true pictures and what was made of them
 SHEET_SHARE = 0.1  # of the time, that sheets may take
+PICTURED = ("unet", "autoencoder", "upscaler")  # networks whose work can be seen, the one that is asked for first
 Net = TypeVar("Net", bound=nn.Module)
 
 
@@ -61,7 +62,7 @@ class Session:
         self.kept: dict[str, dict[str, Tensor]] = {}  # what the checkpoint holds of each
         self.watched: dict[int, Tensor] = {}  # token ids of the sheet's prompts
         self.saved = self.drawn = 0.0  # when; as of the clock
-        self.sheet_took = 0.0
+        self.took: dict[str, float] = {}  # seconds for the last sheet of each network
 
     def resume(self, given: Checkpoint) -> None:
         """Take what fits of given weights, and tell what did not."""
@@ -131,8 +132,8 @@ class Session:
         net = self._net("unet", UNet).train()
         return UNetStage(course, net, autoencoder, self.table(), self.plan.cells, told)
 
-    def learn(self, name: str, clock: Clock, share: float) -> None:
-        """Run one stage in its share of what is left of the time; its averaged weights are the network's afterwards."""
+    def learn(self, name: str, clock: Clock, share: float) -> str:
+        """Run one stage in its share of what is left; returns the network, which has the averaged weights then."""
         stage = self.stage(name)
         stage.draw(0.0)  # the first batch takes longest
         seconds = share * (clock.left - self.plan.margin_s)
@@ -144,15 +145,16 @@ class Session:
                 self._keep(learner, before)
                 self.save()
                 self.saved = clock.now()
-            due = clock.now() - self.drawn > max(self.plan.sheet_s, self.sheet_took / SHEET_SHARE)
-            if due and clock.left > self.sheet_needs():
+            due = clock.now() - self.drawn > max(self.plan.sheet_s, self.took.get(stage.network, 0) / SHEET_SHARE)
+            if due and clock.left > self.sheet_needs(stage.network):
                 self._keep(learner, before)
-                self.draw_sheet(name, clock.now)
+                self.draw_sheet(stage.network, clock.now)
                 self.drawn = clock.now()
 
         learner.run(clock, seconds, between)
         self._keep(learner, before)
         print(f"{name}: {learner.seen} samples learnt from, {self.seen[stage.network]} in all", flush=True)
+        return stage.network
 
     def _keep(self, learner: Learner, before: int) -> None:
         """Take over the averaged weights of a stage that is under way, unless they are broken."""
@@ -171,18 +173,23 @@ class Session:
         seen = {name: self.seen.get(name, 0) for name in self.kept}
         return checkpoint.save(self.output, Checkpoint(self.kept, shapes, seen, self.vocabulary))
 
-    def sheet_needs(self) -> float:
+    def sheet_needs(self, network: str) -> float:
         """Seconds that must be left for a sheet that is not the last: it must not cost a later stage its time."""
-        return self.sheet_took / SHEET_SHARE + self.plan.margin_s
+        return self.took.get(network, 0) / SHEET_SHARE + self.plan.margin_s
 
-    def draw_sheet(self, stage: str, now: Callable[[], float]) -> None:
-        """Draw the contact sheet over the last one: what the stage has come to."""
-        began, path = now(), self.output / "sheet.png"
-        if stage in ("autoencoder", "decoder", "upscaler"):
-            sheet.of_pairs(*self._pairs(stage), path)
-        elif stage == "unet" and "unet" in self.nets:
+    def draw_sheet(self, network: str, now: Callable[[], float]) -> None:
+        """Draw the network's contact sheet over its last one: what it has come to. Of the text encoder there is none.
+
+        Each network has its own: the last stage's, which shows what few ask for, once lay over the UNet's.
+        """
+        if network not in PICTURED or network not in self.nets:
+            return
+        began, path = now(), self.output / f"sheet-{network}.png"
+        if network == "unet":
             sheet.of_watched(self._draw, self.names, path)
-        self.sheet_took = now() - began
+        else:
+            sheet.of_pairs(*self._pairs(network), path)
+        self.took[network] = now() - began
 
     @torch.no_grad()
     def _draw(self, labels: Tensor, cells: tuple[int, int]) -> Tensor:
@@ -204,14 +211,14 @@ class Session:
         return made
 
     @torch.no_grad()
-    def _pairs(self, stage: str) -> tuple[Tensor, Tensor]:
+    def _pairs(self, network: str) -> tuple[Tensor, Tensor]:
         """True pictures, and what the autoencoder, and the upscaler after it, made of them."""
-        autoencoder, scale = self._net("autoencoder", Autoencoder), 2 if stage == "upscaler" else 1
+        autoencoder, scale = self._net("autoencoder", Autoencoder), 2 if network == "upscaler" else 1
         true = self.maker.draw(PAIRS, scale=scale, several=0.5).pixels
         small = nn.functional.avg_pool2d(true, scale) if scale > 1 else true
         with runtime.autocast(self.device):
             made = autoencoder.decoder(autoencoder.encoder(small)).float().clamp(-1, 1)
-            if stage == "upscaler":
+            if network == "upscaler":
                 made = 2 * self._net("upscaler", Upscaler)((made + 1) / 2).float() - 1
         return true, made
 

@@ -17,7 +17,7 @@ from .plans import MORE, NEW, PLANS, STAGES, Plan
 from .runtime import Clock
 from .samples.archive import Archive
 from .samples.maker import SampleMaker
-from .session import SEED, Session
+from .session import PICTURED, SEED, Session
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -47,17 +47,22 @@ def run(session: Session, stages: list[str], clock: Clock) -> None:
     """Run the stages in what is left of the clock, less the margin in which the last files are written."""
     session.prepare(stages)
     shares = {name: session.plan.stages[name].share for name in stages}
+    learnt: set[str] = set()
     for n, name in enumerate(stages):
         if clock.left <= session.plan.margin_s:
             print(f"no time for {', '.join(stages[n:])}", flush=True)
             break
-        session.learn(name, clock, shares[name] / sum(shares[later] for later in stages[n:]))
+        network = session.learn(name, clock, shares[name] / sum(shares[later] for later in stages[n:]))
         size = session.save()
         print(f"saved {size / 1e6:.1f} MB in {session.output}; {clock.shown()}", flush=True)
-        last = name == stages[-1]
-        needed = session.sheet_took + session.plan.margin_s / 2 if last else session.sheet_needs()
-        if clock.left > needed:
-            session.draw_sheet(name, clock.now)
+        learnt.add(network)
+        if name != stages[-1] and clock.left > session.sheet_needs(network):
+            session.draw_sheet(network, clock.now)
+    # Nothing waits any more: what the run has come to, as far as time is left beside half of the margin.
+    for network in PICTURED:
+        needed = session.took.get(network, 0) + session.plan.margin_s / 2
+        if network in learnt and clock.left > needed:
+            session.draw_sheet(network, clock.now)
     print(f"the end; {clock.shown()}", flush=True)
 
 
@@ -85,7 +90,7 @@ def _seed(given: Checkpoint | None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="training.train", description=__doc__)
     parser.add_argument("--art", type=Path, required=True, help="the archive that training.pack writes")
-    parser.add_argument("--output", type=Path, required=True, help="folder of the checkpoint and the contact sheet")
+    parser.add_argument("--output", type=Path, required=True, help="folder of the checkpoint and the contact sheets")
     parser.add_argument("--minutes", type=float, required=True, help="when to end, all writing included")
     parser.add_argument("--plan", choices=PLANS, default="cpu")
     parser.add_argument("--stages", type=_stages, help=f"some of {','.join(STAGES)}; else all that the weights ask for")
