@@ -158,7 +158,8 @@ def make_spec(
     strength = _first(fields.strength, None, strengths[fields.input_fidelity or "low"])
     steps = fields.num_inference_steps or preset.steps or min(model.family.steps, model.entry.max_steps)
     if varied and not model.family.by_instruction:
-        steps = _varied_steps(fields, steps, strength)
+        steps = min(_varied_steps(fields, steps, strength), model.entry.max_steps)
+        strength = strength if int(steps * strength) else min(1.0, 1 / steps + 1e-9)  # where max_steps allows no more
     scheduler = fields.scheduler or preset.scheduler
     _check_lcm(steps, scheduler, strength if sources.images else 1.0, model)
     # An edit draws the last strength × steps of its steps; a pipeline with none left fails.

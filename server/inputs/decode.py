@@ -128,6 +128,8 @@ def _open(container: Container) -> tuple[Image.Image, Image.Image | None]:
         case "I;16":
             # the high bytes: Pillow's own conversion saturates everything above 255
             colour = Image.frombytes("L", image.size, image.tobytes()[1::2])
+            if not colour.getbbox():  # an array of 0 to 255 saved as 16 bits: nearly black, and not nothing
+                colour = Image.frombytes("L", image.size, image.tobytes()[0::2]).point([0] + [1] * 255)
         case "1":
             colour = image.convert("L")
         case "P":

@@ -77,6 +77,18 @@ def test_a_variation_in_one_step_is_refused_by_what_was_sent(paper_servers: Pape
     assert [(drawing.spec.steps, drawing.spec.strength) for drawing in paper.worker.drawings] == [(2, 0.6), (1, 1)]
 
 
+def test_a_variation_takes_no_more_steps_than_the_model_may(paper_servers: PaperServers, tmp_path: Path) -> None:
+    """Of a model that may take one step, two were drawn."""
+    file = tmp_path / "models.yaml"
+    weights = ROOT / "weights" / "darkroom-mini"
+    file.write_text(f"default: own\nmodels:\n  own: {{ path: {weights}, max_steps: 1 }}\n")
+    paper = paper_servers.open(models=file)
+    with paper.client() as client:
+        answer = client.post("/v1/images/variations", files={"image": ("x", png(scene(60, 60)))})
+    assert answer.status_code == 200, answer.text
+    assert [(drawing.spec.steps, drawing.spec.strength) for drawing in paper.worker.drawings] == [(1, 1.0)]
+
+
 def test_holes_are_no_mask_for_a_variation(paper: Paper) -> None:
     source = scene(60, 60).convert("RGBA")
     source.putalpha(right_half(60, 60))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import struct
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -9,7 +11,7 @@ from PIL import Image
 from pipelines.spec import Pixels
 from server.errors import BadImage
 from server.inputs.decode import decode_mask
-from tests.unit.inputs.picture_files import LIMITS, encoded
+from tests.unit.inputs.picture_files import GREY, LIMITS, encoded, png
 
 SIDE = 64
 
@@ -109,3 +111,10 @@ def test_a_mask_of_zeros_and_ones_is_refused(white: int) -> None:
     assert caught.value.param == "mask"
     assert read(Image.fromarray(half * 0)).max() == 0  # black all over says nothing else
     assert read(Image.fromarray(half * (255 // white))).max() == 255
+
+
+def test_a_mask_of_0_and_255_in_16_bits_is_refused() -> None:
+    """Of such samples the high bytes are all 0: the mask covered nothing, and nobody was told."""
+    rows = [struct.pack(f">{SIDE}H", *([0] * (SIDE // 2) + [255] * (SIDE // 2)))] * SIDE
+    with pytest.raises(BadImage, match="counts as black"):
+        decode_mask(png(SIDE, SIDE, GREY, rows, depth=16), limits=LIMITS, param="mask")
