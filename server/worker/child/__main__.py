@@ -13,6 +13,9 @@ import signal
 import socket
 import sys
 import threading
+from importlib.metadata import version
+
+from pipelines.models import allocator
 
 # Before any import that reads them: nothing is ever fetched, nothing is ever reported.
 os.environ.update(
@@ -31,6 +34,7 @@ if __name__ == "__main__":
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal: the front drains
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as service managers send it to all processes of a service
+    os.environ.update(allocator.settings(version("torch"), os.environ))
 
 import torch
 

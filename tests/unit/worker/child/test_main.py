@@ -7,6 +7,8 @@ import os
 import subprocess
 import sys
 
+import pytest
+
 from tests.running import ROOT
 
 # Stops at the first import of a library that reads the environment, and shows what it would have read.
@@ -33,3 +35,28 @@ def test_libraries_are_told_to_stay_offline_before_the_first_of_them_is_imported
     assert seen["first"] == "torch"
     for name in ("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"):
         assert seen[name] == "1"
+
+
+STOP_AT_TORCH = """
+import importlib.metadata, json, os, runpy, sys
+
+class Stop:
+    def find_spec(self, name, path=None, target=None):
+        if name == "torch":
+            print(json.dumps(dict(os.environ)))
+            raise SystemExit(0)
+
+importlib.metadata.version = lambda name: "2.11.0"
+sys.meta_path.insert(0, Stop())
+runpy.run_module("server.worker.child", run_name="__main__")
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="nowhere else do they exist")
+def test_segments_can_grow_from_the_first_allocation_on() -> None:
+    """An allocator reads its settings once: three times what was in use was reserved."""
+    outside = {name: value for name, value in os.environ.items() if not name.endswith("ALLOC_CONF")}
+    done = subprocess.run(
+        [sys.executable, "-c", STOP_AT_TORCH], capture_output=True, text=True, cwd=ROOT, env=outside, check=True
+    )
+    assert json.loads(done.stdout)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
