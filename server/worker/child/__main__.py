@@ -92,9 +92,7 @@ def main() -> None:
     try:
         with socket.socket(fileno=arguments.fd) as sock:
             serve(sock, arguments.device)
-    except OSError:
-        code = 1  # the front is gone
-    except Exception:
+    except Exception:  # OSErrors too: one that is not the link's was taken for a front that is gone, and never told
         log.exception("worker failed")
         code = 1
     # At once: a thread that still waits would keep the process for ever, and Python takes seconds to unload torch.

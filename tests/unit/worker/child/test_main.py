@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import socket
 import subprocess
 import sys
+import threading
 
 import pytest
 
+from server.worker.child.link import Link
 from tests.running import ROOT
 
 # Stops at the first import of a library that reads the environment, and shows what it would have read.
@@ -60,3 +63,34 @@ def test_segments_can_grow_from_the_first_allocation_on() -> None:
         [sys.executable, "-c", STOP_AT_TORCH], capture_output=True, text=True, cwd=ROOT, env=outside, check=True
     )
     assert json.loads(done.stdout)["PYTORCH_ALLOC_CONF"] == "expandable_segments:True"
+
+
+def test_a_failure_of_the_worker_is_not_taken_for_a_front_that_is_gone(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A file that was missing was an OSError, as a broken link is: workers were started for ever, in silence."""
+    from server.worker.child import __main__ as child
+
+    def fail(*_: object) -> None:
+        raise FileNotFoundError("/proc/meminfo")
+
+    ours, theirs = socket.socketpair()
+    codes: list[int] = []
+    monkeypatch.setattr(child, "serve", fail)
+    monkeypatch.setattr(child, "configure_logging", lambda *_, **__: None)
+    monkeypatch.setattr(threading, "excepthook", threading.excepthook)
+    monkeypatch.setattr(os, "_exit", codes.append)
+    monkeypatch.setattr(sys, "argv", ["child", "--fd", str(theirs.detach()), "--device", "cpu"])
+    with ours:
+        child.main()
+    assert codes == [1]
+    assert "FileNotFoundError" in caplog.text
+
+
+def test_a_link_that_breaks_is_a_front_that_is_gone() -> None:
+    ours, theirs = socket.socketpair()
+    link = Link(theirs)
+    theirs.close()
+    assert link.receive() is None
+    link.close()
+    ours.close()
