@@ -104,36 +104,31 @@ async def test_a_worker_is_killed_without_asking_first_how_it_ended(monkeypatch:
         assert await process.wait() == -signal.SIGKILL
 
 
+GARBLED = UP.replace("time.sleep(1)", "link.sendall(bytes([0, 0, 0, 1, 0xC1])); time.sleep(600)")
+
+
 @pytest.mark.anyio
 async def test_a_killed_worker_has_ended_before_another_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The driver still held its memory: the next one took what was left for the whole device, for its whole life."""
-    ended: list[int | None] = []
-    async with started(monkeypatch, UP.replace("sleep(1)", "sleep(600)")) as worker:
+    ends: list[int | None] = []
+    kill = LocalWorker._kill
+
+    def kill_late(worker: LocalWorker) -> None:
+        """The end of a process that holds a device takes a while."""
+        asyncio.get_running_loop().call_later(0.3, kill, worker)
+
+    monkeypatch.setattr(LocalWorker, "_kill", kill_late)
+    async with started(monkeypatch, GARBLED) as worker:
         async with asyncio.timeout(30):
-            while not worker.up:  # noqa: ASYNC110, it is told by nobody
+            while worker._process is None:  # noqa: ASYNC110, it is told by nobody
                 await asyncio.sleep(0.01)
-        first = worker._process
-        assert first is not None
-        command = interpreter.python
+            first, command = worker._process, interpreter.python
 
-        def look(module: str) -> list[str]:
-            ended.append(first.returncode)
-            return command(module)
+            def look(module: str) -> list[str]:
+                ends.append(first.returncode)
+                return command(module)
 
-        monkeypatch.setattr(interpreter, "python", look)
-        kill, killed = worker._kill, asyncio.Event()
-
-        def kill_late() -> None:
-            """The end of a process that holds a device takes a while."""
-            if not killed.is_set():
-                killed.set()
-                asyncio.get_running_loop().call_later(0.3, kill)
-
-        monkeypatch.setattr(worker, "_kill", kill_late)
-        assert worker._writer is not None
-        worker._writer.transport.abort()
-        async with asyncio.timeout(30):
-            while not ended:  # noqa: ASYNC110
+            monkeypatch.setattr(interpreter, "python", look)
+            while not ends:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
-        assert ended[0] == -signal.SIGKILL
-        monkeypatch.setattr(worker, "_kill", kill)
+    assert ends[0] == -signal.SIGKILL
