@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from greenlet import getcurrent, greenlet
 
-from pipelines.engine import thread_state
+from pipelines.engine import noise, thread_state
 from pipelines.engine.adapters import Share
 from pipelines.engine.arguments import call_arguments
 from pipelines.engine.call import Call, History
@@ -101,7 +101,8 @@ class Run:
             for shared in model.shared_modules.values():
                 shared.forget()
         view = bind(pipeline, self, modules=model.shared_modules, scheduler=spec.scheduler, embeddings=self._embeddings)
-        drawn: torch.Tensor = view(**call_arguments(view, model.family, spec, self.drawing.seeds)).images
+        with noise.in_float32(pipeline.components.values()):
+            drawn: torch.Tensor = view(**call_arguments(view, model.family, spec, self.drawing.seeds)).images
         return drawn
 
     def _require_wanted(self) -> None:
@@ -129,7 +130,8 @@ class Run:
         if module is not None and self.model.adapters:
             wanted = [Share(1, self.drawing.spec.adapters)]
             self._counts["adapter_switches"] += self.model.adapters.use(module, wanted)
-        return work()
+        with noise.suspended():
+            return work()
 
     def adapters(self, module: torch.nn.Module) -> Hashable:
         return self.model.adapters.of(module, self.drawing.spec.adapters)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from pipelines.engine import noise
 from pipelines.engine.collate import Part, Path, Signature
 from pipelines.engine.cost import BUCKETS, StepCost, bucket
 from pipelines.engine.ragged import RAGGED
@@ -123,7 +124,8 @@ def find_shared_modules(components: dict[str, Any]) -> dict[int, SharedModule]:
         elif not casts_itself(component):
             decoder: Any = component
             plain = type(component).__name__.startswith(_PLAIN_DECODERS)
-            found[id(component)] = SharedModule(name, component, decoder.decode, stage, ignores_generator=plain)
+            decode = decoder.decode if plain else noise.drawing(decoder.decode)
+            found[id(component)] = SharedModule(name, component, decode, stage, ignores_generator=plain)
     return found
 
 

@@ -35,7 +35,7 @@ from pipelines.facts import folder as model_folder
 from pipelines.facts.component import INDEX
 from pipelines.facts.families import Family, FamilyTable
 from pipelines.facts.folder import Part
-from pipelines.models import processors, tuning
+from pipelines.models import allocator, processors, tuning
 from pipelines.models.tokens import TokenCounter
 from pipelines.plan import ModelPlan
 from pipelines.spec import Task
@@ -108,8 +108,8 @@ class LoadedModel:
         return int(_on_device(self.plan, self.device, self._sizes()))
 
     def host_bytes(self) -> int:
-        """Bytes of host memory that the weights take after ``move``: pinned memory comes in powers of two."""
-        return sum(1 << (size - 1).bit_length() for size in self._sizes() if size)
+        """Bytes of host memory that the weights take after ``move``."""
+        return sum(map(allocator.pinned_bytes, self._sizes()))
 
     def move(self, device: torch.device) -> None:
         """Bring the weights to ``device``. No run may be using them."""

@@ -52,9 +52,9 @@ def _float8() -> Any:
 def place(pipeline: Any, plan: ModelPlan, device: torch.device) -> None:
     """Bring a pipeline to its device, with what is faster there."""
     if device.type == "cuda":
-        # Tensor cores for what stays in float32; convolutions pick their fastest kernel once per shape.
+        # Tensor cores for what stays in float32. No cuDNN search and no channels-last: an engine's batches have ever
+        # other shapes, each of which was searched for seconds, in each thread, for kernels no faster (docs/gpu.md).
         torch.set_float32_matmul_precision("high")
-        torch.backends.cudnn.benchmark = True
     if plan.offload and device.type == "cuda":
         # Groups of layers come to the device just before they run; the copy overlaps the compute on a stream.
         pipeline.enable_group_offload(
@@ -72,8 +72,6 @@ def _speed_up(pipeline: Any, plan: ModelPlan) -> None:
         module: Any = getattr(pipeline, name, None)
         if not isinstance(module, torch.nn.Module):
             continue
-        if name == "unet":  # convolutions run faster with channels last; transformers have next to none
-            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         if plan.fuse_qkv and hasattr(module, "fuse_qkv_projections"):
             model: Any = module
             model.fuse_qkv_projections()

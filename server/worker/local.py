@@ -32,6 +32,7 @@ log = logging.getLogger("darkroom.worker")
 _FIRST_BACKOFF_S = 0.5
 _MAX_BACKOFF_S = 30.0
 _STEADY_S = 60.0  # a worker that lived this long has earned a quick restart
+_KILL_TIMEOUT_S = 60.0  # for a killed child to end
 _START_TIMEOUT_S = 120.0  # for the child to import torch and say hello
 
 
@@ -169,6 +170,7 @@ class LocalWorker:
                 self._kill()
             if self._stopping:
                 return
+            await self._wait_for_end()
             if not came_up:
                 # Said, and answered with 503, until one comes up: a fault of the installation does not pass by itself.
                 self.start_failure = f"The worker ended while it started ({end}); the server's log says why."
@@ -283,6 +285,15 @@ class LocalWorker:
                 # Not its send_signal, which asks the system first how the process ended. Then asyncio, which asks too,
                 # is told nothing: it writes a warning, and takes 255 for the exit code.
                 os.kill(self._process.pid, signal.SIGKILL)
+
+    async def _wait_for_end(self) -> None:
+        """Wait for a child that was killed: until it has ended the driver holds its memory, and the next would find
+        the device full."""
+        if self._process is not None and self._process.returncode is None:
+            try:
+                await asyncio.wait_for(self._process.wait(), timeout=_KILL_TIMEOUT_S)
+            except TimeoutError:  # inside the driver, where no signal reaches it
+                log.error("killed worker does not end", extra={"pid": self._process.pid})
 
     def _worker_lost(self) -> None:
         for pending in self._pending.values():

@@ -13,6 +13,9 @@ import signal
 import socket
 import sys
 import threading
+from importlib.metadata import version
+
+from pipelines.models import allocator
 
 # Before any import that reads them: nothing is ever fetched, nothing is ever reported.
 os.environ.update(
@@ -31,6 +34,7 @@ if __name__ == "__main__":
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal: the front drains
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as service managers send it to all processes of a service
+    os.environ.update(allocator.settings(version("torch"), os.environ))
 
 import torch
 
@@ -88,9 +92,7 @@ def main() -> None:
     try:
         with socket.socket(fileno=arguments.fd) as sock:
             serve(sock, arguments.device)
-    except OSError:
-        code = 1  # the front is gone
-    except Exception:
+    except Exception:  # OSErrors too: one that is not the link's was taken for a front that is gone, and never told
         log.exception("worker failed")
         code = 1
     # At once: a thread that still waits would keep the process for ever, and Python takes seconds to unload torch.

@@ -93,3 +93,16 @@ def test_a_vae_that_cannot_tile_or_would_tile_every_picture_is_left_alone() -> N
         tuning._tile(SimpleNamespace(vae=vae))
     assert not tiny.use_tiling
     tuning._tile(SimpleNamespace())
+
+
+def test_a_cuda_device_searches_for_no_kernels_and_keeps_the_layout(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On an H200 each thread searched each number of rows and size for 1 to 3 s, for kernels that were no faster, and
+    channels-last made the denoiser 5 to 8 % slower."""
+    monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
+    monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
+    unet = torch.nn.Conv2d(4, 4, 3)
+    pipeline = SimpleNamespace(unet=unet, to=lambda device: None)
+    plan: Any = SimpleNamespace(offload=False, fuse_qkv=False, compile=False)
+    tuning.place(pipeline, plan, torch.device("cuda"))
+    assert not torch.backends.cudnn.benchmark
+    assert unet.weight.is_contiguous()
