@@ -245,9 +245,13 @@ class LocalWorker:
                 self.models.told(key, ModelState(place), reason)
             case protocol.Checked(key, shared, reason):
                 self.models.checked(key, shared, reason)
-            case protocol.Tally(counts):
+            case protocol.Tally(counts, memory):
                 for name, value in counts.items():
                     self._metrics.engine.labels(name).set(value)
+                for name in memory.keys() & {"in_use", "reserved"}:
+                    self._metrics.device_memory.labels(name).set(memory[name])
+                if "out_of_memory" in memory:
+                    self._metrics.device_out_of_memory.labels(self.device).set(memory["out_of_memory"])
             case protocol.Started():
                 pass
             case protocol.Progress(job_id, done, of, news):

@@ -72,9 +72,11 @@ class Checked(msgspec.Struct, frozen=True, tag=True):
 
 
 class Tally(msgspec.Struct, frozen=True, tag=True):
-    """The engine's counters since the worker started: forwards, rows, and every fallback."""
+    """The engine's counters since the worker started: forwards, rows, and every fallback; and the device's memory,
+    empty for one that does not say."""
 
     counts: dict[str, int]
+    memory: dict[str, int] = {}  # in_use and reserved, in bytes; out_of_memory, how often
 
 
 class Started(msgspec.Struct, frozen=True, tag=True):
