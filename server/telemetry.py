@@ -125,6 +125,18 @@ class Metrics:
             ["counter"],
             registry=self.registry,
         )
+        self.device_memory = Gauge(
+            "darkroom_device_memory_bytes",
+            "Device memory of the worker: in_use by weights and pictures, reserved from the device; not on the CPU",
+            ["kind"],
+            registry=self.registry,
+        )
+        self.device_out_of_memory = Gauge(
+            "darkroom_device_out_of_memory",
+            "How often the device had no room, since the worker started; not on the CPU",
+            ["device"],
+            registry=self.registry,
+        )
         self.model_ready = Gauge(
             "darkroom_model_ready", "1 when the model can be served", ["model"], registry=self.registry
         )

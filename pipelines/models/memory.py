@@ -16,29 +16,60 @@ from pipelines.models import allocator
 
 WORKING_SHARE = 0.25  # of a device's memory: kept for latents, activations and decoding
 _HOST_SHARE = 0.5  # of free host memory: for models that had to leave the device
+_STATS = {
+    "in_use": "allocated_bytes.all.current",
+    "reserved": "reserved_bytes.all.current",
+    "out_of_memory": "num_ooms",
+}
 _UNKNOWN_BYTES = 8 << 30  # of a host that does not say
 
 
 def measure_budget(device: torch.device) -> tuple[int, int]:
     """Bytes for models on ``device``, and of host memory for models that left it, from what is free now."""
     host = free_host_bytes()
-    if device.type == "cuda":
+    if has_memory(device):
         return device_budget(device, 0), int(host * _HOST_SHARE)
     return host, 0
 
 
+def has_memory(device: torch.device) -> bool:
+    """Has a device memory of its own, and does torch tell how much of it is free?"""
+    return device.type in ("cuda", "xpu")
+
+
 def device_budget(device: torch.device, resident: int) -> int:
-    """Bytes for models on a CUDA device that holds ``resident`` bytes of them, from what is free now.
+    """Bytes for models on a CUDA or XPU device that holds ``resident`` bytes of them, from what is free now.
 
     What this process has beside them is activations, for which there is the working share. More than that is no longer
     anybody's to give.
     """
-    free, _ = torch.cuda.mem_get_info(device)
+    kind = getattr(torch, device.type)
+    free, _ = kind.mem_get_info(device)
     if allocator.is_async():  # CUDA's own pool: what torch calls reserved is not what it holds
         return int(free) + resident
-    ours = int(free) + torch.cuda.memory_reserved(device)
-    beside = torch.cuda.memory_allocated(device) - resident
+    ours = int(free) + int(kind.memory_reserved(device))
+    beside = int(kind.memory_allocated(device)) - resident
     return ours - max(0, beside - int(ours * WORKING_SHARE))
+
+
+def usage(device: torch.device) -> dict[str, int]:
+    """Bytes of a device's memory that are in use and that this process has reserved, and how often there was no room;
+    empty for a device that does not say."""
+    if device.type == "mps":
+        return {"in_use": torch.mps.current_allocated_memory(), "reserved": torch.mps.driver_allocated_memory()}
+    if device.type not in ("cuda", "xpu"):
+        return {}
+    stats = getattr(torch, device.type).memory_stats(device)
+    return {name: int(stats.get(key, 0)) for name, key in _STATS.items()}
+
+
+def give_back(device: torch.device) -> None:
+    """Give what torch keeps for later back to the device, and pinned memory to the host."""
+    if device.type == "cpu" or (device.type == "cuda" and not torch.cuda.is_available()):
+        return
+    getattr(torch, device.type).empty_cache()
+    if device.type == "cuda":
+        torch.accelerator.empty_host_cache()
 
 
 def free_host_bytes(root: Path = Path("/")) -> int:

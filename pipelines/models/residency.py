@@ -18,6 +18,7 @@ from typing import Protocol
 import torch
 
 from pipelines.errors import DrawError, LoadRefused, OutOfMemory, is_out_of_memory
+from pipelines.models import memory
 from pipelines.models.loader import LoadedModel
 from pipelines.models.memory import WORKING_SHARE
 from pipelines.plan import ModelPlan
@@ -145,8 +146,7 @@ class Residency:
             raise
         with self._changed:
             resident.place = Place.DEVICE
-        if torch.cuda.is_available():
-            torch.accelerator.empty_host_cache()
+        memory.give_back(self._device)
 
     def _make_room(self, size: int, coming: ModelPlan) -> None:
         """Evict until ``size`` more bytes fit. Raises LoadRefused if they never will."""
@@ -221,9 +221,7 @@ class Residency:
         del resident
         if place is Place.DISK:
             gc.collect()  # pipelines and their views are part of reference cycles: the weights would stay for now
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
-            torch.accelerator.empty_host_cache()
+        memory.give_back(self._device)
         log.info("model evicted", extra={"model": plan.key, "to": str(place)})
         self._watcher(plan.key, place, "", 0.0)
 

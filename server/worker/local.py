@@ -62,9 +62,12 @@ class LocalWorker:
         self._up = asyncio.Event()
         self._start_ended = asyncio.Event()  # the child is up, or has ended before it was
         self._stopping = False
+        self._refusal = ""  # of the last child, if it could not use the device
         self.start_failure = ""  # for the operator: how the last child ended, if it ended before it was up
         self.models = ModelStatuses(plans, metrics)
         self.device = ""
+        self.device_problem = ""  # for the operator: why it is not the device that the machine seems to have
+        self.on_refused: Callable[[str], None] = lambda reason: None  # the device that is set cannot be used here
 
     @property
     def up(self) -> bool:
@@ -173,7 +176,9 @@ class LocalWorker:
             await self._wait_for_end()
             if not came_up:
                 # Said, and answered with 503, until one comes up: a fault of the installation does not pass by itself.
-                self.start_failure = f"The worker ended while it started ({end}); the server's log says why."
+                self.start_failure = self._refusal or (
+                    f"The worker ended while it started ({end}); the server's log says why."
+                )
                 self._start_ended.set()
             self._metrics.worker_restarts.inc()
             if time.monotonic() - started > _STEADY_S:
@@ -184,6 +189,7 @@ class LocalWorker:
 
     async def _run_once(self) -> str:
         """Start one child and read its messages until it ends; how it ended."""
+        self._refusal = ""
         ours, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as until_open:
             until_open.callback(ours.close)  # of a child that cannot be started
@@ -218,8 +224,8 @@ class LocalWorker:
 
     async def _on_message(self, message: protocol.ToFront) -> None:
         match message:
-            case protocol.Hello(device, device_name, torch_version):
-                self.device = device
+            case protocol.Hello(device, device_name, torch_version, problem):
+                self.device, self.device_problem = device, problem
                 self.models.worker_up()
                 log.info("worker up", extra={"device": device, "device_name": device_name, "torch": torch_version})
                 for plan in filter(lambda plan: self.models.may_preload(plan.key), self._preload):
@@ -228,15 +234,24 @@ class LocalWorker:
                 self.start_failure = ""
                 self._up.set()
                 self._start_ended.set()
+            case protocol.Refused(reason):
+                self._refusal = reason
+                log.error("the device cannot be used", extra={"device": self._settings.device, "reason": reason})
+                if not self.device:  # a device that was there once may come back
+                    self.on_refused(reason)
             case protocol.Moved(key, place, reason):
                 if place == ModelState.BROKEN:
                     log.error("model cannot be served", extra={"model": key, "reason": reason})
                 self.models.told(key, ModelState(place), reason)
             case protocol.Checked(key, shared, reason):
                 self.models.checked(key, shared, reason)
-            case protocol.Tally(counts):
+            case protocol.Tally(counts, memory):
                 for name, value in counts.items():
                     self._metrics.engine.labels(name).set(value)
+                for name in memory.keys() & {"in_use", "reserved"}:
+                    self._metrics.device_memory.labels(name).set(memory[name])
+                if "out_of_memory" in memory:
+                    self._metrics.device_out_of_memory.labels(self.device).set(memory["out_of_memory"])
             case protocol.Started():
                 pass
             case protocol.Progress(job_id, done, of, news):

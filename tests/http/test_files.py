@@ -229,6 +229,9 @@ def test_readyz_says_that_no_worker_starts(paper_servers: PaperServers) -> None:
     paper = paper_servers.open()
     with paper.client() as client:
         assert client.get("/readyz").json()["worker"] == {"state": "up"}
+        paper.worker.device_problem = "The driver is too old."  # and it draws on the CPU
+        assert client.get("/readyz").json()["worker"] == {"state": "up", "reason": "The driver is too old."}
+        paper.worker.device_problem = ""
         paper.worker.up = paper.worker.settled = False
         assert client.get("/readyz").json()["worker"] == {"state": "starting"}
         paper.worker.start_failure = "The worker ended."

@@ -44,7 +44,7 @@ class Device:
             budget=budget,
             host_budget=host_budget,
             # Not on the CPU: weights there are files that the kernel counts as free memory.
-            measure=partial(memory.device_budget, device) if device.type == "cuda" else None,
+            measure=partial(memory.device_budget, device) if memory.has_memory(device) else None,
         )
         self._waiting_since: dict[str, float] = {}  # of drawings whose model is not loaded, by job (monotonic)
         self._failures: dict[ModelPlan, tuple[float, DrawError]] = {}  # of last loads, and when; the load thread's own
@@ -125,7 +125,7 @@ class Device:
     def _run_ended(self, drawing: Drawing) -> None:
         self._residency.unpin(drawing.plan)
         # Not the hits of the prompt cache: whoever reads /metrics could tell that another key has sent a prompt.
-        self._link.send(protocol.Tally(dict(self._engine.counts)))
+        self._link.send(protocol.Tally(dict(self._engine.counts), memory.usage(self._device)))
 
     def _load(self, plan: ModelPlan) -> LoadedModel:
         # On a thread that ends with it. OpenMP keeps helpers for every thread that has computed, and once there are
@@ -146,6 +146,8 @@ class Device:
 
     def _moved(self, key: str, place: residency.Place, reason: str, seconds: float) -> None:
         self._link.send(protocol.Moved(key, str(place), reason, round(seconds, 3)))
+        if usage := memory.usage(self._device):
+            self._link.send(protocol.Tally(dict(self._engine.counts), usage))
 
 
 def _fail_as_thread(future: Future[None]) -> None:

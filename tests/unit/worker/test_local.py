@@ -218,3 +218,19 @@ async def test_who_waits_for_a_model_that_ends_the_worker_is_no_suspect(children
         child.end(-11)
         lost = await asyncio.gather(*tasks, return_exceptions=True)
         assert [(type(error), error.begun) for error in lost] == [(WorkerLost, True), (WorkerLost, False)]  # type: ignore[union-attr]
+
+
+async def test_a_devices_memory_is_in_the_metrics_where_it_has_its_own(children: Children) -> None:
+    async with started([]) as worker:
+        child = await children.get()
+        child.say(HELLO)
+        value = worker._metrics.registry.get_sample_value
+        child.say(protocol.Tally({"unet_forwards": 3}))
+        await move(worker, child, "mini", "loading")
+        assert value("darkroom_engine", {"counter": "unet_forwards"}) == 3
+        assert value("darkroom_device_memory_bytes", {"kind": "in_use"}) is None  # the CPU
+        child.say(protocol.Tally({}, {"in_use": 5, "reserved": 8, "out_of_memory": 2}))
+        await move(worker, child, "mini", "ready")
+        assert value("darkroom_device_memory_bytes", {"kind": "in_use"}) == 5
+        assert value("darkroom_device_memory_bytes", {"kind": "reserved"}) == 8
+        assert value("darkroom_device_out_of_memory", {"device": "cpu"}) == 2

@@ -132,3 +132,34 @@ async def test_a_killed_worker_has_ended_before_another_starts(monkeypatch: pyte
             while not ends:  # noqa: ASYNC110
                 await asyncio.sleep(0.01)
     assert ends[0] == -signal.SIGKILL
+
+
+REFUSED = """if True:
+    import socket, sys
+    from server.worker import protocol
+    link = socket.socket(fileno=int(sys.argv[sys.argv.index("--fd") + 1]))
+    link.sendall(protocol.pack(protocol.Refused("the driver is too old")))
+"""
+
+
+@pytest.mark.anyio
+async def test_a_device_that_cannot_be_used_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with started(monkeypatch, REFUSED) as worker:
+        told: list[str] = []
+        worker.on_refused = told.append
+        with pytest.raises(Unavailable):
+            await draw(worker)
+        assert told[:1] == ["the driver is too old"]
+        assert worker.start_failure == "the driver is too old"
+
+
+@pytest.mark.anyio
+async def test_a_device_that_was_there_once_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card that is being reset comes back: its server must not end for good."""
+    told: list[str] = []
+    async with started(monkeypatch, UP.replace("sleep(1)", "sleep(0)"), REFUSED) as worker:
+        worker.on_refused = told.append
+        async with asyncio.timeout(30):
+            while worker.start_failure != "the driver is too old":  # noqa: ASYNC110, it is told by nobody
+                await asyncio.sleep(0.01)
+    assert not told

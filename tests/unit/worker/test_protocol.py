@@ -26,10 +26,11 @@ TO_WORKER: list[protocol.ToWorker] = [
     protocol.Stop(),
 ]
 TO_FRONT: list[protocol.ToFront] = [
-    protocol.Hello("cpu", "CPU", "2"),
+    protocol.Hello("cpu", "CPU", "2", "the driver is too old"),
+    protocol.Refused("the driver is too old"),
     protocol.Moved("m", "broken", "why", 1.5),
     protocol.Checked("m", False, "differs"),
-    protocol.Tally({"unet_forwards": 3}),
+    protocol.Tally({"unet_forwards": 3}, {"in_use": 1, "reserved": 2, "out_of_memory": 0}),
     protocol.Started("j"),
     protocol.Progress("j", 2, 9, 1),
     protocol.Previewed("j", 1, Picture(0, b"\x89PNG", "image/png", 8, 8, 5)),

@@ -94,3 +94,12 @@ def test_the_budget_at_start_leaves_half_of_the_host(monkeypatch: pytest.MonkeyP
     monkeypatch.setattr(memory, "free_host_bytes", lambda: 60 * GIB)
     assert memory.measure_budget(CUDA) == (23 * GIB, 30 * GIB)
     assert memory.measure_budget(torch.device("cpu")) == (60 * GIB, 0)
+
+
+def test_a_devices_use_is_what_torch_counts(monkeypatch: pytest.MonkeyPatch) -> None:
+    stats = {"allocated_bytes.all.current": 3, "reserved_bytes.all.current": 5, "num_ooms": 1, "other": 7}
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: stats)
+    assert memory.usage(CUDA) == {"in_use": 3, "reserved": 5, "out_of_memory": 1}
+    monkeypatch.setattr(torch.cuda, "memory_stats", lambda device: {})  # before the first allocation
+    assert memory.usage(CUDA) == {"in_use": 0, "reserved": 0, "out_of_memory": 0}
+    assert memory.usage(torch.device("cpu")) == {}
