@@ -16,7 +16,7 @@ import torch
 from pipelines.engine import collate
 from pipelines.engine.adapters import Share
 from pipelines.engine.call import Call
-from pipelines.errors import OutOfMemory, is_out_of_memory
+from pipelines.errors import OutOfMemory, is_device_lost, is_out_of_memory
 
 log = logging.getLogger("darkroom.engine")
 
@@ -41,9 +41,9 @@ class Batch:
         outputs = failure = None
         try:
             outputs = self._forward()
-        except torch.AcceleratorError:
-            raise  # the device is lost to this process, which ends; another takes its place
         except Exception as error:
+            if is_device_lost(error):
+                raise
             if not is_out_of_memory(error):
                 failure = _plain(error)
         if outputs is not None:
@@ -105,9 +105,9 @@ class Batch:
         try:
             with _autocast(self._autocast):
                 call.output = self._halved(call, 0, call.rows)
-        except torch.AcceleratorError:
-            raise
         except Exception as error:
+            if is_device_lost(error):
+                raise
             call.error = _plain(error)
 
     def _by_rows(self, call: Call, start: int, stop: int, most: int) -> Any:
@@ -142,8 +142,13 @@ class Batch:
         shared = self._shared
         shared.learned_rows[self.area] = max(1, shared.at_once(rows, self.area) // 2)
         log.warning("out of device memory", extra={"target": shared.name, "rows": rows, "area": self.area})
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_cached()
+
+
+def free_cached() -> None:
+    """Give back the device memory that torch keeps for later."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _autocast(dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:

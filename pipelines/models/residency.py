@@ -17,7 +17,7 @@ from typing import Protocol
 
 import torch
 
-from pipelines.errors import DrawError, LoadRefused, OutOfMemory, is_out_of_memory
+from pipelines.errors import DrawError, LoadRefused, OutOfMemory, is_device_lost, is_out_of_memory
 from pipelines.models.loader import LoadedModel
 from pipelines.plan import ModelPlan
 
@@ -25,7 +25,6 @@ log = logging.getLogger("darkroom.residency")
 
 _WORKING_SHARE = 0.25  # of the budget: kept for latents, activations and decoding
 _HOST_SHARE = 0.5  # of free host memory: for models that had to leave the device
-_CUDA_NO_MEMORY = 2  # cudaErrorMemoryAllocation: also what pinning host memory fails with, and no fault of the device
 
 
 class Place(StrEnum):
@@ -104,9 +103,9 @@ class Residency:
             self._watcher(plan.key, Place.LOADING, "", 0.0)
             try:
                 self._bring(plan)
-            except torch.AcceleratorError:
-                raise  # the device is lost to this process, which ends; another takes its place
             except Exception as error:  # whatever it was: nobody may wait for this model for ever
+                if is_device_lost(error):
+                    raise
                 if is_out_of_memory(error):
                     self._watcher(plan.key, Place.BROKEN, "the device has no room for it", time.monotonic() - started)
                     raise OutOfMemory("the device has no room for the model") from None
@@ -201,7 +200,7 @@ class Residency:
         try:
             self._residents[plan].model.move(torch.device("cpu"))
         except Exception as error:
-            if isinstance(error, torch.AcceleratorError) and getattr(error, "error_code", None) != _CUDA_NO_MEMORY:
+            if is_device_lost(error):
                 raise
             log.warning("no host memory for a model", extra={"model": plan.key, "error": type(error).__name__})
             return False

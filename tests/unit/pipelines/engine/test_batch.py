@@ -145,3 +145,48 @@ def test_a_lost_device_is_nobodys_error(shared: SharedModule, module: Doubling) 
     with pytest.raises(torch.AcceleratorError):
         run(one)
     assert one.error is None
+
+
+def driver_error() -> torch.AcceleratorError:
+    error = torch.AcceleratorError("CUDA error: out of memory")
+    error.error_code = 2  # type: ignore[attr-defined]
+    return error
+
+
+SHORTAGES: dict[str, Callable[[], Exception]] = {
+    "driver": driver_error,
+    "cublas": lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "cudnn": lambda: RuntimeError("GET was unable to find an engine to execute this computation"),
+}
+
+
+@pytest.mark.parametrize("spelling", SHORTAGES)
+@pytest.mark.parametrize("calls", [1, 4])
+def test_memory_that_torch_did_not_ask_for_halves_the_batch_too(
+    shared: SharedModule, module: Doubling, spelling: str, calls: int
+) -> None:
+    """The driver's shortage ended the worker, 3 of 3 jobs lost; cuBLAS's and cuDNN's were tried run by run."""
+
+    def refuse(sample: torch.Tensor) -> None:
+        if sample.shape[0] > 2:
+            raise SHORTAGES[spelling]()
+
+    module.refuse = refuse
+    made = [call(shared, *range(4)) for _ in range(calls)]
+    counts = run(*made)
+    assert [values(one) for one in made] == [[0, 2, 4, 6]] * calls
+    assert counts["retried_alone"] == 0
+    assert counts["out_of_memory"] >= 1
+
+
+def test_a_device_that_is_lost_after_a_shortage_is_lost(shared: SharedModule, module: Doubling) -> None:
+    """cuBLAS finds no handle on a lost device either."""
+
+    def refuse(sample: torch.Tensor) -> None:
+        if sample.shape[0] == 4:
+            raise SHORTAGES["cublas"]()
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    module.refuse = refuse
+    with pytest.raises(torch.AcceleratorError):
+        run(call(shared, 1, 2, 3, 4))
