@@ -129,6 +129,8 @@ class SharedModule:
         """Remember that the device had no room for a call of so many rows: half of them are tried next, or as many as
         fitted before one more was tried."""
         rows = self.at_once(rows, area)
+        if area not in self.learned_rows:
+            self._regrowth[area] = _Regrowth()
         regrowth = self._regrowth.setdefault(area, _Regrowth())
         if 0 < regrowth.fitted < rows:
             regrowth.patience = min(2 * regrowth.patience, _MAX_GROWTH_STEPS)
