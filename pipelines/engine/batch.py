@@ -16,7 +16,7 @@ import torch
 from pipelines.engine import collate
 from pipelines.engine.adapters import Share
 from pipelines.engine.call import Call
-from pipelines.errors import OutOfMemory, is_out_of_memory
+from pipelines.errors import OutOfMemory, is_device_lost, is_out_of_memory
 
 log = logging.getLogger("darkroom.engine")
 
@@ -41,12 +41,13 @@ class Batch:
         outputs = failure = None
         try:
             outputs = self._forward()
-        except torch.AcceleratorError:
-            raise  # the device is lost to this process, which ends; another takes its place
         except Exception as error:
+            if is_device_lost(error):
+                raise
             if not is_out_of_memory(error):
                 failure = _plain(error)
         if outputs is not None:
+            self._shared.note_fitted(sum(self.rows), self.area)
             for call, output in zip(self.calls, outputs, strict=True):
                 call.output = output
         elif failure is None:
@@ -69,7 +70,7 @@ class Batch:
         self._counts[f"{shared.name}_forwards"] += 1
         self._counts[f"{shared.name}_rows"] += sum(rows)
         with _autocast(self._autocast):
-            if len(self.calls) == 1 and not filling:
+            if len(self.calls) == 1 and (not filling or shared.at_once(rows[0], self.area) < rows[0]):
                 return [self._alone(self.calls[0])]
             arguments = [call.arguments for call in self.calls]
             if shared.ragged is not None:
@@ -90,7 +91,7 @@ class Batch:
     def _alone(self, call: Call) -> Any:
         most = self._shared.at_once(call.rows, call.area)
         if most < call.rows:
-            return self._by_rows(call, 0, call.rows, most)
+            return self._by_rows(call, most)
         return self._shared.function(*call.args, **call.kwargs)  # exactly the call that the pipeline made
 
     def _run_smaller(self) -> None:
@@ -104,18 +105,19 @@ class Batch:
         (call,) = self.calls
         try:
             with _autocast(self._autocast):
-                call.output = self._halved(call, 0, call.rows)
-        except torch.AcceleratorError:
-            raise
+                call.output = self._by_rows(call, _half(call.rows))
         except Exception as error:
+            if is_device_lost(error):
+                raise
             call.error = _plain(error)
 
-    def _by_rows(self, call: Call, start: int, stop: int, most: int) -> Any:
-        """The output of a call's rows from ``start`` to ``stop``, at most ``most`` of them together; fewer where they
-        do not fit. Raises OutOfMemory where not even one does."""
+    def _by_rows(self, call: Call, most: int) -> Any:
+        """A call's output, at most ``most`` of its rows together; fewer where they do not fit. Raises OutOfMemory where
+        not even one does."""
         outputs, counts = [], []
-        for low in range(start, stop, most):
-            high = min(low + most, stop)
+        low = 0
+        while low < call.rows:
+            high = min(low + most, call.rows)
             output = None
             try:
                 output = self._shared.function(
@@ -126,24 +128,32 @@ class Batch:
                     raise
             if output is None:  # once out of the handler, whose error holds what the failed forward made
                 self._note_full(high - low)
-                output = self._halved(call, low, high)
+                most = _half(high - low)
+                continue
             outputs.append(output)
             counts.append(high - low)
+            low = high
         return collate.join(outputs, counts, self._shared.output_parts)
-
-    def _halved(self, call: Call, start: int, stop: int) -> Any:
-        if stop - start == 1:
-            raise OutOfMemory("the device has no room for one row")
-        return self._by_rows(call, start, stop, (stop - start) // 2)
 
     def _note_full(self, rows: int) -> None:
         """Remember that the device had no room for so many rows, and free what can be freed."""
         self._counts["out_of_memory"] += 1
         shared = self._shared
-        shared.learned_rows[self.area] = max(1, shared.at_once(rows, self.area) // 2)
+        shared.note_full(rows, self.area)
         log.warning("out of device memory", extra={"target": shared.name, "rows": rows, "area": self.area})
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        free_cached()
+
+
+def _half(rows: int) -> int:
+    if rows == 1:
+        raise OutOfMemory("the device has no room for one row")
+    return rows // 2
+
+
+def free_cached() -> None:
+    """Give back the device memory that torch keeps for later."""
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def _autocast(dtype: torch.dtype | None) -> contextlib.AbstractContextManager[Any]:

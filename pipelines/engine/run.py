@@ -19,6 +19,7 @@ from greenlet import getcurrent, greenlet
 from pipelines.engine import noise, thread_state
 from pipelines.engine.adapters import Share
 from pipelines.engine.arguments import call_arguments
+from pipelines.engine.batch import free_cached
 from pipelines.engine.call import Call, History
 from pipelines.engine.embeddings import EmbeddingCache
 from pipelines.engine.model import Model
@@ -26,7 +27,7 @@ from pipelines.engine.shared import SharedModule
 from pipelines.engine.sink import Sink
 from pipelines.engine.thread_state import ThreadState
 from pipelines.engine.view import bind
-from pipelines.errors import Cancelled, DrawError, OutOfMemory, is_out_of_memory
+from pipelines.errors import Cancelled, DrawError, OutOfMemory, is_device_lost, is_out_of_memory
 from pipelines.plan import Drawing
 
 log = logging.getLogger("darkroom.engine")
@@ -81,9 +82,9 @@ class Run:
             self._sink.drawn(self.drawing, self._draw())
         except DrawError as error:
             self._sink.failed(self.drawing, error)
-        except torch.AcceleratorError:
-            raise  # the device is lost to this process
         except Exception as error:
+            if is_device_lost(error):
+                raise
             if is_out_of_memory(error):
                 self._sink.failed(self.drawing, OutOfMemory("the device has no room for this picture"))
             else:
@@ -131,6 +132,15 @@ class Run:
             wanted = [Share(1, self.drawing.spec.adapters)]
             self._counts["adapter_switches"] += self.model.adapters.use(module, wanted)
         with noise.suspended():
+            try:
+                return work()
+            except Exception as error:
+                if not is_out_of_memory(error):
+                    raise
+            # Once out of the handler, whose error holds what the failed forward made. It cannot be cut, but what torch
+            # keeps for batches that are over may be all that is in its way.
+            self._counts["out_of_memory"] += 1
+            free_cached()
             return work()
 
     def adapters(self, module: torch.nn.Module) -> Hashable:

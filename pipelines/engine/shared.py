@@ -15,7 +15,7 @@ import torch
 
 from pipelines.engine import noise
 from pipelines.engine.collate import Part, Path, Signature
-from pipelines.engine.cost import BUCKETS, StepCost, bucket
+from pipelines.engine.cost import BUCKETS, MAX_ROWS, StepCost, bucket
 from pipelines.engine.ragged import RAGGED
 
 DENOISERS = ("unet", "transformer", "transformer_2")  # the largest component of a pipeline, called at every step
@@ -24,6 +24,7 @@ DENOISERS = ("unet", "transformer", "transformer_2")  # the largest component of
 _PLAIN_DECODERS = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
 _UNMEASURED_ROWS = 16
 _DECODE_ROWS = 8  # decoding takes far more memory a row than a denoiser step
+_GROWTH_STEPS, _MAX_GROWTH_STEPS = 50, 1600  # without a shortage of memory, until one more row is tried
 _DECODE_PIXELS = 2 * 1024 * 1024  # of all rows of a decode: 8 of 512 x 512, 2 of 1024 x 1024
 
 
@@ -49,6 +50,15 @@ class _Key:
     __slots__ = ("__weakref__",)
 
 
+@dataclass
+class _Regrowth:
+    """How rows that a shortage of memory bounded come back."""
+
+    patience: int = _GROWTH_STEPS
+    steps: int = 0  # that fitted since rows were last learned
+    fitted: int = 0  # the most rows of these
+
+
 @dataclass(eq=False)
 class SharedModule:
     """One method of one module that several runs may call as one."""
@@ -64,6 +74,7 @@ class SharedModule:
     pixels: float = 0.0  # that a decoder makes of a latent element, from the trace at load
     learned_rows: dict[int, int] = field(default_factory=dict)  # area → rows that fitted, after an out-of-memory
 
+    _regrowth: dict[int, _Regrowth] = field(default_factory=dict)  # by area
     _keys: weakref.WeakValueDictionary[Hashable, _Key] = field(default_factory=weakref.WeakValueDictionary)
 
     def __post_init__(self) -> None:
@@ -100,16 +111,51 @@ class SharedModule:
             planned = max(1, min(_DECODE_ROWS, _DECODE_PIXELS // pixels))
         else:
             planned = self.cost.most_rows(area) if self.cost is not None else _UNMEASURED_ROWS
-        most = min(planned, self.learned_rows.get(area, planned))
-        return max(size for size in BUCKETS if size <= most) if self.compiled else most
+        return self._compiled_for(min(planned, self.learned_rows.get(area, planned)))
 
     def filled_up(self, rows: int) -> int:
         """The rows that the module is called with for so many: compiled, it is to see few shapes."""
         return bucket(rows) if self.compiled else rows
 
     def at_once(self, rows: int, area: int) -> int:
-        """How many of one call's rows are run together: a denoiser's call is made as its pipeline made it."""
-        return rows if self.is_denoiser else min(rows, self.most_rows(area))
+        """How many of one call's rows are run together: a denoiser's call is made as its pipeline made it, as far as
+        memory is known to allow."""
+        if not self.is_denoiser:
+            return min(rows, self.most_rows(area))
+        fitting = self.learned_rows.get(area)
+        return rows if fitting is None else min(rows, self._compiled_for(fitting))
+
+    def note_full(self, rows: int, area: int) -> None:
+        """Remember that the device had no room for a call of so many rows: half of them are tried next, or as many as
+        fitted before one more was tried."""
+        rows = self.at_once(rows, area)
+        if area not in self.learned_rows:
+            self._regrowth[area] = _Regrowth()
+        regrowth = self._regrowth.setdefault(area, _Regrowth())
+        if 0 < regrowth.fitted < rows:
+            regrowth.patience = min(2 * regrowth.patience, _MAX_GROWTH_STEPS)
+        else:
+            regrowth.fitted = 0
+        regrowth.steps = 0
+        self.learned_rows[area] = max(1, rows // 2, regrowth.fitted)
+
+    def note_fitted(self, rows: int, area: int) -> None:
+        """Count a call of so many rows that fitted: what took the memory, another model's load perhaps, may be over."""
+        learned = self.learned_rows.get(area)
+        if learned is None:
+            return
+        regrowth = self._regrowth.setdefault(area, _Regrowth())
+        regrowth.fitted = max(regrowth.fitted, min(rows, learned))
+        regrowth.steps += 1
+        if regrowth.steps >= regrowth.patience:
+            regrowth.steps = 0
+            self.learned_rows[area] = learned + 1
+            if learned + 1 > MAX_ROWS:
+                del self.learned_rows[area], self._regrowth[area]
+
+    def _compiled_for(self, rows: int) -> int:
+        """At most so many rows, as many as a compiled module has met."""
+        return max(size for size in BUCKETS if size <= rows) if self.compiled else rows
 
 
 def find_shared_modules(components: dict[str, Any]) -> dict[int, SharedModule]:

@@ -21,7 +21,7 @@ from pipelines.engine import preview
 from pipelines.engine.collate import Signature
 from pipelines.engine.embeddings import EmbeddingCache
 from pipelines.engine.shared import SharedModule
-from pipelines.errors import BadPicture, Cancelled
+from pipelines.errors import BadPicture, Cancelled, is_device_lost
 from pipelines.facts import schedulers
 
 log = logging.getLogger("darkroom.view")
@@ -193,9 +193,11 @@ def _harmless() -> Iterator[None]:
     """A preview that cannot be made is left out; it never harms its run, whatever the pipeline and its VAE are."""
     try:
         yield
-    except (Cancelled, torch.AcceleratorError):
+    except Cancelled:
         raise
     except Exception as error:
+        if is_device_lost(error):
+            raise
         log.warning("preview left out", extra={"error": type(error).__name__})
 
 

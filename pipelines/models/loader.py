@@ -141,7 +141,7 @@ def load(plan: ModelPlan, device: torch.device) -> LoadedModel:
             **processors.without_torchvision(parts),
         )
     except torch.AcceleratorError:
-        raise  # no fault of the folder: the device is lost to this process
+        raise  # no fault of the folder: the device is full, or lost to this process
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError, ImportError) as error:
         said = str(error).replace(str(path), path.name)  # /readyz shows it to anyone
         raise LoadRefused(f"diffusers could not load it: {type(error).__name__}: {said}") from error

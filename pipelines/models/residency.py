@@ -17,15 +17,13 @@ from typing import Protocol
 
 import torch
 
-from pipelines.errors import DrawError, LoadRefused, OutOfMemory, is_out_of_memory
+from pipelines.errors import DrawError, LoadRefused, OutOfMemory, is_device_lost, is_out_of_memory
 from pipelines.models import memory
 from pipelines.models.loader import LoadedModel
 from pipelines.models.memory import WORKING_SHARE
 from pipelines.plan import ModelPlan
 
 log = logging.getLogger("darkroom.residency")
-
-_CUDA_NO_MEMORY = 2  # cudaErrorMemoryAllocation: also what pinning host memory fails with, and no fault of the device
 
 
 class Place(StrEnum):
@@ -107,9 +105,9 @@ class Residency:
             self._watcher(plan.key, Place.LOADING, "", 0.0)
             try:
                 self._bring(plan)
-            except torch.AcceleratorError:
-                raise  # the device is lost to this process, which ends; another takes its place
             except Exception as error:  # whatever it was: nobody may wait for this model for ever
+                if is_device_lost(error):
+                    raise
                 if is_out_of_memory(error):
                     self._watcher(plan.key, Place.BROKEN, "the device has no room for it", time.monotonic() - started)
                     raise OutOfMemory("the device has no room for the model") from None
@@ -205,7 +203,7 @@ class Residency:
         try:
             self._residents[plan].model.move(torch.device("cpu"))
         except Exception as error:
-            if isinstance(error, torch.AcceleratorError) and getattr(error, "error_code", None) != _CUDA_NO_MEMORY:
+            if is_device_lost(error):
                 raise
             log.warning("no host memory for a model", extra={"model": plan.key, "error": type(error).__name__})
             return False

@@ -18,7 +18,7 @@ import torch
 
 from pipelines.engine import collate
 from pipelines.engine.call import Call
-from pipelines.engine.cost import BUCKETS, StepCost, fit_cost
+from pipelines.engine.cost import BUCKETS, MIN_ROWS, StepCost, fit_cost
 from pipelines.engine.engine import Engine
 from pipelines.engine.shared import SharedModule
 from pipelines.engine.sink import KeepingSink
@@ -197,11 +197,12 @@ def _measure(shared: SharedModule, call: Call) -> None:
             continue
         best[sum(rows)] = min(seconds, best.get(sum(rows), seconds))
         spent_s += seconds
+    on_cuda = _is_on_cuda(shared)  # and so waited for: a busy host does not blur the figures
     if len(best) >= _MIN_COPIES:
-        shared.cost = fit_cost(sorted(best.items()), call.area)
+        shared.cost = fit_cost(sorted(best.items()), call.area, request_rows=call.rows if on_cuda else None)
     elif spent_s > _COST_BUDGET_S:
         most = max(best)
-        shared.cost = StepCost(0.0, best[most] / most, call.area)
+        shared.cost = StepCost(0.0, best[most] / most, call.area, min_rows=call.rows if on_cuda else MIN_ROWS)
     if fitting[-1] < _COST_COPIES[-1]:
         shared.learned_rows[call.area] = max(1, call.rows * fitting[-1])
 

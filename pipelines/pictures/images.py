@@ -14,7 +14,7 @@ import numpy.typing as npt
 import torch
 from PIL import Image, PngImagePlugin
 
-from pipelines.errors import BadPicture
+from pipelines.errors import BadPicture, is_out_of_memory
 from pipelines.pictures.fitting import cover, to_pil
 from pipelines.pictures.matting import FLAT_GROUND, cut_out
 from pipelines.pictures.repaint import put_back
@@ -65,9 +65,19 @@ def to_frames(drawn: torch.Tensor) -> Frames:
     with torch.cuda.stream(stream):
         host = []
         for tensor in (pixels, usable):
-            host.append(torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True).copy_(tensor, non_blocking=True))
+            host.append(_host_memory(tensor).copy_(tensor, non_blocking=True))
             tensor.record_stream(stream)  # or its memory is handed out again while the copy still reads it
     return Frames(host[0], host[1], stream.record_event())
+
+
+def _host_memory(tensor: torch.Tensor) -> torch.Tensor:
+    """Room for a copy, pinned where that can be had: without, the copy waits, and the picture is not lost."""
+    try:
+        return torch.empty(tensor.shape, dtype=tensor.dtype, pin_memory=True)
+    except Exception as error:
+        if not is_out_of_memory(error):
+            raise
+        return torch.empty(tensor.shape, dtype=tensor.dtype)
 
 
 def finish(array: Array, spec: ImageSpec) -> Image.Image:

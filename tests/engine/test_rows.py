@@ -235,7 +235,7 @@ def test_what_a_failed_step_made_is_let_go_of_before_the_next_try(
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     faulty(monkeypatch, shared, raise_if)
-    seen, _ = bench.draw([bench.drawing("a", n=2, steps=1), bench.drawing("b", seed=5, steps=1)])
+    seen, _ = bench.draw([bench.drawing("a", n=4, steps=1), bench.drawing("b", n=4, seed=5, steps=1)])
     assert len(held) > 2
     assert not seen.errors
 

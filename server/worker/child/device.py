@@ -6,9 +6,8 @@ Knows the engine, residency and the front's messages; knows nothing of sockets o
 from __future__ import annotations
 
 import logging
-import threading
 import time
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import torch
@@ -21,7 +20,7 @@ from pipelines.models.loader import LoadedModel
 from pipelines.plan import Drawing, ModelPlan
 from server.worker import protocol
 from server.worker.child.link import Link
-from server.worker.child.reporter import Reporter
+from server.worker.child.reporter import Reporter, fail_as_thread
 
 log = logging.getLogger("darkroom.worker")
 
@@ -75,7 +74,7 @@ class Device:
         self.reporter.close()
 
     def _queue_load(self, plan: ModelPlan, drawing: Drawing | None) -> None:
-        self._load_thread.submit(self._load_then_draw, plan, drawing).add_done_callback(_fail_as_thread)
+        self._load_thread.submit(self._load_then_draw, plan, drawing).add_done_callback(fail_as_thread)
 
     def _load_then_draw(self, plan: ModelPlan, drawing: Drawing | None) -> None:
         try:
@@ -148,11 +147,3 @@ class Device:
         self._link.send(protocol.Moved(key, str(place), reason, round(seconds, 3)))
         if usage := memory.usage(self._device):
             self._link.send(protocol.Tally(dict(self._engine.counts), usage))
-
-
-def _fail_as_thread(future: Future[None]) -> None:
-    """A pool keeps the error that its work ends with. It goes to threading.excepthook here, which ends the process."""
-    error = future.exception()
-    if error is not None:
-        arguments = (type(error), error, error.__traceback__, threading.current_thread())
-        threading.excepthook(threading.ExceptHookArgs(arguments))

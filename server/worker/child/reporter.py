@@ -18,7 +18,7 @@ import msgspec
 import torch
 
 from pipelines.engine.sink import Sink
-from pipelines.errors import DrawError
+from pipelines.errors import DrawError, OutOfMemory, is_device_lost, is_out_of_memory
 from pipelines.pictures import images
 from pipelines.plan import Drawing
 from pipelines.spec import Encoding, Picture
@@ -79,12 +79,15 @@ class Reporter(Sink):
         number, state.preview_count = state.preview_count, state.preview_count + 1
         frames = images.to_frames(picture)
         if self._preview_slots.acquire(blocking=False):
-            state.previews.append(self._encoders.submit(self._encode_preview, drawing, number, frames, state))
+            preview = self._encoders.submit(self._encode_preview, drawing, number, frames, state)
+            preview.add_done_callback(fail_as_thread)
+            state.previews.append(preview)
 
     def drawn(self, drawing: Drawing, drawn: torch.Tensor) -> None:
         state = self._drawings.pop(drawing.job_id)
         seconds = time.monotonic() - state.started_s
-        self._encoders.submit(self._encode, drawing, images.to_frames(drawn), state, seconds)
+        encoded = self._encoders.submit(self._encode, drawing, images.to_frames(drawn), state, seconds)
+        encoded.add_done_callback(fail_as_thread)
 
     def failed(self, drawing: Drawing, error: DrawError) -> None:
         self._drawings.pop(drawing.job_id, None)
@@ -101,6 +104,8 @@ class Reporter(Sink):
             for picture in _encoded(drawing, frames, encoding):
                 self._link.send(protocol.Previewed(drawing.job_id, number, picture))
         except Exception as error:  # no preview is worth a drawing
+            if is_device_lost(error):
+                raise
             log.warning("preview left out", extra={"drawing": drawing.job_id, "error": type(error).__name__})
         finally:
             self._preview_slots.release()
@@ -109,7 +114,10 @@ class Reporter(Sink):
         try:
             done = tuple(_encoded(drawing, frames, state.encoding))
         except Exception as error:  # a picture that cannot be encoded ends its own drawing, not the worker
-            self._link.send(protocol.Failed(drawing.job_id, type(error).__name__, str(error)))
+            if is_device_lost(error):
+                raise
+            kind = OutOfMemory if is_out_of_memory(error) else type(error)
+            self._link.send(protocol.Failed(drawing.job_id, kind.__name__, str(error)))
         else:
             wait(state.previews)  # which began before us, so one of our own threads has each of them already
             self._link.send(protocol.Finished(drawing.job_id, done, seconds, state.text_tokens))
@@ -120,3 +128,11 @@ def _encoded(drawing: Drawing, frames: images.Frames, encoding: Encoding) -> Ite
     for index, seed in enumerate(drawing.seeds):
         picture = images.finish(pictures[index], drawing.spec)
         yield images.encode(picture, drawing.spec, encoding, index=index, seed=seed)
+
+
+def fail_as_thread(future: Future[None]) -> None:
+    """A pool keeps the error that its work ends with. It goes to threading.excepthook here, which ends the process."""
+    error = future.exception()
+    if error is not None:
+        arguments = (type(error), error, error.__traceback__, threading.current_thread())
+        threading.excepthook(threading.ExceptHookArgs(arguments))

@@ -145,3 +145,94 @@ def test_a_lost_device_is_nobodys_error(shared: SharedModule, module: Doubling) 
     with pytest.raises(torch.AcceleratorError):
         run(one)
     assert one.error is None
+
+
+def driver_error() -> torch.AcceleratorError:
+    error = torch.AcceleratorError("CUDA error: out of memory")
+    error.error_code = 2  # type: ignore[attr-defined]
+    return error
+
+
+SHORTAGES: dict[str, Callable[[], Exception]] = {
+    "driver": driver_error,
+    "cublas": lambda: RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+    "cudnn": lambda: RuntimeError("GET was unable to find an engine to execute this computation"),
+}
+
+
+@pytest.mark.parametrize("spelling", SHORTAGES)
+@pytest.mark.parametrize("calls", [1, 4])
+def test_memory_that_torch_did_not_ask_for_halves_the_batch_too(
+    shared: SharedModule, module: Doubling, spelling: str, calls: int
+) -> None:
+    """The driver's shortage ended the worker, 3 of 3 jobs lost; cuBLAS's and cuDNN's were tried run by run."""
+
+    def refuse(sample: torch.Tensor) -> None:
+        if sample.shape[0] > 2:
+            raise SHORTAGES[spelling]()
+
+    module.refuse = refuse
+    made = [call(shared, *range(4)) for _ in range(calls)]
+    counts = run(*made)
+    assert [values(one) for one in made] == [[0, 2, 4, 6]] * calls
+    assert counts["retried_alone"] == 0
+    assert counts["out_of_memory"] >= 1
+
+
+def test_a_device_that_is_lost_after_a_shortage_is_lost(shared: SharedModule, module: Doubling) -> None:
+    """cuBLAS finds no handle on a lost device either."""
+
+    def refuse(sample: torch.Tensor) -> None:
+        if sample.shape[0] == 4:
+            raise SHORTAGES["cublas"]()
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    module.refuse = refuse
+    with pytest.raises(torch.AcceleratorError):
+        run(call(shared, 1, 2, 3, 4))
+
+
+def test_a_large_call_is_cut_before_it_fails_again(shared: SharedModule, module: Doubling) -> None:
+    """Ten pictures of one request ran out of memory at each of their steps, and emptied the cache each time."""
+    module.refuse = no_room_for_more_than(8)
+    first, later = (call(shared, *range(20)) for _ in range(2))
+    counts = run(first)
+    assert counts["out_of_memory"] == 2  # 20 rows, then 10
+    module.sizes.clear()
+    assert run(later)["out_of_memory"] == 0
+    assert values(later) == [2 * number for number in range(20)]
+    assert module.sizes == [5, 5, 5, 5]
+
+
+def test_rows_that_a_shortage_took_come_back(shared: SharedModule, module: Doubling) -> None:
+    """One shortage, another model's load perhaps, bounded the batches for as long as the model was loaded."""
+    module.refuse = no_room_for_more_than(8)
+    run(*(call(shared, *range(2)) for _ in range(5)))
+    assert shared.learned_rows == {1: 5}
+    module.refuse = lambda sample: None
+    for _ in range(5 * 50):
+        run(call(shared, *range(2)))
+    assert shared.most_rows(1) == 10
+    for _ in range(60 * 50):
+        run(call(shared, 1))
+    assert shared.learned_rows == {}, "and are forgotten in the end"
+
+
+def test_a_row_too_many_is_taken_back_and_tried_less_often(shared: SharedModule, module: Doubling) -> None:
+    module.refuse = no_room_for_more_than(8)
+    run(call(shared, *range(16)))
+    assert shared.learned_rows == {1: 8}
+    shortages = Counter[str]()
+    for _ in range(1000):
+        shortages += run(*(call(shared, 1) for _ in range(shared.most_rows(1))))
+        assert shared.learned_rows[1] in (8, 9), "what fitted is kept: it is not halved again"
+    assert 3 <= shortages["out_of_memory"] <= 5
+
+
+def test_a_compiled_call_is_cut_into_sizes_that_it_has_met(shared: SharedModule, module: Doubling) -> None:
+    shared.compiled = True
+    shared.learned_rows = {1: 7}
+    one = call(shared, *range(10))
+    run(one)
+    assert values(one) == [2 * number for number in range(10)]
+    assert set(module.sizes) <= {1, 2, 4}

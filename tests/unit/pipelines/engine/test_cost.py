@@ -46,3 +46,33 @@ def test_the_fuller_the_device_the_fewer_rows() -> None:
 def test_no_more_rows_are_planned_than_take_two_seconds(cost: StepCost, rows: int) -> None:
     """A slow CPU was given the least batch, 8 rows, at any price: a step of minutes looks like a worker that hangs."""
     assert cost.most_rows(4096) == rows
+
+
+def line(fixed_s: float, row_s: float, *rows: int) -> list[tuple[int, float]]:
+    return [(each, fixed_s + row_s * each) for each in rows]
+
+
+def test_a_device_that_one_request_fills_is_given_one_request() -> None:
+    """It was given 8 rows at least: equal requests then progress together, all end late, and nothing is won."""
+    samples = line(0.001, 0.087, 2, 4, 8, 16, 32)  # SDXL at 1024 on a 24 GB card, by estimate
+    sure, unsure = fit_cost(samples, 65536, request_rows=2), fit_cost(samples, 65536)
+    assert sure is not None
+    assert unsure is not None
+    assert sure.most_rows(65536) == 2
+    assert unsure.most_rows(65536) == 8, "a busy machine's figures are not believed that far"
+
+
+def test_rows_that_only_hide_the_hosts_launches_are_as_few_as_hide_them() -> None:
+    """SDXL at 1024 on an H200: the host needs 80 to 90 ms to launch a step, whatever its rows."""
+    measured = [(2, 0.0871), (4, 0.0896), (8, 0.1426), (16, 0.2708), (32, 0.54)]
+    cost = fit_cost(measured, 65536, request_rows=2)
+    assert cost is not None
+    assert 8 <= cost.most_rows(65536) <= 9
+    line_alone = fit_cost(measured, 65536)
+    assert line_alone is None or line_alone.most_rows(65536) > 30, "the line promises what was never seen"
+
+
+def test_an_idle_device_gets_many_rows_on_cuda_too() -> None:
+    cost = fit_cost(line(0.024, 0.001, 2, 4, 8, 16, 32), 4096, request_rows=2)
+    assert cost is not None
+    assert cost.most_rows(4096) == 64

@@ -9,6 +9,7 @@ from typing import Any, cast
 import pytest
 import torch
 
+from pipelines.engine import run as run_module
 from pipelines.engine.adapters import Adapters
 from pipelines.engine.model import Model
 from pipelines.engine.run import Run
@@ -108,3 +109,24 @@ def test_a_lost_device_is_not_the_runs_failure(run: Run, sink: KeepingSink) -> N
     with pytest.raises(torch.AcceleratorError):
         run.go()
     assert not sink.errors
+
+
+def test_an_encoder_that_found_no_room_is_tried_once_more(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What torch kept for other batches was in its way, and the run was refused."""
+    freed: list[bool] = []
+    monkeypatch.setattr(run_module, "free_cached", lambda: freed.append(True))
+
+    def work() -> str:
+        if not freed:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return "encoded"
+
+    assert run.alone(work) == "encoded"
+    freed.clear()
+
+    def never() -> str:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        run.alone(never)
+    assert freed == [True]

@@ -246,6 +246,15 @@ def test_a_model_that_memory_has_no_room_for_after_all_is_refused_as_such(error:
     assert house.moves[-1] == ("a", Place.BROKEN)
 
 
+def test_a_driver_that_has_no_memory_is_no_lost_device() -> None:
+    """It ended the process, with the drawings of all other models."""
+    house = House()
+    house.error = torch.AcceleratorError("CUDA error: out of memory")
+    with pytest.raises(OutOfMemory, match="no room for the model"):
+        house.use("a")
+    assert house.moves[-1] == ("a", Place.BROKEN)
+
+
 def test_a_lost_device_is_no_refusal() -> None:
     house = House()
     house.error = torch.AcceleratorError("CUDA error: device-side assert triggered")

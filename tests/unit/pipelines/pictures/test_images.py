@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
+from pipelines.pictures import images
 from pipelines.pictures.images import encode, finish
 from pipelines.spec import Encoding, ImageSpec
 
@@ -73,3 +76,13 @@ def test_a_prompt_that_exif_has_no_room_for_is_cut_short_in_it(
         if format_ != "png":
             kept = json.loads(image.getexif()[0x010E].encode("ascii"))
             assert (kept["seed"], kept["prompt"][0]) == (77, prompt[0])
+
+
+def test_a_picture_is_not_lost_for_want_of_pinned_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    def empty(*args: Any, pin_memory: bool = False, **kwargs: Any) -> torch.Tensor:
+        if pin_memory:
+            raise torch.AcceleratorError("CUDA error: out of memory")
+        return torch.zeros(*args, **kwargs)
+
+    monkeypatch.setattr(torch, "empty", empty)
+    assert images._host_memory(torch.ones(2, 3, dtype=torch.uint8)).shape == (2, 3)

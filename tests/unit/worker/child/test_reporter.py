@@ -102,3 +102,38 @@ def test_progress_is_sent_once_an_interval_at_most_and_every_step_is_counted(
     for done in range(1, 6):
         reporter.progress(DRAWING, done, 5)
     assert link.steps() == [(1, 1), (4, 3), (5, 1)]
+
+
+@pytest.mark.parametrize("kind", ["picture", "preview"])
+def test_a_device_that_is_lost_under_an_encoder_ends_the_process(
+    link: Link, reporter: Reporter, monkeypatch: pytest.MonkeyPatch, kind: str
+) -> None:
+    """Encoders wait for the copy, so they may be the first to hear of it: it ended their drawing alone, and the process
+    went on with a device that was gone."""
+
+    def lost(frames: images.Frames) -> Any:
+        raise torch.AcceleratorError("CUDA error: device-side assert triggered")
+
+    died: list[threading.ExceptHookArgs] = []
+    monkeypatch.setattr(threading, "excepthook", died.append)
+    monkeypatch.setattr(images.Frames, "arrays", lost)
+    if kind == "picture":
+        reporter.drawn(DRAWING, PICTURES)
+    else:
+        reporter.previewed(DRAWING, 1, 4, PICTURES)
+    reporter.close()
+    assert [args.exc_type for args in died] == [torch.AcceleratorError]
+    assert not [message for message in link.sent if isinstance(message, protocol.Failed | protocol.Finished)]
+
+
+def test_a_copy_that_found_no_room_is_out_of_memory(
+    link: Link, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(frames: images.Frames) -> Any:
+        raise torch.AcceleratorError("CUDA error: out of memory")
+
+    monkeypatch.setattr(images.Frames, "arrays", full)
+    reporter.drawn(DRAWING, PICTURES)
+    reporter.close()
+    (end,) = [message for message in link.sent if isinstance(message, protocol.Failed)]
+    assert end.kind == "OutOfMemory"
