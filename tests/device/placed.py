@@ -1,0 +1,52 @@
+"""Tiny models on a fake device, and how often the host waits for it in a step."""
+
+from __future__ import annotations
+
+import threading
+
+import torch
+
+from pipelines.engine.engine import Engine
+from pipelines.engine.sink import KeepingSink
+from pipelines.models import tuning
+from pipelines.models.loader import LoadedModel
+from pipelines.plan import Drawing
+from tests.device.fake import FakeCuda
+from tests.families import tiny
+
+CUDA = torch.device("cuda")
+
+
+def placed(name: str) -> LoadedModel:
+    """The tiny model of a row of the family matrix, on the device."""
+    return on_device(tiny.build(name))
+
+
+def on_device(model: LoadedModel) -> LoadedModel:
+    """The same model, placed on the device as the loader does it."""
+    tuning.place(model._base, model.plan, CUDA)
+    return LoadedModel(model.plan, model._base, model.family, CUDA, model.adapters)
+
+
+class _CountingSink(KeepingSink):
+    """Notes how many waits there were when each step was done."""
+
+    def __init__(self, device: FakeCuda) -> None:
+        super().__init__()
+        self.at_steps: list[int] = []
+        self._device = device
+
+    def progress(self, drawing: Drawing, done: int, of: int) -> None:
+        self.at_steps.append(len(self._device.waits))
+
+
+def waits_a_step(device: FakeCuda, model: LoadedModel, drawing: Drawing) -> float:
+    """Waits of the host from one step of a run to the next, without the first, which also sets the run up."""
+    sink = _CountingSink(device)
+    engine, ended = Engine(sink), threading.Semaphore(0)
+    engine.submit(model, drawing, done=ended.release)
+    ended.acquire()
+    engine.close()
+    assert not sink.errors, sink.errors
+    first, last = sink.at_steps[0], sink.at_steps[-1]
+    return round((last - first) / (len(sink.at_steps) - 1), 2)
