@@ -22,7 +22,7 @@ from server.edge.connections import Connections, max_connections, raise_descript
 from server.edge.deadlines import protocol_with_deadlines
 from server.edge.request_id import WithRequestId
 from server.errors import ConfigError
-from server.settings import Settings
+from server.settings import ENV_PREFIX, Settings
 from server.telemetry import Metrics, configure_logging
 
 BACKLOG = 2048  # connections that wait to be accepted
@@ -43,6 +43,12 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._app = app
         self._drain_s = max(MIN_DRAIN_S, drain_s)
+        self.refusal = ""
+
+    def refuse(self, reason: str) -> None:
+        """Stop: what the settings ask for cannot be done here, as only the worker could find out."""
+        self.refusal = reason
+        self.should_exit = True
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         # A signal handler may run between any two bytecodes: the loop does it at a safe moment.
@@ -124,12 +130,15 @@ def serve(settings: Settings) -> None:
     address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
     print(f"Darkroom listens on {address}{_openness(settings, app)}", file=sys.stderr, flush=True)
     server = _Server(config, app, drain_s=settings.drain_timeout_s)
+    app.state.services.worker.on_refused = server.refuse
     # Outside uvicorn's own handlers: a signal before it has started must stop it too, and the one that uvicorn
     # raises again after a clean shutdown must not turn that into a failure.
     for number in (signal.SIGTERM, signal.SIGINT, getattr(signal, "SIGHUP", None)):
         if number is not None and signal.getsignal(number) is not signal.SIG_IGN:
             signal.signal(number, server.stop_early)
     server.run(sockets=[listener])
+    if server.refusal:
+        raise ConfigError(f"{ENV_PREFIX}DEVICE (--device) = {settings.device}: {server.refusal}")
 
 
 def _connections(settings: Settings, metrics: Metrics) -> Connections:

@@ -56,7 +56,10 @@ class Settings(BaseSettings):
     models: Path | None = Field(
         None, description="models.yaml; default: the one in this folder, else the one that ships"
     )
-    device: Literal["auto", "cpu", "cuda"] = Field("auto", description="auto: CUDA if present, else the CPU")
+    device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = Field(
+        "auto",
+        description="auto: CUDA (also AMD's) if it can be used, else the CPU; mps (Apple) and xpu (Intel) are untested",
+    )
     fetch: str = Field(
         "public",
         description="what an image URL may point to: public, off, or hosts (name, address, host:port), comma-separated",

@@ -33,7 +33,7 @@ class PaperWorker:
     """Stands in for LocalWorker. Remembers every drawing; holds them while ``gate`` is shut; fails as told."""
 
     up = settled = True
-    start_failure = ""
+    start_failure = device_problem = ""
     device = "paper"
 
     def __init__(self, settings: Settings, plans: Iterable[ModelPlan], preload: Iterable[ModelPlan], metrics: Metrics):

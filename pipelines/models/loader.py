@@ -35,7 +35,8 @@ from pipelines.facts import folder as model_folder
 from pipelines.facts.component import INDEX
 from pipelines.facts.families import Family, FamilyTable
 from pipelines.facts.folder import Part
-from pipelines.models import processors, tuning
+from pipelines.models import allocator, processors, tuning
+from pipelines.models.device import choose_dtype
 from pipelines.models.tokens import TokenCounter
 from pipelines.plan import ModelPlan
 from pipelines.spec import Task
@@ -50,22 +51,6 @@ _AUTO = {
 
 # Of the matrices of denoisers; the rest stays as it is. bitsandbytes' nf4 keeps a float32 scale for every 64 elements.
 _BYTES_PER_ELEMENT = {"int8": 1.0, "float8": 1.0, "nf4": 0.5 + 4 / 64}
-
-
-def choose_device(setting: str) -> torch.device:
-    """The device that ``auto``, ``cpu``, ``cuda`` or ``cuda:N`` stands for on this machine."""
-    if setting == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    return torch.device(setting)
-
-
-def choose_dtype(setting: str, device: torch.device) -> torch.dtype:
-    """The weights' dtype; ``auto`` is bfloat16 on CUDA and float32 on the CPU."""
-    if setting == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    dtype = getattr(torch, setting)
-    assert isinstance(dtype, torch.dtype)
-    return dtype
 
 
 class LoadedModel:
@@ -108,8 +93,8 @@ class LoadedModel:
         return int(_on_device(self.plan, self.device, self._sizes()))
 
     def host_bytes(self) -> int:
-        """Bytes of host memory that the weights take after ``move``: pinned memory comes in powers of two."""
-        return sum(1 << (size - 1).bit_length() for size in self._sizes() if size)
+        """Bytes of host memory that the weights take after ``move``."""
+        return sum(map(allocator.pinned_bytes, self._sizes()))
 
     def move(self, device: torch.device) -> None:
         """Bring the weights to ``device``. No run may be using them."""

@@ -19,12 +19,11 @@ import torch
 
 from pipelines.errors import DrawError, LoadRefused, OutOfMemory, is_out_of_memory
 from pipelines.models.loader import LoadedModel
+from pipelines.models.memory import WORKING_SHARE
 from pipelines.plan import ModelPlan
 
 log = logging.getLogger("darkroom.residency")
 
-_WORKING_SHARE = 0.25  # of the budget: kept for latents, activations and decoding
-_HOST_SHARE = 0.5  # of free host memory: for models that had to leave the device
 _CUDA_NO_MEMORY = 2  # cudaErrorMemoryAllocation: also what pinning host memory fails with, and no fault of the device
 
 
@@ -58,7 +57,8 @@ class _Resident:
 class Residency:
     """The models of one device, within ``budget`` bytes of weights. Safe to call from any thread.
 
-    ``load`` brings a model onto the device and may take minutes; ``size_of`` tells its bytes beforehand.
+    ``load`` brings a model onto the device and may take minutes; ``size_of`` tells its bytes beforehand. ``measure``
+    tells the budget anew at each load, from the bytes of the models that are on the device.
     """
 
     def __init__(
@@ -70,12 +70,14 @@ class Residency:
         device: torch.device,
         budget: int,
         host_budget: int = 0,
+        measure: Callable[[int], int] | None = None,
     ) -> None:
         self._load = load
         self._size_of = size_of
         self._watcher = watcher
         self._device = device
         self._budget = budget
+        self._measure = measure
         self._host_budget = host_budget if device.type == "cuda" else 0
         self._residents: dict[ModelPlan, _Resident] = {}
         self._changed = threading.Condition()
@@ -148,7 +150,9 @@ class Residency:
 
     def _make_room(self, size: int, coming: ModelPlan) -> None:
         """Evict until ``size`` more bytes fit. Raises LoadRefused if they never will."""
-        limit = int(self._budget * (1 - _WORKING_SHARE))
+        if self._measure is not None:  # other programs come and go, and one that ended may have held its memory a while
+            self._budget = self._measure(sum(r.size for r in self._residents.values() if r.place is Place.DEVICE))
+        limit = int(self._budget * (1 - WORKING_SHARE))
         kept = sum(r.size for p, r in self._residents.items() if p.keep)
         if size + kept > limit:
             kept_says = f", {kept >> 20} MiB of them for models that it keeps" if kept else ""
@@ -227,20 +231,3 @@ class Residency:
 def _last_to_leave(plan: ModelPlan, resident: _Resident) -> tuple[bool, bool, float]:
     """The greater, the later: those in use, then those that are offloaded and so give little room."""
     return resident.pins > 0, plan.offload, resident.used
-
-
-def measure_budget(device: torch.device) -> tuple[int, int]:
-    """Bytes for models on ``device``, and of host memory for models that left it, from what is free now."""
-    host = _free_host_bytes()
-    if device.type == "cuda":
-        free, _ = torch.cuda.mem_get_info(device)
-        return int(free), int(host * _HOST_SHARE)
-    return host, 0
-
-
-def _free_host_bytes() -> int:
-    with open("/proc/meminfo", encoding="ascii") as file:  # noqa: PTH123, a kernel file, not a path of ours
-        for line in file:
-            if line.startswith("MemAvailable:"):
-                return int(line.split()[1]) * 1024
-    return 8 << 30

@@ -68,9 +68,10 @@ def readiness(services: Services) -> dict[str, Any]:
     ready = services.worker.settled and servable and not services.queue.draining
     failure = services.worker.start_failure
     worker = {"state": "up" if services.worker.up else "failing" if failure else "starting"}
+    reason = failure or services.worker.device_problem
     return {
         "ready": ready,
-        "worker": {**worker, "reason": failure} if failure else worker,
+        "worker": {**worker, "reason": reason} if reason else worker,
         "device": services.worker.device,
         "draining": services.queue.draining,
         "models": models,

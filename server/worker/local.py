@@ -32,6 +32,7 @@ log = logging.getLogger("darkroom.worker")
 _FIRST_BACKOFF_S = 0.5
 _MAX_BACKOFF_S = 30.0
 _STEADY_S = 60.0  # a worker that lived this long has earned a quick restart
+_KILL_TIMEOUT_S = 60.0  # for a killed child to end
 _START_TIMEOUT_S = 120.0  # for the child to import torch and say hello
 
 
@@ -61,9 +62,12 @@ class LocalWorker:
         self._up = asyncio.Event()
         self._start_ended = asyncio.Event()  # the child is up, or has ended before it was
         self._stopping = False
+        self._refusal = ""  # of the last child, if it could not use the device
         self.start_failure = ""  # for the operator: how the last child ended, if it ended before it was up
         self.models = ModelStatuses(plans, metrics)
         self.device = ""
+        self.device_problem = ""  # for the operator: why it is not the device that the machine seems to have
+        self.on_refused: Callable[[str], None] = lambda reason: None  # the device that is set cannot be used here
 
     @property
     def up(self) -> bool:
@@ -169,9 +173,12 @@ class LocalWorker:
                 self._kill()
             if self._stopping:
                 return
+            await self._wait_for_end()
             if not came_up:
                 # Said, and answered with 503, until one comes up: a fault of the installation does not pass by itself.
-                self.start_failure = f"The worker ended while it started ({end}); the server's log says why."
+                self.start_failure = self._refusal or (
+                    f"The worker ended while it started ({end}); the server's log says why."
+                )
                 self._start_ended.set()
             self._metrics.worker_restarts.inc()
             if time.monotonic() - started > _STEADY_S:
@@ -182,6 +189,7 @@ class LocalWorker:
 
     async def _run_once(self) -> str:
         """Start one child and read its messages until it ends; how it ended."""
+        self._refusal = ""
         ours, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as until_open:
             until_open.callback(ours.close)  # of a child that cannot be started
@@ -216,8 +224,8 @@ class LocalWorker:
 
     async def _on_message(self, message: protocol.ToFront) -> None:
         match message:
-            case protocol.Hello(device, device_name, torch_version):
-                self.device = device
+            case protocol.Hello(device, device_name, torch_version, problem):
+                self.device, self.device_problem = device, problem
                 self.models.worker_up()
                 log.info("worker up", extra={"device": device, "device_name": device_name, "torch": torch_version})
                 for plan in filter(lambda plan: self.models.may_preload(plan.key), self._preload):
@@ -226,6 +234,11 @@ class LocalWorker:
                 self.start_failure = ""
                 self._up.set()
                 self._start_ended.set()
+            case protocol.Refused(reason):
+                self._refusal = reason
+                log.error("the device cannot be used", extra={"device": self._settings.device, "reason": reason})
+                if not self.device:  # a device that was there once may come back
+                    self.on_refused(reason)
             case protocol.Moved(key, place, reason):
                 if place == ModelState.BROKEN:
                     log.error("model cannot be served", extra={"model": key, "reason": reason})
@@ -283,6 +296,15 @@ class LocalWorker:
                 # Not its send_signal, which asks the system first how the process ended. Then asyncio, which asks too,
                 # is told nothing: it writes a warning, and takes 255 for the exit code.
                 os.kill(self._process.pid, signal.SIGKILL)
+
+    async def _wait_for_end(self) -> None:
+        """Wait for a child that was killed: until it has ended the driver holds its memory, and the next would find
+        the device full."""
+        if self._process is not None and self._process.returncode is None:
+            try:
+                await asyncio.wait_for(self._process.wait(), timeout=_KILL_TIMEOUT_S)
+            except TimeoutError:  # inside the driver, where no signal reaches it
+                log.error("killed worker does not end", extra={"pid": self._process.pid})
 
     def _worker_lost(self) -> None:
         for pending in self._pending.values():

@@ -40,11 +40,18 @@ class Stop(msgspec.Struct, frozen=True, tag=True):
 
 
 class Hello(msgspec.Struct, frozen=True, tag=True):
-    """The worker is up."""
+    """The worker is up; ``problem``, for the operator, says why it is not on one that the machine seems to have."""
 
     device: str
     device_name: str
     torch_version: str
+    problem: str = ""
+
+
+class Refused(msgspec.Struct, frozen=True, tag=True):
+    """The device that is set cannot be used, and the worker ends; ``reason`` is for the operator."""
+
+    reason: str
 
 
 class Moved(msgspec.Struct, frozen=True, tag=True):
@@ -105,7 +112,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 ToWorker = Load | Draw | Cancel | Stop
-ToFront = Hello | Moved | Checked | Tally | Started | Progress | Previewed | Finished | Failed
+ToFront = Hello | Refused | Moved | Checked | Tally | Started | Progress | Previewed | Finished | Failed
 
 
 def pack(message: ToWorker | ToFront) -> bytes:

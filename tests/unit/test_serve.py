@@ -233,3 +233,19 @@ _RAISED = (
     "from server.settings import Settings; settings = Settings(); raise_descriptors(settings);"
     "print(descriptors(), max_connections(settings))"
 )
+
+
+@pytest.mark.skipif(Path("/dev/nvidia0").exists(), reason="needs a machine without CUDA")
+def test_a_device_that_cannot_be_used_stops_the_server_with_the_reason(tmp_path: Path) -> None:
+    """The worker failed, and was started again for ever, under a server that served nothing."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("DARKROOM_")}
+    done = subprocess.run(
+        [sys.executable, "-m", "server", "serve", "--port", "0", "--device", "cuda", "--data-dir", str(tmp_path)],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        env={**clean, "PYTHONPATH": str(ROOT)},
+        timeout=150,
+    )
+    assert done.returncode == 2, done.stderr
+    assert done.stderr.splitlines()[-1].startswith("darkroom: DARKROOM_DEVICE (--device) = cuda: torch ")

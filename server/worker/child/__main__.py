@@ -13,6 +13,9 @@ import signal
 import socket
 import sys
 import threading
+from importlib.metadata import version
+
+from pipelines.models import allocator
 
 # Before any import that reads them: nothing is ever fetched, nothing is ever reported.
 os.environ.update(
@@ -31,10 +34,11 @@ if __name__ == "__main__":
     if hasattr(signal, "SIGHUP"):
         signal.signal(signal.SIGHUP, signal.SIG_IGN)  # a closed terminal: the front drains
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # as service managers send it to all processes of a service
+    os.environ.update(allocator.settings(version("torch"), os.environ))
 
 import torch
 
-from pipelines.models import loader
+from pipelines.models import device, loader
 from server.telemetry import configure_logging
 from server.worker import protocol
 from server.worker.child.device import Device
@@ -47,24 +51,32 @@ def serve(sock: socket.socket, device_setting: str) -> None:
     """Read and obey messages until the front says stop or goes away."""
     loader.quiet_libraries()
     link = Link(sock)
-    torch_device = loader.choose_device(device_setting)
-    name = torch.cuda.get_device_name(torch_device) if torch_device.type == "cuda" else "CPU"
-    device = Device(torch_device, link)
-    link.send(protocol.Hello(str(torch_device), name, str(torch.__version__)))
+    try:
+        choice = device.choose(device_setting)
+    except device.DeviceRefused as refusal:
+        link.send(protocol.Refused(str(refusal)))
+        link.close()
+        return
+    if choice.problem:
+        log.error("the device cannot be used; drawing on the CPU", extra={"reason": choice.problem})
+    dtype = device.choose_dtype("auto", choice.device)
+    log.info("device chosen", extra={"device": str(choice.device), "name": choice.name, "dtype": str(dtype)})
+    models = Device(choice.device, link)
+    link.send(protocol.Hello(str(choice.device), choice.name, str(torch.__version__), choice.problem))
     while (message := link.receive()) is not None:
         match message:
             case protocol.Load(plan):
-                device.preload(plan)
+                models.preload(plan)
             case protocol.Draw(drawing, encoding):
-                device.reporter.expect(drawing, encoding)
-                device.draw(drawing)
+                models.reporter.expect(drawing, encoding)
+                models.draw(drawing)
             case protocol.Cancel(job_id):
-                device.cancel(job_id)
+                models.cancel(job_id)
             case protocol.Stop():
                 break
     if message is None:
         os._exit(1)  # the front is gone: nobody waits for what is still being drawn
-    device.close()
+    models.close()
     link.close()
 
 
@@ -88,9 +100,7 @@ def main() -> None:
     try:
         with socket.socket(fileno=arguments.fd) as sock:
             serve(sock, arguments.device)
-    except OSError:
-        code = 1  # the front is gone
-    except Exception:
+    except Exception:  # OSErrors too: one that is not the link's was taken for a front that is gone, and never told
         log.exception("worker failed")
         code = 1
     # At once: a thread that still waits would keep the process for ever, and Python takes seconds to unload torch.

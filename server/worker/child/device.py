@@ -9,13 +9,14 @@ import logging
 import threading
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 
 import torch
 
 from pipelines.engine.embeddings import EmbeddingCache
 from pipelines.engine.engine import Engine
 from pipelines.errors import Cancelled, DrawError
-from pipelines.models import loader, residency, selfcheck
+from pipelines.models import loader, memory, residency, selfcheck
 from pipelines.models.loader import LoadedModel
 from pipelines.plan import Drawing, ModelPlan
 from server.worker import protocol
@@ -34,9 +35,16 @@ class Device:
         self.reporter = Reporter(link)
         self._embeddings = EmbeddingCache()
         self._engine = Engine(self.reporter, embeddings=self._embeddings)
-        budget, host_budget = residency.measure_budget(device)
+        budget, host_budget = memory.measure_budget(device)
         self._residency = residency.Residency(
-            self._load, self._size_of, self._moved, device=device, budget=budget, host_budget=host_budget
+            self._load,
+            self._size_of,
+            self._moved,
+            device=device,
+            budget=budget,
+            host_budget=host_budget,
+            # Not on the CPU: weights there are files that the kernel counts as free memory.
+            measure=partial(memory.device_budget, device) if device.type == "cuda" else None,
         )
         self._waiting_since: dict[str, float] = {}  # of drawings whose model is not loaded, by job (monotonic)
         self._failures: dict[ModelPlan, tuple[float, DrawError]] = {}  # of last loads, and when; the load thread's own

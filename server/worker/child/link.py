@@ -26,8 +26,11 @@ class Link:
         self._outbox.put(message)
 
     def receive(self) -> protocol.ToWorker | None:
-        """The next message; None when the front has closed the socket."""
-        body = protocol.receive(self._socket)
+        """The next message; None when the front is gone."""
+        try:
+            body = protocol.receive(self._socket)
+        except OSError:
+            return None
         return None if body is None else protocol.unpack_to_worker(body)
 
     def close(self) -> None:

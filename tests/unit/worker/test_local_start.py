@@ -102,3 +102,64 @@ async def test_a_worker_is_killed_without_asking_first_how_it_ended(monkeypatch:
         assert process is not None
         worker._kill()
         assert await process.wait() == -signal.SIGKILL
+
+
+GARBLED = UP.replace("time.sleep(1)", "link.sendall(bytes([0, 0, 0, 1, 0xC1])); time.sleep(600)")
+
+
+@pytest.mark.anyio
+async def test_a_killed_worker_has_ended_before_another_starts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The driver still held its memory: the next one took what was left for the whole device, for its whole life."""
+    ends: list[int | None] = []
+    kill = LocalWorker._kill
+
+    def kill_late(worker: LocalWorker) -> None:
+        """The end of a process that holds a device takes a while."""
+        asyncio.get_running_loop().call_later(0.3, kill, worker)
+
+    monkeypatch.setattr(LocalWorker, "_kill", kill_late)
+    async with started(monkeypatch, GARBLED) as worker:
+        async with asyncio.timeout(30):
+            while worker._process is None:  # noqa: ASYNC110, it is told by nobody
+                await asyncio.sleep(0.01)
+            first, command = worker._process, interpreter.python
+
+            def look(module: str) -> list[str]:
+                ends.append(first.returncode)
+                return command(module)
+
+            monkeypatch.setattr(interpreter, "python", look)
+            while not ends:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+    assert ends[0] == -signal.SIGKILL
+
+
+REFUSED = """if True:
+    import socket, sys
+    from server.worker import protocol
+    link = socket.socket(fileno=int(sys.argv[sys.argv.index("--fd") + 1]))
+    link.sendall(protocol.pack(protocol.Refused("the driver is too old")))
+"""
+
+
+@pytest.mark.anyio
+async def test_a_device_that_cannot_be_used_is_told_with_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    async with started(monkeypatch, REFUSED) as worker:
+        told: list[str] = []
+        worker.on_refused = told.append
+        with pytest.raises(Unavailable):
+            await draw(worker)
+        assert told[:1] == ["the driver is too old"]
+        assert worker.start_failure == "the driver is too old"
+
+
+@pytest.mark.anyio
+async def test_a_device_that_was_there_once_is_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A card that is being reset comes back: its server must not end for good."""
+    told: list[str] = []
+    async with started(monkeypatch, UP.replace("sleep(1)", "sleep(0)"), REFUSED) as worker:
+        worker.on_refused = told.append
+        async with asyncio.timeout(30):
+            while worker.start_failure != "the driver is too old":  # noqa: ASYNC110, it is told by nobody
+                await asyncio.sleep(0.01)
+    assert not told

@@ -26,7 +26,8 @@ TO_WORKER: list[protocol.ToWorker] = [
     protocol.Stop(),
 ]
 TO_FRONT: list[protocol.ToFront] = [
-    protocol.Hello("cpu", "CPU", "2"),
+    protocol.Hello("cpu", "CPU", "2", "the driver is too old"),
+    protocol.Refused("the driver is too old"),
     protocol.Moved("m", "broken", "why", 1.5),
     protocol.Checked("m", False, "differs"),
     protocol.Tally({"unet_forwards": 3}),

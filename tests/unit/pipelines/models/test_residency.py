@@ -376,3 +376,24 @@ def test_a_model_that_could_not_be_brought_back_is_read_from_disk() -> None:
     house.visit("a")
     assert house.loads == ["a", "b", "c", "a"]
     assert house.places()["a"] is Place.DEVICE
+
+
+def test_the_budget_is_measured_at_each_load() -> None:
+    """A game that ran at start, or a worker that had just been killed, left every model refused for good."""
+    house = House()
+    asked: list[int] = []
+    free = GIB // 2
+
+    def measure(resident: int) -> int:
+        asked.append(resident)
+        return free + resident
+
+    house.residency._measure = measure
+    with pytest.raises(LoadRefused, match="384 MiB for weights"):
+        house.use("a")
+    free = 4 * GIB
+    house.visit("a", "b")
+    assert asked == [0, 0, GIB]
+    free = 0  # another program has come: there is room for one of the two
+    house.visit("c")
+    assert house.places() == {"a": Place.DISK, "b": Place.DISK, "c": Place.DEVICE}
