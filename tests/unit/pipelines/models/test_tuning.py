@@ -17,7 +17,9 @@ from diffusers import (
     AutoencoderTiny,
 )
 
+from pipelines.errors import LoadRefused
 from pipelines.models import tuning
+from pipelines.plan import ModelPlan
 
 _KL: dict[str, Any] = {
     "block_out_channels": (8, 8),
@@ -93,3 +95,13 @@ def test_a_vae_that_cannot_tile_or_would_tile_every_picture_is_left_alone() -> N
         tuning._tile(SimpleNamespace(vae=vae))
     assert not tiny.use_tiling
     tuning._tile(SimpleNamespace())
+
+
+def test_compile_without_a_compiler_is_refused_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was found out by torch, minutes later, in a BackendCompilerFailed."""
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    plan = ModelPlan("a", "", "other", compile=True)
+    with pytest.raises(LoadRefused, match=r"compile: true needs a C compiler: apt-get install gcc"):
+        tuning.require_compiler(plan, torch.device("cuda"))
+    tuning.require_compiler(plan, torch.device("cpu"))
+    tuning.require_compiler(ModelPlan("a", "", "other"), torch.device("cuda"))
