@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from server import __version__
 from server.commands import check, demo, edit, generate, keys, models, serve
 from server.commands.bench import command as bench
+from server.commands.doctor import command as doctor
 from server.commands.failure import CommandFailed
 from server.errors import ConfigError, DarkroomError
 
-COMMANDS = (serve, check, demo, generate, edit, bench, keys, models)  # in the order of --help
+COMMANDS = (serve, check, doctor, demo, generate, edit, bench, keys, models)  # in the order of --help
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,12 +1,17 @@
-"""The Python packages that a model needs beside Darkroom's own dependencies, told from its files.
+"""The packages that a model needs beside Darkroom's own dependencies, told from its files and from models.yaml.
 
-Knows which class, file or key makes diffusers and transformers import what; imports none of it.
+Knows which class, file or key makes diffusers and transformers import what, and what torch.compile runs; imports none
+of it.
 """
 
 from __future__ import annotations
 
 import importlib.util
+import os
+import shutil
+import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from pipelines.facts.component import Component, Files, Kind, has_fast_tokenizer
@@ -55,6 +60,18 @@ def missing_for_quantise(word: str | None) -> str | None:
     if module is None or _is_installed(module):
         return None
     return f"quantise: {word} needs {module}: pip install '{_PACKAGES[module]}'"
+
+
+def missing_for_compile() -> str | None:
+    """What to install before models.yaml's ``compile`` can be had on CUDA; None if nothing is missing.
+
+    triton compiles the launcher of each kernel when it first runs, with $CC, gcc or clang and the headers of Python.
+    """
+    if shutil.which(os.environ.get("CC") or "gcc") is None and shutil.which("clang") is None:
+        return "compile: true needs a C compiler: apt-get install gcc libc6-dev python3-dev"
+    if not (Path(sysconfig.get_paths()["include"]) / "Python.h").is_file():
+        return "compile: true needs Python's headers (Python.h): apt-get install python3-dev"
+    return None
 
 
 def _needed(part: Component, files: Files, configs: Mapping[str, Any]) -> Iterator[tuple[str, str]]:

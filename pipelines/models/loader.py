@@ -129,6 +129,7 @@ def load(plan: ModelPlan, device: torch.device) -> LoadedModel:
     weight_bytes = model_folder.inspect(path)
     parts = model_folder.parts(path)
     quantised = tuning.quantisation(plan)
+    tuning.require_compiler(plan, device)
     try:
         _check_classes(path, parts)
         # Refused by inspect(): pickles, foreign code, paths that leave the folder.

@@ -15,6 +15,7 @@ from diffusers.quantizers import PipelineQuantizationConfig
 
 from pipelines.engine.shared import DENOISERS
 from pipelines.errors import LoadRefused
+from pipelines.facts import requirements
 from pipelines.plan import ModelPlan
 
 log = logging.getLogger("darkroom.tuning")
@@ -32,6 +33,14 @@ def quantisation(plan: ModelPlan) -> Any:
         return PipelineQuantizationConfig(quant_mapping=dict.fromkeys(DENOISERS, config))
     except (ImportError, ValueError) as error:
         raise LoadRefused(f"quantise: {plan.quantise} cannot be used here: {error}") from error
+
+
+def require_compiler(plan: ModelPlan, device: torch.device) -> None:
+    """Raise LoadRefused where ``compile`` has an effect and its compiler is missing: before minutes of loading."""
+    if plan.compile and device.type == "cuda":
+        lacking = requirements.missing_for_compile()
+        if lacking is not None:
+            raise LoadRefused(lacking)
 
 
 def _bitsandbytes(name: str) -> Any:

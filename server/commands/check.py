@@ -10,6 +10,8 @@ from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pipelines.facts import requirements
+
 if TYPE_CHECKING:
     from server.catalog.catalog import Catalog
     from server.settings import Settings
@@ -32,9 +34,10 @@ def run(arguments: Namespace) -> int:
 def check(settings: Settings) -> int:
     """Say what is wrong with models.yaml and the folders it names. 0 when everything can be served, else 1."""
     from server.catalog.load import find_models_file, load_catalog
+    from server.commands.doctor import machine
 
     catalog = load_catalog(find_models_file(settings.models))
-    problems = _problems(catalog)
+    problems = _problems(catalog, compiles=settings.device != "cpu" and machine.has_cuda_device())
     for key, problem in problems.items():
         print(f"{catalog.path}: models.{key}: {catalog.plans[key].folder}: {problem}", file=sys.stderr)
     adapters = _adapter_problems(catalog)
@@ -46,10 +49,13 @@ def check(settings: Settings) -> int:
     return 1 if problems or adapters else 0
 
 
-def _problems(catalog: Catalog) -> dict[str, str]:
-    """Folders that cannot be served: the key of the model that owns one, and what is wrong."""
+def _problems(catalog: Catalog, *, compiles: bool) -> dict[str, str]:
+    """Folders that cannot be served: the key of the model that owns one, and what is wrong. ``compiles`` is whether
+    ``compile`` has an effect on this machine: elsewhere nobody needs a compiler."""
     owners = {key: catalog.models[key] for key in catalog.plans}
     found = {key: model.problem() for key, model in owners.items()}
+    if compiles and (lacking := requirements.missing_for_compile()) is not None:
+        found |= {key: lacking for key, plan in catalog.plans.items() if plan.compile and found[key] is None}
     return {key: problem for key, problem in found.items() if problem is not None}
 
 

@@ -106,7 +106,33 @@ def test_the_dependencies_are_those_of_pyproject() -> None:
     printed = subprocess.run(
         [sys.executable, *command[1:]], cwd=ROOT, capture_output=True, text=True, check=True
     ).stdout
-    assert printed.splitlines() == PYPROJECT["project"]["dependencies"]
+    extras = PYPROJECT["project"]["optional-dependencies"]
+    assert printed.splitlines() == [*PYPROJECT["project"]["dependencies"], *extras["quantise"], *extras["vision"]]
+
+
+def test_what_compile_needs_is_in_the_stage_that_runs() -> None:
+    """triton found no compiler: `compile: true` broke every model of the image."""
+    (line,) = (rest for rest in _of("RUN", RUNTIME) if "apt-get install" in rest)
+    packages = line.partition("--no-install-recommends")[2].partition("&&")[0].split()
+    assert {"gcc", "libc6-dev", "python3-dev"} <= set(packages)
+
+
+def test_nothing_that_torch_names_as_needed_is_taken_out() -> None:
+    """libtorch_cuda.so names NCCL, NVSHMEM and cuSPARSELt as NEEDED: without one of them `import torch` fails."""
+    said = " ".join(rest for name, rest in ALL if name == "RUN")
+    assert "uninstall" not in said
+    assert "nvidia-" not in said
+    assert not re.search(r"rm -rf? \S*(site-packages|nvidia|darkroom)", said)
+
+
+def test_caches_lie_in_the_volume_that_the_user_may_write() -> None:
+    """Compiling takes minutes: in a folder of the container it was done again by every new one."""
+    assert "/data" in json.loads(_one("VOLUME", RUNTIME))
+    for name in ("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"):
+        assert RUNTIME_ENV[name].startswith("/data/cache/")
+    made = " ".join(_of("RUN", RUNTIME))
+    assert "--home-dir /data " in made  # what else libraries keep goes home
+    assert re.search(r"install -d -o darkroom -g darkroom -m 0700 /data ", made)
 
 
 def test_the_base_has_the_cuda_of_the_torch_that_is_pinned() -> None:

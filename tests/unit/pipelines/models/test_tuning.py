@@ -17,7 +17,9 @@ from diffusers import (
     AutoencoderTiny,
 )
 
+from pipelines.errors import LoadRefused
 from pipelines.models import tuning
+from pipelines.plan import ModelPlan
 
 _KL: dict[str, Any] = {
     "block_out_channels": (8, 8),
@@ -106,3 +108,13 @@ def test_a_cuda_device_searches_for_no_kernels_and_keeps_the_layout(monkeypatch:
     tuning.place(pipeline, plan, torch.device("cuda"))
     assert not torch.backends.cudnn.benchmark
     assert unet.weight.is_contiguous()
+
+
+def test_compile_without_a_compiler_is_refused_before_anything_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was found out by torch, minutes later, in a BackendCompilerFailed."""
+    monkeypatch.setattr("shutil.which", lambda name: None)
+    plan = ModelPlan("a", "", "other", compile=True)
+    with pytest.raises(LoadRefused, match=r"compile: true needs a C compiler: apt-get install gcc"):
+        tuning.require_compiler(plan, torch.device("cuda"))
+    tuning.require_compiler(plan, torch.device("cpu"))
+    tuning.require_compiler(ModelPlan("a", "", "other"), torch.device("cuda"))

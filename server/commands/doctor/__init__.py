@@ -1,0 +1,1 @@
+"""``darkroom doctor``: what is this machine, and what of models.yaml fits it?"""

@@ -1,0 +1,113 @@
+"""``darkroom doctor``: what is this machine, and what of models.yaml fits it? Serves nothing.
+
+Knows flags and exit codes; findings.py judges, machine.py and a process with torch say what is here, and gpu.py runs
+the sections of ``--gpu``.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from argparse import Namespace
+from itertools import groupby
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from server.commands.failure import CommandFailed
+
+if TYPE_CHECKING:
+    from server.catalog.catalog import Catalog
+    from server.commands.doctor.findings import Finding
+    from server.settings import Settings
+    from server.worker.child.inspection import Answer
+
+_INSPECTION_TIMEOUT_S = 300.0  # to import torch from a slow disk, and to read the headers of many models
+_MARKS = {"ok": "    ", "note": "note", "problem": "BAD "}
+
+
+def add_parser(commands: Any) -> None:
+    parser = commands.add_parser(
+        "doctor",
+        help="say what this machine is and what of models.yaml fits it",
+        epilog="Exit codes: 0 everything fits, 1 something does not, 2 wrong usage or configuration.",
+    )
+    parser.set_defaults(run=run)
+    parser.add_argument("--models", type=Path, help="models.yaml to judge")
+    parser.add_argument("--json", action="store_true", help="write one JSON object instead of text")
+    parser.add_argument("--gpu", action="store_true", help="measure the GPU: nine sections, ten minutes at most")
+    parser.add_argument(
+        "--model",
+        action="append",
+        default=[],
+        metavar="NAME",
+        help="with --gpu: an ID of models.yaml to measure instead of random weights; may be repeated",
+    )
+    parser.add_argument("--minutes", type=float, default=10.0, help="with --gpu: when to stop (default: 10)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("doctor.json"), help="with --gpu: where figures go (default: doctor.json)"
+    )
+
+
+def run(arguments: Namespace) -> int:
+    from server.catalog.load import find_models_file, load_catalog
+    from server.settings import read_settings
+
+    given = {} if arguments.models is None else {"models": arguments.models}
+    settings = read_settings(**given)
+    catalog = load_catalog(find_models_file(settings.models))
+    if arguments.gpu:
+        from server.commands.doctor import gpu
+
+        return gpu.measure(catalog, settings, arguments)
+    return _examine(catalog, settings, as_json=arguments.json)
+
+
+def _examine(catalog: Catalog, settings: Settings, *, as_json: bool) -> int:
+    from server.commands.doctor.findings import Level, examine
+    from server.commands.doctor.machine import read_host
+
+    host, said = read_host(settings.data_dir), inspect(catalog, settings)
+    found = examine(host, said, catalog, settings)
+    bad = sum(each.level is Level.PROBLEM for each in found)
+    if as_json:
+        document = {"fits": not bad, "host": host, "torch": said, "findings": found}
+        print(msgspec.json.format(msgspec.json.encode(document), indent=2).decode())
+    else:
+        _print(found)
+        print("\neverything fits" if not bad else f"\n{bad} problem{'s' * (bad > 1)}")
+    return 1 if bad else 0
+
+
+def _print(found: list[Finding]) -> None:
+    for section, lines in groupby(found, key=lambda each: each.section):
+        print(f"{section}")
+        for line in lines:
+            print(f"  {_MARKS[line.level]} {line.text}")
+
+
+def inspect(catalog: Catalog, settings: Settings) -> Answer:
+    """What torch says, asked in a process of its own: this one never imports it. Raises CommandFailed."""
+    from server import interpreter
+    from server.settings import ENV_PREFIX
+    from server.worker.child.inspection import Answer, Inquiry
+
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    asked = msgspec.json.encode(Inquiry(settings.device, tuple(catalog.plans.values())))
+    try:
+        done = subprocess.run(  # noqa: S603, our own module
+            interpreter.python("server.worker.child.inspection"),
+            input=asked,
+            capture_output=True,
+            env=interpreter.environment(kept),
+            timeout=_INSPECTION_TIMEOUT_S,
+            check=False,
+        )
+    except subprocess.TimeoutExpired:
+        raise CommandFailed(f"torch did not answer within {_INSPECTION_TIMEOUT_S:.0f} s: the driver may hang") from None
+    if done.returncode != 0:
+        sys.stderr.write(done.stderr.decode(errors="replace")[-2000:])
+        raise CommandFailed(f"the process with torch ended with exit code {done.returncode}; what it said is above")
+    return msgspec.json.decode(done.stdout.rpartition(b"\n")[2] or done.stdout, type=Answer)

@@ -1,0 +1,209 @@
+"""What the doctor finds: the sections of its report, and how bad each line is.
+
+Knows the machine, what torch says of it, the catalog and the settings; asks nothing itself, so that a test describes
+any machine.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from enum import StrEnum
+
+import msgspec
+
+from pipelines.facts import requirements
+from server.catalog.catalog import Catalog, Model
+from server.commands.doctor import cards
+from server.commands.doctor.machine import GIB, Host
+from server.settings import Settings
+from server.worker.child.inspection import Answer, Sizes
+
+_MIN_DISK_BYTES = GIB
+_MIN_MEMORY_BYTES = 4 * GIB  # the front, torch and the embedded model
+_ALLOCATOR = ("PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF")
+_DEVICE_ONLY = ("compile", "offload", "fuse_qkv")
+
+
+class Level(StrEnum):
+    """How bad a line is."""
+
+    OK = "ok"
+    NOTE = "note"
+    PROBLEM = "problem"
+
+
+class Finding(msgspec.Struct, frozen=True):
+    """One line of the report."""
+
+    section: str  # machine, the ID of a model, libraries or settings
+    level: Level
+    text: str
+
+
+def examine(
+    host: Host, said: Answer, catalog: Catalog, settings: Settings, environ: Mapping[str, str] = os.environ
+) -> list[Finding]:
+    """Everything that can be said, section by section."""
+    found = [Finding("machine", level, text) for level, text in _machine(host, said)]
+    for key in catalog.plans:
+        model = catalog.models[key]
+        found += [Finding(f"model {key}", level, text) for level, text in _model(model, said)]
+    found += [Finding("libraries", level, text) for level, text in _libraries(said, catalog)]
+    found += [Finding("settings", level, text) for level, text in _settings(settings, said, catalog, environ)]
+    return found
+
+
+def _machine(host: Host, said: Answer) -> Iterator[tuple[Level, str]]:
+    yield Level.OK, f"{host.system}, {host.processor}, {host.cores} cores for this process"
+    if host.memory_bytes:
+        limit = host.memory_limit_bytes
+        usable = min(host.memory_bytes, limit or host.memory_bytes)
+        of = "" if limit is None or limit >= host.memory_bytes else f"; this container may use {_gib(limit)}"
+        little = usable < _MIN_MEMORY_BYTES
+        yield (
+            Level.NOTE if little else Level.OK,
+            f"{_gib(host.memory_bytes)} of memory{of}{': little for a server with torch' if little else ''}",
+        )
+    low = host.disk_free_bytes < _MIN_DISK_BYTES
+    yield (
+        Level.NOTE if low else Level.OK,
+        f"{host.data_dir}: {_gib(host.disk_free_bytes)} free for pictures{': little' if low else ''}",
+    )
+    if host.data_dir_problem is not None:
+        yield Level.PROBLEM, f"{host.data_dir_problem}; keys and pictures are kept there"
+    versions = ", ".join(f"{name} {version}" for name, version in said.versions.items())
+    yield Level.OK, f"Python {host.python}, {versions}"
+    for card in said.cards:
+        major, minor = card.capability
+        about = (
+            f"{card.name}: {_gib(card.total_bytes)}, {_gib(card.free_bytes)} free, compute capability {major}.{minor}"
+        )
+        yield Level.OK, about + (f", driver {host.driver}" if host.driver else "")
+        if not card.has_kernels:
+            yield (
+                Level.PROBLEM,
+                (
+                    f"{card.name}: torch {said.versions.get('torch', '')} has no kernels for it, only for"
+                    f" {', '.join(said.architectures)}: install a build that has them"
+                ),
+            )
+        elif not card.has_bfloat16:
+            yield Level.NOTE, f"{card.name} has no bfloat16: dtype: auto is float16 there"
+    if said.device_problem:
+        yield Level.PROBLEM, f"the device cannot be used: {said.device_problem}"
+    elif not said.cards and said.device == "cpu":
+        driver = f" The driver {host.driver} is there." if host.driver else ""
+        yield Level.NOTE, f"no CUDA device: pictures are drawn on the CPU, in minutes for large models.{driver}"
+    yield Level.OK, f"models are drawn on {said.device} ({said.device_name}): {_gib(said.room_bytes)} for their weights"
+
+
+def _model(model: Model, said: Answer) -> Iterator[tuple[Level, str]]:
+    plan, sizes = model.plan, said.models.get(model.plan.key, Sizes(problem="its size is not known"))
+    problem = model.problem() or sizes.problem
+    if problem is not None:
+        yield Level.PROBLEM, f"{plan.folder}: {problem}"
+        return
+    yield Level.OK, f"{plan.folder} is whole"
+    if said.device.startswith("cuda") and plan.compile and (lacking := requirements.missing_for_compile()) is not None:
+        yield Level.PROBLEM, lacking
+    how = [word for word in (f"quantise: {plan.quantise}" if plan.quantise else "", "offload" * plan.offload) if word]
+    takes = f"its weights take {_gib(sizes.as_it_is)} of the device as {' with '.join([sizes.dtype, *how])}"
+    fits = [f"{word} ({_gib(size)})" for word, size in sizes.otherwise.items() if size <= said.room_bytes]
+    others = ", ".join(f"{word} {_gib(size)}" for word, size in sizes.otherwise.items())
+    if sizes.as_it_is <= said.room_bytes:
+        yield Level.OK, f"{takes}: it fits" + (f"; otherwise: {others}" if others else "")
+        yield from _speed(model, sizes, said)
+    elif fits:
+        yield Level.PROBLEM, f"{takes}, of {_gib(said.room_bytes)}: it does not fit. It would with {' or '.join(fits)}"
+    else:
+        yield (
+            Level.PROBLEM,
+            (
+                f"{takes}, of {_gib(said.room_bytes)}: it does not fit"
+                + (f", nor otherwise: {others}" if others else "; a machine with more memory is needed")
+            ),
+        )
+    for name, reason in model.lora_problems().items():
+        yield Level.PROBLEM, f"loras.{name}: {reason}"
+
+
+def _speed(model: Model, sizes: Sizes, said: Answer) -> Iterator[tuple[Level, str]]:
+    card = cards.find(said.device_name) if said.device.startswith("cuda") else None
+    if card is None:
+        return
+    pixels = model.area.native_width * model.area.native_height
+    span = cards.seconds_a_step(card, model.family, sizes.denoiser_elements, pixels)
+    if span is not None:
+        yield (
+            Level.OK,
+            (
+                f"an estimate, not measured: {span[0]:.2g} to {span[1]:.2g} s a step of one picture of"
+                f" {model.area.native_width}x{model.area.native_height} ({card.source})"
+            ),
+        )
+
+
+def _libraries(said: Answer, catalog: Catalog) -> Iterator[tuple[Level, str]]:
+    """What is optional and missing. What a model lacks is said with the model; here is what another would."""
+    plans = catalog.plans.values()
+    missing = [name for name in ("bitsandbytes", "torchao") if name not in said.versions]
+    if missing:
+        yield Level.NOTE, f"{', '.join(missing)} missing, for `quantise`: pip install 'darkroom[quantise]'"
+    if "torchvision" not in said.versions:
+        yield Level.NOTE, "torchvision missing, for FLUX.2-dev and video processors: pip install 'darkroom[vision]'"
+    lacking = requirements.missing_for_compile()
+    if lacking is not None and not any(plan.compile for plan in plans):
+        yield Level.NOTE, lacking.replace("compile: true needs", "missing, for `compile: true`:", 1)
+    if not missing and "torchvision" in said.versions and lacking is None:
+        yield Level.OK, "every optional library and a C compiler are there"
+
+
+def _settings(
+    settings: Settings, said: Answer, catalog: Catalog, environ: Mapping[str, str]
+) -> Iterator[tuple[Level, str]]:
+    before = said.room_bytes
+    on_cuda = said.device.startswith("cuda")
+    for key, plan in catalog.plans.items():
+        idle = [word for word in _DEVICE_ONLY if getattr(plan, word)]
+        if idle and not on_cuda:
+            yield Level.NOTE, f"models.{key}: {', '.join(idle)} has no effect on {said.device}"
+        if plan.dtype == "bfloat16" and any(not card.has_bfloat16 for card in said.cards):
+            yield Level.NOTE, f"models.{key}: dtype: bfloat16 is emulated on this card, slowly; float16 is not"
+        if plan.dtype == "float16" and said.device == "cpu":
+            yield Level.NOTE, f"models.{key}: dtype: float16 is slow on the CPU; auto is float32 there"
+    kept = [key for key, plan in catalog.plans.items() if plan.keep]
+    size = sum(said.models[key].as_it_is for key in kept if key in said.models)
+    if size > before:
+        yield Level.PROBLEM, f"models with keep ({', '.join(kept)}) take {_gib(size)} together, of {_gib(before)}"
+    preloaded = {model.plan.key for model in catalog if model.entry.preload}
+    size = sum(said.models[key].as_it_is for key in preloaded if key in said.models)
+    if size > before and len(preloaded) > 1:
+        yield (
+            Level.NOTE,
+            (
+                f"models with preload ({', '.join(sorted(preloaded))}) take {_gib(size)} together, of {_gib(before)}:"
+                " the first make room for the last"
+            ),
+        )
+    if settings.queue_size < settings.running_jobs:
+        yield (
+            Level.NOTE,
+            (f"queue_size {settings.queue_size} is less than running_jobs {settings.running_jobs}: never reached"),
+        )
+    for name in _ALLOCATOR:
+        if name in environ and on_cuda and "expandable_segments" not in environ[name]:
+            yield Level.NOTE, f"{name} is set, and does not name expandable_segments: memory may be left in pieces"
+    if len(said.cards) > 1:
+        yield (
+            Level.NOTE,
+            (
+                f"{len(said.cards)} devices, of which one server uses the first: start one server a device with"
+                " CUDA_VISIBLE_DEVICES"
+            ),
+        )
+    yield Level.OK, f"{catalog.path}: {len(catalog.models)} models, {len(catalog.plans)} folders of weights"
+
+
+def _gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB" if size >= GIB // 10 else f"{size / (1 << 20):.0f} MiB"

@@ -1,0 +1,139 @@
+"""What torch says of this machine, and how much room each model wants: for ``darkroom doctor``.
+
+Run as a process of its own: reads an Inquiry in JSON from standard input and writes an Answer. Loads no model. The
+sizes and the room are told by the code that serving decides by.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import math
+import sys
+from pathlib import Path
+from typing import Any
+
+import msgspec
+
+from pipelines.plan import ModelPlan
+
+_PACKAGES = ("torch", "diffusers", "transformers", "accelerate", "peft", "bitsandbytes", "torchao", "torchvision")
+_SMALLER = ("int8", "float8", "nf4")
+
+
+class Inquiry(msgspec.Struct, frozen=True):
+    """What the front asks."""
+
+    device: str  # the setting
+    plans: tuple[ModelPlan, ...]
+
+
+class Card(msgspec.Struct, frozen=True):
+    """One CUDA device."""
+
+    name: str
+    total_bytes: int
+    free_bytes: int
+    capability: tuple[int, int]
+    has_kernels: bool
+    has_bfloat16: bool
+
+
+class Sizes(msgspec.Struct, frozen=True):
+    """How many bytes of the device a model's weights take: as models.yaml has it, and otherwise."""
+
+    dtype: str = ""
+    as_it_is: int = 0
+    otherwise: dict[str, int] = {}  # "quantise: nf4" → bytes
+    denoiser_elements: int = 0
+    problem: str | None = None
+
+
+class Answer(msgspec.Struct, frozen=True):
+    """What torch says."""
+
+    versions: dict[str, str]
+    cuda: str | None  # the version that torch was built with
+    architectures: list[str]
+    cards: list[Card]
+    device: str
+    device_name: str
+    device_problem: str  # why it is not the one that is set, or that this machine seems to have
+    room_bytes: int  # for the weights of all models on the device together
+    models: dict[str, Sizes]
+
+
+def _sizes(plan: ModelPlan, device: Any) -> Sizes:
+    from pipelines.engine.shared import DENOISERS
+    from pipelines.errors import LoadRefused
+    from pipelines.facts import folder
+    from pipelines.models import loader
+    from pipelines.models.device import choose_dtype
+
+    try:
+        otherwise = {}
+        if device.type == "cuda":
+            plain = msgspec.structs.replace(plan, quantise=None, offload=False)
+            smaller = {f"quantise: {word}": msgspec.structs.replace(plain, quantise=word) for word in _SMALLER}
+            others = {**smaller, "offload: true": msgspec.structs.replace(plain, offload=True)}
+            otherwise = {word: loader.weight_bytes(other, device) for word, other in others.items() if other != plan}
+        denoisers = [part for part in folder.parts(Path(plan.folder)) if part.component.name in DENOISERS]
+        return Sizes(
+            dtype=str(choose_dtype(plan.dtype, device)).removeprefix("torch."),
+            as_it_is=loader.weight_bytes(plan, device),
+            otherwise=otherwise,
+            denoiser_elements=sum(math.prod(shape) for part in denoisers for shape in loader._shapes(part.weights)),
+        )
+    except (LoadRefused, OSError) as error:
+        return Sizes(problem=str(error))
+
+
+def _cards() -> list[Card]:
+    import torch
+
+    from pipelines.models.device import has_kernels
+
+    found = []
+    for index in range(torch.cuda.device_count() if torch.cuda.is_available() else 0):
+        free, total = torch.cuda.mem_get_info(index)
+        capability = torch.cuda.get_device_capability(index)
+        kernels = torch.version.hip is not None or has_kernels(capability, torch.cuda.get_arch_list())
+        bfloat16 = torch.version.hip is not None or capability >= (8, 0)
+        found.append(Card(torch.cuda.get_device_name(index), total, free, capability, kernels, bfloat16))
+    return found
+
+
+def answer(inquiry: Inquiry) -> Answer:
+    """What torch says of this machine."""
+    import torch
+
+    from pipelines.models import device as devices
+    from pipelines.models import loader, memory
+
+    loader.quiet_libraries()
+    try:
+        choice = devices.choose(inquiry.device)
+    except devices.DeviceRefused as refusal:
+        choice = devices.Choice(torch.device("cpu"), "CPU", str(refusal))
+    budget, _ = memory.measure_budget(choice.device)
+    return Answer(
+        versions={name: version for name in _PACKAGES if (version := _version(name)) is not None},
+        cuda=torch.version.cuda or torch.version.hip,
+        architectures=torch.cuda.get_arch_list() if torch.cuda.is_available() else [],
+        cards=_cards(),
+        device=str(choice.device),
+        device_name=choice.name,
+        device_problem=choice.problem,
+        room_bytes=int(budget * (1 - memory.WORKING_SHARE)),
+        models={plan.key: _sizes(plan, choice.device) for plan in inquiry.plans},
+    )
+
+
+def _version(name: str) -> str | None:
+    try:
+        return importlib.metadata.version(name)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+if __name__ == "__main__":
+    sys.stdout.buffer.write(msgspec.json.encode(answer(msgspec.json.decode(sys.stdin.buffer.read(), type=Inquiry))))
