@@ -144,25 +144,24 @@ def check_tokenizers(components: Mapping[str, Any]) -> None:
     for name, component in components.items():
         tokenizer = getattr(component, "tokenizer", component)  # a processor has one
         if isinstance(tokenizer, transformers.PreTrainedTokenizerBase):
-            encoder = (
-                components.get(name.replace("tokenizer", "text_encoder")) if name.startswith("tokenizer") else None
-            )
+            encoder = components.get(name.replace("tokenizer", "text_encoder", 1))
             _check_tokenizer(name, tokenizer, encoder)
 
 
 def _check_tokenizer(name: str, tokenizer: Any, encoder: Any) -> None:
     if isinstance(tokenizer, transformers.CLIPTokenizer) and tokenizer.model_max_length > _MAX_LENGTH:
-        raise LoadRefused(
-            f"{name}/tokenizer_config.json has no model_max_length, or there is no such file (CLIP's is 77)"
-        )
-    ids = [tokenizer(text, add_special_tokens=False).input_ids for text in _TEXTS]
+        raise LoadRefused(f"{name}/tokenizer_config.json is missing, or has no model_max_length (CLIP's is 77)")
+    try:
+        ids = [tokenizer(text, add_special_tokens=False).input_ids for text in _TEXTS]
+    except Exception as error:  # the tokenizers library raises nothing more special
+        raise LoadRefused(f"{name}/ cannot read a text: {str(error)[:200]}; fetch its files again") from error
     if ids[0] == ids[1] or not set(ids[0]) - set(tokenizer.all_special_ids):
         raise LoadRefused(
             f"{name}/ knows no words, so that prompts would have no effect: its vocabulary ({len(tokenizer)} tokens)"
             " is missing or another model's; fetch its files again"
         )
     embeddings = _embeddings(encoder)
-    if embeddings is not None and max(map(max, ids)) >= embeddings:
+    if embeddings is not None and max(*ids[0], *ids[1]) >= embeddings:
         raise LoadRefused(f"{name}/ has more tokens ({len(tokenizer)}) than its text encoder knows ({embeddings})")
 
 
@@ -193,11 +192,12 @@ def descale(components: Mapping[str, Any], parts: Iterable[Part]) -> None:
         scales = part.scales()
         if not scales:
             continue
+        stored = part.tensors()
         weights = dict(components[part.component.name].named_parameters())
         values = _read(part, {scale.scale for scale in scales})
         for scale in scales:
             weight = weights.get(_name_of(scale.weight, weights))
-            if weight is None or not weight.is_floating_point() or weight.element_size() < 2:
+            if weight is None or not _is_plain(weight, stored[scale.weight].shape):
                 raise LoadRefused(
                     f"{part.component.name}/ has {scale.scale}, but {scale.weight} is not loaded as it is stored:"
                     " take weights in fp16 or bf16"
@@ -207,12 +207,16 @@ def descale(components: Mapping[str, Any], parts: Iterable[Part]) -> None:
                 weight.copy_(weight.float() * factor)
 
 
+def _is_plain(weight: torch.Tensor, shape: tuple[int, ...]) -> bool:
+    """Is it loaded as it is stored, but for its dtype? Quantised by ``quantise`` on the way, it is made of others."""
+    plain = weight.is_floating_point() and weight.element_size() > 1 and not hasattr(weight, "__tensor_flatten__")
+    return plain and tuple(weight.shape) == shape
+
+
 def _name_of(stored: str, names: Collection[str]) -> str:
-    """What transformers calls a tensor: it leaves out, or puts in, what stands before all names of a model."""
-    if stored in names:
-        return stored
-    alike = [name for name in names if name.endswith(f".{stored}") or stored.endswith(f".{name}")]
-    return alike[0] if len(alike) == 1 else ""
+    """What transformers calls a tensor: it leaves out, or puts in, the word that stands before all names of a model."""
+    alike = [name for name in names if stored in (name, name.partition(".")[2]) or name == stored.partition(".")[2]]
+    return stored if stored in alike or len(alike) != 1 else alike[0]
 
 
 def _read(part: Part, names: Collection[str]) -> dict[str, torch.Tensor]:
