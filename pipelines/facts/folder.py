@@ -2,26 +2,25 @@
 
 Knows files; loads nothing, imports no torch. What is judged is what loading reads (component.py), and nothing else.
 Sources of the rules: pickle weights (CVE-2025-32434), code named by a config (configs.py), paths that leave the folder
-(CVE-2026-27905), headers that lie about their length (safetensors format: 8 bytes of little-endian length, then JSON,
-then the data to the end of file).
+(CVE-2026-27905), headers that lie about their length (headers.py), marks that the libraries drop (marks.py).
 """
 
 from __future__ import annotations
 
 import json
 import os
-import struct
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import component, configs, requirements
+from pipelines.facts import component, configs, headers, marks, requirements
 from pipelines.facts.component import INDEX, TEMPLATES, Component, Files, Kind
+from pipelines.facts.headers import Header, Stored
+from pipelines.facts.marks import Scale
 
-_MAX_HEADER_BYTES = 100 * 1000 * 1000  # the limit of the safetensors library itself
 _MAX_JSON_BYTES = 64 * 1024 * 1024
-_LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 
 
 @dataclass(frozen=True)
@@ -36,6 +35,32 @@ class Part:
     def weights(self) -> tuple[Path, ...]:
         """The safetensors files of its weights."""
         return tuple(self.folder / name for name in self.files.weights)
+
+    @property
+    def is_quantised(self) -> bool:
+        """Are its weights stored in a form of one of the libraries' quantisers?"""
+        if "config.json" not in self.files.configs:
+            return False
+        config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
+        return isinstance(config.get("quantization_config"), dict)
+
+    def tensors(self) -> dict[str, Stored]:
+        """What its weights are by name, of all its files. Raises LoadRefused for a file that is none."""
+        found: dict[str, Stored] = {}
+        owners: dict[str, str] = {}
+        for path in self.weights:
+            tensors = headers.read(path).tensors
+            twice = min(found.keys() & tensors.keys(), default=None)
+            if twice is not None:
+                one = f"{self.component.name}/: {twice[:120]} is in {owners[twice]} and in {path.name}"
+                raise LoadRefused(f"{one}: one of them is stale; fetch the model again")
+            found |= tensors
+            owners |= dict.fromkeys(tensors, path.name)
+        return found
+
+    def scales(self) -> tuple[Scale, ...]:
+        """Its weights that are stored in fp8 beside a scale. Raises LoadRefused for a scale that cannot be undone."""
+        return () if self.is_quantised else marks.scales(self.tensors(), self.component.name)
 
 
 def parts(folder: Path) -> tuple[Part, ...]:
@@ -56,7 +81,10 @@ def inspect(folder: Path) -> int:
 
     Raises LoadRefused, saying which file is wrong and what to do.
     """
-    return sum(_inspect_part(part, folder) for part in parts(folder))
+    found = parts(folder)
+    size = sum(_inspect_part(part, folder) for part in found)
+    _inspect_marks(found, folder)
+    return size
 
 
 def problem(folder: Path) -> str | None:
@@ -110,7 +138,18 @@ def _inspect_part(part: Part, folder: Path) -> int:
     lacking = requirements.missing(part.component, files, read)
     if lacking is not None:
         raise LoadRefused(lacking)
-    return sum(_inspect_weights(path, folder) for path in part.weights)
+    return sum(_inspect_weights(path, folder).file_size for path in part.weights)
+
+
+def _inspect_marks(found: Iterable[Part], folder: Path) -> None:
+    """Refuse what tensors beside the weights say, where loading would not heed it."""
+    by_name = {part.component.name: part for part in found}
+    for part in by_name.values():
+        part.scales()
+    denoiser, scheduler = by_name.get("unet"), by_name.get("scheduler")
+    if denoiser is not None and scheduler is not None and scheduler.files.configs:
+        config = _read_json(scheduler.folder / scheduler.files.configs[0], folder)
+        marks.refuse_other_prediction(denoiser.tensors(), "unet", config)
 
 
 def inspect_adapter(path: Path) -> int:
@@ -124,7 +163,7 @@ def inspect_adapter(path: Path) -> int:
         raise LoadRefused(f"{path.name} is a folder, not a file; path names the .safetensors file in it")
     if not path.is_file():
         raise LoadRefused(f"{path.name} {'is a link to nothing' if path.is_symlink() else 'does not exist'}")
-    return _inspect_safetensors(path)
+    return headers.read(path).file_size
 
 
 def adapter_problem(path: Path) -> str | None:
@@ -138,47 +177,15 @@ def adapter_problem(path: Path) -> str | None:
     return None
 
 
-def _inspect_weights(path: Path, folder: Path) -> int:
+def _inspect_weights(path: Path, folder: Path) -> Header:
     _check_place(path, folder)
-    return _inspect_safetensors(path)
-
-
-def _inspect_safetensors(path: Path) -> int:
-    """Compare a safetensors header with the file. Returns the file's size in bytes."""
-    where = f"{path.parent.name}/{path.name}"
-    _refuse_pointer(path, where)
-    size = path.stat().st_size
-    with path.open("rb") as file:
-        prefix = file.read(8)
-        length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
-            raise LoadRefused(f"{where} is not a safetensors file, or is truncated")
-        try:
-            header = json.loads(file.read(length))
-        except (ValueError, RecursionError) as error:
-            raise LoadRefused(f"{where} has a damaged header") from error
-    if not isinstance(header, dict):
-        raise LoadRefused(f"{where} has a damaged header")
-    end = 0
-    for key, tensor in header.items():
-        if key == "__metadata__":
-            continue
-        try:
-            start, stop = tensor["data_offsets"]
-        except (TypeError, KeyError, ValueError) as error:
-            raise LoadRefused(f"{where} has a damaged header") from error
-        if not (isinstance(start, int) and isinstance(stop, int) and 0 <= start <= stop):
-            raise LoadRefused(f"{where} has a damaged header")
-        end = max(end, stop)
-    if end != size - 8 - length:
-        raise LoadRefused(f"{where} is truncated or longer than its header says")
-    return size
+    return headers.read(path)
 
 
 def _inspect_tokens(path: Path, folder: Path) -> None:
     """A tokenizer's file is there, and is what its name says as far as its first bytes tell."""
     where = _check_place(path, folder)
-    _refuse_pointer(path, where)
+    headers.refuse_pointer(path, where)
     if path.stat().st_size == 0:
         raise LoadRefused(f"{where} is empty")
     if path.suffix == ".json":
@@ -200,19 +207,11 @@ def _check_place(path: Path, folder: Path) -> str:
     return where
 
 
-def _refuse_pointer(path: Path, where: str) -> None:
-    with path.open("rb") as file:
-        if file.read(len(_LFS_POINTER)) == _LFS_POINTER:
-            raise LoadRefused(
-                f"{where} is not a safetensors file, or any other, but what Git LFS left in its place: run git lfs pull"
-            )
-
-
 def _read_json(path: Path, folder: Path) -> dict[str, Any]:
     where = _check_place(path, folder)
     if path.stat().st_size > _MAX_JSON_BYTES:
         raise LoadRefused(f"{where} is too large")
-    _refuse_pointer(path, where)
+    headers.refuse_pointer(path, where)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
     except (ValueError, RecursionError) as error:

@@ -7,7 +7,6 @@ code from the folder. Knows neither runs nor HTTP.
 from __future__ import annotations
 
 import inspect
-import json
 import logging
 import math
 import threading
@@ -32,10 +31,8 @@ from pipelines.engine.adapters import Adapters
 from pipelines.engine.shared import DENOISERS, find_shared_modules
 from pipelines.errors import LoadRefused, Unsupported
 from pipelines.facts import folder as model_folder
-from pipelines.facts.component import INDEX
 from pipelines.facts.families import Family, FamilyTable
-from pipelines.facts.folder import Part
-from pipelines.models import allocator, processors, tuning
+from pipelines.models import allocator, processors, tuning, verify
 from pipelines.models.device import choose_dtype
 from pipelines.models.tokens import TokenCounter
 from pipelines.plan import ModelPlan
@@ -131,7 +128,9 @@ def load(plan: ModelPlan, device: torch.device) -> LoadedModel:
     quantised = tuning.quantisation(plan)
     tuning.require_compiler(plan, device)
     try:
-        _check_classes(path, parts)
+        verify.check_classes(path, parts)
+        for part in parts:
+            verify.compare(part)
         # Refused by inspect(): pickles, foreign code, paths that leave the folder.
         pipeline = DiffusionPipeline.from_pretrained(
             str(path),
@@ -147,6 +146,9 @@ def load(plan: ModelPlan, device: torch.device) -> LoadedModel:
         said = str(error).replace(str(path), path.name)  # /readyz shows it to anyone
         raise LoadRefused(f"diffusers could not load it: {type(error).__name__}: {said}") from error
     pipeline.set_progress_bar_config(disable=True)
+    verify.refuse_unloaded(pipeline.components)
+    verify.check_tokenizers(pipeline.components)
+    verify.descale(pipeline.components, parts)
     loaded = adapters.load(pipeline, plan.adapters)  # before placing: they go to the device with their modules
     tuning.place(pipeline, plan, device)
     families = FamilyTable()
@@ -162,27 +164,6 @@ def load(plan: ModelPlan, device: torch.device) -> LoadedModel:
         },
     )
     return LoadedModel(plan, pipeline, family, device, loaded)
-
-
-def _check_classes(folder: Path, parts: Iterable[Part]) -> None:
-    """Compare the classes that a folder names with what they are. Raises LoadRefused, AttributeError for none at all.
-
-    The check of the folder tells kinds from names: here a pipeline inside a pipeline, which would load files that
-    nobody has judged, or a model that calls itself a tokenizer, cannot pass for what they are not.
-    """
-    named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["_class_name"]
-    pipeline = getattr(diffusers, named)
-    if not _is_a(pipeline, DiffusionPipeline) or pipeline._load_connected_pipes:
-        raise LoadRefused(f"{named} is not a pipeline that can be served")
-    for each in (part.component for part in parts):
-        library = {"diffusers": diffusers, "transformers": transformers}.get(each.library)
-        named_class = getattr(library, each.class_name, None)  # None: an old name that diffusers still knows
-        if _is_a(named_class, DiffusionPipeline) or (_is_a(named_class, torch.nn.Module) and not each.loads_weights):
-            raise LoadRefused(f"{each.name}: {each.class_name} is not the class of a component")
-
-
-def _is_a(value: Any, base: type) -> bool:
-    return isinstance(value, type) and issubclass(value, base)
 
 
 def weight_bytes(plan: ModelPlan, device: torch.device) -> int:

@@ -1,0 +1,175 @@
+"""Folders that loaded in silence and drew something else: refused by name, before and after their weights are read."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from pipelines.errors import LoadRefused
+from pipelines.facts import folder as model_folder
+from pipelines.models import verify
+from pipelines.models.loader import LoadedModel, load
+from pipelines.plan import ModelPlan
+from server.catalog.catalog import Model
+
+CPU = torch.device("cpu")
+Tensors = dict[str, torch.Tensor]
+FILES = {
+    "text_encoder": "text_encoder/model.safetensors",
+    "unet": "unet/diffusion_pytorch_model.safetensors",
+    "vae": "vae/diffusion_pytorch_model.safetensors",
+}
+
+
+@pytest.fixture
+def plan(mini: Model, tmp_path: Path) -> ModelPlan:
+    """The embedded model, copied to be broken."""
+    shutil.copytree(mini.plan.folder, tmp_path / "model")
+    return msgspec.structs.replace(mini.plan, folder=str(tmp_path / "model"))
+
+
+def change(plan: ModelPlan, component: str, how: Callable[[Tensors], Tensors]) -> None:
+    """Write a component's weights anew."""
+    path = Path(plan.folder) / FILES[component]
+    save_file({name: tensor.clone() for name, tensor in how(load_file(path)).items()}, path)
+
+
+def set_json(path: Path, **values: object) -> None:
+    path.write_text(json.dumps({**json.loads(path.read_text()), **values}))
+
+
+def without_first(tensors: Tensors) -> Tensors:
+    return {name: tensors[name] for name in sorted(tensors)[1:]}
+
+
+def renamed(tensors: Tensors) -> Tensors:
+    return {f"other.{name}": tensor for name, tensor in tensors.items()}
+
+
+def reshaped(tensors: Tensors) -> Tensors:
+    first = next(name for name in sorted(tensors) if tensors[name].dim() > 1)
+    return {**tensors, first: torch.cat([tensors[first]] * 2)}
+
+
+@pytest.mark.parametrize("component", FILES)
+@pytest.mark.parametrize(
+    ("how", "says"), [(without_first, "lacks 1 of the"), (renamed, "lacks"), (reshaped, "does not fit its config.json")]
+)
+def test_tensors_that_are_missing_renamed_or_of_another_shape(
+    component: str, how: Callable[[Tensors], Tensors], says: str, plan: ModelPlan
+) -> None:
+    """A text encoder got random numbers in their place; of a UNet one heard "Cannot copy out of meta tensor"."""
+    change(plan, component, how)
+    with pytest.raises(LoadRefused, match=f"^{component}/ {says}") as refused:
+        load(plan, CPU)
+    assert str(Path(plan.folder).parent) not in str(refused.value)
+    if how is renamed:
+        assert "its files have other." in str(refused.value)
+
+
+def test_other_widths_than_the_configuration_says(plan: ModelPlan) -> None:
+    set_json(Path(plan.folder) / "text_encoder" / "config.json", hidden_size=96)
+    with pytest.raises(
+        LoadRefused, match=r"^text_encoder/ does not fit its config\.json: .*x192 in its files, and .*x96"
+    ):
+        load(plan, CPU)
+
+
+def test_what_a_class_does_without_is_not_missed(plan: ModelPlan) -> None:
+    """position_ids was a tensor of old files and is none of new ones."""
+    change(plan, "text_encoder", lambda had: {**had, "text_model.embeddings.position_ids": torch.arange(326)[None]})
+    (Path(plan.folder) / "text_encoder" / "._model.safetensors").write_bytes(b"what a system left")
+    assert load(plan, CPU).weight_bytes() > 0
+
+
+def test_a_tensor_that_loading_left_without_memory_is_named(plan: ModelPlan) -> None:
+    module = torch.nn.Linear(2, 2, device="meta")
+    with pytest.raises(LoadRefused, match=r"^unet/ lacks 2 of its tensors: bias, weight$"):
+        verify.refuse_unloaded({"unet": module, "tokenizer": object()})
+    verify.refuse_unloaded({"unet": torch.nn.Linear(2, 2)})
+
+
+@pytest.mark.parametrize(("words", "says"), [(0, "cannot read a text"), (2, "knows no words, so that prompts would")])
+def test_a_tokenizer_without_its_vocabulary(words: int, says: str, plan: ModelPlan) -> None:
+    """transformers made one of two words: prompts had no effect, and nothing said so."""
+    file = Path(plan.folder) / "tokenizer" / "tokenizer.json"
+    whole = json.loads(file.read_text())
+    few = {"<|startoftext|>": 7436, "<|endoftext|>": 7437} if words else {}
+    file.write_text(json.dumps({**whole, "model": {**whole["model"], "vocab": few, "merges": []}}))
+    with pytest.raises(LoadRefused, match=f"^tokenizer/ {says}"):
+        load(plan, CPU)
+
+
+def test_a_tokenizer_with_its_configuration_alone(plan: ModelPlan) -> None:
+    (Path(plan.folder) / "tokenizer" / "tokenizer.json").unlink()
+    with pytest.raises(LoadRefused, match=r"^tokenizer/ has no vocabulary"):
+        load(plan, CPU)
+
+
+def test_a_tokenizer_without_its_configuration(plan: ModelPlan) -> None:
+    """The first prompt failed: "int too big to convert"."""
+    (Path(plan.folder) / "tokenizer" / "tokenizer_config.json").unlink()
+    with pytest.raises(LoadRefused, match=r"^tokenizer/tokenizer_config\.json is missing, or has no model_max_length"):
+        load(plan, CPU)
+
+
+def test_a_tokenizer_of_another_model(plan: ModelPlan) -> None:
+    """Its encoder was asked for a row that it does not have, at the first prompt."""
+    change(
+        plan,
+        "text_encoder",
+        lambda had: {
+            name: tensor[:100] if tuple(tensor.shape) == (7438, 192) else tensor for name, tensor in had.items()
+        },
+    )
+    set_json(Path(plan.folder) / "text_encoder" / "config.json", vocab_size=100, eos_token_id=99, pad_token_id=99)
+    with pytest.raises(LoadRefused, match=r"^tokenizer/ has more tokens \(7438\) than its text encoder knows \(100\)"):
+        load(plan, CPU)
+
+
+def scaled(tensors: Tensors) -> Tensors:
+    """As ComfyUI stores them: every matrix divided by its scale, so that it fills fp8's range."""
+    made: Tensors = {"scaled_fp8": torch.zeros(2).to(torch.float8_e4m3fn)}
+    for name, tensor in tensors.items():
+        made[name] = tensor
+        if name.endswith(".weight") and tensor.dim() == 2:
+            scale = tensor.float().abs().max() / 448
+            made[name] = (tensor.float() / scale).to(torch.float8_e4m3fn)
+            made[name.replace(".weight", ".scale_weight")] = scale.reshape(1)
+            made[name.replace(".weight", ".scale_input")] = torch.ones(1)
+    return made
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("component", ["unet", "text_encoder"])
+def test_scaled_fp8_is_multiplied_by_its_scales(component: str, dtype: str, mini: Model, plan: ModelPlan) -> None:
+    """The scales were dropped: weights came out 600 to 7,000 times too large, and the load check was content."""
+    plan = msgspec.structs.replace(plan, dtype=dtype)
+    change(plan, component, scaled)
+    wanted = weights(load(msgspec.structs.replace(mini.plan, dtype=dtype), CPU), component)
+    found = weights(load(plan, CPU), component)
+    assert wanted.keys() == found.keys()
+    changed = [name for name, tensor in wanted.items() if not torch.equal(tensor, found[name])]
+    assert len(changed) > 5
+    for name in changed:
+        off = (wanted[name].float() - found[name].float()).abs().mean() / wanted[name].float().abs().mean()
+        assert off < 0.04, name  # of fp8's three bits
+
+
+def weights(model: LoadedModel, component: str) -> Tensors:
+    return dict(model._base.components[component].named_parameters())
+
+
+def test_a_scale_whose_weight_was_quantised_on_the_way_is_refused(plan: ModelPlan) -> None:
+    """Quantised by ``quantise`` while it was loaded, it is no longer what the scale is for."""
+    change(plan, "unet", scaled)
+    parts = model_folder.parts(Path(plan.folder))
+    with pytest.raises(LoadRefused, match=r"^unet/ has .*scale_weight, but .* is not loaded as it is stored"):
+        verify.descale({"unet": torch.nn.Linear(2, 2)}, parts)
