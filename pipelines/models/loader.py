@@ -9,13 +9,16 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import re
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import diffusers
+import msgspec
 import safetensors
 import torch
 import transformers
@@ -34,7 +37,9 @@ from pipelines.facts import folder as model_folder
 from pipelines.facts.families import Family, FamilyTable
 from pipelines.models import allocator, processors, tuning, verify
 from pipelines.models.device import choose_dtype
+from pipelines.models.streaming import MIN_STREAMED_BYTES, Streamed
 from pipelines.models.tokens import TokenCounter
+from pipelines.models.tuning import ENCODERS
 from pipelines.plan import ModelPlan
 from pipelines.spec import Task
 
@@ -47,6 +52,7 @@ _AUTO = {
 }
 
 # Of the matrices of denoisers; the rest stays as it is. bitsandbytes' nf4 keeps a float32 scale for every 64 elements.
+_BLOCK = re.compile(r".*?\.\d+\.")  # of the names of a block's tensors
 _BYTES_PER_ELEMENT = {"int8": 1.0, "float8": 1.0, "nf4": 0.5 + 4 / 64}
 
 
@@ -54,7 +60,13 @@ class LoadedModel:
     """A model on its device: one set of weights, and a pipeline for each task made when first wanted."""
 
     def __init__(
-        self, plan: ModelPlan, pipeline: Any, family: Family, device: torch.device, adapters: Adapters | None = None
+        self,
+        plan: ModelPlan,
+        pipeline: Any,
+        family: Family,
+        device: torch.device,
+        adapters: Adapters | None = None,
+        streamed: Mapping[str, Streamed] | None = None,
     ) -> None:
         self.plan = plan
         self.family = family
@@ -65,6 +77,7 @@ class LoadedModel:
         self.shares = True  # may its runs share steps? The check at load decides
         self.reason = ""  # why not
         self._base = pipeline
+        self._streamed = streamed or {}  # text encoders whose weights stay in host memory
         self._by_task: dict[Task, Any] = {}
         self._lock = threading.Lock()
 
@@ -87,28 +100,39 @@ class LoadedModel:
 
     def weight_bytes(self) -> int:
         """Bytes of all parameters and buffers, as far as they are on the device when it is there."""
-        return int(_on_device(self.plan, self.device, self._sizes()))
+        sizes = {name: dict(_sizes(part)) for name, part in self._modules().items()}
+        return int(_on_device(self.plan, self.device, sizes, streamed=self._streamed))
 
     def host_bytes(self) -> int:
         """Bytes of host memory that the weights take after ``move``."""
-        return sum(map(allocator.pinned_bytes, self._sizes()))
+        sizes = (size for part in self._modules().values() for _, size in _sizes(part))
+        return sum(map(allocator.pinned_bytes, sizes))
 
     def move(self, device: torch.device) -> None:
         """Bring the weights to ``device``. No run may be using them."""
-        if self.device.type != "cuda" or self.plan.quantise is not None:
+        if self.device.type != "cuda" or self._quantised:
             self._base.to(device)
             return
         # Not blocking: torch then copies to pinned host memory, and from there at the full speed of the bus.
-        for module in self._modules():
-            module.to(device, non_blocking=True)
+        for name, module in self._modules().items():
+            if name in self._streamed:
+                self._streamed[name].rest_to(module, device)
+            else:
+                module.to(device, non_blocking=True)
         torch.cuda.synchronize(self.device)  # the copies are under way: nobody may read them yet
 
-    def _modules(self) -> list[torch.nn.Module]:
-        return [part for part in self._base.components.values() if isinstance(part, torch.nn.Module)]
+    @property
+    def _quantised(self) -> bool:
+        return self.plan.quantise is not None or self.plan.quantise_encoders is not None
 
-    def _sizes(self) -> list[int]:
-        tensors = [tensor for module in self._modules() for tensor in (*module.parameters(), *module.buffers())]
-        return [sum(part.numel() * part.element_size() for part in _parts(tensor)) for tensor in tensors]
+    def _modules(self) -> dict[str, torch.nn.Module]:
+        return {name: part for name, part in self._base.components.items() if isinstance(part, torch.nn.Module)}
+
+
+def _sizes(module: torch.nn.Module) -> Iterator[tuple[str, int]]:
+    """The name and the bytes of each of a module's parameters and buffers."""
+    for name, tensor in (*module.named_parameters(), *module.named_buffers()):
+        yield name, sum(part.numel() * part.element_size() for part in _parts(tensor))
 
 
 def _native_task(pipeline: Any) -> Task:
@@ -119,8 +143,9 @@ def _native_task(pipeline: Any) -> Task:
     return Task.IMAGE_TO_IMAGE if "strength" in takes else Task.TEXT_TO_IMAGE
 
 
-def load(plan: ModelPlan, device: torch.device) -> LoadedModel:
-    """Load a model folder onto ``device``. Raises LoadRefused for a folder that is missing, broken or unsafe."""
+def load(plan: ModelPlan, device: torch.device, *, host_encoders: bool = False) -> LoadedModel:
+    """Load a model folder onto ``device``, with ``host_encoders`` but for its text encoders. Raises LoadRefused for a
+    folder that is missing, broken or unsafe."""
     started = time.monotonic()
     path = Path(plan.folder)
     weight_bytes = model_folder.inspect(path)
@@ -150,7 +175,7 @@ def load(plan: ModelPlan, device: torch.device) -> LoadedModel:
     verify.check_tokenizers(pipeline.components)
     verify.descale(pipeline.components, parts)
     loaded = adapters.load(pipeline, plan.adapters)  # before placing: they go to the device with their modules
-    tuning.place(pipeline, plan, device)
+    streamed = tuning.place(pipeline, plan, device, host_encoders=host_encoders)
     families = FamilyTable()
     family = families.by_name.get(plan.family) or families.detect(path)
     log.info(
@@ -159,14 +184,15 @@ def load(plan: ModelPlan, device: torch.device) -> LoadedModel:
             "model": plan.key,
             "pipeline": type(pipeline).__name__,
             "device": str(device),
+            "streamed": sorted(streamed),
             "weight_mib": round(weight_bytes / 2**20, 1),
             "seconds": round(time.monotonic() - started, 2),
         },
     )
-    return LoadedModel(plan, pipeline, family, device, loaded)
+    return LoadedModel(plan, pipeline, family, device, loaded, streamed)
 
 
-def weight_bytes(plan: ModelPlan, device: torch.device) -> int:
+def weight_bytes(plan: ModelPlan, device: torch.device, *, host_encoders: bool = False) -> int:
     """Bytes that a plan's weights will take on ``device``, told from the headers of the files that loading reads.
 
     Raises LoadRefused, as loading would.
@@ -174,29 +200,77 @@ def weight_bytes(plan: ModelPlan, device: torch.device) -> int:
     folder = Path(plan.folder)
     model_folder.inspect(folder)
     itemsize = choose_dtype(plan.dtype, device).itemsize
-    sizes: list[float] = []
+    sizes: dict[str, dict[str, float]] = {}
     for part in model_folder.parts(folder):
-        quantised = plan.quantise if part.component.name in DENOISERS else None
-        smaller = _BYTES_PER_ELEMENT.get(quantised or "", itemsize)
-        for shape in _shapes(part.weights):
-            sizes.append(math.prod(shape) * (smaller if len(shape) == 2 else itemsize))
+        name = part.component.name
+        quantised = {**dict.fromkeys(DENOISERS, plan.quantise), **dict.fromkeys(ENCODERS, plan.quantise_encoders)}
+        smaller = _BYTES_PER_ELEMENT.get(quantised.get(name) or "", itemsize)
+        sizes[name] = {
+            key: math.prod(shape) * (smaller if len(shape) == 2 else itemsize) for key, shape in _shapes(part.weights)
+        }
     loras = [Path(file.path) for file in plan.adapters]
-    whole = [path for path in loras if model_folder.adapter_problem(path) is None]
-    sizes.extend(math.prod(shape) * itemsize for shape in _shapes(whole))
-    return int(_on_device(plan, device, sizes))
+    for path in (path for path in loras if model_folder.adapter_problem(path) is None):
+        sizes[f"lora {path}"] = {key: math.prod(shape) * itemsize for key, shape in _shapes([path])}
+    streamed = ENCODERS if host_encoders and plan.quantise_encoders is None else ()
+    return int(_on_device(plan, device, sizes, streamed=streamed))
 
 
-def _shapes(files: Iterable[Path]) -> Iterator[list[int]]:
+def advice(plan: ModelPlan, device: torch.device, limit: int) -> str:
+    """What would make a model fit into ``limit`` bytes: the first that does of a few words of models.yaml; empty if
+    none does, or if it says so already."""
+    if device.type != "cuda" or plan.offload:
+        return ""
+    words: dict[str, dict[str, Any]] = {"encoders: host": {"encoders": "host"}}
+    for kind in ("int8", "nf4"):
+        if plan.quantise is None:
+            words[f"quantise: {kind}"] = {"quantise": kind, "encoders": "host"}
+    words["offload: true"] = {"offload": True}
+    for word, changes in words.items():
+        changed = msgspec.structs.replace(plan, **changes)
+        if weight_bytes(changed, device, host_encoders=changed.encoders != "device") <= limit:
+            return word
+    return ""
+
+
+def _shapes(files: Iterable[Path]) -> Iterator[tuple[str, list[int]]]:
     for path in files:
         with safetensors.safe_open(str(path), framework="pt") as file:
-            yield from (file.get_slice(key).get_shape() for key in file.keys())  # noqa: SIM118, no mapping
+            yield from ((key, file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118, no mapping
 
 
-def _on_device(plan: ModelPlan, device: torch.device, sizes: Sequence[float]) -> float:
-    """Of tensors of such sizes, the bytes on ``device``: of an offloaded model, the layer that runs and the next."""
-    if plan.offload and device.type == "cuda":
-        return 2 * max(sizes, default=0)
-    return sum(sizes)
+def _on_device(
+    plan: ModelPlan,
+    device: torch.device,
+    sizes: Mapping[str, Mapping[str, float]],
+    *,
+    streamed: Collection[str],
+) -> float:
+    """The bytes on ``device`` of components with tensors of such sizes.
+
+    Of a text encoder that is ``streamed`` only small tensors stay there. Of an offloaded model the VAE stays, and what
+    a transformer has outside of its blocks; of the rest, the block or layer that runs and the next.
+    """
+    if device.type != "cuda":
+        return sum(size for tensors in sizes.values() for size in tensors.values())
+    total = 0.0
+    moving = [0.0]  # the largest that come as they run
+    for name, tensors in sizes.items():
+        if name in streamed or (plan.offload and name in ENCODERS and plan.quantise_encoders is None):
+            total += sum(size for key, size in tensors.items() if not _BLOCK.match(key) and size < MIN_STREAMED_BYTES)
+        elif not plan.offload or name == "vae":
+            total += sum(tensors.values())
+        elif name.startswith("transformer"):
+            blocks: Counter[str] = Counter()
+            for key, size in tensors.items():
+                block = _BLOCK.match(key)
+                if block is None:
+                    total += size
+                else:
+                    blocks[block[0]] += size  # type: ignore[assignment]
+            moving.append(max(blocks.values(), default=0))
+        else:
+            moving += tensors.values()
+    return total + 2 * max(moving)
 
 
 def _parts(tensor: Any) -> Iterator[torch.Tensor]:

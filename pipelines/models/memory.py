@@ -26,10 +26,14 @@ _UNKNOWN_BYTES = 8 << 30  # of a host that does not say
 
 def measure_budget(device: torch.device) -> tuple[int, int]:
     """Bytes for models on ``device``, and of host memory for models that left it, from what is free now."""
-    host = free_host_bytes()
     if has_memory(device):
-        return device_budget(device, 0), int(host * _HOST_SHARE)
-    return host, 0
+        return device_budget(device, 0), host_share()
+    return free_host_bytes(), 0
+
+
+def host_share() -> int:
+    """Bytes of free host memory that models may take."""
+    return int(free_host_bytes() * _HOST_SHARE)
 
 
 def has_memory(device: torch.device) -> bool:

@@ -57,7 +57,8 @@ class Residency:
     """The models of one device, within ``budget`` bytes of weights. Safe to call from any thread.
 
     ``load`` brings a model onto the device and may take minutes; ``size_of`` tells its bytes beforehand. ``measure``
-    tells the budget anew at each load, from the bytes of the models that are on the device.
+    tells the budget anew at each load, from the bytes of the models that are on the device; ``room`` how much a model's
+    work takes beside its weights, if that is known; ``advice`` what would make one fit into so many bytes.
     """
 
     def __init__(
@@ -70,6 +71,8 @@ class Residency:
         budget: int,
         host_budget: int = 0,
         measure: Callable[[int], int] | None = None,
+        room: Callable[[ModelPlan], int | None] = lambda plan: None,
+        advice: Callable[[ModelPlan, int], str] = lambda plan, limit: "",
     ) -> None:
         self._load = load
         self._size_of = size_of
@@ -77,6 +80,8 @@ class Residency:
         self._device = device
         self._budget = budget
         self._measure = measure
+        self._room = room
+        self._advice = advice
         self._host_budget = host_budget if device.type == "cuda" else 0
         self._residents: dict[ModelPlan, _Resident] = {}
         self._changed = threading.Condition()
@@ -146,16 +151,25 @@ class Residency:
             resident.place = Place.DEVICE
         memory.give_back(self._device)
 
+    def limit(self, coming: ModelPlan) -> int:
+        """Bytes for weights while this model is on the device, others' included, measured now."""
+        there = {plan: r.size for plan, r in self._residents.items() if r.place is Place.DEVICE}
+        if self._measure is not None:  # other programs come and go, and one that ended may have held its memory a while
+            self._budget = self._measure(sum(there.values()))
+        most = int(self._budget * WORKING_SHARE)
+        rooms = [self._room(plan) for plan in {*there, coming}]
+        return self._budget - min(most, max(most if room is None else room for room in rooms))
+
     def _make_room(self, size: int, coming: ModelPlan) -> None:
         """Evict until ``size`` more bytes fit. Raises LoadRefused if they never will."""
-        if self._measure is not None:  # other programs come and go, and one that ended may have held its memory a while
-            self._budget = self._measure(sum(r.size for r in self._residents.values() if r.place is Place.DEVICE))
-        limit = int(self._budget * (1 - WORKING_SHARE))
+        limit = self.limit(coming)
         kept = sum(r.size for p, r in self._residents.items() if p.keep)
         if size + kept > limit:
             kept_says = f", {kept >> 20} MiB of them for models that it keeps" if kept else ""
+            word = self._advice(coming, limit - kept)
             raise LoadRefused(
                 f"its weights take {size >> 20} MiB; the device has {limit >> 20} MiB for weights{kept_says}"
+                + (f". It would fit with {word}" if word else "")
             )
         while (leaver := self._wait_for_leaver(limit - size)) is not None:
             self._evict(leaver, coming)

@@ -10,29 +10,40 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+import diffusers
 import torch
+import transformers
 from diffusers.quantizers import PipelineQuantizationConfig
 
 from pipelines.engine.shared import DENOISERS
 from pipelines.errors import LoadRefused
 from pipelines.facts import requirements
+from pipelines.models import memory, offload, streaming
 from pipelines.plan import ModelPlan
 
 log = logging.getLogger("darkroom.tuning")
+
+ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
 
 _TILE_PIXELS = 1536  # a side: larger pictures are decoded in tiles, smaller ones whole (tiles leave seams)
 
 
 def quantisation(plan: ModelPlan) -> Any:
     """The quantization_config that loading needs for the plan, or None. Raises LoadRefused without its library."""
-    if plan.quantise is None:
-        return None
-    try:
-        config = _float8() if plan.quantise == "float8" else _bitsandbytes(plan.quantise)
-        # Only the denoiser: it is the largest part, and text encoders suffer most from fewer bits.
-        return PipelineQuantizationConfig(quant_mapping=dict.fromkeys(DENOISERS, config))
-    except (ImportError, ValueError) as error:
-        raise LoadRefused(f"quantise: {plan.quantise} cannot be used here: {error}") from error
+    mapping: dict[str, Any] = {}
+    # The denoiser is the largest part, and text encoders suffer most from fewer bits: they have a word of their own.
+    for key, name, parts, library in (
+        ("quantise", plan.quantise, DENOISERS, diffusers),
+        ("quantise_encoders", plan.quantise_encoders, ENCODERS, transformers),
+    ):
+        if name is None:
+            continue
+        try:
+            config = _float8(library) if name == "float8" else _bitsandbytes(library, name)
+            mapping |= dict.fromkeys(parts, config)
+        except (ImportError, ValueError) as error:
+            raise LoadRefused(f"{key}: {name} cannot be used here: {error}") from error
+    return PipelineQuantizationConfig(quant_mapping=mapping) if mapping else None
 
 
 def require_compiler(plan: ModelPlan, device: torch.device) -> None:
@@ -43,37 +54,44 @@ def require_compiler(plan: ModelPlan, device: torch.device) -> None:
             raise LoadRefused(lacking)
 
 
-def _bitsandbytes(name: str) -> Any:
-    from diffusers import BitsAndBytesConfig
+def _bitsandbytes(library: Any, name: str) -> Any:
+    """The configuration of the library that loads the part: each has its own class of it."""
 
     if name == "int8":
-        return BitsAndBytesConfig(load_in_8bit=True)
-    return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16)
+        return library.BitsAndBytesConfig(load_in_8bit=True)
+    return library.BitsAndBytesConfig(
+        load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=torch.bfloat16
+    )
 
 
-def _float8() -> Any:
-    from diffusers import TorchAoConfig
+def _float8(library: Any) -> Any:
     from torchao.quantization import Float8WeightOnlyConfig
 
-    return TorchAoConfig(Float8WeightOnlyConfig())
+    return library.TorchAoConfig(Float8WeightOnlyConfig())
 
 
-def place(pipeline: Any, plan: ModelPlan, device: torch.device) -> None:
-    """Bring a pipeline to its device, with what is faster there."""
+def place(
+    pipeline: Any, plan: ModelPlan, device: torch.device, *, host_encoders: bool = False
+) -> dict[str, streaming.Streamed]:
+    """Bring a pipeline to its device, with what is faster there. With ``host_encoders``, its text encoders stay in host
+    memory. Returns the parts that are streamed from there."""
+    streamed: dict[str, streaming.Streamed] = {}
     if device.type == "cuda":
         # Tensor cores for what stays in float32. No cuDNN search and no channels-last: an engine's batches have ever
         # other shapes, each of which was searched for seconds, in each thread, for kernels no faster (docs/gpu.md).
         torch.set_float32_matmul_precision("high")
     if plan.offload and device.type == "cuda":
-        # Groups of layers come to the device just before they run; the copy overlaps the compute on a stream.
-        pipeline.enable_group_offload(
-            onload_device=device, offload_device=torch.device("cpu"), offload_type="leaf_level", use_stream=True
+        streamed = offload.offload(
+            pipeline, device, host_bytes=memory.host_share(), streams_encoders=plan.quantise_encoders is None
         )
+    elif host_encoders and device.type == "cuda":
+        streamed = streaming.stream_encoders(pipeline, device, host_bytes=memory.host_share())
     else:
         pipeline.to(device)
     if device.type == "cuda":
         _speed_up(pipeline, plan)
     _tile(pipeline)
+    return streamed
 
 
 def _speed_up(pipeline: Any, plan: ModelPlan) -> None:

@@ -70,6 +70,14 @@ class ModelEntry(_Entry):
     quantise: Literal["int8", "nf4", "float8"] | None = Field(
         None, description="smaller weights of the denoiser: int8 and nf4 need bitsandbytes, float8 needs torchao"
     )
+    quantise_encoders: Literal["int8", "nf4", "float8"] | None = Field(
+        None, description="smaller weights of the text encoders, by the same libraries; prompts lose some detail"
+    )
+    encoders: Literal["auto", "device", "host"] = Field(
+        "auto",
+        description="CUDA: where text encoders stay; host brings them over block by block as they run, auto does that"
+        " where the model would not fit an empty device",
+    )
     offload: bool = Field(False, description="CUDA: keep weights in host memory, bring layers over as they run")
     compile: bool = Field(False, description="CUDA: compile the denoiser at load (minutes), then faster steps")
     fuse_qkv: bool = Field(False, description="CUDA: one matrix product for query, key and value")

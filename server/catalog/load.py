@@ -31,7 +31,7 @@ from server.errors import BadRequest, ConfigError
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}", re.ASCII)
 
 # Keys of an entry with a path alone: how weights are loaded, which they are once for all IDs that share them.
-_WEIGHT_KEYS = ("family", "dtype", "quantise", "offload", "compile", "fuse_qkv")
+_WEIGHT_KEYS = ("family", "dtype", "quantise", "quantise_encoders", "encoders", "offload", "compile", "fuse_qkv")
 
 _MAX_SHOWN = 200  # characters of a wrong value
 
@@ -226,6 +226,8 @@ def _model(folder: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
     clash = loras.clash(compile=entry.compile, fuse_qkv=entry.fuse_qkv, quantise=entry.quantise)
     if entry.loras and clash is not None:
         raise ValueError(clash)
+    if entry.encoders == "host" and entry.quantise_encoders is not None:
+        raise ValueError("encoders: host and quantise_encoders exclude each other: take one of them out")
     weights = Path(os.path.realpath(folder / (entry.path or "")))  # unlike resolve, it raises for no loop of links
     families = FamilyTable()
     family = families.detect(weights) if entry.family == "auto" else families.by_name[entry.family]
@@ -246,6 +248,8 @@ def _model(folder: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
         native_width=width,
         native_height=height,
         quantise=entry.quantise,
+        quantise_encoders=entry.quantise_encoders,
+        encoders=entry.encoders,
         offload=entry.offload,
         compile=entry.compile,
         fuse_qkv=entry.fuse_qkv,

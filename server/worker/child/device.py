@@ -9,12 +9,14 @@ import logging
 import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from pathlib import Path
 
 import torch
 
 from pipelines.engine.embeddings import EmbeddingCache
 from pipelines.engine.engine import Engine
 from pipelines.errors import Cancelled, DrawError
+from pipelines.facts import working_room
 from pipelines.models import loader, memory, residency, selfcheck
 from pipelines.models.loader import LoadedModel
 from pipelines.plan import Drawing, ModelPlan
@@ -43,10 +45,13 @@ class Device:
             budget=budget,
             host_budget=host_budget,
             # Not on the CPU: weights there are files that the kernel counts as free memory.
+            room=_working_bytes if device.type == "cuda" else lambda plan: None,
+            advice=partial(_advice, device),
             measure=partial(memory.device_budget, device) if memory.has_memory(device) else None,
         )
         self._waiting_since: dict[str, float] = {}  # of drawings whose model is not loaded, by job (monotonic)
         self._failures: dict[ModelPlan, tuple[float, DrawError]] = {}  # of last loads, and when; the load thread's own
+        self._host_encoders: dict[ModelPlan, bool] = {}  # of each plan that was sized; the load thread's own
         self._load_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
 
     def preload(self, plan: ModelPlan) -> None:
@@ -133,7 +138,7 @@ class Device:
             return once.submit(self._load_and_check, plan).result()
 
     def _load_and_check(self, plan: ModelPlan) -> LoadedModel:
-        model = loader.load(plan, self._device)
+        model = loader.load(plan, self._device, host_encoders=self._host_encoders.get(plan, False))
         selfcheck.check(model)
         if not model.shares:
             log.warning("model runs unshared", extra={"model": plan.key, "reason": model.reason})
@@ -141,9 +146,25 @@ class Device:
         return model
 
     def _size_of(self, plan: ModelPlan) -> int:
-        return loader.weight_bytes(plan, self._device)
+        """Bytes on the device. Decides where its text encoders stay: only a model that would not fit an empty device,
+        or whose entry says so, has them in host memory."""
+        size = loader.weight_bytes(plan, self._device)
+        self._host_encoders[plan] = self._device.type == "cuda" and (
+            plan.encoders == "host" or (plan.encoders == "auto" and size > self._residency.limit(plan))
+        )
+        if self._host_encoders[plan]:
+            size = loader.weight_bytes(plan, self._device, host_encoders=True)
+        return size
 
     def _moved(self, key: str, place: residency.Place, reason: str, seconds: float) -> None:
         self._link.send(protocol.Moved(key, str(place), reason, round(seconds, 3)))
         if usage := memory.usage(self._device):
             self._link.send(protocol.Tally(dict(self._engine.counts), usage))
+
+
+def _working_bytes(plan: ModelPlan) -> int | None:
+    return working_room.working_bytes(Path(plan.folder), plan.native_width, plan.native_height)
+
+
+def _advice(device: torch.device, plan: ModelPlan, limit: int) -> str:
+    return loader.advice(plan, device, limit)

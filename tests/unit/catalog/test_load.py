@@ -48,6 +48,13 @@ from tests.unit.catalog.models_files import GOOD, catalog
         ("providers: [openai, google]", "provider: [openai]", 2, ["provider", "no such key", "providers"]),
         ("    multiple: 16", "    native_size: 32x32", 7, ["native_size", "twice"]),
         ("like: mini", "like: mini\n    dtype: bfloat16", 15, ["models.dall-e-2.dtype = 'bfloat16'", "mini"]),
+        (
+            "    multiple: 16",
+            "    encoders: host\n    quantise_encoders: nf4",
+            4,
+            ["models.mini", "encoders: host and quantise_encoders exclude each other"],
+        ),
+        ("like: mini", "like: mini\n    encoders: host", 15, ["models.dall-e-2.encoders = 'host'", "mini"]),
         ("like: mini", "like: mini\n    quantise: int8", 15, ["models.dall-e-2.quantise = 'int8'", "mini"]),
         ("like: mini", "like: mini\n    offload: true", 15, ["models.dall-e-2.offload = True", "mini"]),
         ("like: mini", "like: mini\n    compile: true", 15, ["models.dall-e-2.compile = True", "mini"]),

@@ -406,3 +406,31 @@ def test_the_budget_is_measured_at_each_load() -> None:
     free = 0  # another program has come: there is room for one of the two
     house.visit("c")
     assert house.places() == {"a": Place.DISK, "b": Place.DISK, "c": Place.DEVICE}
+
+
+def test_work_takes_the_room_that_is_known_of_it() -> None:
+    """A quarter of the device was kept for it: 19.6 GiB of 80, where three were enough."""
+    house = House()
+    rooms = {"a": GIB // 4, "b": GIB // 2}
+    house.residency._room = lambda plan: rooms.get(plan.key)
+    a = ModelPlan("a", "/models/a", "other")
+    assert house.residency.limit(a) == 3 * GIB - GIB // 4
+    house.visit("b")
+    assert house.residency.limit(a) == 3 * GIB - GIB // 2, "the most that any of those there takes"
+    rooms["b"] = 2 * GIB
+    assert house.residency.limit(a) == 3 * GIB - 3 * GIB // 4, "a quarter at most"
+    assert house.residency.limit(ModelPlan("c", "/models/c", "other")) == 3 * GIB - 3 * GIB // 4
+
+
+def test_a_refusal_ends_with_what_would_help() -> None:
+    house = House(big=4 * GIB)
+    asked: list[int] = []
+
+    def advise(plan: ModelPlan, limit: int) -> str:
+        asked.append(limit)
+        return "encoders: host"
+
+    house.residency._advice = advise
+    with pytest.raises(LoadRefused, match=r"2304 MiB for weights\. It would fit with encoders: host$"):
+        house.use("big")
+    assert asked == [9 * GIB // 4]

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from pipelines.errors import DrawError, LoadRefused
-from pipelines.models import loader, selfcheck
+from pipelines.models import loader, memory, selfcheck
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, ImageSpec
 from server.worker import protocol
@@ -43,7 +43,7 @@ class Loads:
         self.leave = threading.Event()
         self.error = error
 
-    def load(self, plan: ModelPlan, device: torch.device) -> Any:
+    def load(self, plan: ModelPlan, device: torch.device, **_: Any) -> Any:
         self.begun.append(plan.key)
         assert self.leave.wait(10)
         raise self.error
@@ -120,7 +120,7 @@ def test_a_drawing_cancelled_before_the_engine_knows_it_is_not_drawn(
         return 1
 
     monkeypatch.setattr("server.worker.child.device.Engine", lambda *_, **__: engine)
-    monkeypatch.setattr(loader, "load", lambda plan, where: LoadedModel(count))
+    monkeypatch.setattr(loader, "load", lambda plan, where, **_: LoadedModel(count))
     monkeypatch.setattr(loader, "weight_bytes", lambda plan, where: 0)
     monkeypatch.setattr(selfcheck, "check", lambda model: None)
     made = Device(torch.device("cpu"), cast(Any, link))
@@ -198,7 +198,7 @@ def test_what_a_worker_tells_of_itself_says_nothing_of_single_prompts(
             done()
 
     monkeypatch.setattr("server.worker.child.device.Engine", EndsAtOnce)
-    monkeypatch.setattr(loader, "load", lambda plan, where: LoadedModel(lambda *texts: 1))
+    monkeypatch.setattr(loader, "load", lambda plan, where, **_: LoadedModel(lambda *texts: 1))
     monkeypatch.setattr(loader, "weight_bytes", lambda plan, where: 0)
     monkeypatch.setattr(selfcheck, "check", lambda model: None)
     made = Device(torch.device("cpu"), cast(Any, link))
@@ -207,3 +207,37 @@ def test_what_a_worker_tells_of_itself_says_nothing_of_single_prompts(
     assert [message for message in link.sent if isinstance(message, protocol.Tally)] == [
         protocol.Tally({"unet_forwards": 3})
     ]
+
+
+@pytest.mark.parametrize(
+    ("kind", "encoders", "free", "size", "on_host"),
+    [
+        ("cuda", "auto", 40, 12, False),
+        ("cuda", "auto", 10, 6, True),
+        ("cuda", "host", 40, 6, True),
+        ("cuda", "device", 10, 12, False),
+        ("cpu", "host", 10, 12, False),
+    ],
+)
+def test_encoders_leave_the_device_where_the_model_would_not_fit(
+    link: Link, monkeypatch: pytest.MonkeyPatch, kind: str, encoders: str, free: int, size: int, on_host: bool
+) -> None:
+    """Z-Image runs on 16 GB elsewhere, and was refused on 24."""
+    plan = msgspec.structs.replace(DRAWING.plan, encoders=encoders)
+    loaded: list[bool] = []
+
+    def load(plan: ModelPlan, where: torch.device, *, host_encoders: bool) -> Any:
+        loaded.append(host_encoders)
+        return LoadedModel(lambda *_: 1)
+
+    monkeypatch.setattr(loader, "load", load)
+    monkeypatch.setattr(loader, "weight_bytes", lambda plan, where, host_encoders=False: 6 if host_encoders else 12)
+    monkeypatch.setattr(selfcheck, "check", lambda model: None)
+    monkeypatch.setattr(memory, "measure_budget", lambda device: (free, 0))
+    monkeypatch.setattr(memory, "device_budget", lambda device, resident: free)
+    monkeypatch.setattr(memory, "usage", lambda device: {})
+    made = Device(torch.device(kind), cast(Any, link))
+    assert made._size_of(plan) == size
+    made._load(plan)
+    made.close()
+    assert loaded == [on_host]

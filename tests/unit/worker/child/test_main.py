@@ -10,7 +10,11 @@ import sys
 import threading
 
 import pytest
+import torch
 
+from pipelines.models import device
+from server.worker import protocol
+from server.worker.child import __main__ as child
 from server.worker.child.link import Link
 from tests.running import ROOT
 
@@ -69,7 +73,6 @@ def test_a_failure_of_the_worker_is_not_taken_for_a_front_that_is_gone(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """A file that was missing was an OSError, as a broken link is: workers were started for ever, in silence."""
-    from server.worker.child import __main__ as child
 
     def fail(*_: object) -> None:
         raise FileNotFoundError("/proc/meminfo")
@@ -94,3 +97,37 @@ def test_a_link_that_breaks_is_a_front_that_is_gone() -> None:
     assert link.receive() is None
     link.close()
     ours.close()
+
+
+def served(device_setting: str) -> list[protocol.ToFront]:
+    """What a worker says from its start to its end, if it is told to stop at once."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        ours.sendall(protocol.pack(protocol.Stop()))
+        child.serve(theirs, device_setting)
+        theirs.shutdown(socket.SHUT_RDWR)
+        said = []
+        while (body := protocol.receive(ours)) is not None:
+            said.append(protocol.unpack_to_front(body))
+    return said
+
+
+def test_a_worker_says_where_it_draws_and_why_not_elsewhere(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    choice = device.Choice(torch.device("cpu"), "CPU", "the driver is too old")
+    monkeypatch.setattr(device, "choose", lambda setting: choice)
+    with caplog.at_level("INFO", "darkroom.worker"):
+        said = served("auto")
+    assert said == [protocol.Hello("cpu", "CPU", str(torch.__version__), "the driver is too old")]
+    chosen = {record.message: record for record in caplog.records}
+    assert chosen["the device cannot be used; drawing on the CPU"].levelname == "ERROR"
+    assert chosen["device chosen"].__dict__["dtype"] == "torch.float32"
+
+
+def test_a_worker_that_cannot_use_its_device_says_so_and_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(setting: str) -> device.Choice:
+        raise device.DeviceRefused(f"no {setting} here")
+
+    monkeypatch.setattr(device, "choose", refuse)
+    assert served("cuda") == [protocol.Refused("no cuda here")]
