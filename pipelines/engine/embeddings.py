@@ -9,10 +9,61 @@ from __future__ import annotations
 import threading
 import weakref
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
-from typing import Any
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, overload
 
 import torch
+
+
+def _not_kept() -> Any:
+    raise LookupError("the layer's states were not kept")
+
+
+class HiddenStates(Sequence[torch.Tensor]):
+    """All layers' hidden states, as a run sees them: tells which it reads, and makes anew what was not kept."""
+
+    def __init__(
+        self,
+        states: Mapping[int, torch.Tensor],
+        count: int,
+        *,
+        make: Callable[[], Any] = _not_kept,
+        read: Callable[[int, torch.Tensor], None],
+    ) -> None:
+        """``make`` calls the encoder again. ``read`` is told of each state that is read."""
+        self._states = dict(states)
+        self._count = count
+        self._make = make
+        self._read = read
+
+    def __len__(self) -> int:
+        return self._count
+
+    @overload
+    def __getitem__(self, at: int) -> torch.Tensor: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[torch.Tensor, ...]: ...
+    def __getitem__(self, at: int | slice) -> torch.Tensor | tuple[torch.Tensor, ...]:
+        if isinstance(at, slice):
+            return tuple(self[index] for index in range(*at.indices(self._count)))
+        index = at + self._count if at < 0 else at
+        if not 0 <= index < self._count:
+            raise IndexError(at)
+        if index not in self._states:
+            self._states = dict(enumerate(self._make()["hidden_states"]))
+        self._read(index, self._states[index])
+        return self._states[index]
+
+
+@dataclass(eq=False)
+class _Kept:
+    """An encoder's output without its hidden states, and those of these that were read."""
+
+    output: Any
+    layers: int = 0
+    states: dict[int, torch.Tensor] = field(default_factory=dict)
+    size: int = 0
 
 
 class EmbeddingCache:
@@ -20,7 +71,7 @@ class EmbeddingCache:
 
     def __init__(self, max_bytes: int = 256 * 1024 * 1024) -> None:
         self._max_bytes = max_bytes
-        self._kept: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
         self._bytes = 0
         self._lock = threading.Lock()
         self.hits = 0
@@ -45,46 +96,98 @@ class EmbeddingCache:
                 return None
         return tuple(parts)
 
-    def get(self, key: Hashable) -> Any:
-        """The output kept under ``key``, or None."""
+    @property
+    def size(self) -> int:
+        """Bytes of the tensors that it keeps on their device."""
+        return self._bytes
+
+    def get(self, key: Hashable, make: Callable[[], Any] = _not_kept) -> Any:
+        """The output kept under ``key``, or None. ``make`` makes it anew, should the run read of it what was not kept:
+        another pipeline's run made the same call, and read other layers."""
         with self._lock:
-            if key not in self._kept:
+            kept = self._kept.get(key)
+            if kept is None:
                 self.misses += 1
                 return None
             self.hits += 1
             self._kept.move_to_end(key)
-            return self._kept[key][0]
+            states = dict(kept.states)
+        return self._shown(key, kept, kept.output, states, make)
 
-    def put(self, key: Hashable, output: Any) -> None:
-        """Keep ``output``, but for what language models make for writing on. One that takes more than half of all the
-        room, or whose bytes cannot be told, is not kept."""
-        output = _for_drawing(output)
-        size = _size(output)
+    def put(self, key: Hashable, output: Any) -> Any:
+        """Keep ``output``, but for what language models make for writing on, and of its hidden states only those that
+        are read of what this returns: it is the output for the run. One that takes more than half of all the room, or
+        whose bytes cannot be told, is not kept."""
+        kept = _Kept(_for_drawing(output), layers=_layers(output))
+        if kept.layers:
+            kept.output = _with(kept.output, hidden_states=None)
+        size = _size(kept.output)
         if size is None or size > self._max_bytes // 2:
-            return
+            return output
         with self._lock:
-            if key in self._kept:
+            if key not in self._kept:
+                self._drop_dead()
+                self._kept[key] = kept
+                self._resize(kept, size)
+        states = dict(enumerate(output["hidden_states"])) if kept.layers else {}
+        return self._shown(key, kept, output, states, _not_kept)
+
+    def _shown(
+        self, key: Hashable, kept: _Kept, output: Any, states: dict[int, torch.Tensor], make: Callable[[], Any]
+    ) -> Any:
+        if not kept.layers:
+            return output
+
+        def read(index: int, state: torch.Tensor) -> None:
+            self._keep_state(key, kept, index, state)
+
+        return _with(output, hidden_states=HiddenStates(states, kept.layers, make=make, read=read))
+
+    def _keep_state(self, key: Hashable, kept: _Kept, index: int, state: torch.Tensor) -> None:
+        with self._lock:
+            if self._kept.get(key) is not kept or index in kept.states:
                 return
-            self._drop_dead()
-            self._kept[key] = (output, size)
-            self._bytes += size
-            while self._bytes > self._max_bytes:
-                self._bytes -= self._kept.popitem(last=False)[1][1]
+            kept.states[index] = state
+            size = _size((kept.output, kept.states)) or 0
+            if size > self._max_bytes // 2:
+                del self._kept[key]
+                self._bytes -= kept.size
+            else:
+                self._resize(kept, size)
+
+    def _resize(self, kept: _Kept, size: int) -> None:
+        self._bytes += size - kept.size
+        kept.size = size
+        while self._bytes > self._max_bytes:
+            self._bytes -= self._kept.popitem(last=False)[1].size
 
     def _drop_dead(self) -> None:
         """Drop what modules made that are gone: their weights have left the device."""
         for key in [key for key in self._kept if isinstance(key, tuple) and key[0]() is None]:
-            self._bytes -= self._kept.pop(key)[1]
+            self._bytes -= self._kept.pop(key).size
 
 
 def _for_drawing(output: Any) -> Any:
     """An encoder's output without what only serves to write on: no pipeline of diffusers that makes pictures reads its
-    keys and values, nor its logits where it asked for hidden states."""
-    if not isinstance(output, dict):
+    keys and values, nor, where it asked a language model for hidden states, its logits or its last state beside."""
+    if not isinstance(output, dict) or (not hasattr(output, "past_key_values") and "past_key_values" not in output):
         return output
-    unread = {"past_key_values"} if output.get("hidden_states") is None else {"past_key_values", "logits"}
-    items = {name: value for name, value in output.items() if name not in unread}
+    unread = {"past_key_values"}
+    if output.get("hidden_states") is not None:
+        unread |= {"logits", "last_hidden_state"}
+    return _with(output, **dict.fromkeys(unread & output.keys()))
+
+
+def _with(output: Any, **changes: Any) -> Any:
+    items = {name: value for name, value in {**output, **changes}.items() if value is not None}
     return items if type(output) is dict else type(output)(**items)
+
+
+def _layers(output: Any) -> int:
+    """How many layers' hidden states an output holds."""
+    states = output.get("hidden_states") if isinstance(output, dict) else None
+    tensors = isinstance(states, tuple) and all(isinstance(state, torch.Tensor) for state in states)
+    return len(states) if tensors and states is not None else 0
 
 
 def _size(output: Any) -> int | None:

@@ -116,13 +116,14 @@ def _encoder(module: torch.nn.Module, rendezvous: Rendezvous, embeddings: Embedd
         key = None
         if embeddings is not None:
             key = embeddings.key(module, signature.normalise(args, kwargs), rendezvous.adapters(module))
-        if key is None or embeddings is None:
+
+        def make() -> Any:
             return rendezvous.alone(lambda: module(*args, **kwargs), module)
-        kept = embeddings.get(key)
-        if kept is None:
-            kept = rendezvous.alone(lambda: module(*args, **kwargs), module)
-            embeddings.put(key, kept)
-        return kept
+
+        if key is None or embeddings is None:
+            return make()
+        kept = embeddings.get(key, make)
+        return embeddings.put(key, make()) if kept is None else kept
 
     return forward
 

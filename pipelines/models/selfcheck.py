@@ -7,11 +7,12 @@ not pass is served all the same, one run at a time.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import math
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import msgspec
 import torch
@@ -24,6 +25,7 @@ from pipelines.engine.shared import SharedModule
 from pipelines.engine.sink import KeepingSink
 from pipelines.errors import DrawError, is_out_of_memory
 from pipelines.models.loader import LoadedModel
+from pipelines.models.verdict import Verdict
 from pipelines.plan import Drawing
 from pipelines.spec import Adapter, ImageSpec, Pixels, Task
 
@@ -37,23 +39,69 @@ _COST_BUDGET_S = 2.5  # for measuring what a row costs
 _COST_COPIES = (1, 2, 4, 8, 16)
 _MIN_COPIES = 4  # sizes, for a cost
 _COST_ROUNDS = 4
+_ROOM_SHARE = 0.8  # of the free device memory, for what is tried: kernels want workspaces, and others draw meanwhile
 
 
-def check(model: LoadedModel) -> None:
+def check(model: LoadedModel, known: Verdict | None = None) -> Verdict:
     """Decide whether ``model`` may share steps, and measure its step cost; the model keeps both. Raises DrawError
-    if it cannot draw at all."""
+    if it cannot draw at all.
+
+    What an earlier check of the same plan on the same device found is taken as ``known``: one step then shows that the
+    model draws numbers.
+    """
     started = time.monotonic()
     calls: list[Call] = []
+    believed = known is not None and known.fits(model) and _still_draws(model, known, calls)
+    if not believed:
+        calls.clear()
+        model.shares, model.reason = True, ""
+        _find_out(model, calls)
+    first = _first_calls(calls)
+    for shared, call in first.items():
+        if shared.is_denoiser and model.shares:
+            if not believed:
+                _measure(shared, call)
+            if shared.compiled:
+                _warm(shared, call)
+    log.info(
+        "model checked",
+        extra={
+            "model": model.plan.key,
+            "shared": model.shares,
+            "reason": model.reason,
+            "known": believed,
+            "most_rows": {t.name: t.most_rows(c.area) for t, c in first.items() if t.is_denoiser},
+            "seconds": round(time.monotonic() - started, 2),
+        },
+    )
+    return Verdict.of(model)
+
+
+def _still_draws(model: LoadedModel, known: Verdict, calls: list[Call]) -> bool:
+    """Give the model what is known of it, and see whether it draws a picture of numbers."""
+    known.give(model)
+    steps = 1 if Task.TEXT_TO_IMAGE in model.family.tasks else _STEPS_A  # of one step an edit makes none
+    try:
+        (picture,) = _draw(model, [_drawing(model, "a red apple", 1, steps=steps)], calls)
+    except DrawError as error:
+        log.warning("checked anew", extra={"model": model.plan.key, "reason": str(error)})
+        return False
+    return bool(torch.isfinite(picture).all())
+
+
+def _find_out(model: LoadedModel, calls: list[Call]) -> None:
+    """Draw alone and together, and decide. ``calls`` are those of the first run in the end."""
     drawing_a, drawing_b = _drawing(model, "a red apple", 1), _drawing(model, "two dogs on a beach", 2, steps=_STEPS_B)
     alone_a = _draw(model, [drawing_a], calls)[0]
     first = _first_calls(calls)
-    calls.clear()
-    _draw(model, [_drawing(model, "a red apple", 1, n=2)], calls)
-    for shared, call in _first_calls(calls).items():
+    for shared, call in first.items():
+        if not shared.is_denoiser:  # before two are decoded: of large pictures, two at once may be too many
+            shared.pixels = math.prod(call.output[0].shape[-2:]) / call.area
+    doubled: list[Call] = []
+    _draw(model, [_drawing(model, "a red apple", 1, n=2)], doubled)
+    for shared, call in _first_calls(doubled).items():
         shared.parts.update(collate.trace_parts(first[shared].arguments, call.arguments))
         shared.output_parts.update(collate.trace_parts(first[shared].output, call.output))
-        if not shared.is_denoiser:
-            shared.pixels = math.prod(first[shared].output[0].shape[-2:]) / first[shared].area
     alone_b = _draw(model, [drawing_b], [])[0]
     stateful = [shared.name for shared in model.shared_modules.values() if shared.keeps_state()]
     if stateful:
@@ -66,21 +114,6 @@ def check(model: LoadedModel) -> None:
             _unshare(model, f"together fails: {error}")
     if model.shares and model.adapters:
         _check_adapters(model, drawing_a, alone_a, alone_b)
-    for shared, call in first.items():
-        if shared.is_denoiser and model.shares:
-            _measure(shared, call)
-            if shared.compiled:
-                _warm(shared, call)
-    log.info(
-        "model checked",
-        extra={
-            "model": model.plan.key,
-            "shared": model.shares,
-            "reason": model.reason,
-            "most_rows": {t.name: t.most_rows(c.area) for t, c in first.items() if t.is_denoiser},
-            "seconds": round(time.monotonic() - started, 2),
-        },
-    )
 
 
 def _check_adapters(model: LoadedModel, drawing: Drawing, base: torch.Tensor, other: torch.Tensor) -> None:
@@ -173,9 +206,11 @@ def _measure(shared: SharedModule, call: Call) -> None:
 
     The best of several rounds counts, and rounds go through all sizes: a busy machine then slows every size alike.
     Where the budget is spent before there are sizes enough for a line, all that the largest took is taken for its
-    rows': so slow a step has no fixed cost to speak of.
+    rows': so slow a step has no fixed cost to speak of. On CUDA no size is tried that the device has no room for:
+    another model may be drawing, and would find none.
     """
     best: dict[int, float] = {}
+    room = _Room(shared)
     fitting = list(_COST_COPIES)
     spent_s = 0.0
     for copies in _COST_COPIES * _COST_ROUNDS:
@@ -184,10 +219,14 @@ def _measure(shared: SharedModule, call: Call) -> None:
         if copies > fitting[-1]:
             continue
         rows = [call.rows] * copies
+        if not room.allows(sum(rows)):
+            fitting = [fewer for fewer in fitting if fewer < copies] or [0]
+            continue
         try:
             arguments = collate.merge([call.arguments] * copies, rows, shared.parts)
             if sum(rows) not in best and _is_on_cuda(shared):
-                _seconds(shared, arguments)  # a shape's first forward chooses kernels, and compiles: no step's cost
+                with room.watched(sum(rows)):
+                    _seconds(shared, arguments)  # a shape's first forward chooses kernels, and compiles: no step's cost
             seconds = _seconds(shared, arguments)
         except Exception as error:
             if not is_out_of_memory(error):
@@ -200,11 +239,37 @@ def _measure(shared: SharedModule, call: Call) -> None:
     on_cuda = _is_on_cuda(shared)  # and so waited for: a busy host does not blur the figures
     if len(best) >= _MIN_COPIES:
         shared.cost = fit_cost(sorted(best.items()), call.area, request_rows=call.rows if on_cuda else None)
-    elif spent_s > _COST_BUDGET_S:
+    elif spent_s > _COST_BUDGET_S or (on_cuda and best):
         most = max(best)
         shared.cost = StepCost(0.0, best[most] / most, call.area, min_rows=call.rows if on_cuda else MIN_ROWS)
     if fitting[-1] < _COST_COPIES[-1]:
         shared.learned_rows[call.area] = max(1, call.rows * fitting[-1])
+
+
+class _Room:
+    """The device memory that a forward may take, told from what one with fewer rows took. A CPU always has room."""
+
+    def __init__(self, shared: SharedModule) -> None:
+        self._device = next(shared.module.parameters()).device if _is_on_cuda(shared) else None
+        self._row_bytes = 0.0
+
+    def allows(self, rows: int) -> bool:
+        if self._device is None:
+            return True
+        free, _ = torch.cuda.mem_get_info(self._device)
+        cached = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        return rows * self._row_bytes <= _ROOM_SHARE * (free + cached)
+
+    @contextlib.contextmanager
+    def watched(self, rows: int) -> Iterator[None]:
+        """See what a forward of so many rows takes."""
+        if self._device is None:
+            yield
+            return
+        torch.cuda.reset_peak_memory_stats(self._device)
+        before = torch.cuda.memory_allocated(self._device)
+        yield
+        self._row_bytes = (torch.cuda.max_memory_allocated(self._device) - before) / rows
 
 
 def _warm(shared: SharedModule, call: Call) -> None:

@@ -15,7 +15,7 @@ import torch
 import transformers
 from diffusers.quantizers import PipelineQuantizationConfig
 
-from pipelines.engine.shared import DENOISERS
+from pipelines.engine.shared import DENOISERS, casts_itself
 from pipelines.errors import LoadRefused
 from pipelines.facts import requirements
 from pipelines.models import memory, offload, streaming
@@ -90,6 +90,8 @@ def place(
         pipeline.to(device)
     if device.type == "cuda":
         _speed_up(pipeline, plan)
+    _write_nothing(pipeline)
+    _slice(pipeline)
     _tile(pipeline)
     return streamed
 
@@ -112,6 +114,23 @@ def _compile(model: Any) -> None:
         model.compile_repeated_blocks(fullgraph=True, dynamic=True)
     else:
         model.compile(dynamic=True)
+
+
+def _write_nothing(pipeline: Any) -> None:
+    """Let language models that encode prompts make no keys and values for words that they are never asked for."""
+    for component in pipeline.components.values():
+        config: Any = getattr(component, "config", None)
+        parts: list[Any] = [config, getattr(config, "text_config", None)]
+        for part in parts if isinstance(component, torch.nn.Module) else ():
+            if getattr(part, "use_cache", False):
+                part.use_cache = False
+
+
+def _slice(pipeline: Any) -> None:
+    """Decode one picture at a time where pipelines cast the VAE to float32: no engine cuts such a decode."""
+    vae: Any = getattr(pipeline, "vae", None)
+    if hasattr(vae, "enable_slicing") and casts_itself(vae):
+        vae.enable_slicing()
 
 
 def _tile(pipeline: Any) -> None:

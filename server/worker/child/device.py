@@ -19,6 +19,7 @@ from pipelines.errors import Cancelled, DrawError
 from pipelines.facts import working_room
 from pipelines.models import loader, memory, residency, selfcheck
 from pipelines.models.loader import LoadedModel
+from pipelines.models.verdict import Verdict
 from pipelines.plan import Drawing, ModelPlan
 from server.worker import protocol
 from server.worker.child.link import Link
@@ -52,6 +53,7 @@ class Device:
         self._waiting_since: dict[str, float] = {}  # of drawings whose model is not loaded, by job (monotonic)
         self._failures: dict[ModelPlan, tuple[float, DrawError]] = {}  # of last loads, and when; the load thread's own
         self._host_encoders: dict[ModelPlan, bool] = {}  # of each plan that was sized; the load thread's own
+        self._verdicts: dict[ModelPlan, Verdict] = {}  # of checks at load: a model that comes back is not checked anew
         self._load_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
 
     def preload(self, plan: ModelPlan) -> None:
@@ -139,7 +141,7 @@ class Device:
 
     def _load_and_check(self, plan: ModelPlan) -> LoadedModel:
         model = loader.load(plan, self._device, host_encoders=self._host_encoders.get(plan, False))
-        selfcheck.check(model)
+        self._verdicts[plan] = selfcheck.check(model, self._verdicts.get(plan))
         if not model.shares:
             log.warning("model runs unshared", extra={"model": plan.key, "reason": model.reason})
         self._link.send(protocol.Checked(plan.key, model.shares, model.reason))

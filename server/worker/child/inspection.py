@@ -81,7 +81,7 @@ def _sizes(plan: ModelPlan, device: Any) -> Sizes:
             dtype=str(choose_dtype(plan.dtype, device)).removeprefix("torch."),
             as_it_is=loader.weight_bytes(plan, device),
             otherwise=otherwise,
-            denoiser_elements=sum(math.prod(shape) for part in denoisers for shape in loader._shapes(part.weights)),
+            denoiser_elements=sum(math.prod(shape) for part in denoisers for _, shape in loader._shapes(part.weights)),
         )
     except (LoadRefused, OSError) as error:
         return Sizes(problem=str(error))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import Qwen3Config, Qwen3ForCausalLM
@@ -71,20 +73,47 @@ def language_model() -> Qwen3ForCausalLM:
     return Qwen3ForCausalLM(config).eval()
 
 
-def test_what_a_language_model_keeps_to_go_on_writing_is_not_kept(language_model: Qwen3ForCausalLM) -> None:
-    """Its keys and values counted nothing, and were held; its logits, a number for each word, are most of the rest."""
+def test_only_what_is_read_of_a_language_models_layers_is_kept(language_model: Qwen3ForCausalLM) -> None:
+    """All layers' states were: 92 MiB a prompt of FLUX.2 Klein and Z-Image, of which one to three layers are read. Its
+    keys and values counted nothing, and were held; its logits, a number for each word, are most of the rest."""
     cache = EmbeddingCache()
     with torch.no_grad():
         made = language_model(input_ids=torch.arange(8)[None], output_hidden_states=True, use_cache=True)
     assert made.past_key_values is not None
-    cache.put("prompt", made)
+    shown = cache.put("prompt", made)
+    assert type(shown) is type(made)
+    assert len(shown.hidden_states) == 37
+    assert shown.logits is made.logits, "who asked gets all that the encoder made"
+    assert shown.past_key_values is made.past_key_values
+    assert cache.size == 0
+    assert shown.hidden_states[-2] is made.hidden_states[35]
+    assert all(a is b for a, b in zip(shown.hidden_states[1:3], made.hidden_states[1:3], strict=True))
+    assert cache.size == 3 * 8 * 16 * 4, "of 37 layers"
     kept = cache.get("prompt")
     assert type(kept) is type(made)
     assert kept.past_key_values is None
     assert kept.logits is None
-    assert all(a is b for a, b in zip(kept.hidden_states, made.hidden_states, strict=True))
-    assert made.past_key_values is not None, "who asked gets all that the encoder made"
-    assert cache._bytes == 37 * 8 * 16 * 4
+    assert kept.hidden_states[35] is made.hidden_states[35]
+    assert kept.hidden_states[1] is made.hidden_states[1]
+    with pytest.raises(IndexError):
+        kept.hidden_states[37]
+
+
+def test_a_layer_that_was_not_kept_is_made_anew(language_model: Qwen3ForCausalLM) -> None:
+    cache, calls = EmbeddingCache(), list[int]()
+
+    def make() -> object:
+        calls.append(1)
+        with torch.no_grad():
+            return language_model(input_ids=torch.arange(8)[None], output_hidden_states=True)
+
+    made: Any = make()
+    assert cache.put("prompt", made).hidden_states[9] is made.hidden_states[9]
+    kept = cache.get("prompt", make)
+    assert torch.equal(kept.hidden_states[18], made.hidden_states[18])
+    assert len(calls) == 2
+    assert torch.equal(cache.get("prompt", make).hidden_states[18], made.hidden_states[18])
+    assert len(calls) == 2, "and is kept from then on"
 
 
 def test_logits_are_kept_where_there_is_nothing_else_to_read(language_model: Qwen3ForCausalLM) -> None:
@@ -120,9 +149,16 @@ def test_the_hidden_states_of_a_long_prompt_are_kept() -> None:
     encoded at every request."""
     cache = EmbeddingCache(max_bytes=256 * 1024)
     for prompt in ("one", "another"):
-        cache.put(prompt, {"hidden_states": tuple(torch.zeros(512, dtype=torch.uint8) for _ in range(37 * 5))})
+        states = tuple(torch.zeros(512, dtype=torch.uint8) for _ in range(37 * 5))
+        shown = cache.put(prompt, {"hidden_states": states})
+        assert [len(state) for state in shown["hidden_states"]] == [512] * 37 * 5
     assert cache.get("one") is not None
     assert cache.get("another") is not None
+    assert cache.size == 2 * 512 * 37 * 5
     cache.put("far too long", torch.zeros(129 * 1024, dtype=torch.uint8))
     assert cache.get("far too long") is None
+    longer = cache.put("too long, as it is read", {"hidden_states": tuple(torch.zeros(40 * 1024) for _ in range(2))})
+    assert len(longer["hidden_states"][0]) == 40 * 1024
+    assert cache.get("too long, as it is read") is None
     assert cache.get("one") is not None, "one prompt does not drive out all others"
+    assert cache.size == 2 * 512 * 37 * 5

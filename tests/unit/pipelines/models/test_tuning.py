@@ -16,6 +16,7 @@ from diffusers import (
     AutoencoderKLQwenImage,
     AutoencoderTiny,
 )
+from transformers import Qwen3Config, Qwen3Model
 
 from pipelines.errors import LoadRefused
 from pipelines.models import tuning
@@ -103,7 +104,7 @@ def test_a_cuda_device_searches_for_no_kernels_and_keeps_the_layout(monkeypatch:
     monkeypatch.setattr(torch, "set_float32_matmul_precision", lambda precision: None)
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     unet = torch.nn.Conv2d(4, 4, 3)
-    pipeline = SimpleNamespace(unet=unet, to=lambda device: None)
+    pipeline = SimpleNamespace(unet=unet, components={}, to=lambda device: None)
     plan: Any = SimpleNamespace(offload=False, fuse_qkv=False, compile=False)
     tuning.place(pipeline, plan, torch.device("cuda"))
     assert not torch.backends.cudnn.benchmark
@@ -118,3 +119,25 @@ def test_compile_without_a_compiler_is_refused_before_anything_is_loaded(monkeyp
         tuning.require_compiler(plan, torch.device("cuda"))
     tuning.require_compiler(plan, torch.device("cpu"))
     tuning.require_compiler(ModelPlan("a", "", "other"), torch.device("cuda"))
+
+
+def test_a_vae_that_pipelines_cast_decodes_one_picture_at_a_time() -> None:
+    """Four pictures of a float16 SDXL were decoded at once, in float32: 12 GiB, and 503 where that was too much."""
+    cast, plain = AutoencoderKL(**_KL, force_upcast=True).half(), AutoencoderKL(**_KL, force_upcast=True)
+    for vae in (cast, plain, None):
+        tuning._slice(SimpleNamespace(vae=vae))
+    assert cast.use_slicing
+    assert not plain.use_slicing, "the engine cuts its decodes"
+    sizes: list[int] = []
+    cast.float().decoder.register_forward_pre_hook(lambda module, arguments: sizes.append(len(arguments[0])))
+    with torch.no_grad():
+        assert cast.decode(torch.zeros(4, 4, 8, 8)).sample.shape[0] == 4
+    assert sizes == [1, 1, 1, 1]
+
+
+def test_a_language_model_that_encodes_makes_nothing_to_write_on() -> None:
+    model = Qwen3Model(Qwen3Config(vocab_size=64, hidden_size=16, intermediate_size=32, num_hidden_layers=2,
+                                   num_attention_heads=2, num_key_value_heads=2, head_dim=8))  # fmt: skip
+    assert model(torch.arange(4)[None]).past_key_values is not None
+    tuning._write_nothing(SimpleNamespace(components={"text_encoder": model, "tokenizer": None}))
+    assert model(torch.arange(4)[None]).past_key_values is None

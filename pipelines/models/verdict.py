@@ -1,0 +1,70 @@
+"""What the check at load found of a model, as a value that can be kept, sent and given back.
+
+Knows what the check decides; does not know how. What it found depends on the weights, the libraries and the device
+alone: of the same plan on the same device, it need not be found twice.
+"""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import msgspec
+
+from pipelines.engine.adapters import Adapters
+from pipelines.engine.collate import Part, Path
+from pipelines.engine.cost import StepCost
+from pipelines.engine.shared import SharedModule
+
+
+class Checked(Protocol):
+    """What of a loaded model the check at load looks at and decides."""
+
+    shares: bool
+    reason: str
+    adapters: Adapters
+    shared_modules: dict[int, SharedModule]
+
+    def weight_bytes(self) -> int: ...
+
+
+class ModuleVerdict(msgspec.Struct, frozen=True):
+    """Of one shared module: which arguments and outputs are rows, and what a row costs."""
+
+    parts: tuple[tuple[Path, Part], ...]
+    output_parts: tuple[tuple[Path, Part], ...]
+    pixels: float
+    cost: StepCost | None
+
+
+class Verdict(msgspec.Struct, frozen=True):
+    """Of a model of ``weight_bytes``: may its runs share steps, and if not, why; may runs with different adapters?"""
+
+    weight_bytes: int
+    shares: bool
+    reason: str
+    mixed: bool
+    modules: dict[str, ModuleVerdict]  # by component
+
+    @staticmethod
+    def of(model: Checked) -> Verdict:
+        """What was found of a model that was checked."""
+        modules = {
+            shared.name: ModuleVerdict(
+                tuple(shared.parts.items()), tuple(shared.output_parts.items()), shared.pixels, shared.cost
+            )
+            for shared in model.shared_modules.values()
+        }
+        return Verdict(model.weight_bytes(), model.shares, model.reason, model.adapters.mixed, modules)
+
+    def fits(self, model: Checked) -> bool:
+        """Is it of such a model? Its folder may have been given other weights meanwhile."""
+        names = {shared.name for shared in model.shared_modules.values()}
+        return self.weight_bytes == model.weight_bytes() and self.modules.keys() == names
+
+    def give(self, model: Checked) -> None:
+        """Let the model have what was found of it."""
+        model.shares, model.reason, model.adapters.mixed = self.shares, self.reason, self.mixed
+        for shared in model.shared_modules.values():
+            found = self.modules[shared.name]
+            shared.parts, shared.output_parts = dict(found.parts), dict(found.output_parts)
+            shared.pixels, shared.cost = found.pixels, found.cost
