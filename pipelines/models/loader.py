@@ -118,6 +118,11 @@ class LoadedModel:
             module.to(device, non_blocking=True)
         torch.cuda.synchronize(self.device)  # the copies are under way: nobody may read them yet
 
+    @property
+    def components(self) -> dict[str, Any]:
+        """The parts that the pipelines share, by name."""
+        return dict(self._base.components)
+
     def _modules(self) -> list[torch.nn.Module]:
         return [part for part in self._base.components.values() if isinstance(part, torch.nn.Module)]
 
