@@ -125,6 +125,11 @@ class LoadedModel:
     def _quantised(self) -> bool:
         return self.plan.quantise is not None or self.plan.quantise_encoders is not None
 
+    @property
+    def components(self) -> dict[str, Any]:
+        """The parts that the pipelines share, by name."""
+        return dict(self._base.components)
+
     def _modules(self) -> dict[str, torch.nn.Module]:
         return {name: part for name, part in self._base.components.items() if isinstance(part, torch.nn.Module)}
 

@@ -23,7 +23,7 @@ from pipelines.engine.cost import BUCKETS, MIN_ROWS, StepCost, fit_cost
 from pipelines.engine.engine import Engine
 from pipelines.engine.shared import SharedModule
 from pipelines.engine.sink import KeepingSink
-from pipelines.errors import DrawError, is_out_of_memory
+from pipelines.errors import DrawError, LoadRefused, is_out_of_memory
 from pipelines.models.loader import LoadedModel
 from pipelines.models.verdict import Verdict
 from pipelines.plan import Drawing
@@ -35,6 +35,7 @@ _STEPS_A, _STEPS_B = 2, 3  # different, so that the two are at different timeste
 # How far a picture may be from itself drawn alone, against how far the two pictures are from each other. Measured
 # on a dozen families: 1e-6 in float32; half precision rounds at every layer.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}
+_NOT_TOLD = frozenset({"sample", "hidden_states", "x", "timestep", "timesteps", "t"})  # of a denoiser's arguments
 _COST_BUDGET_S = 2.5  # for measuring what a row costs
 _COST_COPIES = (1, 2, 4, 8, 16)
 _MIN_COPIES = 4  # sizes, for a cost
@@ -102,7 +103,9 @@ def _find_out(model: LoadedModel, calls: list[Call]) -> None:
     for shared, call in _first_calls(doubled).items():
         shared.parts.update(collate.trace_parts(first[shared].arguments, call.arguments))
         shared.output_parts.update(collate.trace_parts(first[shared].output, call.output))
-    alone_b = _draw(model, [drawing_b], [])[0]
+    of_b: list[Call] = []
+    alone_b = _draw(model, [drawing_b], of_b)[0]
+    _refuse_deaf(model, first, _first_calls(of_b))
     stateful = [shared.name for shared in model.shared_modules.values() if shared.keeps_state()]
     if stateful:
         _unshare(model, f"the {stateful[0]} has a step cache")
@@ -172,6 +175,39 @@ def _draw(model: LoadedModel, drawings: Sequence[Drawing], calls: list[Call]) ->
     if engine.counts["retried_alone"]:
         raise DrawError("a shared step had to be tried again alone")
     return [sink.pictures[drawing.job_id] for drawing in drawings]
+
+
+def _refuse_deaf(model: LoadedModel, one: dict[SharedModule, Call], other: dict[SharedModule, Call]) -> None:
+    """Raise LoadRefused where the denoiser is told the same for two prompts: each would give the same picture, but
+    for its seed. Compared exactly, so that no model is refused for prompts of little effect; what has no text encoder
+    is told nothing anyway."""
+    if not any(name.startswith("text_encoder") for name in model.components):
+        return
+    told = [(_told(one[shared]), _told(other[shared])) for shared in one.keys() & other.keys() if shared.is_denoiser]
+    if told and all(left and _is_same(left, right) for left, right in told):
+        raise LoadRefused(
+            "prompts have no effect: the text encoder makes the same of two of them; its weights or its"
+            " tokenizer are not what they should be"
+        )
+
+
+def _told(call: Call) -> dict[str, object]:
+    """The arguments of a denoiser's call that come from the prompt, and some that are the same in all."""
+    return {name: value for name, value in call.arguments.items() if name not in _NOT_TOLD and "residual" not in name}
+
+
+def _is_same(one: object, other: object) -> bool:
+    """Are two arguments equal in every number? What is neither tensor nor number nor a collection of them counts as
+    equal."""
+    if isinstance(one, torch.Tensor) and isinstance(other, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict) and isinstance(other, dict):
+        return one.keys() == other.keys() and all(_is_same(value, other[key]) for key, value in one.items())
+    if isinstance(one, list | tuple) and isinstance(other, list | tuple):
+        return len(one) == len(other) and all(_is_same(left, right) for left, right in zip(one, other, strict=True))
+    if isinstance(one, bool | int | float | str | None) and isinstance(other, bool | int | float | str | None):
+        return one == other
+    return type(one) is type(other)
 
 
 def _first_calls(calls: Sequence[Call]) -> dict[SharedModule, Call]:

@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
+from safetensors.torch import load_file, save_file
 
+from server import interpreter
 from server.commands.doctor import machine
 from tests.running import ROOT
 from tests.unit.commands.command_line import run
@@ -37,3 +44,104 @@ def test_check_names_the_compiler_where_compile_has_an_effect(
     assert "compile: true needs a C compiler: apt-get install gcc libc6-dev python3-dev" in capsys.readouterr().err
     monkeypatch.setenv("DARKROOM_DEVICE", "cpu")
     assert run("check", "--models", str(file)) == 0
+
+
+def broken(tmp_path: Path, how: Callable[[Path], None]) -> Path:
+    """A models.yaml with the embedded model as it is, and beside it a copy that is broken."""
+    shutil.copytree(ROOT / "weights" / "darkroom-mini", tmp_path / "copy")
+    how(tmp_path / "copy")
+    file = tmp_path / "models.yaml"
+    whole = ROOT / "weights" / "darkroom-mini"
+    file.write_text(f"default: whole\nmodels:\n  copy: {{ path: copy }}\n  whole: {{ path: {whole} }}\n")
+    return file
+
+
+def change(path: Path, how: Callable[[str, torch.Tensor], torch.Tensor], prefix: str = "") -> None:
+    tensors = load_file(path)
+    save_file({prefix + name: how(name, tensor).clone() for name, tensor in tensors.items()}, path)
+
+
+def no_words(folder: Path) -> None:
+    file = folder / "tokenizer" / "tokenizer.json"
+    whole = json.loads(file.read_text())
+    few = {"<|startoftext|>": 7436, "<|endoftext|>": 7437}
+    file.write_text(json.dumps({**whole, "model": {**whole["model"], "vocab": few, "merges": []}}))
+
+
+def renamed(folder: Path) -> None:
+    change(folder / "text_encoder" / "model.safetensors", lambda _, tensor: tensor, prefix="other.")
+
+
+def wider(folder: Path) -> None:
+    file = folder / "unet" / "config.json"
+    file.write_text(json.dumps({**json.loads(file.read_text()), "cross_attention_dim": 384}))
+
+
+def not_a_number(folder: Path) -> None:
+    def spoil(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return torch.full_like(tensor, float("nan")) if name == "conv_in.bias" else tensor
+
+    change(folder / "unet" / "diffusion_pytorch_model.safetensors", spoil)
+
+
+def infinite(folder: Path) -> None:
+    def spoil(name: str, tensor: torch.Tensor) -> torch.Tensor:
+        return torch.where(torch.arange(tensor.numel()).view_as(tensor) == 3, torch.inf, tensor)
+
+    change(folder / "vae" / "diffusion_pytorch_model.safetensors", spoil)
+
+
+def zero(folder: Path) -> None:
+    change(folder / "text_encoder" / "model.safetensors", lambda _, tensor: torch.zeros_like(tensor))
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        (no_words, "tokenizer/ knows no words, so that prompts would have no effect"),
+        (renamed, "text_encoder/ lacks 68 of the 68 tensors of its CLIPTextModel"),
+        (wider, "unet/ does not fit its config.json: "),
+    ],
+)
+def test_check_builds_what_it_checks(
+    how: Callable[[Path], None], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """All of these were ok, and drawn from random numbers or without their prompt."""
+    file = broken(tmp_path, how)
+    assert run("check", "--models", str(file)) == 1
+    said = capsys.readouterr()
+    assert f"{file}: models.copy: {tmp_path / 'copy'}: {says}" in said.err
+    assert "2 models, 1 of 2 folders with problems" in said.out
+
+
+@pytest.mark.parametrize(
+    ("how", "says"),
+    [
+        (not_a_number, "unet/diffusion_pytorch_model.safetensors: conv_in.bias has NaN or infinity in it"),
+        (infinite, "has NaN or infinity in it"),
+        (zero, "text_encoder/: all of its weights are zero, so that prompts would have no effect"),
+    ],
+)
+def test_only_a_deep_check_reads_every_byte(
+    how: Callable[[Path], None], says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = broken(tmp_path, how)
+    assert run("check", "--models", str(file)) == 0
+    assert run("check", "--models", str(file), "--deep") == 1
+    said = capsys.readouterr()
+    assert says in said.err
+    assert "MB" in said.err, "the progress is shown"
+    assert "2 models, 1 of 2 folders with problems" in said.out
+
+
+def test_a_folder_that_ends_the_process_that_checks_it_is_named_and_the_rest_is_checked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = [sys.executable, "-c", "import os; os.abort()"]
+    commands = iter([first, interpreter.python("server.worker.child.check")])
+    monkeypatch.setattr(interpreter, "python", lambda module: next(commands))
+    file = broken(tmp_path, renamed)
+    assert run("check", "--models", str(file)) == 1
+    said = capsys.readouterr()
+    assert f"{tmp_path / 'copy'}: checking it ended the process" in said.err
+    assert "1 of 2 folders with problems" in said.out

@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
@@ -14,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from pipelines.errors import LoadRefused
 from pipelines.facts import folder as model_folder
-from pipelines.models import verify
+from pipelines.models import selfcheck, verify
 from pipelines.models.loader import LoadedModel, load
 from pipelines.plan import ModelPlan
 from server.catalog.catalog import Model
@@ -173,3 +174,34 @@ def test_a_scale_whose_weight_was_quantised_on_the_way_is_refused(plan: ModelPla
     parts = model_folder.parts(Path(plan.folder))
     with pytest.raises(LoadRefused, match=r"^unet/ has .*scale_weight, but .* is not loaded as it is stored"):
         verify.descale({"unet": torch.nn.Linear(2, 2)}, parts)
+
+
+def drowned(tensors: Tensors) -> Tensors:
+    return {name: torch.zeros_like(tensor) for name, tensor in tensors.items()}
+
+
+@pytest.mark.parametrize("component", ["text_encoder", None])
+def test_the_load_check_refuses_a_model_that_makes_the_same_of_two_prompts(
+    component: str | None, plan: ModelPlan
+) -> None:
+    """It drew its two prompts with two seeds, and took the seeds' difference for the prompts'."""
+    if component is not None:
+        change(plan, component, drowned)
+    model = load(plan, CPU)
+    if component is None:
+        model._base.tokenizer = OneWord(model._base.tokenizer)
+    with pytest.raises(LoadRefused, match=r"^prompts have no effect"):
+        selfcheck.check(model)
+
+
+class OneWord:
+    """A tokenizer to which all texts are the same."""
+
+    def __init__(self, tokenizer: Any) -> None:
+        self._tokenizer = tokenizer
+
+    def __call__(self, text: object, **more: Any) -> Any:
+        return self._tokenizer(["a"] * len(text) if isinstance(text, list) else "a", **more)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._tokenizer, name)

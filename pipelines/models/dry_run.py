@@ -1,0 +1,92 @@
+"""A model folder loaded without its weights: what loading would refuse, told in seconds and with little memory.
+
+Knows the classes, the names and shapes of tensors, and tokenizers; with ``read`` also every byte of the weights. Knows
+no devices and draws nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+
+from pipelines.errors import LoadRefused
+from pipelines.facts import folder as model_folder
+from pipelines.facts.component import Kind
+from pipelines.facts.folder import Part
+from pipelines.models import verify
+
+Progress = Callable[[int], None]  # bytes that were read since the last call
+
+_CHUNK = 1 << 24  # numbers looked at at a time
+_BY_DESIGN = "mask"  # attention masks are stored with minus infinity in them
+
+
+def problem(folder: Path, progress: Progress | None = None) -> str | None:
+    """Why a folder that looks whole cannot be served; None if it can. With ``progress``, every byte of it is read."""
+    try:
+        parts = model_folder.parts(folder)
+        verify.check_classes(folder, parts)
+        verify.check_tokenizers({part.component.name: _empty(part) for part in parts})
+        if progress is not None:
+            for part in parts:
+                _read(part, progress)
+    except LoadRefused as refusal:
+        return str(refusal)
+    except Exception as error:  # of the libraries, which raise all kinds
+        return f"it could not be built: {type(error).__name__}: {str(error).replace(str(folder), folder.name)[:500]}"
+    return None
+
+
+def _empty(part: Part) -> Any:
+    """A component without memory, or a tokenizer as it is; None for all others."""
+    component = part.component
+    if component.kind is Kind.TOKENIZER:
+        loaded = verify.class_of(component.library, component.class_name)
+        return None if loaded is None else loaded.from_pretrained(str(part.folder), local_files_only=True)
+    return verify.compare(part)
+
+
+def _read(part: Part, progress: Progress) -> None:
+    """Raise LoadRefused for weights that are no numbers, or that are all zero."""
+    floats = zeros = 0
+    for path in part.weights:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            for name in file.keys():  # noqa: SIM118, no mapping
+                tensor = file.get_tensor(name)
+                if not tensor.is_floating_point():
+                    progress(_touched(tensor))
+                    continue
+                finite, zero = _look(tensor)
+                if not finite and _BY_DESIGN not in name.rpartition(".")[2]:
+                    where = f"{part.component.name}/{path.name}"
+                    raise LoadRefused(f"{where}: {name[:120]} has NaN or infinity in it; fetch the model again")
+                floats, zeros = floats + 1, zeros + zero
+                progress(tensor.nbytes)
+    if floats and zeros == floats:
+        effect = ", so that prompts would have no effect" if part.component.name.startswith("text_encoder") else ""
+        raise LoadRefused(f"{part.component.name}/: all of its weights are zero{effect}; fetch the model again")
+
+
+def _look(tensor: torch.Tensor) -> tuple[bool, bool]:
+    """Is every number finite, and is every number zero?"""
+    finite = zero = True
+    for chunk in _chunks(tensor):
+        finite = finite and bool(torch.isfinite(chunk).all())
+        zero = zero and not bool(chunk.any())
+    return finite, zero
+
+
+def _chunks(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    for chunk in torch.split(tensor.reshape(-1), _CHUNK):
+        yield chunk.float() if chunk.element_size() == 1 else chunk  # torch cannot look at eight bits
+
+
+def _touched(tensor: torch.Tensor) -> int:
+    """Bytes of a tensor, each of them read."""
+    for chunk in _chunks(tensor):
+        chunk.any()
+    return tensor.nbytes
