@@ -69,7 +69,7 @@ def test_the_matrix_is_not_content_with_another_picture_or_another_wait() -> Non
     good = matrix.Result(row, True, 6, 6, 0, 1e-6, 0, row.waits)
     assert good.good
     for worse in ({"shared": False}, {"forwards": 7}, {"difference": 1e-3}, {"unknown": 1}, {"waits": row.waits + 1}):
-        assert not dataclasses.replace(good, **worse).good  # type: ignore[arg-type]
+        assert not dataclasses.replace(good, **worse).good
 
 
 @pytest.mark.parametrize("main", [matrix.main, real_sizes.main, fragmentation.main])
