@@ -28,13 +28,15 @@ OTHER = "an old map of the sea"
 @dataclass(frozen=True)
 class Row:
     """``bound`` is the most forwards the requests may take together, as a share of what they take alone;
-    ``tolerance`` the largest difference between a pixel (0..1) alone and together."""
+    ``tolerance`` the largest difference between a pixel (0..1) alone and together; ``waits`` how often the host waits
+    for a CUDA device in a step of the first request (tests/device/matrix.py)."""
 
     name: str
     what: str
     requests: Requests
     bound: float = 0.5
     tolerance: float = 5e-6
+    waits: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -157,18 +159,31 @@ def edit_requests(*, text: bool, references: int = 1) -> Requests:
 _ROUGH = 1e-5
 _FOUR = ("ddim", "euler", "dpmpp_2m", "unipc")
 MATRIX: tuple[Row, ...] = (
-    Row("SD 1.x", "t2i, i2i, inpaint; 4 schedulers", with_source(text_requests(schedulers=_FOUR)), tolerance=_ROUGH),
+    Row(
+        "SD 1.x",
+        "t2i, i2i, inpaint; 4 schedulers",
+        with_source(text_requests(schedulers=_FOUR)),
+        tolerance=_ROUGH,
+        waits=5.6,
+    ),
     Row(
         "SD 2.x",
         "t2i, i2i, inpaint; v-prediction, 2 schedulers",
         with_source(text_requests(schedulers=(None, "euler_a"))),
         tolerance=_ROUGH,
+        waits=5.6,
     ),
-    Row("SD inpainting", "inpaint, 9 channels", inpaint_requests, tolerance=_ROUGH),
+    Row("SD inpainting", "inpaint, 9 channels", inpaint_requests, tolerance=_ROUGH, waits=5.6),
     Row("SDXL", "t2i, i2i, inpaint; 2 schedulers", with_source(text_requests(schedulers=(None, "dpmpp_2m")))),
-    Row("LCM", "t2i, i2i", with_source(text_requests((8.5, 4.0, 1.5)), inpaint=False)),
-    Row("SD turbo", "t2i, i2i, inpaint; no guidance", with_source(text_requests((0.0, 0.0, 0.0))), tolerance=_ROUGH),
-    Row("SD ControlNet", "t2i, another control each", text_requests(schedulers=(None, "euler"))),
+    Row("LCM", "t2i, i2i", with_source(text_requests((8.5, 4.0, 1.5)), inpaint=False), waits=3.8),
+    Row(
+        "SD turbo",
+        "t2i, i2i, inpaint; no guidance",
+        with_source(text_requests((0.0, 0.0, 0.0))),
+        tolerance=_ROUGH,
+        waits=1.0,
+    ),
+    Row("SD ControlNet", "t2i, another control each", text_requests(schedulers=(None, "euler")), waits=5.6),
     Row("SD3", "t2i, i2i, inpaint", with_source(text_requests())),
     Row("FLUX.1", "t2i, i2i, inpaint", with_source(text_requests((3.5, 1.0, 7.0)))),
     Row("FLUX.1 Kontext", "t2i, edits of 2 sizes", edit_requests(text=True), 0.7),
@@ -178,10 +193,10 @@ MATRIX: tuple[Row, ...] = (
     Row("Qwen-Image-Edit-Plus", "edits with 1 and 2 references", edit_requests(text=False, references=2), 0.7),
     Row("Z-Image", "t2i, i2i, inpaint; ragged prompts", with_source(text_requests((0.0, 3.0, 5.0)))),
     Row("Sana", "t2i", text_requests()),
-    Row("PixArt-Sigma", "t2i; 2 schedulers", text_requests(schedulers=(None, "euler"))),
-    Row("Lumina 2", "t2i", text_requests()),
-    Row("AuraFlow", "t2i", text_requests()),
-    Row("Chroma", "t2i", text_requests()),
+    Row("PixArt-Sigma", "t2i; 2 schedulers", text_requests(schedulers=(None, "euler")), waits=5.6),
+    Row("Lumina 2", "t2i", text_requests(), waits=8.0),
+    Row("AuraFlow", "t2i", text_requests(), waits=2.0),
+    Row("Chroma", "t2i", text_requests(), waits=2.0),
 )
 
 
@@ -199,14 +214,18 @@ room for 16 rows a step. A forward is one call of the denoiser (of ControlNet as
 the largest between the pixels (0 to 1) of a picture drawn alone and the same picture drawn together, in float32,
 rounded up to a power of ten because its digits differ from one machine to another. All of them pass the check at load.
 
-| family | requests | n | forwards alone → together | difference |
-|---|---|---|---|---|"""
+A wait is one of the host for a CUDA device, counted on the fake device of tests/device, where the same requests draw
+the CPU's pictures (`python -m tests.device.matrix`): those of the first request from one step to the next, by its
+scheduler, which is the model's own. Schedulers by name are in [gpu.md](gpu.md).
+
+| family | requests | n | forwards alone → together | waits a step | difference |
+|---|---|---|---|---|---|"""
 
 
 def line(result: Result) -> str:
     """The row of the table, without the measured difference."""
     forwards = f"{result.forwards_alone} → {result.forwards_together}"
-    return f"| {result.row.name} | {result.row.what} | {result.drawings} | {forwards} |"
+    return f"| {result.row.name} | {result.row.what} | {result.drawings} | {forwards} | {result.row.waits:g} |"
 
 
 def without_difference(text: str) -> str:
