@@ -27,6 +27,10 @@ from pipelines.facts import schedulers
 log = logging.getLogger("darkroom.view")
 
 Forward = Callable[..., Any]
+_CPU = torch.device("cpu")
+# Their steps look numbers up in tables on the CPU, by the timestep: on a device, the host waits at each look, four
+# or five times a step. Nothing but the denoiser's time embedding is computed from it, and that gets it on the device.
+_COUNT_ON_CPU = ("DDIMScheduler", "LCMScheduler")
 
 
 class Rendezvous(Protocol):
@@ -66,6 +70,8 @@ def bind(
     view = copy.copy(pipeline)
     own = copy.deepcopy(pipeline.scheduler) if scheduler is None else _make_scheduler(pipeline.scheduler, scheduler)
     _count_steps(own, view, rendezvous)
+    if type(own).__name__ in _COUNT_ON_CPU:
+        _count_on_cpu(own)
     _put(view, "scheduler", own)
     for name, component in pipeline.components.items():
         if not isinstance(component, torch.nn.Module):
@@ -104,9 +110,24 @@ def _put(view: Any, name: str, component: Any) -> None:
 
 def _parking(shared: SharedModule, rendezvous: Rendezvous) -> Forward:
     def forward(*args: Any, **kwargs: Any) -> Any:
+        values = (*args, *kwargs.values())
+        device = next((v.device for v in values if isinstance(v, torch.Tensor) and v.dim() > 1), _CPU)
+        if device != _CPU:
+            args = tuple(_brought(value, device) for value in args)
+            kwargs = {name: _brought(value, device) for name, value in kwargs.items()}
         return rendezvous.share(shared, args, kwargs)
 
     return forward
+
+
+def _brought(value: Any, device: torch.device) -> Any:
+    """A timestep that is on the CPU, brought to the other arguments' device: a number goes with the kernel that fills
+    it in, and the host waits for no copy."""
+    if not isinstance(value, torch.Tensor) or value.dim() > 1 or value.device != _CPU:
+        return value
+    if value.numel() == 1:
+        return torch.full(value.shape, value.item(), dtype=value.dtype, device=device)
+    return value.to(device, non_blocking=True)
 
 
 def _encoder(module: torch.nn.Module, rendezvous: Rendezvous, embeddings: EmbeddingCache | None) -> Forward:
@@ -187,6 +208,18 @@ def _count_steps(scheduler: Any, view: Any, rendezvous: Rendezvous) -> None:
         return result
 
     scheduler.step = counted
+
+
+def _count_on_cpu(scheduler: Any) -> None:
+    """Keep the timesteps of a run's own scheduler in host memory."""
+    set_timesteps = scheduler.set_timesteps
+
+    @functools.wraps(set_timesteps)  # pipelines ask its signature what it takes
+    def set_on_cpu(*args: Any, **kwargs: Any) -> None:
+        set_timesteps(*args, **kwargs)
+        scheduler.timesteps = scheduler.timesteps.to(_CPU)
+
+    scheduler.set_timesteps = set_on_cpu
 
 
 @contextlib.contextmanager

@@ -10,7 +10,13 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from diffusers import AutoencoderTiny, DDIMScheduler, UNet2DConditionModel
+from diffusers import (
+    AutoencoderTiny,
+    DDIMScheduler,
+    EulerDiscreteScheduler,
+    LCMScheduler,
+    UNet2DConditionModel,
+)
 
 from pipelines.engine.shared import SharedModule, find_shared_modules
 from pipelines.engine.view import bind, stand_in
@@ -196,3 +202,57 @@ def test_a_view_passes_its_schedulers_signature_on() -> None:
     """Pipelines look there for ``generator``; without it their noise came from the global generator."""
     view = view_of(Parts(scheduler=DDIMScheduler()), Turnstile())
     assert "generator" in inspect.signature(view.scheduler.step).parameters
+
+
+class Elsewhere(torch.nn.Module):
+    """A denoiser whose device is not the CPU, as far as shapes go."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.zeros(1, device="meta"))
+        self.seen: list[Any] = []
+
+    def forward(self, sample: torch.Tensor, timestep: Any, scale: Any = None) -> tuple[torch.Tensor]:
+        self.seen.append((timestep, scale))
+        return (sample,)
+
+
+class OnDevice:
+    """Timesteps that a pipeline asked for on a device."""
+
+    def to(self, device: torch.device) -> torch.Tensor:
+        return torch.tensor([2, 1, 0], device=device)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("ddim", DDIMScheduler), ("lcm", LCMScheduler), ("euler", None)],
+)
+def test_schedulers_that_look_their_numbers_up_keep_timesteps_on_the_cpu(
+    name: str, kind: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look with a timestep on the device made the host wait for it, four or five times a step."""
+
+    def set_timesteps(scheduler: Any, num_inference_steps: int, device: Any = None) -> None:
+        scheduler.timesteps = OnDevice()
+
+    kind = kind or EulerDiscreteScheduler
+    monkeypatch.setattr(kind, "set_timesteps", set_timesteps)
+    view = view_of(Parts(scheduler=DDIMScheduler()), Turnstile(), name)
+    view.scheduler.set_timesteps(3, device="cuda")
+    if name == "euler":  # it looks nothing up on the CPU
+        assert isinstance(view.scheduler.timesteps, OnDevice)
+    else:
+        assert view.scheduler.timesteps.device.type == "cpu"
+    assert next(iter(inspect.signature(view.scheduler.set_timesteps).parameters)) == "num_inference_steps"
+
+
+def test_a_timestep_of_the_cpu_is_brought_to_where_the_denoiser_computes() -> None:
+    unet = Elsewhere()
+    view = view_of(Parts(unet=unet, scheduler=DDIMScheduler(), vae=None), Turnstile())
+    latents = torch.zeros(1, 4, 8, 8, device="meta")
+    view.unet(latents, torch.tensor(7), scale=torch.ones(1))
+    view.unet(latents, 7)
+    ((timestep, scale), (plain, _)) = unet.seen
+    assert (timestep.device.type, scale.device.type) == ("meta", "meta")
+    assert plain == 7
