@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import gc
+import math
 import sys
 import tempfile
 import time
@@ -59,7 +60,7 @@ class Result:
     seconds: float = 0.0  # on the machine that this ran on: says nothing of a card
 
     def line(self) -> str:
-        card = f"{self.card.total / 1e9:.0f} GB"
+        card = f"{math.ceil(self.card.total / GIB)} GB"
         if not self.weights:
             return f"| {self.size.name} | {card} | {self.outcome} | {self.promised / GIB:.2f} | | | | | |"
         figures = " | ".join(f"{value / GIB:.2f}" for value in (self.weights, self.peak, self.reserved))
