@@ -60,7 +60,7 @@ def serve(sock: socket.socket, device_setting: str) -> None:
     if choice.problem:
         log.error("the device cannot be used; drawing on the CPU", extra={"reason": choice.problem})
     dtype = device.choose_dtype("auto", choice.device)
-    log.info("device chosen", extra={"device": str(choice.device), "name": choice.name, "dtype": str(dtype)})
+    log.info("device chosen", extra={"device": str(choice.device), "device_name": choice.name, "dtype": str(dtype)})
     models = Device(choice.device, link)
     link.send(protocol.Hello(str(choice.device), choice.name, str(torch.__version__), choice.problem))
     while (message := link.receive()) is not None:
