@@ -6,9 +6,6 @@ the sections of ``--gpu``.
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from argparse import Namespace
 from itertools import groupby
 from pathlib import Path
@@ -16,15 +13,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from server.commands.failure import CommandFailed
-
 if TYPE_CHECKING:
     from server.catalog.catalog import Catalog
     from server.commands.doctor.findings import Finding
     from server.settings import Settings
-    from server.worker.child.inspection import Answer
 
-_INSPECTION_TIMEOUT_S = 300.0  # to import torch from a slow disk, and to read the headers of many models
 _MARKS = {"ok": "    ", "note": "note", "problem": "BAD "}
 
 
@@ -66,10 +59,11 @@ def run(arguments: Namespace) -> int:
 
 
 def _examine(catalog: Catalog, settings: Settings, *, as_json: bool) -> int:
+    from server.commands.doctor import inquiry
     from server.commands.doctor.findings import Level, examine
     from server.commands.doctor.machine import read_host
 
-    host, said = read_host(settings.data_dir), inspect(catalog, settings)
+    host, said = read_host(settings.data_dir), inquiry.ask(catalog, settings)
     found = examine(host, said, catalog, settings)
     bad = sum(each.level is Level.PROBLEM for each in found)
     if as_json:
@@ -86,28 +80,3 @@ def _print(found: list[Finding]) -> None:
         print(f"{section}")
         for line in lines:
             print(f"  {_MARKS[line.level]} {line.text}")
-
-
-def inspect(catalog: Catalog, settings: Settings) -> Answer:
-    """What torch says, asked in a process of its own: this one never imports it. Raises CommandFailed."""
-    from server import interpreter
-    from server.settings import ENV_PREFIX
-    from server.worker.child.inspection import Answer, Inquiry
-
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    asked = msgspec.json.encode(Inquiry(settings.device, tuple(catalog.plans.values())))
-    try:
-        done = subprocess.run(  # noqa: S603, our own module
-            interpreter.python("server.worker.child.inspection"),
-            input=asked,
-            capture_output=True,
-            env=interpreter.environment(kept),
-            timeout=_INSPECTION_TIMEOUT_S,
-            check=False,
-        )
-    except subprocess.TimeoutExpired:
-        raise CommandFailed(f"torch did not answer within {_INSPECTION_TIMEOUT_S:.0f} s: the driver may hang") from None
-    if done.returncode != 0:
-        sys.stderr.write(done.stderr.decode(errors="replace")[-2000:])
-        raise CommandFailed(f"the process with torch ended with exit code {done.returncode}; what it said is above")
-    return msgspec.json.decode(done.stdout.rpartition(b"\n")[2] or done.stdout, type=Answer)

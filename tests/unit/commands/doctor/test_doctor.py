@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from server.commands.doctor import command
+from server.commands.doctor import inquiry
 from server.commands.doctor.machine import GIB, has_cuda_device, read_host
 from server.worker.child.inspection import Sizes
 from tests.running import ROOT
@@ -31,8 +31,8 @@ def test_something_that_does_not_fit_is_exit_code_1(
 ) -> None:
     said = on(RTX_4090, Sizes())
     monkeypatch.setattr(
-        command,
-        "inspect",
+        inquiry,
+        "ask",
         lambda catalog, settings: type(said)(
             **{name: getattr(said, name) for name in said.__struct_fields__ if name != "models"},
             models=dict.fromkeys(catalog.plans, Sizes("bfloat16", 99 * GIB)),

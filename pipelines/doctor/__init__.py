@@ -1,0 +1,1 @@
+"""What a device does with Darkroom, measured: the sections of ``darkroom doctor --gpu``."""
