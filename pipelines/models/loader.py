@@ -145,6 +145,7 @@ def load(plan: ModelPlan, device: torch.device) -> LoadedModel:
     path = Path(plan.folder)
     weight_bytes = model_folder.inspect(path)
     parts = model_folder.parts(path)
+    variant = model_folder.variant_of(parts)
     quantised = tuning.quantisation(plan)
     try:
         verify.check_classes(path, parts)
@@ -156,6 +157,7 @@ def load(plan: ModelPlan, device: torch.device) -> LoadedModel:
             dtype=choose_dtype(plan.dtype, device),
             local_files_only=True,
             use_safetensors=True,
+            **({} if variant is None else {"variant": variant}),
             **({} if quantised is None else {"quantization_config": quantised}),
             **processors.without_torchvision(parts),
         )
@@ -197,8 +199,13 @@ def weight_bytes(plan: ModelPlan, device: torch.device) -> int:
     for part in model_folder.parts(folder):
         quantised = plan.quantise if part.component.name in DENOISERS else None
         smaller = _BYTES_PER_ELEMENT.get(quantised or "", itemsize)
-        for shape in _shapes(part.weights):
-            sizes.append(math.prod(shape) * (smaller if len(shape) == 2 else itemsize))
+        is_quantised = part.is_quantised
+        for tensor in part.tensors().values():
+            # What is no float is loaded as it is stored, and float8 where a library has quantised it.
+            if tensor.dtype.startswith(("I", "U", "BOOL")) or (tensor.is_float8 and is_quantised):
+                sizes.append(tensor.size)
+            else:
+                sizes.append(tensor.elements * (smaller if len(tensor.shape) == 2 else itemsize))
     loras = [Path(file.path) for file in plan.adapters]
     whole = [path for path in loras if model_folder.adapter_problem(path) is None]
     sizes.extend(math.prod(shape) * itemsize for shape in _shapes(whole))
