@@ -2,7 +2,8 @@
 
 Knows which names diffusers and transformers look for, and in which order; opens nothing itself. Whoever checks,
 fetches, sizes or loads a model asks here, so that all of them speak of the same files. What loading never opens is not
-named: variants (fp16), pickled twins, weights of other frameworks, what systems leave (``._*``), cards and pictures.
+named: variants (fp16) beside plain weights, pickled twins, weights of other frameworks, what systems leave (``._*``),
+cards and pictures.
 """
 
 from __future__ import annotations
@@ -71,6 +72,7 @@ _BYTES_ARE_TOKENS = frozenset({"ByT5Tokenizer", "CanineTokenizer", "PerceiverTok
 # The name of a library's weights, and whether it looks for their index first.
 _WEIGHTS = {"diffusers": ("diffusion_pytorch_model", True)}
 _TRANSFORMERS_WEIGHTS = ("model", False)
+_VARIANTS = ("fp16", "bf16")  # of weights, in their files' names; the smaller download, and often the only one
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Files:
     tokens: tuple[str, ...]  # vocabularies, merges, templates
     index: str | None  # of shards
     weights: tuple[str, ...]
+    variant: str | None = None  # of the weights, as loading must be told it
 
     def __iter__(self) -> Iterator[str]:
         yield from (*self.configs, *self.tokens, *(() if self.index is None else (self.index,)), *self.weights)
@@ -134,10 +137,16 @@ def _is_pair(value: list[Any]) -> bool:
     return all(part is None or isinstance(part, str) for part in value)
 
 
-def files_read(part: Component, names: Collection[str], read_index: Callable[[str], Mapping[str, Any]]) -> Files:
+def files_read(
+    part: Component,
+    names: Collection[str],
+    read_index: Callable[[str], Mapping[str, Any]],
+    variant: str | None = None,
+) -> Files:
     """The files that loading reads, of those in a component's folder. Raises LoadRefused where it would not load.
 
-    ``names`` are paths inside that folder, with ``/``. ``read_index`` gives the JSON of one of them.
+    ``names`` are paths inside that folder, with ``/``. ``read_index`` gives the JSON of one of them. ``variant`` is
+    what another component of the model has its weights in: where this one has it too, loading takes it.
     """
     seen = set(names)
     wanted = _CONFIGS[part.kind]
@@ -146,23 +155,47 @@ def files_read(part: Component, names: Collection[str], read_index: Callable[[st
         wanted = (*wanted, *(name for kind in (Kind.SCHEDULER, Kind.PROCESSOR) for name in _CONFIGS[kind]))
     configs = tuple(sorted({name for name in wanted if name in seen}))
     tokens = _tokens(part, seen)
-    index, weights = (None, ()) if not part.loads_weights else _weights(part, seen, configs, read_index)
-    return Files(configs, tokens, index, weights)
+    if not part.loads_weights:
+        return Files(configs, tokens, None, ())
+    for wanted_variant in dict.fromkeys((variant, None, *_VARIANTS)):
+        found = _named_weights(part, seen, read_index, wanted_variant)
+        if found is not None:
+            return Files(configs, tokens, *found, wanted_variant)
+    return Files(configs, tokens, *_other_weights(part, seen, configs, read_index))
+
+
+def one_variant(found: Mapping[str, Files]) -> str | None:
+    """The variant that some components have alone, and so loading is told of; None where all have plain weights.
+
+    Raises LoadRefused for two of them: loading takes one.
+    """
+    variants = {files.variant: name for name, files in found.items() if files.variant is not None}
+    if len(variants) > 1:
+        (one, first), (other, second), *_ = variants.items()
+        raise LoadRefused(f"{first}/ has its weights as {one} alone, {second}/ as {other}: take one of the two for all")
+    return next(iter(variants), None)
 
 
 def files_of_model(names: Collection[str], read: Callable[[str], Mapping[str, Any]]) -> tuple[str, ...]:
     """The files of a whole model that loading reads: ``names`` are paths inside it, ``read`` gives a file's JSON."""
     if INDEX not in names:
         raise LoadRefused(f"{INDEX} is missing: this is no model in diffusers' format")
-    found = [INDEX]
-    for part in components(read(INDEX)):
-        prefix = f"{part.name}/"
-        inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
-        if not inside:
-            raise LoadRefused(f"component folder {prefix} is missing")
-        files = files_read(part, inside, _inside(prefix, read))
-        found.extend(prefix + name for name in files)
-    return tuple(found)
+    parts = components(read(INDEX))
+    found = {part.name: _files_inside(part, names, read, None) for part in parts}
+    variant = one_variant(found)
+    if variant is not None:
+        found = {part.name: _files_inside(part, names, read, variant) for part in parts}
+    return (INDEX, *(f"{component}/{name}" for component, files in found.items() for name in files))
+
+
+def _files_inside(
+    part: Component, names: Collection[str], read: Callable[[str], Mapping[str, Any]], variant: str | None
+) -> Files:
+    prefix = f"{part.name}/"
+    inside = [name.removeprefix(prefix) for name in names if name.startswith(prefix)]
+    if not inside:
+        raise LoadRefused(f"component folder {prefix} is missing")
+    return files_read(part, inside, _inside(prefix, read), variant)
 
 
 def _inside(prefix: str, read: Callable[[str], Mapping[str, Any]]) -> Callable[[str], Mapping[str, Any]]:
@@ -185,14 +218,25 @@ def _is_template(name: str) -> bool:
     return path.suffix == ".jinja" and str(path.parent) == TEMPLATES
 
 
-def _weights(
-    part: Component, names: Collection[str], configs: Collection[str], read_index: Callable[[str], Mapping[str, Any]]
-) -> tuple[str | None, tuple[str, ...]]:
+def _named_weights(
+    part: Component,
+    names: Collection[str],
+    read_index: Callable[[str], Mapping[str, Any]],
+    variant: str | None,
+) -> tuple[str | None, tuple[str, ...]] | None:
+    """The index and the files of weights under the names that its library looks for; None where there are none."""
     stem, index_first = _WEIGHTS.get(part.library, _TRANSFORMERS_WEIGHTS)
-    single, index = f"{stem}.safetensors", f"{stem}.safetensors.index.json"
+    dotted = "" if variant is None else f".{variant}"
+    single, index = f"{stem}{dotted}.safetensors", f"{stem}.safetensors.index{dotted}.json"
     for name in (index, single) if index_first else (single, index):
         if name in names:
             return (name, _shards(part, names, name, read_index)) if name == index else (None, (name,))
+    return None
+
+
+def _other_weights(
+    part: Component, names: Collection[str], configs: Collection[str], read_index: Callable[[str], Mapping[str, Any]]
+) -> tuple[str | None, tuple[str, ...]]:
     if "config.json" not in configs and set(configs) - set(_CONFIGS[Kind.MODEL]):
         return None, ()  # its class says nothing, and its files say that it is no model
     visible = sorted(name for name in names if not name.startswith(".") and "/" not in name)

@@ -73,7 +73,14 @@ def parts(folder: Path) -> tuple[Part, ...]:
     configs.judge(index, INDEX)
     found = component.components(index)
     _refuse_code(folder, "None.py")  # diffusers takes it for the pipeline, where none is asked for by name
-    return tuple(_part(folder, each) for each in found)
+    parts = tuple(_part(folder, each) for each in found)
+    variant = variant_of(parts)
+    return parts if variant is None else tuple(_part(folder, each, variant) for each in found)
+
+
+def variant_of(parts: Iterable[Part]) -> str | None:
+    """The variant of weights that loading must be told, or None. Raises LoadRefused where there are two."""
+    return component.one_variant({part.component.name: part.files for part in parts})
 
 
 def inspect(folder: Path) -> int:
@@ -101,7 +108,7 @@ def problem(folder: Path) -> str | None:
     return None
 
 
-def _part(folder: Path, each: Component) -> Part:
+def _part(folder: Path, each: Component, variant: str | None = None) -> Part:
     part = folder / each.name
     if part.is_file():
         raise LoadRefused(f"{each.name} is a file, not a component folder; fetch the model again")
@@ -113,7 +120,7 @@ def _part(folder: Path, each: Component) -> Part:
     templates = part / TEMPLATES
     if templates.is_dir():
         names += [f"{TEMPLATES}/{path.name}" for path in templates.iterdir()]
-    files = component.files_read(each, names, lambda name: _read_json(part / name, folder))
+    files = component.files_read(each, names, lambda name: _read_json(part / name, folder), variant)
     return Part(each, part, files)
 
 

@@ -155,6 +155,7 @@ def load(plan: ModelPlan, device: torch.device, *, host_encoders: bool = False) 
     path = Path(plan.folder)
     weight_bytes = model_folder.inspect(path)
     parts = model_folder.parts(path)
+    variant = model_folder.variant_of(parts)
     quantised = tuning.quantisation(plan)
     tuning.require_compiler(plan, device)
     try:
@@ -167,6 +168,7 @@ def load(plan: ModelPlan, device: torch.device, *, host_encoders: bool = False) 
             dtype=choose_dtype(plan.dtype, device),
             local_files_only=True,
             use_safetensors=True,
+            **({} if variant is None else {"variant": variant}),
             **({} if quantised is None else {"quantization_config": quantised}),
             **processors.without_torchvision(parts),
         )
@@ -207,12 +209,16 @@ def weight_bytes(plan: ModelPlan, device: torch.device, *, host_encoders: bool =
     itemsize = choose_dtype(plan.dtype, device).itemsize
     sizes: dict[str, dict[str, float]] = {}
     for part in model_folder.parts(folder):
-        name = part.component.name
+        name, is_quantised = part.component.name, part.is_quantised
         quantised = {**dict.fromkeys(DENOISERS, plan.quantise), **dict.fromkeys(ENCODERS, plan.quantise_encoders)}
         smaller = _BYTES_PER_ELEMENT.get(quantised.get(name) or "", itemsize)
-        sizes[name] = {
-            key: math.prod(shape) * (smaller if len(shape) == 2 else itemsize) for key, shape in _shapes(part.weights)
-        }
+        sizes[name] = {}
+        for key, tensor in part.tensors().items():
+            # What is no float is loaded as it is stored, and float8 where a library has quantised it.
+            if tensor.dtype.startswith(("I", "U", "BOOL")) or (tensor.is_float8 and is_quantised):
+                sizes[name][key] = tensor.size
+            else:
+                sizes[name][key] = tensor.elements * (smaller if len(tensor.shape) == 2 else itemsize)
     loras = [Path(file.path) for file in plan.adapters]
     for path in (path for path in loras if model_folder.adapter_problem(path) is None):
         sizes[f"lora {path}"] = {key: math.prod(shape) * itemsize for key, shape in _shapes([path])}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import gc
 import math
+import socket
 import sys
 import tempfile
 import time
@@ -25,9 +26,11 @@ from pipelines.engine.cost import StepCost
 from pipelines.engine.embeddings import EmbeddingCache
 from pipelines.engine.sink import KeepingSink
 from pipelines.errors import DrawError
-from pipelines.models import loader, residency, selfcheck
+from pipelines.models import loader, selfcheck
 from pipelines.models.loader import LoadedModel, quiet_libraries
 from pipelines.plan import Drawing, ModelPlan
+from server.worker.child.device import Device
+from server.worker.child.link import Link
 from tests.device.allocator import ALLOCATORS
 from tests.device.cards import GIB, H100, RTX_4090, Card
 from tests.device.fake import FakeCuda, why_not
@@ -111,17 +114,20 @@ def try_on(size: Size, card: Card, *, requests: int, allocator: str, more: dict[
 
 
 def _brought(plan: ModelPlan) -> LoadedModel:
-    """The model on the device, within the budget that a worker measures. Raises DrawError where it is refused."""
-    budget, host_budget = residency.measure_budget(CUDA)
-    house = residency.Residency(
-        lambda wanted: loader.load(wanted, CUDA),
-        lambda wanted: loader.weight_bytes(wanted, CUDA),
-        lambda key, place, reason, seconds: None,
-        device=CUDA,
-        budget=budget,
-        host_budget=host_budget,
-    )
-    return house.pin(plan)
+    """The model on the device, by the sizes and within the budget of a worker. Raises DrawError where it is refused."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        worker = Device(CUDA, Link(ours))
+
+        def load(wanted: ModelPlan) -> LoadedModel:
+            return loader.load(wanted, CUDA, host_encoders=worker._host_encoders[wanted])
+
+        worker._residency._load = load  # without the check, which comes when the weights have been weighed
+        try:
+            return worker._residency.pin(plan)
+        finally:
+            worker.close()
+            worker._link.close()
 
 
 def _bound_rows(model: LoadedModel) -> None:

@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.errors import LoadRefused
 from pipelines.facts import requirements
-from pipelines.facts.component import Component, Files, components, files_of_model, files_read
+from pipelines.facts.component import Component, Files, components, files_of_model, files_read, one_variant
 from pipelines.facts.folder import inspect, parts, problem
 from tests.unit.pipelines.facts.test_folder import weights
 
@@ -42,6 +42,28 @@ ADDED = (
 def test_what_loading_never_opens_is_not_read(part: Component, name: str) -> None:
     """An AppleDouble file, an index of pickles or an aborted variant refused the whole model."""
     assert read(part, "config.json", name, *ADDED) == {"config.json", name}
+
+
+@pytest.mark.parametrize(("part", "stem"), [(UNET, "diffusion_pytorch_model"), (TEXT, "model")])
+def test_a_variant_is_read_where_there_is_nothing_else_or_where_the_model_is_loaded_as_one(
+    part: Component, stem: str
+) -> None:
+    """Folders with fp16 files alone, the usual small download, passed every check and did not load."""
+    whole, index = f"{stem}.fp16.safetensors", f"{stem}.safetensors.index.fp16.json"
+    assert read(part, "config.json", whole) == {"config.json", whole}
+    assert read(part, "config.json", index, "s.safetensors") == {"config.json", index, "s.safetensors"}
+    both = ("config.json", whole, f"{stem}.safetensors")
+    names: Mapping[str, Any] = {}
+    assert files_read(part, both, lambda name: names).variant is None
+    as_one = files_read(part, both, lambda name: names, "fp16")
+    assert (as_one.weights, as_one.variant) == ((whole,), "fp16")
+    assert files_read(part, ("config.json", f"{stem}.safetensors"), lambda name: names, "fp16").variant is None
+
+
+def test_two_variants_are_no_model() -> None:
+    variants = {name: Files((), (), None, ("w",), name) for name in ("fp16", "bf16")}
+    with pytest.raises(LoadRefused, match="fp16/ has its weights as fp16 alone, bf16/ as bf16"):
+        one_variant(variants)
 
 
 def test_an_index_comes_first_for_diffusers_and_second_for_transformers() -> None:

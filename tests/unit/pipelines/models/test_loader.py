@@ -16,6 +16,7 @@ from torch.testing._internal.two_tensor import TwoTensor
 
 from pipelines.engine.shared import DENOISERS
 from pipelines.errors import LoadRefused
+from pipelines.facts import requirements
 from pipelines.models import streaming, tuning
 from pipelines.models.loader import LoadedModel, advice, load, weight_bytes
 from pipelines.plan import AdapterFile, ModelPlan
@@ -79,6 +80,20 @@ def test_weights_under_a_name_of_their_own_count(plan: ModelPlan) -> None:
         file.unlink()
     write(Path(plan.folder) / "unet" / "its_own_name.safetensors", UNET)
     assert weight_bytes(plan, CPU) == 4 * (elements(UNET) + elements(TEXT))
+
+
+def test_integers_count_as_they_are_stored_and_float8_where_a_library_quantised_it(
+    plan: ModelPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A folder quantised beforehand was taken for twice what it is, and refused where it fits."""
+    unet = Path(plan.folder) / "unet"
+    tensors = {"a": torch.zeros(8, 8, dtype=torch.int8), "b": torch.zeros(4, 4).to(torch.float8_e4m3fn)}
+    save_file(tensors, unet / "diffusion_pytorch_model.safetensors")
+    plain = weight_bytes(plan, CPU)
+    assert plain == 64 + 4 * 16 + 4 * elements(TEXT)
+    monkeypatch.setattr(requirements, "_is_installed", lambda module: True)
+    (unet / "config.json").write_text(json.dumps({"quantization_config": {"quant_method": "bitsandbytes"}}))
+    assert weight_bytes(plan, CPU) == 64 + 16 + 4 * elements(TEXT)
 
 
 def test_loras_count_and_broken_ones_do_not(plan: ModelPlan, tmp_path: Path) -> None:

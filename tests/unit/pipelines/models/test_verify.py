@@ -16,7 +16,7 @@ from safetensors.torch import load_file, save_file
 from pipelines.errors import LoadRefused
 from pipelines.facts import folder as model_folder
 from pipelines.models import selfcheck, verify
-from pipelines.models.loader import LoadedModel, load
+from pipelines.models.loader import LoadedModel, load, weight_bytes
 from pipelines.plan import ModelPlan
 from server.catalog.catalog import Model
 
@@ -133,6 +133,52 @@ def test_a_tokenizer_of_another_model(plan: ModelPlan) -> None:
     set_json(Path(plan.folder) / "text_encoder" / "config.json", vocab_size=100, eos_token_id=99, pad_token_id=99)
     with pytest.raises(LoadRefused, match=r"^tokenizer/ has more tokens \(7438\) than its text encoder knows \(100\)"):
         load(plan, CPU)
+
+
+def as_variant(folder: Path, component: str, shards: int) -> None:
+    """Weights as hubs have them in fp16: under a name of their own, whole or in shards."""
+    (path,) = (folder / component).glob("*.safetensors")
+    stem = path.stem
+    tensors = load_file(path)
+    path.unlink()
+    if shards == 1:
+        save_file(tensors, path.with_name(f"{stem}.fp16.safetensors"))
+        return
+    owners = {name: f"{stem}.fp16-0000{1 + number % 2}-of-00002.safetensors" for number, name in enumerate(tensors)}
+    for file in set(owners.values()):
+        save_file({name: tensor for name, tensor in tensors.items() if owners[name] == file}, path.with_name(file))
+    index = {"metadata": {"total_size": 1}, "weight_map": owners}
+    path.with_name(f"{stem}.safetensors.index.fp16.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("shards", [1, 2])
+@pytest.mark.parametrize("components", [tuple(FILES), ("unet",), ("text_encoder",)])
+def test_folders_with_fp16_variants_load(
+    components: tuple[str, ...], shards: int, mini: Model, plan: ModelPlan
+) -> None:
+    """They passed every check, and then: "no file named model.safetensors"."""
+    size = weight_bytes(plan, CPU)
+    for component in components:
+        as_variant(Path(plan.folder), component, shards)
+    assert model_folder.problem(Path(plan.folder)) is None
+    assert weight_bytes(plan, CPU) == size
+    wanted, found = load(mini.plan, CPU), load(plan, CPU)
+    for component in FILES:
+        for name, tensor in weights(wanted, component).items():
+            assert torch.equal(tensor, weights(found, component)[name]), name
+
+
+def test_beside_a_variant_that_stands_alone_the_variants_of_all_are_read(plan: ModelPlan) -> None:
+    """diffusers reads them: they are what must be checked and sized."""
+    folder = Path(plan.folder)
+    as_variant(folder, "unet", 1)
+    text = folder / FILES["text_encoder"]
+    shutil.copy(text, text.with_name("model.fp16.safetensors"))
+    change(plan, "text_encoder", renamed)  # the plain file, which nobody reads
+    read = {part.component.name: [path.name for path in part.weights] for part in model_folder.parts(folder)}
+    assert read["text_encoder"] == ["model.fp16.safetensors"]
+    assert read["vae"] == ["diffusion_pytorch_model.safetensors"]
+    assert load(plan, CPU).weight_bytes() > 0
 
 
 def scaled(tensors: Tensors) -> Tensors:
