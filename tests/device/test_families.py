@@ -76,9 +76,9 @@ WAITS = {
     ("SD 1.x", "euler"): 0.0,
     ("SD 1.x", "dpmpp_2m"): 0.0,
     ("SD 1.x", "euler_a"): 1.0,
-    ("SD 1.x", "ddim"): 5.6,
+    ("SD 1.x", "ddim"): 0.0,
     ("SD 1.x", "unipc"): 5.6,
-    ("LCM", "lcm"): 3.8,
+    ("LCM", "lcm"): 0.8,
     ("SD3", None): 0.0,  # flow_euler
     ("FLUX.1", None): 0.0,
     ("Qwen-Image", None): 0.0,
