@@ -10,7 +10,7 @@ from pipelines.engine.cost import StepCost
 from pipelines.engine.policy import choose
 
 
-@dataclass
+@dataclass(eq=False)
 class Waiter:
     steps_left: int
     rows: int = 2
@@ -67,22 +67,9 @@ def test_one_principals_crowd_does_not_hold_up_another() -> None:
     assert choose([*crowd, guest], {"k": 2}) == [guest]
 
 
-@dataclass(eq=False)
-class Equal:
-    """One of eight equal requests."""
-
-    rows: int
-    steps_left: int = 20
-    key: str = "k"
-    area: int = 1
-    passed_over: int = 0
-    principal: str = "p"
-    first: bool = False
-
-
 def mean_end(rows: int, most_rows: int) -> float:
     """When eight equal requests end, in the mean, on a device that one row fills: in rows that were drawn."""
-    waiting, now, ends = [Equal(rows) for _ in range(8)], 0, list[int]()
+    waiting, now, ends = [Waiter(20, rows) for _ in range(8)], 0, list[int]()
     while waiting:
         chosen = choose(waiting, {"k": most_rows})
         now += sum(one.rows for one in chosen)
