@@ -48,7 +48,11 @@ def test_missing_and_broken_models_leave_the_others_serving(faulty: Running) -> 
         assert ready.status_code == 200
         models = ready.json()["models"]
         assert models["good"] == {"state": "ready", "shared": True}
-        for name, says in (("missing", "does not exist"), ("torn", "truncated"), ("deceptive", "could not load")):
+        for name, says in (
+            ("missing", "does not exist"),
+            ("torn", "truncated"),
+            ("deceptive", "does not fit its config.json"),
+        ):
             assert models[name]["state"] == "broken"
             assert says in models[name]["reason"]
         listed = {row["id"]: row["state"] for row in client.get("/v1/models").json()["data"]}
