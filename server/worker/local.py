@@ -180,6 +180,8 @@ class LocalWorker:
                     f"The worker ended while it started ({end}); the server's log says why."
                 )
                 self._start_ended.set()
+            if self._refusal and not self.device:
+                return  # the front stops: there is nothing that another start would find otherwise
             self._metrics.worker_restarts.inc()
             if time.monotonic() - started > _STEADY_S:
                 backoff_s = _FIRST_BACKOFF_S

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import threading
-import time
 import weakref
 from typing import Any
 
@@ -12,99 +11,10 @@ import pytest
 import torch
 
 from pipelines.errors import LoadRefused, OutOfMemory
-from pipelines.models.residency import Place, Residency
+from pipelines.models.residency import Place
 from pipelines.plan import ModelPlan
 from tests.running import eventually
-
-GIB = 1 << 30
-
-
-class Weights:
-    """As much of a loaded model as residency asks of it."""
-
-    def __init__(self, plan: ModelPlan, house: House) -> None:
-        self.plan = plan
-        self._house = house
-
-    def weight_bytes(self) -> int:
-        return self._house.size_of(self.plan)
-
-    def host_bytes(self) -> int:
-        return self._house.size_of(self.plan)
-
-    def move(self, device: torch.device) -> None:
-        self._house.moving.set()
-        assert self._house.may_move.wait(10)
-        if device.type == self._house.no_way_to:
-            raise self._house.moving_error
-
-
-class House:
-    """A residency with room for two models of 1 GiB (on CUDA, host memory has room for so many), and a record of what
-    it did."""
-
-    def __init__(self, *, broken: str = "", device: str = "cpu", on_host: int = 2, **sizes: int) -> None:
-        self.loads: list[str] = []
-        self.moves: list[tuple[str, Place]] = []
-        self.broken = broken
-        self.loading_s = 0.0
-        self.error: Exception | None = None
-        self.moving, self.may_move = threading.Event(), threading.Event()
-        self.may_move.set()
-        self.no_way_to, self.moving_error = "", RuntimeError("can't allocate memory")
-        self.sizes = sizes
-        self.residency = Residency(
-            self._load,
-            self.size_of,
-            self._moved,
-            device=torch.device(device),
-            budget=3 * GIB,  # a quarter of it is for working
-            host_budget=on_host * GIB,
-        )
-
-    def size_of(self, plan: ModelPlan) -> int:
-        return self.sizes.get(plan.key, GIB)
-
-    def _load(self, plan: ModelPlan) -> Any:
-        self.loads.append(plan.key)
-        time.sleep(self.loading_s)
-        if self.error is not None:
-            raise self.error
-        if plan.key == self.broken:
-            raise LoadRefused("torn")
-        return Weights(plan, self)
-
-    def _moved(self, key: str, place: Place, reason: str, seconds: float) -> None:
-        self.moves.append((key, place))
-
-    def use(self, key: str, *, keep: bool = False, offload: bool = False) -> ModelPlan:
-        plan = ModelPlan(key, f"/models/{key}", "other", keep=keep, offload=offload)
-        self.residency.pin(plan)
-        return plan
-
-    def visit(self, *keys: str) -> None:
-        for key in keys:
-            self.residency.unpin(self.use(key))
-
-    def places(self) -> dict[str, Place]:
-        return dict(move for move in self.moves if move[1] is not Place.LOADING)
-
-    def leaving(self) -> list[str]:
-        return [plan.key for plan, resident in self.residency._residents.items() if resident.leaving]
-
-    def pins(self, plan: ModelPlan) -> int:
-        return self.residency._residents[plan].pins
-
-    def begin(self, key: str) -> threading.Event:
-        """Use a model on a thread of its own; set once it has come."""
-        came = threading.Event()
-
-        def bring() -> None:
-            self.use(key)
-            came.set()
-
-        threading.Thread(target=bring, daemon=True).start()
-        return came
+from tests.unit.pipelines.models.residents import GIB, House
 
 
 def test_many_askers_make_one_load() -> None:
@@ -262,18 +172,6 @@ def test_a_lost_device_is_no_refusal() -> None:
         house.use("a")
 
 
-def test_a_model_larger_than_the_device_is_refused_by_its_headers() -> None:
-    refused = Residency(
-        lambda plan: pytest.fail("must not be loaded"),
-        lambda plan: 100 * GIB,
-        lambda key, place, reason, seconds: None,
-        device=torch.device("cpu"),
-        budget=3 * GIB,
-    )
-    with pytest.raises(LoadRefused, match="MiB for weights"):
-        refused.pin(ModelPlan("a", "/models/a", "other"))
-
-
 def test_a_model_that_goes_to_disk_is_gone() -> None:
     """A pipeline and what drew on it refer to each other: without a collection their weights would stay."""
     house = House()
@@ -385,52 +283,3 @@ def test_a_model_that_could_not_be_brought_back_is_read_from_disk() -> None:
     house.visit("a")
     assert house.loads == ["a", "b", "c", "a"]
     assert house.places()["a"] is Place.DEVICE
-
-
-def test_the_budget_is_measured_at_each_load() -> None:
-    """A game that ran at start, or a worker that had just been killed, left every model refused for good."""
-    house = House()
-    asked: list[int] = []
-    free = GIB // 2
-
-    def measure(resident: int) -> int:
-        asked.append(resident)
-        return free + resident
-
-    house.residency._measure = measure
-    with pytest.raises(LoadRefused, match="384 MiB for weights"):
-        house.use("a")
-    free = 4 * GIB
-    house.visit("a", "b")
-    assert asked == [0, 0, GIB]
-    free = 0  # another program has come: there is room for one of the two
-    house.visit("c")
-    assert house.places() == {"a": Place.DISK, "b": Place.DISK, "c": Place.DEVICE}
-
-
-def test_work_takes_the_room_that_is_known_of_it() -> None:
-    """A quarter of the device was kept for it: 19.6 GiB of 80, where three were enough."""
-    house = House()
-    rooms = {"a": GIB // 4, "b": GIB // 2}
-    house.residency._room = lambda plan: rooms.get(plan.key)
-    a = ModelPlan("a", "/models/a", "other")
-    assert house.residency.limit(a) == 3 * GIB - GIB // 4
-    house.visit("b")
-    assert house.residency.limit(a) == 3 * GIB - GIB // 2, "the most that any of those there takes"
-    rooms["b"] = 2 * GIB
-    assert house.residency.limit(a) == 3 * GIB - 3 * GIB // 4, "a quarter at most"
-    assert house.residency.limit(ModelPlan("c", "/models/c", "other")) == 3 * GIB - 3 * GIB // 4
-
-
-def test_a_refusal_ends_with_what_would_help() -> None:
-    house = House(big=4 * GIB)
-    asked: list[int] = []
-
-    def advise(plan: ModelPlan, limit: int) -> str:
-        asked.append(limit)
-        return "encoders: host"
-
-    house.residency._advice = advise
-    with pytest.raises(LoadRefused, match=r"2304 MiB for weights\. It would fit with encoders: host$"):
-        house.use("big")
-    assert asked == [9 * GIB // 4]
