@@ -5,6 +5,8 @@ Plain frozen data that crosses the pipe; no torch.
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 
 from pipelines.spec import ImageSpec
@@ -34,6 +36,11 @@ class ModelPlan(msgspec.Struct, frozen=True):
     compile: bool = False  # the denoiser, by torch.compile
     fuse_qkv: bool = False  # one projection for query, key and value
     adapters: tuple[AdapterFile, ...] = ()
+
+    @property
+    def mark(self) -> str:
+        """A short text that tells this plan from any other with the same key."""
+        return hashlib.sha256(msgspec.msgpack.encode(self)).hexdigest()[:16]
 
 
 class Drawing(msgspec.Struct, frozen=True):

@@ -7,15 +7,15 @@ import contextlib
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 from fastapi import FastAPI
 
 from server import __version__
-from server.api import files, hub, images, jobs, models, openapi, ops
+from server.api import admin, files, hub, images, jobs, models, openapi, ops
 from server.api.outcome import Outcome
 from server.api.services import Services
-from server.catalog.catalog import Catalog
 from server.catalog.load import find_models_file, load_catalog
 from server.edge import stack
 from server.edge.keys import Keyring
@@ -34,8 +34,9 @@ from server.storage.signing import Signer, load_or_create_secret
 from server.storage.store import Store, open_store
 from server.telemetry import Metrics
 from server.web import docs, page
+from server.worker.idle import IdleWatch
 from server.worker.local import LocalWorker
-from server.worker.status import ModelState, ModelStatus
+from server.worker.served import ServedCatalog
 
 log = logging.getLogger("darkroom.app")
 
@@ -49,18 +50,21 @@ def create_app(settings: Settings) -> FastAPI:
             f"{reached} is reachable from other machines, but no key is configured: make one with "
             "`darkroom keys create NAME`, or set DARKROOM_ALLOW_OPEN=1 (--allow-open) to serve anyone"
         )
-    catalog = load_catalog(find_models_file(settings.models))
-    services = _build(settings, catalog)
+    services = _build(settings, find_models_file(settings.models))
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         services.worker.start()
         sweep = asyncio.create_task(_sweep(services.store, settings), name="sweep")
+        watch = asyncio.create_task(services.served.watch(), name="watch-models")
+        idle = asyncio.create_task(IdleWatch(settings, services.served, services.worker).watch(), name="idle")
         try:
             yield
         finally:
             services.queue.drain()
             sweep.cancel()
+            watch.cancel()
+            idle.cancel()
             services.fetcher.close()
             await services.worker.stop()
 
@@ -75,7 +79,7 @@ def create_app(settings: Settings) -> FastAPI:
     )
     app.state.services = services
     app.state.keyring = keyring
-    for router in (images.router, hub.router, jobs.router, files.router, models.router, ops.router):
+    for router in (images.router, hub.router, jobs.router, files.router, models.router, admin.router, ops.router):
         app.include_router(router(services))
     app.include_router(docs.router())
     app.include_router(page.router())
@@ -87,7 +91,8 @@ def _counter(metrics: Metrics) -> Callable[[str, int], None]:
     return lambda route, status: metrics.requests.labels(route, str(status)).inc()
 
 
-def _build(settings: Settings, catalog: Catalog) -> Services:
+def _build(settings: Settings, models_file: Path) -> Services:
+    catalog = load_catalog(models_file)
     metrics = Metrics()
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -104,7 +109,6 @@ def _build(settings: Settings, catalog: Catalog) -> Services:
     queue = JobQueue(settings.queue_size, slots=settings.running_jobs, per_key=settings.key_jobs)
     preload = {model.plan for model in catalog if model.entry.preload}
     worker = LocalWorker(settings, catalog.plans.values(), preload, metrics)
-    _mark_broken(catalog, worker)
     fetcher = Fetcher(
         settings.fetch,
         timeout_s=settings.fetch_timeout_s,
@@ -119,7 +123,7 @@ def _build(settings: Settings, catalog: Catalog) -> Services:
     runner = JobRunner(queue, worker, metrics, log_prompts=settings.log_prompts)
     return Services(
         settings=settings,
-        catalog=catalog,
+        served=ServedCatalog(models_file, catalog, worker),
         queue=queue,
         jobs=registry,
         admission=Admission(queue, registry, repeats, runner, job_timeout_s=settings.job_timeout_s, budget=budget),
@@ -132,17 +136,6 @@ def _build(settings: Settings, catalog: Catalog) -> Services:
         metrics=metrics,
         decoders=Decoders(),
     )
-
-
-def _mark_broken(catalog: Catalog, worker: LocalWorker) -> None:
-    """Say at start which folders are missing or broken, rather than at the first request."""
-    for key, plan in catalog.plans.items():
-        problem = next(model for model in catalog if model.plan == plan).problem()
-        if problem is not None:
-            log.error("model cannot be served", extra={"model": key, "reason": problem})
-            worker.models[key] = ModelStatus(ModelState.BROKEN, problem)
-        for name, reason in next(model for model in catalog if model.plan == plan).lora_problems().items():
-            log.error("adapter cannot be used", extra={"model": key, "adapter": name, "reason": reason})
 
 
 def _own_pictures(signer: Signer, store: Store) -> Own:

@@ -7,6 +7,7 @@ something wrong raises one of these; only ``server.edge.answers`` turns one into
     ├── BadRequest             400  a field is missing, malformed or out of range; names it in ``param``
     │   └── BadImage           400  an input picture that cannot or may not be decoded or fetched
     ├── Unauthorized           401  no key, or one that we do not know
+    ├── AdminRequired          403  only an admin key may ask for this
     ├── LinkRefused            403  a picture URL that has expired or whose signature is wrong
     ├── NotFound               404  no such route, picture or job
     │   └── ModelNotFound      404  no such model; names those that exist
@@ -74,6 +75,10 @@ class BadImage(BadRequest):
 
 
 class Unauthorized(DarkroomError):
+    pass
+
+
+class AdminRequired(DarkroomError):
     pass
 
 
@@ -183,6 +188,7 @@ ANSWERS: dict[type[DarkroomError], Answer] = {
     BadRequest: Answer(400, "invalid_request_error", "invalid_value", retry=False),
     BadImage: Answer(400, "invalid_request_error", "invalid_image", retry=False),
     Unauthorized: Answer(401, "authentication_error", "invalid_api_key", retry=False),
+    AdminRequired: Answer(403, "permission_error", "admin_required", retry=False),
     LinkRefused: Answer(403, "permission_error", "link_refused", retry=False),
     NotFound: Answer(404, "invalid_request_error", "not_found", retry=False),
     ModelNotFound: Answer(404, "invalid_request_error", "model_not_found", retry=False),

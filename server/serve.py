@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import signal
 import socket
 import sys
@@ -43,6 +44,7 @@ class _Server(uvicorn.Server):
         super().__init__(config)
         self._app = app
         self._drain_s = max(MIN_DRAIN_S, drain_s)
+        self._had_terminal = _has_terminal()
         self.refusal = ""
 
     def refuse(self, reason: str) -> None:
@@ -56,11 +58,15 @@ class _Server(uvicorn.Server):
         super().handle_exit(sig, frame)
 
     def stop_early(self, sig: int, frame: FrameType | None) -> None:
-        self.should_exit = True
+        if sig in (signal.SIGTERM, signal.SIGINT) or self._terminal_closed():  # models.yaml is only now being read
+            self.should_exit = True
+
+    def _terminal_closed(self) -> bool:
+        return self._had_terminal and not _has_terminal()
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        with self._hangup_drains():
+        with self._hangup_rereads():
             await super().serve(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -90,8 +96,11 @@ class _Server(uvicorn.Server):
         self.server_state.tasks.clear()  # nobody is left who would wait for these
 
     @contextlib.contextmanager
-    def _hangup_drains(self) -> Iterator[None]:
-        """SIGHUP stops like SIGTERM while inside. Under nohup it is ignored, and stays so."""
+    def _hangup_rereads(self) -> Iterator[None]:
+        """SIGHUP has models.yaml read again while inside. Under nohup it is ignored, and stays so.
+
+        The one that a closed terminal sends stops like SIGTERM.
+        """
         hangup = getattr(signal, "SIGHUP", None)
         if hangup is None or signal.getsignal(hangup) is signal.SIG_IGN:
             yield
@@ -103,12 +112,19 @@ class _Server(uvicorn.Server):
             signal.signal(hangup, before)
 
     def _hung_up(self, sig: int, frame: FrameType | None) -> None:
-        self._loop.call_soon_threadsafe(self._app.state.services.queue.drain)
-        self.should_exit = True
+        services = self._app.state.services
+        if self._terminal_closed():
+            self._loop.call_soon_threadsafe(services.queue.drain)
+            self.should_exit = True
+        else:
+            self._loop.call_soon_threadsafe(services.served.reload_soon)
 
 
 def serve(settings: Settings) -> None:
-    """Serve until SIGTERM, SIGINT or SIGHUP; running jobs then finish within drain_timeout_s. Raises ConfigError."""
+    """Serve until SIGTERM, SIGINT or a closed terminal; running jobs then finish within drain_timeout_s.
+
+    Raises ConfigError.
+    """
     configure_logging(settings.log_level, process="front")
     logging.getLogger().handlers[0].addFilter(WithRequestId())
     raise_descriptors(settings)
@@ -139,6 +155,15 @@ def serve(settings: Settings) -> None:
     server.run(sockets=[listener])
     if server.refusal:
         raise ConfigError(f"{ENV_PREFIX}DEVICE (--device) = {settings.device}: {server.refusal}")
+
+
+def _has_terminal() -> bool:
+    """Does this process belong to a terminal that is still there?"""
+    try:
+        os.close(os.open("/dev/tty", os.O_RDONLY | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
 
 
 def _connections(settings: Settings, metrics: Metrics) -> Connections:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import ipaddress
 import os
+import re
 from pathlib import Path
 from typing import Any, Literal
 from urllib.parse import urlsplit
@@ -22,6 +23,8 @@ ENV_PREFIX = "DARKROOM_"
 URL_VARIABLE = "DARKROOM_URL"  # of commands that ask a server, not settings of one
 API_KEY_VARIABLE = "DARKROOM_API_KEY"
 MIB = 1024 * 1024
+_UNITS = {"MiB": MIB, "GiB": 1024 * MIB, "MB": 10**6, "GB": 10**9}
+_MEMORY = re.compile(rf"(?P<amount>\d{{1,9}}(\.\d{{1,6}})?) ?(?P<unit>{'|'.join(_UNITS)}|%|)", re.ASCII)
 
 
 def _default_data_dir() -> Path:
@@ -63,6 +66,20 @@ class Settings(BaseSettings):
     fetch: str = Field(
         "public",
         description="what an image URL may point to: public, off, or hosts (name, address, host:port), comma-separated",
+    )
+
+    # How it shares the device
+    idle_s: float = Field(
+        0.0,
+        ge=0,
+        description="a model idle for so long leaves for host memory (on the CPU: for the disk); 0: never",
+    )
+    idle_unload_s: float = Field(
+        0.0, ge=0, description="and after this for the disk, the worker with the last of them; 0: never"
+    )
+    device_memory: str | None = Field(
+        None,
+        description="most memory of the device to use: 12GiB, or a share as 50%; default: all that is free at start",
     )
 
     # Where it keeps things
@@ -116,7 +133,7 @@ class Settings(BaseSettings):
         le=55,
         description="until an unfinished /api/v2/image sends headers; its clients repeat after 60",
     )
-    drain_timeout_s: float = Field(30.0, ge=0, description="for running jobs to finish after SIGTERM, SIGINT or SIGHUP")
+    drain_timeout_s: float = Field(30.0, ge=0, description="for running jobs to finish after SIGTERM or SIGINT")
 
     # What it says
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
@@ -145,6 +162,13 @@ class Settings(BaseSettings):
             raise ValueError("must be public, off, or hosts, comma-separated, without a scheme")
         return value
 
+    @field_validator("device_memory")
+    @classmethod
+    def _is_memory(cls, value: str | None) -> str | None:
+        if value is not None:
+            memory_of(value, 1 << 40)
+        return value
+
     @field_validator("signing_key")
     @classmethod
     def _is_long(cls, value: SecretStr | None) -> SecretStr | None:
@@ -166,6 +190,21 @@ class Settings(BaseSettings):
     def this_machine_only(self) -> bool:
         """Does nobody reach the server from elsewhere? A public_url beyond loopback says that a proxy lets them in."""
         return self.on_loopback and (self.public_url is None or _is_loopback(_host_of(self.public_url)))
+
+
+def memory_of(text: str, whole: int) -> int:
+    """Bytes that a text like 12GiB, 900MiB, 50% or 0.5 stands for, of ``whole``. Raises ValueError."""
+    match = _MEMORY.fullmatch(text.strip())
+    amount = float(match["amount"]) if match is not None else 0.0
+    if match is None or amount == 0:
+        raise ValueError("must be like 12GiB, 900MiB, 50% or 0.5")
+    unit = match["unit"]
+    if unit in ("", "%"):
+        share = amount / (100 if unit else 1)
+        if share > 1:
+            raise ValueError("is more than the whole device; must be like 12GiB, 900MiB, 50% or 0.5")
+        return int(share * whole)
+    return int(amount * _UNITS[unit])
 
 
 def _host_of(url: str) -> str:

@@ -140,3 +140,16 @@ class Metrics:
         self.model_ready = Gauge(
             "darkroom_model_ready", "1 when the model can be served", ["model"], registry=self.registry
         )
+
+    def tell(self, counts: dict[str, int], memory: dict[str, int], device: str) -> None:
+        """Set what a worker has counted: the engine's counters, and bytes of its device's memory if it has its own."""
+        for name, value in counts.items():
+            self.engine.labels(name).set(value)
+        for name in memory.keys() & {"in_use", "reserved"}:
+            self.device_memory.labels(name).set(memory[name])
+        if "out_of_memory" in memory:
+            self.device_out_of_memory.labels(device).set(memory["out_of_memory"])
+
+    def forget_memory(self) -> None:
+        """A worker has ended: what it held is free, and nothing is known of the device until the next has come up."""
+        self.device_memory.clear()

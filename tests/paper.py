@@ -33,6 +33,7 @@ class PaperWorker:
     """Stands in for LocalWorker. Remembers every drawing; holds them while ``gate`` is shut; fails as told."""
 
     up = settled = True
+    asleep = busy = False
     start_failure = device_problem = ""
     device = "paper"
 
@@ -49,6 +50,22 @@ class PaperWorker:
         self.broken: set[str] = set()  # plans that failed to load a while ago, and may be tried again
         self.ballast = 0  # bytes added to every picture
         self.gate.set()
+
+    def serve(self, plans: Iterable[ModelPlan], preload: Iterable[ModelPlan]) -> None:
+        keys = {plan.key for plan in plans}
+        self.models = {key: self.models.get(key, ModelStatus(ModelState.READY)) for key in keys}
+
+    async def load(self, plan: ModelPlan, model: str) -> None:
+        self.models[plan.key] = ModelStatus(ModelState.READY)
+
+    def leave(self, plan: ModelPlan, place: ModelState) -> None:
+        self.models[plan.key] = ModelStatus(place)
+
+    def sleep(self) -> None:
+        self.asleep = True
+
+    def wake(self) -> None:
+        self.asleep = False
 
     def start(self) -> None: ...
 

@@ -56,6 +56,15 @@ def device_budget(device: torch.device, resident: int) -> int:
     return ours - max(0, beside - int(ours * WORKING_SHARE))
 
 
+def whole(device: torch.device) -> int:
+    """Bytes of all memory of ``device``, in use or not; of the host's for a device without memory of its own."""
+    if has_memory(device):
+        return int(getattr(torch, device.type).mem_get_info(device)[1])
+    with contextlib.suppress(OSError, ValueError, AttributeError):
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    return _UNKNOWN_BYTES
+
+
 def usage(device: torch.device) -> dict[str, int]:
     """Bytes of a device's memory that are in use and that this process has reserved, and how often there was no room;
     empty for a device that does not say."""

@@ -10,7 +10,7 @@ import gc
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -39,7 +39,7 @@ class Place(StrEnum):
 class Watcher(Protocol):
     """Who is told that a model has moved. Must return at once."""
 
-    def __call__(self, key: str, place: Place, reason: str, seconds: float) -> None: ...
+    def __call__(self, plan: ModelPlan, place: Place, reason: str, seconds: float) -> None: ...
 
 
 @dataclass
@@ -84,6 +84,8 @@ class Residency:
         self._advice = advice
         self._host_budget = host_budget if device.type == "cuda" else 0
         self._residents: dict[ModelPlan, _Resident] = {}
+        self._served: frozenset[ModelPlan] | None = None  # None: whatever is asked for
+        self._asked_away: dict[ModelPlan, Place] = {}  # once they are in use by nobody
         self._changed = threading.Condition()
         self._loading = threading.Lock()  # one load at a time: they share the disk, the bus and the budget
 
@@ -107,19 +109,19 @@ class Residency:
             if model is not None:
                 return model
             started = time.monotonic()
-            self._watcher(plan.key, Place.LOADING, "", 0.0)
+            self._watcher(plan, Place.LOADING, "", 0.0)
             try:
                 self._bring(plan)
             except Exception as error:  # whatever it was: nobody may wait for this model for ever
                 if is_device_lost(error):
                     raise
                 if is_out_of_memory(error):
-                    self._watcher(plan.key, Place.BROKEN, "the device has no room for it", time.monotonic() - started)
+                    self._watcher(plan, Place.BROKEN, "the device has no room for it", time.monotonic() - started)
                     raise OutOfMemory("the device has no room for the model") from None
                 reason = str(error) if isinstance(error, DrawError) else f"{type(error).__name__}: {error}"
-                self._watcher(plan.key, Place.BROKEN, reason, time.monotonic() - started)
+                self._watcher(plan, Place.BROKEN, reason, time.monotonic() - started)
                 raise LoadRefused(reason) from error
-            self._watcher(plan.key, Place.DEVICE, "", time.monotonic() - started)
+            self._watcher(plan, Place.DEVICE, "", time.monotonic() - started)
             model = self.pin_if_ready(plan)
         assert model is not None
         return model
@@ -128,6 +130,53 @@ class Residency:
         with self._changed:
             self._residents[plan].pins -= 1
             self._changed.notify_all()
+
+    def serve(self, plans: Iterable[ModelPlan]) -> None:
+        """Only these stay from now on; the others leave with the next ``sweep`` that finds them in use by nobody."""
+        with self._changed:
+            self._served = frozenset(plans)
+
+    def ask_away(self, plan: ModelPlan, place: Place) -> None:
+        """Have a model leave for host memory or for the disk with the next ``sweep`` that finds it in use by nobody.
+
+        Whoever asks for it before that keeps it no longer than the last who uses it.
+        """
+        with self._changed:
+            if plan in self._residents:
+                self._asked_away[plan] = place
+
+    @property
+    def has_leavers(self) -> bool:
+        """Is there a model for ``sweep`` to send away?"""
+        with self._changed:
+            return self._next_leaver() is not None
+
+    def sweep(self) -> None:
+        """Send away what is no longer served or was asked away, as far as nobody uses it."""
+        with self._loading:
+            while True:
+                with self._changed:
+                    found = self._next_leaver()
+                    if found is None:
+                        return
+                    plan, place = found
+                    self._asked_away.pop(plan, None)
+                    self._residents[plan].leaving = True  # who comes now waits behind this, and brings it back
+                if place is Place.HOST:
+                    self._evict(plan, plan)
+                else:
+                    self._left(plan, Place.DISK)
+
+    def _next_leaver(self) -> tuple[ModelPlan, Place] | None:
+        for plan, resident in self._residents.items():
+            if resident.pins:
+                continue
+            if self._served is not None and plan not in self._served:
+                return plan, Place.DISK
+            place = self._asked_away.get(plan)
+            if place is Place.DISK or (place is Place.HOST and resident.place is Place.DEVICE):
+                return plan, place
+        return None
 
     def _bring(self, plan: ModelPlan) -> None:
         resident = self._residents.get(plan)
@@ -235,7 +284,7 @@ class Residency:
             gc.collect()  # pipelines and their views are part of reference cycles: the weights would stay for now
         memory.give_back(self._device)
         log.info("model evicted", extra={"model": plan.key, "to": str(place)})
-        self._watcher(plan.key, place, "", 0.0)
+        self._watcher(plan, place, "", 0.0)
 
 
 def _last_to_leave(plan: ModelPlan, resident: _Resident) -> tuple[bool, bool, float]:

@@ -61,7 +61,7 @@ async def begin(services: Services, request: Request, submission: Submission) ->
     request.state.ignored_fields = (*reading.ignored, *told)[:MAX_IGNORED]
     submission = _with_edit_size(submission, model)
     base, form = base_url(services, request), wanted(submission, model)
-    candidate = await read_candidate(request, submission, model=model.id, base=base, form=form)
+    candidate = await read_candidate(request, submission, model=model, base=base, form=form)
     admitted = services.admission.admit(candidate, _Generation(services, submission, model, base))
     request.state.job_id = admitted.job_id
     return admitted

@@ -50,7 +50,7 @@ def router(services: Services) -> APIRouter:
 
         async def work() -> Response:
             submission = Submission("hub", await _reading(request, hub_wire.read_enveloped), prefix=CONTRACT)
-            return await _enveloped(services, await make(services, request, submission))
+            return await _enveloped(await make(services, request, submission))
 
         return await headers_in_time(request, work(), within_s=services.settings.hub_headers_s)
 
@@ -135,7 +135,7 @@ def _pictures(shape: str) -> dict[str, Any]:
     }
 
 
-async def _enveloped(services: Services, outcome: Outcome) -> Response:
+async def _enveloped(outcome: Outcome) -> Response:
     """The answer of POST /api/v2/image."""
     images: list[dict[str, Any]] = []
     for item in outcome.items:
@@ -145,8 +145,7 @@ async def _enveloped(services: Services, outcome: Outcome) -> Response:
             images.append({"type": "url", "url": item.url, "filename": name, **common})
         else:
             images.append({"type": "file", "data": item.data, **common})
-    owner = services.catalog.resolve(outcome.model).entry.owned_by
-    return await _json({"images": images, "modelWithProvider": f"{owner}/{outcome.model}"}, outcome)
+    return await _json({"images": images, "modelWithProvider": f"{outcome.owner}/{outcome.model}"}, outcome)
 
 
 async def _flat(outcome: Outcome) -> Response:

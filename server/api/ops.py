@@ -67,7 +67,9 @@ def readiness(services: Services) -> dict[str, Any]:
     servable = any(status.state is not ModelState.BROKEN for status in services.worker.models.values())
     ready = services.worker.settled and servable and not services.queue.draining
     failure = services.worker.start_failure
-    worker = {"state": "up" if services.worker.up else "failing" if failure else "starting"}
+    problem = services.served.problem
+    up = "asleep" if services.worker.asleep else "up" if services.worker.up else ""
+    worker = {"state": up or ("failing" if failure else "starting")}
     reason = failure or services.worker.device_problem
     return {
         "ready": ready,
@@ -75,4 +77,5 @@ def readiness(services: Services) -> dict[str, Any]:
         "device": services.worker.device,
         "draining": services.queue.draining,
         "models": models,
+        "models_file": {"state": "wrong", "reason": problem} if problem else {"state": "served"},
     }

@@ -31,6 +31,7 @@ class Outcome:
 
     created: int  # unix seconds
     model: str
+    owner: str  # owned_by of the model that drew, which may have left models.yaml since
     size: str
     quality: str
     background: str

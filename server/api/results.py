@@ -64,6 +64,7 @@ async def make_outcome(
     return Outcome(
         created=job.created,
         model=model.id,
+        owner=model.entry.owned_by,
         size=f"{drawing.spec.width}x{drawing.spec.height}",
         quality=fields.quality,
         background=background(any(picture.transparent for picture in finished.pictures)),

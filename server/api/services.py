@@ -18,6 +18,7 @@ from server.storage.signing import Signer
 from server.storage.store import Store
 from server.telemetry import Metrics
 from server.worker.local import LocalWorker
+from server.worker.served import ServedCatalog
 
 
 @dataclass(frozen=True)
@@ -25,7 +26,7 @@ class Services:
     """One server's parts. Two applications in one process share none of them."""
 
     settings: Settings
-    catalog: Catalog
+    served: ServedCatalog
     queue: JobQueue
     jobs: JobRegistry
     admission: Admission[Outcome]
@@ -37,3 +38,8 @@ class Services:
     limits: ImageLimits
     metrics: Metrics
     decoders: Decoders
+
+    @property
+    def catalog(self) -> Catalog:
+        """The models that are served now. It may be another at the next look: whoever looks twice may find two."""
+        return self.served.current

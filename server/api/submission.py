@@ -15,6 +15,7 @@ from server.api.off_loop import off_loop
 from server.api.prefixes import CONTRACT, SHOWN
 from server.api.reader import Reading
 from server.api.wire import ImageFields
+from server.catalog.catalog import Model
 from server.errors import BadRequest
 from server.jobs.admission import Candidate
 from server.jobs.repeats import Repeatable
@@ -54,14 +55,15 @@ class Submission:
 
 
 async def read_candidate(
-    request: Request, submission: Submission, *, model: str, base: str, form: tuple[bool, ...]
+    request: Request, submission: Submission, *, model: Model, base: str, form: tuple[bool, ...]
 ) -> Candidate:
     """The candidate that this request makes, whose pictures are answered in this ``form`` with URLs that begin with
     ``base``. Raises BadRequest for a header that cannot be used."""
     chosen, key = _chosen_id(request), _idempotency_key(request)
     fingerprint = await off_loop(submission.size_bytes, lambda: _fingerprint(submission, f"{base} {form}"))
     repeatable = Repeatable(request.state.principal.id, fingerprint, key)
-    return Candidate(repeatable, model, is_repeat=_is_repeat(request, submission), job_id=chosen)
+    is_repeat = _is_repeat(request, submission)
+    return Candidate(repeatable, model.id, is_repeat=is_repeat, job_id=chosen, version=model)
 
 
 def _chosen_id(request: Request) -> str:

@@ -18,6 +18,7 @@ from pipelines.facts.families import Family
 from pipelines.facts.presets import DrawingArea, Preset, overlay
 from pipelines.plan import ModelPlan
 from server.catalog.entries import MIN_SIDE, ModelEntry, PresetEntry, parse_size
+from server.catalog.loras import LoraFolder
 from server.catalog.vendors import answers_inline
 from server.errors import BadRequest, ModelNotFound
 
@@ -36,6 +37,7 @@ class Model:
     plan: ModelPlan
     family: Family
     area: DrawingArea
+    lora_folder: LoraFolder | None = None  # of this ID, as it was when models.yaml was read
 
     @property
     def sizes(self) -> str:
@@ -110,7 +112,8 @@ class Model:
     def lora_problems(self) -> dict[str, str]:
         """The adapters that cannot be used, and why, told from their files alone. The model serves without them."""
         found = {file.name: model_folder.adapter_problem(Path(file.path)) for file in self.plan.adapters}
-        return {name: problem for name, problem in found.items() if problem is not None}
+        refused = {} if self.lora_folder is None else self.lora_folder.refused
+        return {name: problem for name, problem in found.items() if problem is not None} | refused
 
 
 def _preset(entry: PresetEntry | None) -> Preset:
@@ -145,3 +148,9 @@ class Catalog:
     def plans(self) -> dict[str, ModelPlan]:
         """The distinct weights, by key."""
         return {model.plan.key: model.plan for model in self}
+
+    @property
+    def lora_folders(self) -> tuple[Path, ...]:
+        """The folders whose adapters may be named, once each."""
+        folders = {model.lora_folder.path for model in self if model.lora_folder is not None}
+        return tuple(sorted(folders))

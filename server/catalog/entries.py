@@ -16,6 +16,8 @@ from pipelines.facts.presets import Quality, Style
 from server.catalog.loras import LoraEntry, LoraName
 
 MIN_SIDE = 16  # pixels, where sizes is any
+_SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_DURATION = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
 _SIZE = re.compile(r"([1-9][0-9]{0,4})x([1-9][0-9]{0,4})", re.ASCII)
 
 
@@ -39,6 +41,20 @@ def _check_scheduler(name: str) -> str:
     return name
 
 
+def parse_duration(text: str) -> float:
+    """ "10m" → 600.0, in seconds. Raises ValueError."""
+    match = _DURATION.fullmatch(text)
+    if match is None:
+        raise ValueError("must look like 30s, 10m, 1h or 2d")
+    return float(match[1]) * _SECONDS[match[2]]
+
+
+def _check_duration(text: str) -> str:
+    parse_duration(text)
+    return text
+
+
+Duration = Annotated[str, AfterValidator(_check_duration)]
 Size = Annotated[str, AfterValidator(_check_size)]
 SchedulerName = Annotated[str, AfterValidator(_check_scheduler)]
 
@@ -82,6 +98,12 @@ class ModelEntry(_Entry):
     compile: bool = Field(False, description="CUDA: compile the denoiser at load (minutes), then faster steps")
     fuse_qkv: bool = Field(False, description="CUDA: one matrix product for query, key and value")
     keep: bool = Field(False, description="never make room for another model by unloading this one")
+    idle: Duration | None = Field(
+        None, description="asked for by nobody so long, it leaves for host memory (CPU: the disk): 10m; default: idle_s"
+    )
+    idle_unload: Duration | None = Field(
+        None, description="and after this for the disk: 1h; default: the server's idle_unload_s"
+    )
     preload: bool = Field(False, description="load at start, and be ready only then")
     native_size: Size | None = Field(None, description="what the weights draw best; default: the family's")
     multiple: int | None = Field(
@@ -118,6 +140,11 @@ class ModelEntry(_Entry):
     loras: dict[LoraName, LoraEntry] = Field(
         default_factory=dict, description="adapters that a request may name, beside its prompt"
     )
+    lora_folder: str | None = Field(
+        None,
+        min_length=1,
+        description="a folder whose .safetensors files requests may name by their stems, read while the server runs",
+    )
     alpha_mask: bool = Field(
         False, description="repaint what is transparent in a single source that comes without a mask, as dall-e-2 does"
     )
@@ -130,6 +157,8 @@ class ModelEntry(_Entry):
     def _has_weights(self) -> ModelEntry:
         if (self.path is None) == (self.like is None):
             raise ValueError("needs either path (a model folder) or like (another ID)")
+        if self.keep and (self.idle or self.idle_unload):
+            raise ValueError("keep cannot be had with idle or idle_unload: a model that is kept never leaves")
         if self.family != "auto" and self.family not in FamilyTable().by_name:
             raise ValueError(f"family must be auto or one of {', '.join(FamilyTable().by_name)}")
         return self

@@ -31,7 +31,10 @@ from server.errors import BadRequest, ConfigError
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}", re.ASCII)
 
 # Keys of an entry with a path alone: how weights are loaded, which they are once for all IDs that share them.
-_WEIGHT_KEYS = ("family", "dtype", "quantise", "quantise_encoders", "encoders", "offload", "compile", "fuse_qkv")
+_WEIGHT_KEYS = (
+    *("family", "dtype", "quantise", "quantise_encoders", "encoders", "offload", "compile", "fuse_qkv"),
+    *("idle", "idle_unload"),
+)
 
 _MAX_SHOWN = 200  # characters of a wrong value
 
@@ -39,22 +42,26 @@ Location = tuple[str | int, ...]  # the keys and indices that lead to a value of
 
 
 def find_models_file(setting: Path | None) -> Path:
-    """The models.yaml to serve: the setting's, else this folder's, else the one that ships. Raises ConfigError."""
+    """The models.yaml to serve: the setting's, else this folder's, else the one that ships. Raises ConfigError.
+
+    Its links are not followed: while the server runs, they may be turned to another file.
+    """
     if setting is not None:
         if setting.is_dir():
             raise ConfigError(f"{setting}: is a folder; name the models.yaml in it (DARKROOM_MODELS, --models)")
         if not setting.is_file():
             raise ConfigError(f"{setting}: no such file (DARKROOM_MODELS, --models)")
-        return setting.resolve()
+        return setting.absolute()
     here = Path("models.yaml")
     found = here if here.is_file() else shipped_models_file()
     if found is None:
         raise ConfigError("no models.yaml in this folder; name one with --models FILE")
-    return found.resolve()
+    return found.absolute()
 
 
 def load_catalog(path: Path) -> Catalog:
     """The catalog of a models.yaml. Raises ConfigError naming file, line, key, value and what is allowed."""
+    path = Path(os.path.realpath(path))
     source = _Source(path, *lines.read(path))
     file = _check(source)
     return _decide(source, file)
@@ -113,7 +120,8 @@ def _decide(source: _Source, file: ModelsFile) -> Catalog:
         try:
             models[model_id] = _model(source.path.parent, model_id, written.like or model_id, entry)
         except (ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
-            raise source.error(("models", model_id, "loras"), str(error), None) from None
+            key = "loras" if entry.loras else "lora_folder"
+            raise source.error(("models", model_id, key), str(error), None) from None
         _check_edit_size(source, models[model_id])
         _check_schedulers(source, models[model_id])
     _share_weights(source, models)
@@ -224,10 +232,14 @@ def _model(folder: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
     """One ID with everything decided. Paths are relative to ``folder``. Raises ValueError for adapters that cannot be
     had with the entry's other keys."""
     clash = loras.clash(compile=entry.compile, fuse_qkv=entry.fuse_qkv, quantise=entry.quantise)
-    if entry.loras and clash is not None:
+    if (entry.loras or entry.lora_folder is not None) and clash is not None:
         raise ValueError(clash)
     if entry.encoders == "host" and entry.quantise_encoders is not None:
         raise ValueError("encoders: host and quantise_encoders exclude each other: take one of them out")
+    found = None
+    if entry.lora_folder is not None:
+        found = loras.read_folder((folder / entry.lora_folder).absolute(), entry.loras)
+        entry = entry.model_copy(update={"loras": {**entry.loras, **found.found}})
     weights = Path(os.path.realpath(folder / (entry.path or "")))  # unlike resolve, it raises for no loop of links
     families = FamilyTable()
     family = families.detect(weights) if entry.family == "auto" else families.by_name[entry.family]
@@ -255,7 +267,7 @@ def _model(folder: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
         fuse_qkv=entry.fuse_qkv,
         adapters=loras.files(entry.loras, folder),
     )
-    return Model(model_id, entry, plan, family, area)
+    return Model(model_id, entry, plan, family, area, found)
 
 
 def _share_weights(source: _Source, models: dict[str, Model]) -> None:
@@ -271,4 +283,7 @@ def _share_weights(source: _Source, models: dict[str, Model]) -> None:
         except ValueError as error:
             raise source.error(("models", model_id, "loras"), str(error), None) from None
         keep = any(other.entry.keep for other in sharing)
+        if keep and (model.entry.idle or model.entry.idle_unload):
+            message = "keep cannot be had with idle or idle_unload, and another ID that shares these weights is kept"
+            raise source.error(("models", model_id, "idle" if model.entry.idle else "idle_unload"), message, None)
         models[model_id] = replace(model, plan=msgspec.structs.replace(models[key].plan, keep=keep, adapters=adapters))

@@ -6,15 +6,19 @@ Knows names, weights and files; knows neither HTTP nor torch. What an adapter do
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from pipelines.facts import folder
 from pipelines.plan import AdapterFile
+from server.catalog.watch import adapters_in
 
 MAX_WEIGHT = 4.0
+MAX_FOUND = 100  # adapters of a folder
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", re.ASCII)
 
 
@@ -39,12 +43,42 @@ class LoraEntry(BaseModel):
     description: str = Field("", description="shown in /v1/models")
 
 
-def files(entries: Mapping[str, LoraEntry], folder: Path) -> tuple[AdapterFile, ...]:
-    """The files of these adapters, by name, with paths relative to ``folder`` made whole.
+def files(entries: Mapping[str, LoraEntry], base: Path) -> tuple[AdapterFile, ...]:
+    """The files of these adapters, by name, with paths relative to ``base`` made whole.
 
     Links are not followed: in a hub's cache the link has the file's name, and its target that of a hash.
     """
-    return tuple(AdapterFile(name, str((folder / entry.path).absolute())) for name, entry in sorted(entries.items()))
+    return tuple(AdapterFile(name, str((base / entry.path).absolute())) for name, entry in sorted(entries.items()))
+
+
+@dataclass(frozen=True)
+class LoraFolder:
+    """The adapters that lie in a folder: those that may be named, by the stems of their files, and the others."""
+
+    path: Path  # absolute
+    found: dict[str, LoraEntry]  # whole: their size is what their header says
+    refused: dict[str, str]  # why not, by the name of the file or of the folder
+
+
+def read_folder(path: Path, listed: Collection[str]) -> LoraFolder:
+    """The adapters of a folder now; ``listed`` are the names that ``loras`` has. A file that is still being copied is
+    refused, and looked at again when it has changed."""
+    found: dict[str, LoraEntry] = {}
+    refused: dict[str, str] = {}
+    if not path.is_dir():
+        refused["lora_folder"] = "the folder does not exist, or is none"
+    for file in adapters_in(path):
+        if not _NAME.fullmatch(file.stem):
+            refused[file.name] = "its name has more than letters, digits and . _ -, so no request may say it"
+        elif file.stem in listed:
+            refused[file.name] = f"loras has the name {file.stem} too; rename the file"
+        elif (problem := folder.adapter_problem(file)) is not None:
+            refused[file.name] = problem
+        elif len(found) == MAX_FOUND:
+            refused[file.name] = f"the folder has more than {MAX_FOUND} adapters, and all are loaded with the model"
+        else:
+            found[file.stem] = LoraEntry(path=str(file))
+    return LoraFolder(path, found, refused)
 
 
 def together(sets: Iterable[tuple[AdapterFile, ...]]) -> tuple[AdapterFile, ...]:

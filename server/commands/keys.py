@@ -21,14 +21,17 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
     for action, text in (("create", "make a key and print it, once"), ("revoke", "end a key")):
-        actions.add_parser(action, help=text).add_argument("name", metavar="NAME")
+        added = actions.add_parser(action, help=text)
+        added.add_argument("name", metavar="NAME")
+        if action == "create":
+            added.add_argument("--admin", action="store_true", help="it may load and unload models, and the like")
     actions.add_parser("list", help="names of the keys; the keys themselves are not kept")
 
 
 def run(arguments: Namespace) -> int:
     """Do one action on the keyring. Raises CommandFailed for a name that it does not have, ConfigError where the keys
     cannot be written."""
-    from server.edge.keys import Keyring
+    from server.edge.keys import ADMIN, Keyring
     from server.settings import read_settings
 
     path = read_settings().data_dir / "keys.json"
@@ -36,7 +39,7 @@ def run(arguments: Namespace) -> int:
     match arguments.action:
         case "create":
             try:
-                key = keyring.create(arguments.name)
+                key = keyring.create(arguments.name, admin=arguments.admin)
             except OSError as error:
                 raise _unwritable(str(path), error) from None
             print(f"{arguments.name}'s key follows. It is shown this once; only its hash is kept.", file=sys.stderr)
@@ -50,7 +53,7 @@ def run(arguments: Namespace) -> int:
                 raise CommandFailed(f"no key is named {arguments.name}")
         case "list":
             for entry in keyring.list():
-                print(entry.name, entry.created, sep="\t")
+                print(entry.name, entry.created, *([entry.role] if entry.role == ADMIN else []), sep="\t")
     return 0
 
 

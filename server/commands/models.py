@@ -13,6 +13,7 @@ import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from pipelines.errors import LoadRefused
 from pipelines.facts import component
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from server.settings import Settings
 
 _UNFOLDED = 500  # columns where a program reads: grep finds whole names on whole lines
+_LOAD_TIMEOUT_S = 1800.0  # a load may take minutes, and waits for others
 _NOBODY_S = 2.0  # to find out that no server runs here
 _TASKS = {"text-to-image": "text", "image-to-image": "image", "inpainting": "mask"}  # what it draws from
 _COLUMNS = ("ID", "tasks", "sizes", "state", "weights", "aliases")
@@ -38,6 +40,8 @@ def add_parser(commands: Any) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     fetch = actions.add_parser("pull", help="fetch a model's folder from the hub (the one command that may)")
     fetch.add_argument("id", metavar="ID")
+    for action, text in (("load", "have the running server load a model"), ("unload", "have it unload one")):
+        actions.add_parser(action, help=f"{text} (needs an admin key)").add_argument("id", metavar="ID")
 
 
 def run(arguments: Namespace) -> int:
@@ -48,6 +52,8 @@ def run(arguments: Namespace) -> int:
     settings = read_settings(**given)
     if arguments.action == "pull":
         pull(settings, arguments.id)
+    elif arguments.action in ("load", "unload"):
+        asyncio.run(_move(read_address(arguments), arguments.id, arguments.action))
     else:
         list_models(arguments, settings)
     return 0
@@ -83,6 +89,25 @@ async def _ask(address: Address) -> list[dict[str, Any]]:
         raise refusal(answer.status_code, body)
     rows: list[dict[str, Any]] = body["data"]
     return [row for row in rows if not row.get("alias_of")]  # an ID's own row names them
+
+
+async def _move(address: Address, name: str, action: str) -> None:
+    """Have a running server load or unload a model. Raises CommandFailed."""
+    import httpx
+
+    from server.commands.connection import client_of, read_json, refusal
+
+    async with client_of(address, timeout_s=_LOAD_TIMEOUT_S) as client:
+        try:
+            answer = await client.post(f"/v1/models/{quote(name)}/{action}")
+        except httpx.ConnectError:
+            raise CommandFailed(f"no server answers at {address.shown}") from None
+        except httpx.TransportError as error:
+            raise CommandFailed(f"{address.shown} broke off: {type(error).__name__}") from None
+    body = read_json(answer.text)
+    if not answer.is_success:
+        raise refusal(answer.status_code, body)
+    print(f"{body.get('id')}: {'loaded' if action == 'load' else 'leaves once nothing is drawn with it'}")
 
 
 def _rows(catalog: Catalog) -> list[dict[str, Any]]:

@@ -16,7 +16,7 @@ import re
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from server.edge.headers import values
-from server.edge.keys import LOCAL, Keyring, Principal
+from server.edge.keys import LOCAL, LOCAL_OWNER, Keyring, Principal
 from server.edge.rebinding import RebindingGuard
 from server.errors import NotFound, Unauthorized, Unavailable
 from server.settings import Settings
@@ -39,6 +39,8 @@ class Auth:
         self._keyring = keyring
         self._rebinding = RebindingGuard(settings)
         self._allow_open = settings.allow_open
+        # Whoever reaches it is its owner only where nobody else does, and nobody was let in on purpose.
+        self._has_owner = settings.this_machine_only and not settings.allow_open
         self._closed = not (settings.this_machine_only or settings.allow_open)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -60,7 +62,7 @@ class Auth:
         self._closed = self._closed or not self._keyring.empty or (self._keyring.had_keys and not self._allow_open)
         if not self._closed:
             self._rebinding.check(scope)
-            return LOCAL
+            return LOCAL_OWNER if self._has_owner and self._rebinding.is_owner(scope) else LOCAL
         claims = _claims(scope)
         key = claims[0] if len(set(claims)) == 1 else None
         principal = self._keyring.principal_of(key) if key is not None else None

@@ -19,10 +19,10 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, Final, Literal
 
 from server.errors import ConfigError
 from server.storage import atomic
@@ -31,6 +31,7 @@ if sys.platform != "win32":
     import fcntl
 
 KEY_PREFIX = "dk_"
+ADMIN: Final = "admin"
 CHECK_INTERVAL_S = 1.0
 _ID_DIGITS = 32  # 128 bits of a key's hash: no two keys have the same, and nobody gets back to the key
 _NAME = re.compile(r"[A-Za-z0-9_.@-]{1,64}", re.ASCII)  # names go into logs and metric labels
@@ -47,9 +48,11 @@ class Principal:
 
     name: str  # for people: answers, logs
     id: str  # of the key itself
+    admin: bool = field(default=False, compare=False)  # may load and unload models, and the like
 
 
 LOCAL = Principal("local", "local")  # whoever reaches a server that has no keys
+LOCAL_OWNER = Principal("local", "local", admin=True)  # a program on this machine, where no other reaches it
 
 
 @dataclass(frozen=True)
@@ -59,10 +62,11 @@ class KeyEntry:
     name: str
     sha256: str
     created: str  # ISO 8601, UTC
+    role: Literal["user", "admin"] = "user"  # files of before have none: ordinary keys
 
     @property
     def principal(self) -> Principal:
-        return Principal(self.name, self.sha256[:_ID_DIGITS])
+        return Principal(self.name, self.sha256[:_ID_DIGITS], self.role == ADMIN)
 
 
 class Keyring:
@@ -106,7 +110,7 @@ class Keyring:
                 found = entry.principal
         return found
 
-    def create(self, name: str) -> str:
+    def create(self, name: str, *, admin: bool = False) -> str:
         """Make a key and return it: the only time that it is seen. ConfigError for a bad or taken name."""
         if not _NAME.fullmatch(name) or name == LOCAL.name:
             raise ConfigError(f"a key's name is 1 to 64 of A-Z a-z 0-9 _ . @ -, and not {LOCAL.name!r}")
@@ -114,7 +118,7 @@ class Keyring:
         with self._changing():
             if any(entry.name == name for entry in self._entries):
                 raise ConfigError(f"there is a key named {name!r} already; revoke it first")
-            self._entries = (*self._entries, _entry(name, key))
+            self._entries = (*self._entries, _entry(name, key, admin=admin))
         return key
 
     def revoke(self, name: str) -> bool:
@@ -166,8 +170,9 @@ def _digest(key: str) -> str:
     return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-def _entry(name: str, key: str) -> KeyEntry:
-    return KeyEntry(name, _digest(key), datetime.now(UTC).isoformat(timespec="seconds"))
+def _entry(name: str, key: str, *, admin: bool = False) -> KeyEntry:
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return KeyEntry(name, _digest(key), created, ADMIN if admin else "user")
 
 
 def _stamp_of(path: Path) -> Stamp | None:
@@ -190,17 +195,24 @@ def _read(path: Path) -> tuple[KeyEntry, ...]:
     try:
         entries = tuple(KeyEntry(**item) for item in content["keys"])
         sound = all(_NAME.fullmatch(entry.name) and _DIGEST.fullmatch(entry.sha256) for entry in entries)
+        sound = sound and all(entry.role in ("user", ADMIN) for entry in entries)
     except (TypeError, KeyError) as error:
         raise ConfigError(f"{path}: not a key file: keys must be a list of name, sha256, created") from error
     if not sound or len({entry.name for entry in entries}) < len(entries):
-        raise ConfigError(f"{path}: not a key file: a name or a hash is malformed, or a name is there twice")
+        raise ConfigError(f"{path}: not a key file: a name, a hash or a role is malformed, or a name is there twice")
     return entries
 
 
 def _write(path: Path, entries: tuple[KeyEntry, ...]) -> None:
     """Whole or not at all: a reader sees the old file or the new one."""
-    text = json.dumps({"keys": [asdict(entry) for entry in entries]}, indent=2) + "\n"
+    text = json.dumps({"keys": [_written(entry) for entry in entries]}, indent=2) + "\n"
     atomic.write(path, text.encode())
+
+
+def _written(entry: KeyEntry) -> dict[str, str]:
+    """Without the role of an ordinary key, so that an earlier version reads it too."""
+    fields = asdict(entry)
+    return fields if entry.role == ADMIN else {name: fields[name] for name in fields if name != "role"}
 
 
 @contextlib.contextmanager

@@ -52,6 +52,11 @@ class RebindingGuard:
                     code="origin_refused",
                 )
 
+    def is_owner(self, scope: Scope) -> bool:
+        """Does this request come from a program on this machine, or from the server's own page?"""
+        hosts = [value.decode("latin-1") for value in values(scope, b"host")]
+        return all(self._is_same(origin.decode("latin-1"), hosts) for origin in values(scope, b"origin"))
+
     def _is_ours(self, host_header: str) -> bool:
         match = _AUTHORITY.fullmatch(host_header)
         if match is None:

@@ -34,6 +34,7 @@ class Candidate:
     model: str  # the canonical ID in models.yaml
     is_repeat: bool = False  # it may join equal work without saying more: both must come out alike
     job_id: str = ""  # chosen by the client; empty: as we like
+    version: object = None  # of the model: only work of an equal one makes the same pictures
 
 
 @dataclass(frozen=True)
@@ -77,7 +78,9 @@ class Admission(Generic[T]):
 
     def _may_join(self, candidate: Candidate, work: Work[T]) -> bool:
         """Whether equal work that goes on is what this candidate repeats: it says so, by a key or by the job's id."""
-        if candidate.is_repeat or candidate.repeatable.key:
+        if candidate.repeatable.key:
+            return True
+        if candidate.is_repeat and work.job.version == candidate.version:
             return True
         return bool(candidate.job_id) and self._jobs.has(work.job, candidate.job_id)
 
@@ -107,7 +110,8 @@ class Admission(Generic[T]):
         permit = contextlib.ExitStack()
         permit.enter_context(self._queue.permit(principal))
         hold = permit.enter_context(self._budget.hold(principal, of_a_job=True))
-        job = Job(principal, candidate.model, time.monotonic() + self._job_timeout_s, id=candidate.job_id, hold=hold)
+        deadline_s = time.monotonic() + self._job_timeout_s
+        job = Job(principal, candidate.model, deadline_s, candidate.version, id=candidate.job_id, hold=hold)
         self._jobs.add(job)
         work = Work(job, self._runner.run(job, assignment), permit.close)
         self.repeats.add(candidate.repeatable, work)

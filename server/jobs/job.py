@@ -52,6 +52,7 @@ class Job:
     principal: str  # the id of whose key it is
     model: str  # the canonical ID in models.yaml
     deadline_s: float  # monotonic
+    version: object = None  # of the model: what models.yaml said of it
     id: str = ""  # as its client knows it; chosen by that, it is unique to its principal only. Default: the key
     key: str = field(default_factory=new_job_id)  # unique in this server, for the worker and the log
     created: int = field(default_factory=lambda: int(time.time()))  # unix seconds, for the answer only

@@ -9,22 +9,20 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
-import signal
 import socket
 import time
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
 
 import msgspec
 
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, Picture
-from server import interpreter
 from server.errors import DarkroomError
-from server.settings import ENV_PREFIX, Settings
+from server.settings import Settings
 from server.telemetry import Metrics
-from server.worker import failures, protocol
+from server.worker import failures, launch, protocol
+from server.worker.pending import Pending
+from server.worker.rest import Rest
 from server.worker.status import ModelState, ModelStatuses
 
 log = logging.getLogger("darkroom.worker")
@@ -32,19 +30,8 @@ log = logging.getLogger("darkroom.worker")
 _FIRST_BACKOFF_S = 0.5
 _MAX_BACKOFF_S = 30.0
 _STEADY_S = 60.0  # a worker that lived this long has earned a quick restart
-_KILL_TIMEOUT_S = 60.0  # for a killed child to end
+_LOOK_S = 0.05  # between two looks at a load that somebody waits for
 _START_TIMEOUT_S = 120.0  # for the child to import torch and say hello
-
-
-@dataclass
-class _Pending:
-    """A drawing that the worker has, and who waits for it."""
-
-    key: str  # of the plan
-    model: str  # the ID asked for
-    result: asyncio.Future[protocol.Finished]
-    progress: Callable[[int, int], None]
-    previewed: Callable[[int, Picture], None]
 
 
 class LocalWorker:
@@ -54,7 +41,7 @@ class LocalWorker:
         self._settings = settings
         self._preload = tuple(preload)
         self._metrics = metrics
-        self._pending: dict[str, _Pending] = {}  # by the ID of the job
+        self._pending: dict[str, Pending] = {}  # by the ID of the job
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -63,7 +50,11 @@ class LocalWorker:
         self._start_ended = asyncio.Event()  # the child is up, or has ended before it was
         self._stopping = False
         self._refusal = ""  # of the last child, if it could not use the device
+        self.rest = Rest()
+        self._coming = 0  # drawings and loads that wait for the worker to be up
         self.start_failure = ""  # for the operator: how the last child ended, if it ended before it was up
+        self._plans: tuple[ModelPlan, ...] | None = None  # those of models.yaml, once it was read again
+        self._awaited = self._preload  # before the server is ready
         self.models = ModelStatuses(plans, metrics)
         self.device = ""
         self.device_problem = ""  # for the operator: why it is not the device that the machine seems to have
@@ -80,12 +71,26 @@ class LocalWorker:
         return self._process.pid if self._process is not None else None
 
     @property
+    def asleep(self) -> bool:
+        """Has the process ended because there was nothing to do? The next drawing starts another."""
+        return self.rest.asleep
+
+    @property
+    def busy(self) -> bool:
+        """Is anything drawn or loaded, or about to be?"""
+        return bool(self._pending or self._coming or self.models.loading)
+
+    def in_use(self, plan: ModelPlan) -> bool:
+        """Is anything drawn by this plan?"""
+        return any(pending.plan == plan for pending in self._pending.values())
+
+    @property
     def settled(self) -> bool:
         """Is the worker up, and has every model to preload been ready, or found broken, since it came up?
 
         One that later makes room for another comes back when it is wanted, and the server is no less ready.
         """
-        return self.up and self.models.tried(self._preload)
+        return self.rest.excused or (self.up and self.models.tried(self._awaited))
 
     def start(self) -> None:
         """Start the child and keep it running until ``stop``."""
@@ -119,6 +124,21 @@ class LocalWorker:
             raise failures.cannot_start()
         self.models.require(key, model, retry=retry)
 
+    def serve(self, plans: Iterable[ModelPlan], preload: Iterable[ModelPlan]) -> None:
+        """Draw by these plans from now on; drawings that have begun end on their own.
+
+        What is new among ``preload`` is loaded, and not waited for: a server that was ready stays so.
+        """
+        self._plans, before, self._preload = tuple(plans), set(self._preload), tuple(preload)
+        self.models.serve(self._plans)
+        self._awaited = tuple(plan for plan in self._awaited if self.models.serves(plan))
+        if self.up:
+            self._write(protocol.Serve(self._plans))
+            for plan in self._preload:
+                if plan not in before:
+                    self.models.moved(plan.key, ModelState.LOADING)
+                    self._write(protocol.Load(plan))
+
     async def draw(
         self,
         drawing: Drawing,
@@ -127,12 +147,13 @@ class LocalWorker:
         previewed: Callable[[int, Picture], None] = lambda number, picture: None,
     ) -> protocol.Finished:
         """The pictures of a drawing. Cancelling this coroutine stops the drawing at its next step."""
-        self.require(drawing.plan.key, drawing.spec.model)
-        await self._start_ended.wait()  # a worker that is being replaced is waited for; the job's deadline bounds it
-        if not self.up:
-            raise failures.cannot_start()
-        key = drawing.plan.key
-        pending = _Pending(key, drawing.spec.model, asyncio.get_running_loop().create_future(), progress, previewed)
+        if self.models.serves(drawing.plan):  # else models.yaml was read again since it was admitted
+            self.require(drawing.plan.key, drawing.spec.model)
+        await self._until_up()
+        pending = Pending(
+            drawing.plan, drawing.spec.model, asyncio.get_running_loop().create_future(), progress, previewed
+        )
+        self.rest.use(drawing.plan.key)
         if not self._pending:
             self._last_message_s = time.monotonic()  # an idle worker owes no sign of life; from here on it does
         self._pending[drawing.job_id] = pending
@@ -147,6 +168,69 @@ class LocalWorker:
             raise
         finally:
             self._pending.pop(drawing.job_id, None)
+            self.rest.use(drawing.plan.key)
+            self._sleep_if_free()
+
+    async def _until_up(self) -> None:
+        """Wake a worker that sleeps, wait for one that is being replaced. Raises Unavailable where none comes up."""
+        self.rest.wake()
+        self._coming += 1
+        try:
+            await self._start_ended.wait()
+        finally:
+            self._coming -= 1
+        if not self.up:
+            raise failures.cannot_start()
+
+    async def load(self, plan: ModelPlan, model: str) -> None:
+        """Return when the weights are on the device. Raises ModelUnavailable, and Unavailable without a worker."""
+        await self._until_up()
+        if self.models.is_ready(plan):
+            return
+        self._last_message_s = time.monotonic()
+        self.models.moved(plan.key, ModelState.LOADING)
+        try:
+            await self._send(protocol.Load(plan))
+        except ConnectionError:
+            raise failures.lost() from None
+        pid = self.pid
+        while self.models.serves(plan) and self.models[plan.key].state is ModelState.LOADING:
+            if not self.up or self.pid != pid:
+                raise failures.lost()
+            await asyncio.sleep(_LOOK_S)
+        if not self.models.is_ready(plan):
+            raise failures.unavailable(model)
+
+    def leave(self, plan: ModelPlan, place: ModelState) -> None:
+        """Have a model leave for host memory or the disk, once nothing is drawn with it."""
+        if self.up:
+            self._write(protocol.Leave(plan, str(place)))
+
+    def sleep(self) -> None:
+        """End the process as soon as nothing is drawn or loaded: the device is free. The next drawing wakes it."""
+        self.rest.wanted = True
+        self._sleep_if_free()
+
+    def wake(self) -> None:
+        """Start the process again, if it sleeps, and load what is to be preloaded."""
+        self.rest.wake()
+        self.rest.preloads = True
+        for plan in self._preload if self.up else ():
+            if self.models[plan.key].state in (ModelState.UNLOADED, ModelState.OFFLOADED):
+                self._write(protocol.Load(plan))
+
+    def _sleep_if_free(self) -> None:
+        if not self.rest.wanted or not self.up or self.busy or self._stopping:
+            return
+        self._write(protocol.Stop())
+        self.rest.begin()
+        self._up.clear()  # whoever comes from now on waits for the next process
+        self._start_ended.clear()
+        log.info("worker sleeps")
+
+    def _write(self, message: protocol.ToWorker) -> None:
+        if self._writer is not None:
+            self._writer.write(protocol.pack(message))
 
     async def _send(self, message: protocol.ToWorker) -> None:
         if self._writer is None:
@@ -163,17 +247,26 @@ class LocalWorker:
                 end = await self._run_once()
             except (OSError, asyncio.IncompleteReadError, msgspec.DecodeError, TimeoutError) as error:
                 end = type(error).__name__
-                if not self._stopping:  # a child that exits with messages unread resets the link
+                if (
+                    not self._stopping and not self.rest.asleep
+                ):  # a child that exits with messages unread resets the link
                     log.error("worker link broke", extra={"reason": f"{end}: {error}"})
             finally:
                 came_up = self.up
                 self._up.clear()
                 self._start_ended.clear()
                 self._worker_lost()
+                self._metrics.forget_memory()
                 self._kill()
             if self._stopping:
                 return
-            await self._wait_for_end()
+            if self._process is not None:
+                await launch.until_ended(self._process)
+            if self.rest.asleep:
+                await self.rest.until_woken()
+                backoff_s = _FIRST_BACKOFF_S
+                continue
+            self.rest.waking = False
             if not came_up:
                 # Said, and answered with 503, until one comes up: a fault of the installation does not pass by itself.
                 self.start_failure = self._refusal or (
@@ -195,15 +288,7 @@ class LocalWorker:
         ours, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as until_open:
             until_open.callback(ours.close)  # of a child that cannot be started
-            self._process = await asyncio.create_subprocess_exec(
-                *interpreter.python("server.worker.child"),
-                *("--fd", str(theirs.fileno())),
-                *("--device", self._settings.device),
-                *("--log-level", self._settings.log_level),
-                pass_fds=[theirs.fileno()],
-                stdin=asyncio.subprocess.DEVNULL,
-                env=_child_environment(),
-            )
+            self._process = await launch.child(self._settings, theirs.fileno())
             until_open.pop_all()
         reader, self._writer = await asyncio.open_connection(sock=ours)
         self._last_message_s = time.monotonic()
@@ -216,7 +301,7 @@ class LocalWorker:
                 await self._on_message(protocol.unpack_to_front(body))
         except asyncio.IncompleteReadError:
             code = await self._process.wait()
-            if not self._stopping:
+            if not self._stopping and not self.rest.asleep:
                 log.error("worker exited", extra={"exit_code": code})
             return f"exit code {code}"
         finally:
@@ -230,10 +315,15 @@ class LocalWorker:
                 self.device, self.device_problem = device, problem
                 self.models.worker_up()
                 log.info("worker up", extra={"device": device, "device_name": device_name, "torch": torch_version})
-                for plan in filter(lambda plan: self.models.may_preload(plan.key), self._preload):
+                if self._plans is not None:
+                    await self._send(protocol.Serve(self._plans))
+                preload = self._preload if self.rest.preloads else ()
+                self._awaited = () if self.rest.waking else preload
+                for plan in filter(lambda plan: self.models.may_preload(plan.key), preload):
                     self.models.moved(plan.key, ModelState.LOADING)
                     await self._send(protocol.Load(plan))
                 self.start_failure = ""
+                self.rest.up()
                 self._up.set()
                 self._start_ended.set()
             case protocol.Refused(reason):
@@ -241,19 +331,17 @@ class LocalWorker:
                 log.error("the device cannot be used", extra={"device": self._settings.device, "reason": reason})
                 if not self.device:  # a device that was there once may come back
                     self.on_refused(reason)
-            case protocol.Moved(key, place, reason):
+            case protocol.Moved(key, place, reason, _, mark):
                 if place == ModelState.BROKEN:
                     log.error("model cannot be served", extra={"model": key, "reason": reason})
-                self.models.told(key, ModelState(place), reason)
-            case protocol.Checked(key, shared, reason):
-                self.models.checked(key, shared, reason)
+                self.models.told(key, ModelState(place), reason, mark)
+                if place == ModelState.READY:
+                    self.rest.use(key)
+                self._sleep_if_free()
+            case protocol.Checked(key, shared, reason, mark):
+                self.models.checked(key, shared, reason, mark)
             case protocol.Tally(counts, memory):
-                for name, value in counts.items():
-                    self._metrics.engine.labels(name).set(value)
-                for name in memory.keys() & {"in_use", "reserved"}:
-                    self._metrics.device_memory.labels(name).set(memory[name])
-                if "out_of_memory" in memory:
-                    self._metrics.device_out_of_memory.labels(self.device).set(memory["out_of_memory"])
+                self._metrics.tell(counts, memory, self.device)
             case protocol.Started():
                 pass
             case protocol.Progress(job_id, done, of, news):
@@ -270,13 +358,8 @@ class LocalWorker:
                     self._finish(job_id, failures.failed(kind, reason, job_id, self._pending[job_id].model))
 
     def _finish(self, job_id: str, result: protocol.Finished | DarkroomError) -> None:
-        pending = self._pending.pop(job_id, None)
-        if pending is None or pending.result.done():
-            return  # the client has left
-        if isinstance(result, DarkroomError):
-            pending.result.set_exception(result)
-        else:
-            pending.result.set_result(result)
+        if (pending := self._pending.pop(job_id, None)) is not None:  # else the client has left
+            pending.end(result)
 
     async def _watchdog(self) -> None:
         """Kill a child that is busy and has said nothing for too long: a forward that never returns."""
@@ -297,33 +380,13 @@ class LocalWorker:
                 return
 
     def _kill(self) -> None:
-        if self._process is not None and self._process.returncode is None:
-            with contextlib.suppress(ProcessLookupError):
-                # Not its send_signal, which asks the system first how the process ended. Then asyncio, which asks too,
-                # is told nothing: it writes a warning, and takes 255 for the exit code.
-                os.kill(self._process.pid, signal.SIGKILL)
-
-    async def _wait_for_end(self) -> None:
-        """Wait for a child that was killed: until it has ended the driver holds its memory, and the next would find
-        the device full."""
-        if self._process is not None and self._process.returncode is None:
-            try:
-                await asyncio.wait_for(self._process.wait(), timeout=_KILL_TIMEOUT_S)
-            except TimeoutError:  # inside the driver, where no signal reaches it
-                log.error("killed worker does not end", extra={"pid": self._process.pid})
+        if self._process is not None:
+            launch.kill(self._process)
 
     def _worker_lost(self) -> None:
         for pending in self._pending.values():
-            if not pending.result.done():
-                begun = self.models[pending.key].state is ModelState.READY
-                pending.result.set_exception(failures.lost(begun=begun))
-        wanted = {pending.key for pending in self._pending.values()}
+            pending.end(failures.lost(begun=self.models.is_ready(pending.plan)))
+        wanted = {pending.plan.key for pending in self._pending.values() if self.models.serves(pending.plan)}
         self._pending.clear()
         if not self._stopping:
             self.models.worker_lost(wanted)
-
-
-def _child_environment() -> dict[str, str]:
-    """Ours, less our settings: the child has no use for the signing key."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    return interpreter.environment(kept)

@@ -24,6 +24,19 @@ class Load(msgspec.Struct, frozen=True, tag=True):
     plan: ModelPlan
 
 
+class Leave(msgspec.Struct, frozen=True, tag=True):
+    """Send this model away once nothing is drawn with it."""
+
+    plan: ModelPlan
+    place: str  # offloaded or unloaded
+
+
+class Serve(msgspec.Struct, frozen=True, tag=True):
+    """These are the plans of models.yaml from now on: weights of all others go once nothing is drawn with them."""
+
+    plans: tuple[ModelPlan, ...]
+
+
 class Draw(msgspec.Struct, frozen=True, tag=True):
     """Make this drawing; its pictures come back encoded as ``encoding`` says."""
 
@@ -61,6 +74,7 @@ class Moved(msgspec.Struct, frozen=True, tag=True):
     place: str  # a value of pipelines.models.residency.Place
     reason: str
     seconds: float
+    mark: str = ""  # of the plan: models.yaml may have another with this key by now; empty: it has not
 
 
 class Checked(msgspec.Struct, frozen=True, tag=True):
@@ -69,6 +83,7 @@ class Checked(msgspec.Struct, frozen=True, tag=True):
     key: str
     shared: bool
     reason: str
+    mark: str = ""  # of the plan, as in Moved
 
 
 class Tally(msgspec.Struct, frozen=True, tag=True):
@@ -113,7 +128,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     reason: str
 
 
-ToWorker = Load | Draw | Cancel | Stop
+ToWorker = Load | Leave | Serve | Draw | Cancel | Stop
 ToFront = Hello | Refused | Moved | Checked | Tally | Started | Progress | Previewed | Finished | Failed
 
 

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import pty
 import resource
 import signal
 import socket
 import subprocess
 import sys
+import termios
 import threading
 import time
 from collections.abc import Iterator
@@ -52,8 +55,15 @@ class Front:
 
 
 @contextlib.contextmanager
-def front(data_dir: Path, *, limit: int = 0, hangup_ignored: bool = False, **settings: Any) -> Iterator[Front]:
+def front(
+    data_dir: Path, *, limit: int = 0, hangup_ignored: bool = False, terminal: int | None = None, **settings: Any
+) -> Iterator[Front]:
+    """A running server; ``terminal`` is the descriptor of one that it is to belong to, else it belongs to none."""
+
     def prepare() -> None:
+        os.setsid()
+        if terminal is not None:
+            fcntl.ioctl(terminal, termios.TIOCSCTTY, 0)
         if limit:
             resource.setrlimit(resource.RLIMIT_NOFILE, (limit, limit))
         # Whatever it is where the tests run: nohup ignores it.
@@ -144,9 +154,8 @@ def test_who_still_waits_after_the_time_to_drain_is_told(tmp_path: Path) -> None
     assert not any('"level": "error"' in line for line in running.lines), "a stop as it was ordered is no error"
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP], ids=lambda number: number.name)
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT], ids=lambda number: number.name)
 def test_a_signal_drains_and_the_exit_is_clean(tmp_path: Path, number: signal.Signals) -> None:
-    """SIGHUP, which a closed terminal sends, killed the front and every drawing with it."""
     with front(tmp_path, drain_timeout_s=1) as running:
         with _send(running, "/v1/images/generations", DRAWING) as connection:
             time.sleep(0.5)
@@ -171,6 +180,34 @@ def test_garbage_is_one_record_and_a_body_that_does_not_come_holds_up_no_stop(tm
         assert running.process.wait(20) == 0, running.lines
         assert_api_error(parse(read_all(connection)), 503, "draining")
     assert sum("Invalid HTTP" in line for line in running.lines) == 1
+
+
+def test_a_closed_terminal_drains_and_the_exit_is_clean(tmp_path: Path) -> None:
+    """The SIGHUP that it sends killed the front and every drawing with it."""
+    ours, theirs = pty.openpty()
+    with front(tmp_path, terminal=theirs, drain_timeout_s=1) as running:
+        os.close(theirs)
+        with _send(running, "/v1/images/generations", DRAWING) as connection:
+            time.sleep(0.5)
+            os.close(ours)
+            assert_api_error(parse(read_all(connection)), 503, "draining")
+        assert running.process.wait(20) == 0, running.lines
+
+
+def test_a_hangup_without_a_terminal_reads_models_yaml_again(tmp_path: Path) -> None:
+    """It stopped the server: whoever told it to read its files again had none."""
+    file = tmp_path / "models.yaml"
+    text = (ROOT / "models.yaml").read_text()
+    file.write_text(text)
+    times = file.stat().st_mtime_ns, file.stat().st_size
+    with front(tmp_path / "data", models=file) as running, running.client() as client:
+        with _send(running, "/v1/images/generations", DRAWING):
+            file.write_text(text.replace("owned_by: openai", "owned_by: studio"))
+            assert file.stat().st_size == times[1], "the same to whoever looks at sizes and times"
+            os.utime(file, ns=(times[0], times[0]))
+            running.process.send_signal(signal.SIGHUP)
+            eventually(lambda: "studio" in client.get("/v1/models").text)
+        assert running.process.poll() is None
 
 
 def test_a_hangup_that_is_ignored_stays_ignored(tmp_path: Path) -> None:

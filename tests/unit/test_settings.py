@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.errors import ConfigError
-from server.settings import MIB, Settings, read_settings
+from server.settings import MIB, Settings, memory_of, read_settings
 
 
 @pytest.fixture(autouse=True)
@@ -93,3 +93,17 @@ def test_the_budget_of_bytes_is_never_under_two_bodies() -> None:
     assert Settings(max_body_bytes=4 * MIB, max_held_bytes=8 * MIB).held_bytes == 8 * MIB
     with pytest.raises(ConfigError, match=r"max-held-bytes.*twice max_body_bytes"):
         read_settings(max_held_bytes=100 * MIB)
+
+
+@pytest.mark.parametrize(
+    ("text", "means"),
+    [("12GiB", 12 << 30), ("9 MiB", 9 << 20), ("1.5GB", 1_500_000_000), ("50%", 512), ("0.25", 256)],
+)
+def test_device_memory_is_bytes_or_a_share(text: str, means: int) -> None:
+    assert memory_of(text, 1024) == means
+
+
+@pytest.mark.parametrize("text", ["", "0", "101%", "1.5", "12", "-1GiB", "lots", "1TiB", "0GiB"])
+def test_device_memory_that_cannot_be_meant_is_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match=r"DEVICE_MEMORY.*must be like 12GiB"):
+        read_settings(device_memory=text)

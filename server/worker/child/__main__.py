@@ -47,7 +47,7 @@ from server.worker.child.link import Link
 log = logging.getLogger("darkroom.worker")
 
 
-def serve(sock: socket.socket, device_setting: str) -> None:
+def serve(sock: socket.socket, device_setting: str, device_memory: str = "") -> None:
     """Read and obey messages until the front says stop or goes away."""
     loader.quiet_libraries()
     link = Link(sock)
@@ -61,12 +61,16 @@ def serve(sock: socket.socket, device_setting: str) -> None:
         log.error("the device cannot be used; drawing on the CPU", extra={"reason": choice.problem})
     dtype = device.choose_dtype("auto", choice.device)
     log.info("device chosen", extra={"device": str(choice.device), "device_name": choice.name, "dtype": str(dtype)})
-    models = Device(choice.device, link)
+    models = Device(choice.device, link, device_memory)
     link.send(protocol.Hello(str(choice.device), choice.name, str(torch.__version__), choice.problem))
     while (message := link.receive()) is not None:
         match message:
             case protocol.Load(plan):
                 models.preload(plan)
+            case protocol.Leave(plan, place):
+                models.leave(plan, place)
+            case protocol.Serve(plans):
+                models.serve(plans)
             case protocol.Draw(drawing, encoding):
                 models.reporter.expect(drawing, encoding)
                 models.draw(drawing)
@@ -92,6 +96,7 @@ def main() -> None:
     parser = argparse.ArgumentParser()
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--device", required=True)
+    parser.add_argument("--device-memory", default="")
     parser.add_argument("--log-level", default="info")
     arguments = parser.parse_args()
     configure_logging(arguments.log_level, process="worker")
@@ -99,7 +104,7 @@ def main() -> None:
     code = 0
     try:
         with socket.socket(fileno=arguments.fd) as sock:
-            serve(sock, arguments.device)
+            serve(sock, arguments.device, arguments.device_memory)
     except Exception:  # OSErrors too: one that is not the link's was taken for a front that is gone, and never told
         log.exception("worker failed")
         code = 1

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -21,6 +22,7 @@ from pipelines.models import loader, memory, residency, selfcheck
 from pipelines.models.loader import LoadedModel
 from pipelines.models.verdict import Verdict
 from pipelines.plan import Drawing, ModelPlan
+from server.settings import memory_of
 from server.worker import protocol
 from server.worker.child.link import Link
 from server.worker.child.reporter import Reporter, fail_as_thread
@@ -31,24 +33,25 @@ log = logging.getLogger("darkroom.worker")
 class Device:
     """What the front's messages set going on one device. All methods are called from the thread that reads them."""
 
-    def __init__(self, device: torch.device, link: Link) -> None:
+    def __init__(self, device: torch.device, link: Link, device_memory: str = "") -> None:
         self._link = link
         self._device = device
         self.reporter = Reporter(link)
         self._embeddings = EmbeddingCache()
         self._engine = Engine(self.reporter, embeddings=self._embeddings)
+        bound = memory_of(device_memory, memory.whole(device)) if device_memory else None
         budget, host_budget = memory.measure_budget(device)
         self._residency = residency.Residency(
             self._load,
             self._size_of,
             self._moved,
             device=device,
-            budget=budget,
+            budget=budget if bound is None else min(bound, budget),
             host_budget=host_budget,
             # Not on the CPU: weights there are files that the kernel counts as free memory.
             room=_working_bytes if device.type == "cuda" else lambda plan: None,
             advice=partial(_advice, device),
-            measure=partial(memory.device_budget, device) if memory.has_memory(device) else None,
+            measure=partial(_budget, device, bound) if memory.has_memory(device) else None,
         )
         self._waiting_since: dict[str, float] = {}  # of drawings whose model is not loaded, by job (monotonic)
         self._failures: dict[ModelPlan, tuple[float, DrawError]] = {}  # of last loads, and when; the load thread's own
@@ -59,6 +62,22 @@ class Device:
     def preload(self, plan: ModelPlan) -> None:
         """Load a model that no drawing waits for yet."""
         self._queue_load(plan, None)
+
+    def serve(self, plans: Iterable[ModelPlan]) -> None:
+        """Let go of the weights of all other plans: now, or once nothing is drawn with them."""
+        served = frozenset(plans)
+        self._residency.serve(served)
+        self._load_thread.submit(self._forget_all_but, served).add_done_callback(fail_as_thread)
+        self._queue_sweep()
+
+    def leave(self, plan: ModelPlan, place: str) -> None:
+        """Send a model away: now, or once nothing is drawn with it."""
+
+        def ask() -> None:
+            self._residency.ask_away(plan, residency.Place(place))
+
+        self._load_thread.submit(ask).add_done_callback(fail_as_thread)  # behind a load of it that is under way
+        self._queue_sweep()
 
     def draw(self, drawing: Drawing) -> None:
         """Draw at once if the model is on the device, else after its load. Drawings of other models go on meanwhile."""
@@ -82,6 +101,14 @@ class Device:
 
     def _queue_load(self, plan: ModelPlan, drawing: Drawing | None) -> None:
         self._load_thread.submit(self._load_then_draw, plan, drawing).add_done_callback(fail_as_thread)
+
+    def _forget_all_but(self, plans: frozenset[ModelPlan]) -> None:
+        for known in (self._failures, self._host_encoders, self._verdicts):
+            for plan in known.keys() - plans:
+                del known[plan]
+
+    def _queue_sweep(self) -> None:
+        self._load_thread.submit(self._residency.sweep).add_done_callback(fail_as_thread)
 
     def _load_then_draw(self, plan: ModelPlan, drawing: Drawing | None) -> None:
         try:
@@ -130,6 +157,8 @@ class Device:
 
     def _run_ended(self, drawing: Drawing) -> None:
         self._residency.unpin(drawing.plan)
+        if self._residency.has_leavers:
+            self._queue_sweep()
         # Not the hits of the prompt cache: whoever reads /metrics could tell that another key has sent a prompt.
         self._link.send(protocol.Tally(dict(self._engine.counts), memory.usage(self._device)))
 
@@ -144,7 +173,7 @@ class Device:
         self._verdicts[plan] = selfcheck.check(model, self._verdicts.get(plan))
         if not model.shares:
             log.warning("model runs unshared", extra={"model": plan.key, "reason": model.reason})
-        self._link.send(protocol.Checked(plan.key, model.shares, model.reason))
+        self._link.send(protocol.Checked(plan.key, model.shares, model.reason, plan.mark))
         return model
 
     def _size_of(self, plan: ModelPlan) -> int:
@@ -158,10 +187,15 @@ class Device:
             size = loader.weight_bytes(plan, self._device, host_encoders=True)
         return size
 
-    def _moved(self, key: str, place: residency.Place, reason: str, seconds: float) -> None:
-        self._link.send(protocol.Moved(key, str(place), reason, round(seconds, 3)))
+    def _moved(self, plan: ModelPlan, place: residency.Place, reason: str, seconds: float) -> None:
+        self._link.send(protocol.Moved(plan.key, str(place), reason, round(seconds, 3), plan.mark))
         if usage := memory.usage(self._device):
             self._link.send(protocol.Tally(dict(self._engine.counts), usage))
+
+
+def _budget(device: torch.device, bound: int | None, resident: int) -> int:
+    budget = memory.device_budget(device, resident)
+    return budget if bound is None else min(bound, budget)
 
 
 def _working_bytes(plan: ModelPlan) -> int | None:

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
+from server.catalog import watch
 from server.catalog.load import load_catalog
 from server.commands.check import check
 from server.errors import ConfigError
 from server.settings import Settings
 from tests.running import ROOT
-from tests.unit.catalog.models_files import WITH_LORAS, catalog, write
+from tests.unit.catalog.models_files import GOOD, WITH_LORAS, catalog, write
 from tests.unit.pipelines.facts.test_folder import weights
 
 
@@ -102,3 +104,54 @@ def test_ids_that_share_weights_may_name_one_file_by_two_names(tmp_path: Path) -
     (tmp_path / "other.safetensors").symlink_to(tmp_path / "loras" / "pixel.safetensors")
     text = WITH_LORAS.replace("like: mini", "like: mini\n    loras: { pixel: { path: other.safetensors } }", 1)
     assert len(catalog(tmp_path, text).models["mini"].plan.adapters) == 1
+
+
+def test_an_adapter_in_the_folder_is_named_by_its_stem_once_it_is_whole(tmp_path: Path) -> None:
+    text = WITH_LORAS.replace("    loras:\n", "    lora_folder: adapters\n    loras:\n")
+    folder = tmp_path / "adapters"
+    assert catalog(tmp_path, text).models["mini"].lora_problems()["lora_folder"]
+    folder.mkdir()
+    for name in ("ink", "half", "pixel", "not one"):
+        _adapter(folder / f"{name}.safetensors")
+    whole = (folder / "half.safetensors").read_bytes()
+    (folder / "half.safetensors").write_bytes(whole[:-1])
+    (folder / ".ink.safetensors.part").write_bytes(whole)
+    models = catalog(tmp_path, text).models
+    mini = models["mini"]
+    assert list(mini.entry.loras) == list(models["dall-e-2"].entry.loras) == ["pixel", "ink"]
+    assert mini.entry.loras["pixel"].weight == 0.5, "what is listed is not replaced"
+    assert [file.name for file in mini.plan.adapters] == ["ink", "pixel"]
+    refused = mini.lora_problems()
+    assert "truncated" in refused["half.safetensors"]
+    assert "rename" in refused["pixel.safetensors"]
+    assert "name" in refused["not one.safetensors"]
+    assert catalog(tmp_path, text).lora_folders == (folder,)
+    (folder / "half.safetensors").write_bytes(whole)
+    assert "half" in catalog(tmp_path, text).models["mini"].entry.loras
+
+
+def test_a_folder_of_adapters_cannot_be_had_with_what_adapters_cannot(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"line 7: models\.mini\.lora_folder: loras cannot be had with compile"):
+        catalog(
+            tmp_path, GOOD.replace("    path: weights\n", "    path: weights\n    compile: true\n    lora_folder: a\n")
+        )
+
+
+def test_a_long_copy_into_the_folder_holds_up_nothing_else(tmp_path: Path) -> None:
+    file, copy = tmp_path / "models.yaml", tmp_path / "a.safetensors"
+    file.write_text("a")
+    known = watch.stamps(file, [tmp_path])
+    assert not watch.has_settled(known, known, known)
+    file.write_text("ab")
+    looks = []
+    for size in range(2):
+        copy.write_bytes(bytes(size))
+        looks.append(watch.stamps(file, [tmp_path]))
+    assert watch.has_settled(known, *looks)
+    assert not watch.has_settled(looks[0], *looks), "the copy is still being written"
+    assert watch.has_settled(looks[0], looks[1], looks[1])
+
+
+def _adapter(path: Path) -> None:
+    header = json.dumps({"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}).encode()
+    path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))

@@ -81,3 +81,11 @@ def test_a_key_that_could_not_be_shown_is_ended(tmp_path: Path) -> None:
     assert "No space left" in done.stderr
     assert "Traceback" not in done.stderr
     assert json.loads((tmp_path / "data" / "keys.json").read_text())["keys"] == []
+
+
+def test_an_admins_key_is_made_and_listed_as_one(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("keys", "create", "alice") == run("keys", "create", "owner", "--admin") == 0
+    capsys.readouterr()
+    assert run("keys", "list") == 0
+    rows = [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+    assert [(row[0], row[2:]) for row in rows] == [("alice", []), ("owner", ["admin"])]

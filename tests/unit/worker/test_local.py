@@ -16,11 +16,12 @@ import pytest
 
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, ImageSpec
-from server.errors import WorkerLost
+from server.errors import ModelUnavailable, WorkerLost
 from server.settings import Settings
 from server.telemetry import Metrics
 from server.worker import protocol
 from server.worker.local import LocalWorker
+from server.worker.status import ModelState
 
 pytestmark = pytest.mark.anyio
 
@@ -234,3 +235,148 @@ async def test_a_devices_memory_is_in_the_metrics_where_it_has_its_own(children:
         assert value("darkroom_device_memory_bytes", {"kind": "in_use"}) == 5
         assert value("darkroom_device_memory_bytes", {"kind": "reserved"}) == 8
         assert value("darkroom_device_out_of_memory", {"device": "cpu"}) == 2
+        child.end(-9)
+        await until(lambda: not worker.up)
+        assert value("darkroom_device_memory_bytes", {"kind": "in_use"}) is None
+
+
+async def test_what_is_drawn_ends_on_the_plan_that_it_began_with(children: Children) -> None:
+    other = msgspec.structs.replace(MINI, folder="/elsewhere")
+    async with started([]) as worker:
+        child = await children.get()
+        child.say(HELLO)
+        await move(worker, child, "mini", "ready")
+        drawing = asyncio.create_task(worker.draw(DRAWING, Encoding("png", 90), lambda done, of: None))
+        await until(lambda: len(child.heard) == 1)
+        worker.serve([other], [])
+        assert set(worker.models) == {"mini"}
+        assert worker.models["mini"].state is ModelState.UNLOADED
+        late = asyncio.create_task(  # admitted before, and only now ready
+            worker.draw(msgspec.structs.replace(DRAWING, job_id="job_2"), Encoding("png", 90), lambda done, of: None)
+        )
+        await until(lambda: len(child.heard) == 3)
+        assert child.heard[1] == protocol.Serve((other,))
+        child.say(protocol.Moved("mini", "ready", "", 0.1, MINI.mark))  # said before it heard of the change
+        for job_id in ("job_1", "job_2"):
+            child.say(protocol.Finished(job_id, (), 0.1))
+        await asyncio.gather(drawing, late)
+        assert worker.models["mini"].state is ModelState.UNLOADED, "that was the other plan"
+        child.say(protocol.Moved("mini", "ready", "", 0.1, other.mark))
+        await until(lambda: worker.models["mini"].state is ModelState.READY)
+
+
+async def test_a_model_that_has_left_while_it_is_drawn_with_is_no_fault(children: Children) -> None:
+    async with started([]) as worker:
+        child = await children.get()
+        child.say(HELLO)
+        await until(lambda: worker.up)
+        drawing = asyncio.create_task(worker.draw(DRAWING, Encoding("png", 90), lambda done, of: None))
+        await until(lambda: len(child.heard) == 1)
+        worker.serve([BROKEN], [])
+        child.say(protocol.Moved("mini", "loading", "", 0.0, MINI.mark))
+        await until(lambda: worker.models.loading)
+        child.end(-9)
+        with pytest.raises(WorkerLost):
+            await drawing
+        child = await children.get()
+        child.say(HELLO)
+        await until(lambda: worker.up)
+        assert not worker.models.loading
+        assert child.heard == [protocol.Serve((BROKEN,))]
+        assert worker.models["broken"].state is ModelState.UNLOADED
+
+
+async def test_a_model_that_is_new_to_preload_is_loaded_and_not_waited_for(children: Children) -> None:
+    async with started([MINI]) as worker:
+        child = await children.get()
+        child.say(HELLO)
+        await move(worker, child, "mini", "ready")
+        worker.serve([MINI, BROKEN], [MINI, BROKEN])
+        await until(lambda: protocol.Load(BROKEN) in child.heard)
+        assert worker.models["broken"].state is ModelState.LOADING
+        assert worker.models["mini"].state is ModelState.READY
+        assert worker.settled, "a change of models.yaml takes no server out of its balancer"
+
+
+async def asleep(worker: LocalWorker, child: Child) -> None:
+    worker.sleep()
+    assert worker.asleep
+    await until(lambda: child.returncode == 0)
+
+
+async def test_a_worker_that_sleeps_is_woken_by_the_next_drawing_and_loads_no_more_than_that(
+    children: Children, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with started([MINI]) as worker:
+        child = await children.get()
+        child.say(HELLO)
+        await move(worker, child, "mini", "ready")
+        await asleep(worker, child)
+        assert worker.settled
+        assert worker.models["mini"].state is not ModelState.LOADING
+        drawing = asyncio.create_task(worker.draw(DRAWING, Encoding("png", 90), lambda done, of: None))
+        child = await children.get()
+        assert worker.settled, "a balancer would take it out for being asked"
+        child.say(HELLO)
+        await until(lambda: bool(child.heard))
+        assert [type(message) for message in child.heard] == [protocol.Draw]
+        child.say(protocol.Finished("job_1", (), 0.1))
+        await drawing
+        assert worker.settled
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
+
+
+async def test_a_drawing_that_comes_while_the_worker_ends_is_drawn_by_the_next(children: Children) -> None:
+    async with started([]) as worker:
+        child = await children.get()
+        child.obeys = False
+        child.say(HELLO)
+        await until(lambda: worker.up)
+        worker.sleep()
+        drawing = asyncio.create_task(worker.draw(DRAWING, Encoding("png", 90), lambda done, of: None))
+        await until(lambda: protocol.Stop() in child.heard)
+        child.end(0)
+        child = await children.get()
+        child.say(HELLO)
+        await until(lambda: bool(child.heard))
+        child.say(protocol.Finished("job_1", (), 0.1))
+        await drawing
+
+
+async def test_sleep_waits_for_what_is_drawn_and_wake_preloads(children: Children) -> None:
+    async with started([MINI]) as worker:
+        child = await children.get()
+        child.say(HELLO)
+        await move(worker, child, "mini", "ready")
+        drawing = asyncio.create_task(worker.draw(DRAWING, Encoding("png", 90), lambda done, of: None))
+        await until(lambda: len(child.heard) == 2)
+        worker.sleep()
+        assert not worker.asleep
+        child.say(protocol.Finished("job_1", (), 0.1))
+        await drawing
+        assert worker.asleep
+        await until(lambda: child.returncode == 0)
+        worker.wake()
+        child = await children.get()
+        child.say(HELLO)
+        await until(lambda: bool(child.heard))
+        assert child.heard == [protocol.Load(MINI)]
+
+
+async def test_a_load_that_somebody_waits_for_ends_with_the_model_there_or_refused(children: Children) -> None:
+    async with started([]) as worker:
+        child = await children.get()
+        child.say(HELLO)
+        await until(lambda: worker.up)
+        for place, fails in (("ready", False), ("broken", True)):
+            loading = asyncio.create_task(worker.load(MINI, "mini"))
+            await until(lambda: worker.models["mini"].state is ModelState.LOADING)
+            child.say(protocol.Moved("mini", place, "", 0.1, MINI.mark))
+            if fails:
+                with pytest.raises(ModelUnavailable):
+                    await loading
+            else:
+                await loading
+                worker.leave(MINI, ModelState.UNLOADED)
+                await until(lambda: protocol.Leave(MINI, "unloaded") in child.heard)
+                await move(worker, child, "mini", "unloaded")

@@ -21,6 +21,8 @@ DRAWING = Drawing("job_1", PLAN, SPEC, (1, 2**63 - 1))
 
 TO_WORKER: list[protocol.ToWorker] = [
     protocol.Load(PLAN),
+    protocol.Leave(PLAN, "unloaded"),
+    protocol.Serve((PLAN,)),
     protocol.Draw(DRAWING, Encoding("webp", 3, False)),
     protocol.Cancel("j"),
     protocol.Stop(),

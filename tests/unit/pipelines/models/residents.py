@@ -70,8 +70,8 @@ class House:
             raise LoadRefused("torn")
         return Weights(plan, self)
 
-    def _moved(self, key: str, place: Place, reason: str, seconds: float) -> None:
-        self.moves.append((key, place))
+    def _moved(self, plan: ModelPlan, place: Place, reason: str, seconds: float) -> None:
+        self.moves.append((plan.key, place))
 
     def use(self, key: str, *, keep: bool = False, offload: bool = False) -> ModelPlan:
         plan = ModelPlan(key, f"/models/{key}", "other", keep=keep, offload=offload)

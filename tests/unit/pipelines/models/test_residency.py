@@ -283,3 +283,36 @@ def test_a_model_that_could_not_be_brought_back_is_read_from_disk() -> None:
     house.visit("a")
     assert house.loads == ["a", "b", "c", "a"]
     assert house.places()["a"] is Place.DEVICE
+
+
+def test_what_is_no_longer_served_leaves_once_nobody_uses_it() -> None:
+    house = House()
+    a, b = house.use("a"), house.use("b")
+    house.residency.unpin(a)
+    house.residency.serve([])
+    house.residency.sweep()
+    assert ("a", Place.DISK) in house.moves
+    assert ("b", Place.DISK) not in house.moves
+    assert not house.residency.has_leavers
+    house.residency.unpin(b)
+    assert house.residency.has_leavers
+    house.residency.sweep()
+    assert ("b", Place.DISK) in house.moves
+    house.visit("a")  # of a request that was admitted before
+    assert house.loads == ["a", "b", "a"]
+    assert house.residency.has_leavers
+
+
+def test_what_is_asked_away_leaves_once_nobody_uses_it_and_comes_back() -> None:
+    house = House()
+    a = house.use("a")
+    house.residency.ask_away(a, Place.DISK)
+    house.residency.sweep()
+    assert house.places() == {"a": Place.DEVICE}
+    house.residency.unpin(a)
+    assert house.residency.has_leavers
+    house.residency.sweep()
+    assert house.places() == {"a": Place.DISK}
+    assert not house.residency.has_leavers
+    house.visit("a")
+    assert not house.residency.has_leavers, "it was asked away once"

@@ -1,0 +1,44 @@
+"""What is on the disk now, as stamps: has models.yaml, or a folder of adapters that it names, changed?
+
+Knows names, sizes and times; reads no content. Asked for again and again, as no notification crosses a bind mount or
+a network file system. Links are followed, so that a link that is turned to another file counts as a change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+ADAPTER_SUFFIX = ".safetensors"
+
+FileStamp = tuple[int, int, int, int]  # mtime_ns, size, inode, device
+Stamps = dict[Path, FileStamp | None]
+
+
+def stamps(file: Path, folders: Iterable[Path]) -> Stamps:
+    """The stamps of models.yaml and of all adapters in these folders."""
+    return {path: file_stamp(path) for path in (file, *(path for folder in folders for path in adapters_in(folder)))}
+
+
+def has_settled(known: Stamps, before: Stamps, now: Stamps) -> bool:
+    """Has a file changed since it was ``known``, and been the same for two looks? Others may still be written."""
+    return any(
+        before.get(path) == now.get(path) != known.get(path) for path in known.keys() | before.keys() | now.keys()
+    )
+
+
+def adapters_in(folder: Path) -> list[Path]:
+    """The adapter files of a folder, by name; none where it cannot be read. Hidden ones are other programs' own."""
+    try:
+        return sorted(path for path in folder.iterdir() if path.suffix == ADAPTER_SUFFIX and path.name[0] != ".")
+    except OSError:
+        return []
+
+
+def file_stamp(path: Path) -> FileStamp | None:
+    """The stamp of one file; None for one that is not there."""
+    try:
+        status = path.stat()
+    except OSError:
+        return None
+    return status.st_mtime_ns, status.st_size, status.st_ino, status.st_dev

@@ -1,0 +1,55 @@
+"""A worker process from launch to end: its command, its socket, its environment. Knows neither messages nor models."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+
+from server import interpreter
+from server.settings import ENV_PREFIX, Settings
+
+log = logging.getLogger("darkroom.worker")
+
+_KILL_TIMEOUT_S = 60.0  # for a killed process to end
+
+
+async def child(settings: Settings, fd: int) -> asyncio.subprocess.Process:
+    """A new worker process that has this end of the socket. Raises OSError."""
+    return await asyncio.create_subprocess_exec(
+        *interpreter.python("server.worker.child"),
+        *("--fd", str(fd)),
+        *("--device", settings.device),
+        *("--device-memory", settings.device_memory or ""),
+        *("--log-level", settings.log_level),
+        pass_fds=[fd],
+        stdin=asyncio.subprocess.DEVNULL,
+        env=_environment(),
+    )
+
+
+def kill(process: asyncio.subprocess.Process) -> None:
+    """Kill it, unless it has ended."""
+    if process.returncode is None:
+        with contextlib.suppress(ProcessLookupError):
+            # Not its send_signal, which asks the system first how the process ended. Then asyncio, which asks too, is
+            # told nothing: it writes a warning, and takes 255 for the exit code.
+            os.kill(process.pid, signal.SIGKILL)
+
+
+async def until_ended(process: asyncio.subprocess.Process) -> None:
+    """Wait for a process that was killed: until it has ended the driver holds its memory, and the next would find the
+    device full."""
+    if process.returncode is None:
+        try:
+            await asyncio.wait_for(process.wait(), timeout=_KILL_TIMEOUT_S)
+        except TimeoutError:  # inside the driver, where no signal reaches it
+            log.error("killed worker does not end", extra={"pid": process.pid})
+
+
+def _environment() -> dict[str, str]:
+    """Ours, less our settings: the child has no use for the signing key."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    return interpreter.environment(kept)
