@@ -63,4 +63,4 @@ def test_dripping_sockets_go_and_an_honest_client_does_not_notice(tmp_path: Path
             slowest_s = max(slowest_s, time.monotonic() - asked)
             time.sleep(0.03)
     assert open_ones == []
-    assert slowest_s < 1
+    assert slowest_s < 3

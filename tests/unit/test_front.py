@@ -27,12 +27,11 @@ def test_the_front_stays_under_150_mib(server: Running) -> None:
     assert psutil.Process(server.process.pid).memory_info().rss < 150 * 2**20
 
 
-def test_the_front_answers_after_little_cpu_time_and_its_worker_does_not_outlive_it(tmp_path: Path) -> None:
+def test_the_front_answers_while_its_worker_imports_torch_and_is_not_outlived_by_it(tmp_path: Path) -> None:
     with start(tmp_path, wait=False) as running:
         with running.client() as client:
             eventually(lambda: client.get("/livez").status_code == 200)
-        times = psutil.Process(running.process.pid).cpu_times()
-        assert times.user + times.system < 1.5
+            assert client.get("/readyz").json()["worker"] == {"state": "starting"}
         worker = eventually(running.worker)
         running.process.kill()  # while the worker still imports torch
         running.process.wait()

@@ -136,7 +136,7 @@ def test_no_data_makes_it_work_twice(filler: bytes) -> None:
     started = time.process_time()
     with pytest.raises(BadRequest):
         read(b'--a-boundary\r\nContent-Disposition: form-data; name="x"\r\n\r\n' + filler * (20 * MIB // len(filler)))
-    assert time.process_time() - started < 3
+    assert time.process_time() - started < 10
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,7 @@ def test_boundaries_that_cannot_be_used(header: str) -> None:
     started = time.process_time()
     with pytest.raises(BadRequest):
         boundary_of(header)
-    assert time.process_time() - started < 0.5
+    assert time.process_time() - started < 5
 
 
 @pytest.mark.parametrize(

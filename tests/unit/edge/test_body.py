@@ -64,7 +64,7 @@ def test_a_body_that_stops_is_timed_out(small_server: tuple[Live, Witness], rout
         began = time.monotonic()
         connection.sendall(HEAD % route + framing)
         answer = read_answer(connection)
-        assert 0.4 < time.monotonic() - began < 2
+        assert 0.4 < time.monotonic() - began < 5
     assert_api_error(answer, 408, "request_timeout")
     assert answer.headers["connection"] == "close"
 
@@ -78,7 +78,7 @@ def test_dripping_does_not_extend_the_deadline(small_server: tuple[Live, Witness
             connection.sendall(b"x")
             time.sleep(0.1)
         answer = read_answer(connection)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
     assert_api_error(answer, 408, "request_timeout")
 
 

@@ -57,7 +57,7 @@ def test_silence_is_closed_without_a_word(live: Live) -> None:
     with live.connect() as connection:
         began = time.monotonic()
         assert read_all(connection) == b""
-        assert 0.4 < time.monotonic() - began < 2
+        assert 0.4 < time.monotonic() - began < 5
 
 
 @pytest.mark.parametrize("start", [b"", b"GET /livez HTTP/1.1\r\n", PING])
@@ -71,7 +71,7 @@ def test_a_head_that_drips_is_refused(live: Live, start: bytes) -> None:
             connection.sendall(bytes([byte]))
             time.sleep(0.1)
         answer = parse(read_all(connection))
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
     assert_api_error(answer, 408, "request_timeout")
     assert answer.headers["connection"] == "close"
 
@@ -84,7 +84,7 @@ def test_blank_lines_between_requests_do_not_hold_a_connection(live: Live) -> No
         connection.sendall(b"\r\n")
         began = time.monotonic()
         read_all(connection)
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 4.5
 
 
 def test_keep_alive_outlives_the_header_deadline(live: Live) -> None:

