@@ -2,8 +2,9 @@
 
 Knows counts, addresses and time; knows nothing of sockets or requests. Every connection costs a descriptor, and a
 server without descriptors answers nobody. So connections are bounded below them. At the bound the oldest connection
-that waits for a head goes, of the address that has most of them: first those that never sent a whole one, then those
-kept alive between two requests. No address loses one to an address that has more connections.
+that waits for a head goes, of the address that has most connections: first those that have not sent a whole one for
+``FRESH_S``, then those kept alive between two requests and those that have only just come, whose head may be on its
+way. No address loses one to an address that has more connections.
 
 Where none waits for a head, a connection that waits for its client otherwise, with half a body or an answer that is not
 taken, gives way to an address that has fewer. One whose request is whole and not answered yet stays. Where all are
@@ -31,6 +32,7 @@ if sys.platform != "win32":
 RESERVED_DESCRIPTORS = 256  # files, the worker's pipes, look-ups, SPARE, and what is accepted while others close
 MAX_DESCRIPTORS = 16_384  # raised to, unless more connections are asked for: each costs some kilobytes too
 SPARE = 32
+FRESH_S = 1.0  # a head comes with its connection, or a round trip later
 MAX_LOOKED_AT = 16  # addresses, for one that has to give way
 LOG_EVERY_S = 10.0
 
@@ -51,13 +53,13 @@ class _Waiting:
 
     def __init__(self) -> None:
         # Dictionaries keep their order.
-        self._by_address: dict[str, dict[Connection, None]] = {}
+        self._by_address: dict[str, dict[Connection, float]] = {}  # with the time since when (monotonic)
         self._by_size: dict[int, dict[str, None]] = {}  # addresses, by how many they have here
 
     def add(self, connection: Connection) -> None:
         line = self._by_address.setdefault(connection.address, {})
         if connection not in line:
-            line[connection] = None
+            line[connection] = time.monotonic()
             self._resized(connection.address, len(line) - 1, len(line))
 
     def discard(self, connection: Connection) -> None:
@@ -70,6 +72,9 @@ class _Waiting:
 
     def oldest_of(self, address: str) -> Connection | None:
         return next(iter(self._by_address.get(address, {})), None)
+
+    def since(self, connection: Connection) -> float:
+        return self._by_address[connection.address][connection]
 
     def oldest(self) -> Iterator[Connection]:
         """The oldest one of each address, those first that have most of them."""
@@ -161,18 +166,27 @@ class Connections:
         return self._close(self._silent.oldest_of(address) or self._idle.oldest_of(address))
 
     def _make_room_for(self, address: str) -> bool:
-        """Close one that waits for its client, of whoever has most of them, but of nobody who has less than this."""
+        """Close one that waits for its client, of whoever has most, but of nobody who has fewer than this one."""
         mine = self._by_address[address]
-        for waiting in (self._silent, self._idle):
-            found = self._first_with(waiting, mine) or waiting.oldest_of(address)
-            if found is not None:
-                return self._close(found)
-        return self._close(self._first_with(self._slow, mine + 2))
+        silent, idle = self._candidates(self._silent, address, mine), self._candidates(self._idle, address, mine)
+        late = time.monotonic() - FRESH_S
+        for candidates in (
+            [one for one in silent if self._silent.since(one) <= late],
+            silent + idle,
+            self._candidates(self._slow, address, mine + 2),
+        ):
+            if candidates:
+                return self._close(
+                    max(candidates, key=lambda one: (self._by_address[one.address], one.address != address))
+                )
+        return False
 
-    def _first_with(self, waiting: _Waiting, least: int) -> Connection | None:
-        """The first to go whose address has ``least`` connections in all."""
-        first = itertools.islice(waiting.oldest(), MAX_LOOKED_AT)  # at the limit this is done for each new connection
-        return next((one for one in first if self._by_address[one.address] >= least), None)
+    def _candidates(self, waiting: _Waiting, address: str, least: int) -> list[Connection]:
+        """The oldest that wait, of addresses that have ``least`` connections in all."""
+        first = list(itertools.islice(waiting.oldest(), MAX_LOOKED_AT))  # at the limit, for each new connection
+        if (own := waiting.oldest_of(address)) is not None:
+            first.append(own)
+        return [one for one in first if self._by_address[one.address] >= least]
 
     def _close(self, connection: Connection | None) -> bool:
         if connection is None:

@@ -123,11 +123,11 @@ class Load:
                     return
                 await asyncio.sleep(0.1)
                 continue
-            except Closed:
+            except Closed as closed:
                 self.outcomes["closed"] += 1
                 self.closed_pictures += len(ask.seeds)
                 if self._lives_since(fronts):
-                    self.faults.append(f"{ask.kind}: closed although the front lives")
+                    self.faults.append(f"{ask.kind}: closed although the front lives: {closed}")
             except TimeoutError:
                 self.outcomes["unanswered"] += 1
                 self.faults.append(f"{ask.kind}: no answer within {TIMEOUT_S:g} s")

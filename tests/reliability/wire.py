@@ -61,8 +61,8 @@ async def connect(port: int, *, source: str | None = None) -> tuple[asyncio.Stre
         return await asyncio.open_connection(HOST, port, limit=MAX_LINE_BYTES, local_addr=local)
     except ConnectionRefusedError:
         raise Refused from None
-    except ConnectionError:
-        raise Closed from None
+    except ConnectionError as error:
+        raise Closed(type(error).__name__) from None
 
 
 async def read_answer(reader: asyncio.StreamReader) -> Answer:
@@ -76,8 +76,10 @@ async def read_answer(reader: asyncio.StreamReader) -> Answer:
         if "content-length" in headers:
             return Answer(status, headers, await reader.readexactly(int(headers["content-length"])))
         return Answer(status, headers, await reader.read())
-    except (asyncio.IncompleteReadError, ConnectionError):
-        raise Closed from None
+    except asyncio.IncompleteReadError as error:
+        raise Closed(f"after {len(error.partial)} bytes") from None
+    except ConnectionError as error:
+        raise Closed(f"read: {type(error).__name__}") from None
 
 
 async def _chunks(reader: asyncio.StreamReader) -> bytes:
@@ -97,8 +99,8 @@ async def exchange(port: int, request: bytes, *, timeout_s: float) -> Answer:
             try:
                 writer.write(request)
                 await writer.drain()
-            except ConnectionError:
-                raise Closed from None
+            except ConnectionError as error:
+                raise Closed(f"write: {type(error).__name__}") from None
             answer = await read_answer(reader)
             try:
                 rest = await reader.read()

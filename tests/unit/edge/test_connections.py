@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import logging
 import random
+import time
 from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -90,6 +91,25 @@ def test_who_has_most_gives_way_first() -> None:
     assert not any(line.gone for line in honest)
     assert all(line.gone for line in many)
     assert sum(line.gone for line in more) == 20 + 1 - 8
+
+
+def test_one_that_has_just_come_stays_while_others_have_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """It alone was silent, since an attacker's had all sent heads, and gave way to a second client of its address."""
+    room = Connections(10)
+    kept = entered(room, 8, "198.51.100.1", asked=True)
+    for line in kept:
+        room.answered(line)
+    busy, new, newer, third = (Line(address) for address in ("192.0.2.1", "192.0.2.1", "192.0.2.1", "192.0.2.2"))
+    for line in (busy, new, newer, third):
+        assert room.enter(line)
+        if line is busy:
+            room.asked(line)
+    assert [line.gone for line in kept] == [True] * 2 + [False] * 6
+    assert [new.gone, newer.gone] == [False, False]
+    now = time.monotonic()
+    monkeypatch.setattr(time, "monotonic", lambda: now + module.FRESH_S)
+    assert room.enter(Line("192.0.2.2"))
+    assert new.gone, "its head should have come by now"
 
 
 def test_nobody_loses_a_connection_to_an_address_that_has_more() -> None:
