@@ -6,6 +6,7 @@ import io
 import itertools
 import json
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,7 +22,7 @@ from tests.assertions import assert_api_error
 from tests.loras import write_lora
 from tests.paper import Paper, PaperServers
 from tests.pictures import files, pixels, png, scene
-from tests.running import ROOT, Running, start
+from tests.running import ROOT, Running, eventually, start
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:`torch.jit.script` is deprecated:DeprecationWarning"),
@@ -211,6 +212,30 @@ def test_a_broken_file_is_reported_and_the_model_serves(folder: Path, tmp_path: 
             assert running.draw(**fields, loras=loras).status_code == 200
         error = assert_api_error(running.draw(**fields, loras=["ink"]), 503, "model_unavailable")
         assert error["param"] == "loras"
+
+
+def test_an_adapter_put_into_a_running_servers_folder_is_drawn_with(folder: Path, mini: Model, tmp_path: Path) -> None:
+    models = tmp_path / "models.yaml"
+    (tmp_path / "found").mkdir()
+    text = MODELS.format(
+        weights=ROOT / "weights" / "darkroom-mini", a=folder / "a.safetensors", b=folder / "b.safetensors"
+    )
+    models.write_text(text.replace("    loras:\n", "    lora_folder: found\n    loras:\n", 1), encoding="utf-8")
+    fields = {"prompt": PROMPT, "size": "64x64", "seed": 7, "num_inference_steps": 6, "guidance_scale": 2.5}
+    with start(tmp_path / "data", models=models) as running:
+        assert_api_error(running.draw(**fields, loras=["late"]), 400, "invalid_value")
+        whole = (folder / "a.safetensors").read_bytes()
+        late = tmp_path / "found" / "late.safetensors"
+        late.write_bytes(whole[: len(whole) // 2])  # as a copy that is under way
+        time.sleep(3)
+        assert_api_error(running.draw(**fields, loras=["late"]), 400, "invalid_value")
+        late.write_bytes(whole)
+        eventually(lambda: running.draw(**fields, loras=["late"]).status_code == 200)
+        (picture,) = files(running.draw(**fields, loras=["late"]))
+        assert np.abs(pixels(picture) - drawn_by_diffusers(mini, folder, {"pixel": 1.0})).max() <= 1
+        late.unlink()
+        eventually(lambda: running.draw(**fields, loras=["late"]).status_code == 400)
+        assert running.draw(**fields, loras=["pixel"]).status_code == 200
 
 
 @pytest.mark.parametrize(
