@@ -35,7 +35,7 @@ from pipelines.engine.shared import DENOISERS, find_shared_modules
 from pipelines.errors import LoadRefused, Unsupported
 from pipelines.facts import folder as model_folder
 from pipelines.facts.families import Family, FamilyTable
-from pipelines.models import allocator, processors, tuning, verify
+from pipelines.models import processors, transfer, tuning, verify
 from pipelines.models.device import choose_dtype
 from pipelines.models.streaming import MIN_STREAMED_BYTES, Streamed
 from pipelines.models.tokens import TokenCounter
@@ -78,6 +78,7 @@ class LoadedModel:
         self.reason = ""  # why not
         self._base = pipeline
         self._streamed = streamed or {}  # text encoders whose weights stay in host memory
+        self._host_copy: transfer.HostCopy | None = None
         self._by_task: dict[Task, Any] = {}
         self._lock = threading.Lock()
 
@@ -104,22 +105,44 @@ class LoadedModel:
         return int(_on_device(self.plan, self.device, sizes, streamed=self._streamed))
 
     def host_bytes(self) -> int:
-        """Bytes of host memory that the weights take after ``move``."""
-        sizes = (size for part in self._modules().values() for _, size in _sizes(part))
-        return sum(map(allocator.pinned_bytes, sizes))
+        """Bytes of host memory that the weights take after ``move``. Those of streamed encoders are always there."""
+        return transfer.host_bytes(tensor.nbytes for tensor in self._weights())
 
     def move(self, device: torch.device) -> None:
-        """Bring the weights to ``device``. No run may be using them."""
+        """Bring the weights to the device or to host memory. No run may be using them.
+
+        On CUDA what was once in host memory stays there, for the next time, until ``forget_host_copy``.
+        """
         if self.device.type != "cuda" or self._quantised:
             self._base.to(device)
             return
-        # Not blocking: torch then copies to pinned host memory, and from there at the full speed of the bus.
-        for name, module in self._modules().items():
+        if device.type == "cuda":
+            if self._host_copy is not None:
+                self._host_copy.come_back()
+        else:
+            if self._host_copy is None:
+                self._host_copy = transfer.HostCopy(self._weights(), self.device)
+            self._host_copy.leave()
+        for name, module in self._modules().items():  # what no copy has: tensors that libraries hold inside of theirs
             if name in self._streamed:
                 self._streamed[name].rest_to(module, device)
             else:
-                module.to(device, non_blocking=True)
-        torch.cuda.synchronize(self.device)  # the copies are under way: nobody may read them yet
+                module.to(device)
+
+    @property
+    def has_host_copy(self) -> bool:
+        """Are the weights in host memory, there alone or beside the device?"""
+        return self._host_copy is not None
+
+    def forget_host_copy(self) -> None:
+        """Give the host's memory back, of a model that is on its device."""
+        self._host_copy = None
+
+    def _weights(self) -> list[torch.Tensor]:
+        """What is copied as bytes, each tensor once, without what streamed encoders have in host memory anyway."""
+        there = {id(tensor) for streamed in self._streamed.values() for tensor in streamed.parameters}
+        found = [tensor for module in self._modules().values() for tensor in transfer.plain_tensors(module)]
+        return [tensor for tensor in {id(each): each for each in found}.values() if id(tensor) not in there]
 
     @property
     def _quantised(self) -> bool:

@@ -198,6 +198,8 @@ class Residency:
             raise
         with self._changed:
             resident.place = Place.DEVICE
+        while (oldest := self._too_many_on_host(self._host_budget)) is not None:  # it did not count, and stays there
+            self._drop_from_host(oldest)
         memory.give_back(self._device)
 
     def limit(self, coming: ModelPlan) -> int:
@@ -242,24 +244,40 @@ class Residency:
     def _evict(self, plan: ModelPlan, coming: ModelPlan) -> None:
         """Send away a model that is marked as leaving. Not under the lock: moving and collecting take seconds, and
         the engine and all other models go on meanwhile."""
-        on_host = not plan.offload and self._make_room_on_host(self._residents[plan].host_size, coming)
+        on_host = not plan.offload and self._has_room_on_host(plan, coming)
         self._left(plan, Place.HOST if on_host and self._move_to_host(plan) else Place.DISK)
+
+    def _has_room_on_host(self, plan: ModelPlan, coming: ModelPlan) -> bool:
+        resident = self._residents[plan]
+        return resident.model.has_host_copy or self._make_room_on_host(resident.host_size, coming)
 
     def _make_room_on_host(self, size: int, coming: ModelPlan) -> bool:
         """Drop models from host memory, least recently used first, until ``size`` more bytes fit; False if they never
-        will. ``coming`` is about to leave it, and does not count."""
+        will. ``coming`` is about to be on the device, and does not count."""
         if size > self._host_budget:
             return False
         while (oldest := self._too_many_on_host(self._host_budget - size, coming)) is not None:
-            self._left(oldest, Place.DISK)
+            self._drop_from_host(oldest)
         return True
 
-    def _too_many_on_host(self, limit: int, coming: ModelPlan) -> ModelPlan | None:
-        """The least recently used of those in host memory, if they take more than ``limit`` bytes."""
-        hosted = {p: r for p, r in self._residents.items() if r.place is Place.HOST and p != coming}
+    def _drop_from_host(self, plan: ModelPlan) -> None:
+        if self._residents[plan].place is Place.DEVICE:
+            self._residents[plan].model.forget_host_copy()
+            memory.give_back(self._device)
+        else:
+            self._left(plan, Place.DISK)
+
+    def _too_many_on_host(self, limit: int, coming: ModelPlan | None = None) -> ModelPlan | None:
+        """The first to leave host memory, if all there take more than ``limit`` bytes: copies of models that are on the
+        device first, then the least recently used."""
+        hosted = {
+            plan: resident
+            for plan, resident in self._residents.items()
+            if plan != coming and (resident.place is Place.HOST or resident.model.has_host_copy)
+        }
         if sum(resident.host_size for resident in hosted.values()) <= limit:
             return None
-        return min(hosted, key=lambda plan: hosted[plan].used)
+        return min(hosted, key=lambda plan: (hosted[plan].place is not Place.DEVICE, hosted[plan].used))
 
     def _move_to_host(self, plan: ModelPlan) -> bool:
         """False if there is no room after all; the model is of no more use then, for half of it may have moved."""

@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 
+from pipelines.models import transfer
+
 MIN_STREAMED_BYTES = 1 << 20  # outside of blocks; smaller tensors, norms mostly, stay on the device
 
 
@@ -151,5 +153,5 @@ def stream_encoders(
     copies, pinned = make_copies(device), device.type == "cuda" and size <= host_bytes
     for name, part in pipeline.components.items():
         if isinstance(part, torch.nn.Module) and name not in found:
-            part.to(device)
+            transfer.bring(part, device) if device.type == "cuda" else part.to(device)
     return {name: Streamed(encoder, device, copies, pinned=pinned) for name, encoder in found.items()}

@@ -18,7 +18,7 @@ from diffusers.quantizers import PipelineQuantizationConfig
 from pipelines.engine.shared import DENOISERS, casts_itself
 from pipelines.errors import LoadRefused
 from pipelines.facts import requirements
-from pipelines.models import memory, offload, streaming
+from pipelines.models import memory, offload, streaming, transfer
 from pipelines.plan import ModelPlan
 
 log = logging.getLogger("darkroom.tuning")
@@ -86,6 +86,10 @@ def place(
         )
     elif host_encoders and device.type == "cuda":
         streamed = streaming.stream_encoders(pipeline, device, host_bytes=memory.host_share())
+    elif device.type == "cuda" and plan.quantise is None and plan.quantise_encoders is None:
+        for part in pipeline.components.values():
+            if isinstance(part, torch.nn.Module):
+                transfer.bring(part, device)
     else:
         pipeline.to(device)
     if device.type == "cuda":

@@ -11,10 +11,13 @@ import torch
 
 from pipelines.engine.engine import Engine
 from pipelines.engine.sink import KeepingSink
+from pipelines.models import transfer
 from pipelines.models.loader import LoadedModel, load, weight_bytes
 from pipelines.plan import Drawing
 from server.catalog.catalog import Catalog
+from tests.device.cards import MIB
 from tests.device.fake import FakeCuda
+from tests.device.pinned import PinnedMemory
 from tests.device.placed import CUDA, placed
 from tests.families.drive import check, draw, drawing, run
 
@@ -35,13 +38,46 @@ def test_a_model_goes_to_pinned_memory_and_comes_back_the_same(fake_cuda: FakeCu
     model.move(torch.device("cpu"))
     assert all(tensor.is_pinned() for _, tensor in model_tensors(model) if tensor.numel())
     assert fake_cuda.pinned.in_use == model.host_bytes()
-    assert [wait.kind for wait in fake_cuda.waits.counts] == ["synchronize"], "it waits once, for all copies"
+    assert [wait.kind for wait in fake_cuda.waits.counts] == ["stream.synchronize"], "it waits once, for all copies"
     assert torch.cuda.memory_allocated() < in_use / 10, "no weights are left there"
     model.move(CUDA)
     assert len(fake_cuda.waits) == 2
-    assert fake_cuda.pinned.in_use == 0
+    assert fake_cuda.pinned.in_use == model.host_bytes(), "the copy stays for the next time"
     assert {name: value.tolist() for name, value in _weights(model)} == {n: v.tolist() for n, v in weights.items()}
     assert torch.equal(draw(model, four(model)[:1]).pictures["0"], before), "bit for bit"
+    fake_cuda.waits.clear()
+    model.move(torch.device("cpu"))
+    assert not fake_cuda.waits.counts, "nothing is copied twice"
+    assert torch.cuda.memory_allocated() < in_use / 10
+    model.move(CUDA)
+    model.forget_host_copy()
+    assert fake_cuda.pinned.in_use == 0
+    assert torch.equal(draw(model, four(model)[:1]).pictures["0"], before)
+
+
+def test_weights_come_from_files_by_page_locked_buffers_on_a_stream_of_their_own(fake_cuda: FakeCuda) -> None:
+    """On the default stream each copy waited for the steps of other models, and was waited for."""
+    assert placed("SD 1.x").host_bytes()
+    copies = [wait for wait in fake_cuda.waits.counts if wait.kind.startswith("H2D")]
+    assert not copies, "none is from memory that is not page-locked"
+    assert fake_cuda.waits.of(kind="stream.synchronize", site="transfer.py")
+    gc.collect()
+    assert fake_cuda.pinned.in_use == 0, "the buffers go when the model is there"
+
+
+@pytest.mark.fake_cuda(pinned=PinnedMemory(limit=MIB))
+def test_a_model_for_which_no_memory_can_be_locked_stays_whole_on_its_device(
+    fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(transfer, "STAGE_BYTES", 1 << 16)
+    model = placed("SD 1.x")
+    before = draw(model, four(model)[:1]).pictures["0"]
+    fake_cuda.pinned.empty_cache()
+    held = torch.empty(700_000, dtype=torch.uint8, pin_memory=True)
+    with pytest.raises(torch.AcceleratorError, match="out of memory"):
+        model.move(torch.device("cpu"))
+    del held
+    assert torch.equal(draw(model, four(model)[:1]).pictures["0"], before)
 
 
 def model_tensors(model: LoadedModel) -> list[tuple[str, torch.Tensor]]:

@@ -20,6 +20,7 @@ class Weights:
 
     def __init__(self, plan: ModelPlan, house: House) -> None:
         self.plan = plan
+        self.has_host_copy = False
         self._house = house
 
     def weight_bytes(self) -> int:
@@ -33,6 +34,10 @@ class Weights:
         assert self._house.may_move.wait(10)
         if device.type == self._house.no_way_to:
             raise self._house.moving_error
+        self.has_host_copy = self.has_host_copy or device.type == "cpu"
+
+    def forget_host_copy(self) -> None:
+        self.has_host_copy = False
 
 
 class House:

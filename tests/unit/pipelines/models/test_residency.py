@@ -316,3 +316,21 @@ def test_what_is_asked_away_leaves_once_nobody_uses_it_and_comes_back() -> None:
     assert not house.residency.has_leavers
     house.visit("a")
     assert not house.residency.has_leavers, "it was asked away once"
+
+
+def test_a_copy_on_the_host_stays_while_the_model_is_on_the_device_until_others_need_the_room() -> None:
+    """It was given back, and locked and copied anew each time that the model made room: seconds for real sizes."""
+    house = House(device="cuda", on_host=2)
+    house.visit("a", "b", "c")  # a leaves for c
+    models = {plan.key: plan for plan in house.residency._residents}
+    assert house.places()["a"] is Place.HOST
+    house.visit("a")  # b leaves, and a's copy stays: both fit
+    kept = house.residency._residents[models["a"]].model
+    assert kept.has_host_copy
+    house.visit("b")  # c leaves: there is room for two copies
+    assert house.places() == {"a": Place.DEVICE, "b": Place.DEVICE, "c": Place.HOST}
+    copies = [key for key, plan in models.items() if house.residency._residents[plan].model.has_host_copy]
+    assert len(copies) == 2
+    assert "c" in copies, "what is on the device has lost its copy first"
+    house.visit("c", "a", "b", "c", "a")
+    assert house.loads == ["a", "b", "c"], "nothing went to disk"

@@ -105,7 +105,7 @@ def test_a_cuda_device_searches_for_no_kernels_and_keeps_the_layout(monkeypatch:
     monkeypatch.setattr(torch.backends.cudnn, "benchmark", False)
     unet = torch.nn.Conv2d(4, 4, 3)
     pipeline = SimpleNamespace(unet=unet, components={}, to=lambda device: None)
-    plan: Any = SimpleNamespace(offload=False, fuse_qkv=False, compile=False)
+    plan: Any = SimpleNamespace(offload=False, quantise=None, quantise_encoders=None, fuse_qkv=False, compile=False)
     tuning.place(pipeline, plan, torch.device("cuda"))
     assert not torch.backends.cudnn.benchmark
     assert unet.weight.is_contiguous()
