@@ -15,6 +15,8 @@ from typing import Any, overload
 
 import torch
 
+MAX_BYTES = 256 << 20  # on the device; the room for a model's work counts them
+
 
 def _not_kept() -> Any:
     raise LookupError("the layer's states were not kept")
@@ -69,7 +71,7 @@ class _Kept:
 class EmbeddingCache:
     """Least recently used first out, bounded in bytes of the tensors it keeps on their device."""
 
-    def __init__(self, max_bytes: int = 256 * 1024 * 1024) -> None:
+    def __init__(self, max_bytes: int = MAX_BYTES) -> None:
         self._max_bytes = max_bytes
         self._kept: OrderedDict[Hashable, _Kept] = OrderedDict()
         self._bytes = 0

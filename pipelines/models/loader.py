@@ -35,7 +35,7 @@ from pipelines.engine.shared import DENOISERS, find_shared_modules
 from pipelines.errors import LoadRefused, Unsupported
 from pipelines.facts import folder as model_folder
 from pipelines.facts.families import Family, FamilyTable
-from pipelines.models import processors, transfer, tuning, verify
+from pipelines.models import memoised, processors, transfer, tuning, verify
 from pipelines.models.device import choose_dtype
 from pipelines.models.streaming import MIN_STREAMED_BYTES, Streamed
 from pipelines.models.tokens import TokenCounter
@@ -133,6 +133,11 @@ class LoadedModel:
     def has_host_copy(self) -> bool:
         """Are the weights in host memory, there alone or beside the device?"""
         return self._host_copy is not None
+
+    def forget_tables(self) -> None:
+        """Let go of what its classes keep beside the weights: it is about to leave the device."""
+        for module in self._modules().values():
+            memoised.forget(module)
 
     def forget_host_copy(self) -> None:
         """Give the host's memory back, of a model that is on its device."""

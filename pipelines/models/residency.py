@@ -297,6 +297,7 @@ class Residency:
             resident.place, resident.leaving = place, False
             if place is Place.DISK:
                 del self._residents[plan]
+        resident.model.forget_tables()
         del resident
         if place is Place.DISK:
             gc.collect()  # pipelines and their views are part of reference cycles: the weights would stay for now

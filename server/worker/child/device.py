@@ -14,7 +14,7 @@ from pathlib import Path
 
 import torch
 
-from pipelines.engine.embeddings import EmbeddingCache
+from pipelines.engine import embeddings
 from pipelines.engine.engine import Engine
 from pipelines.errors import Cancelled, DrawError
 from pipelines.facts import working_room
@@ -37,7 +37,7 @@ class Device:
         self._link = link
         self._device = device
         self.reporter = Reporter(link)
-        self._embeddings = EmbeddingCache()
+        self._embeddings = embeddings.EmbeddingCache()
         self._engine = Engine(self.reporter, embeddings=self._embeddings)
         bound = memory_of(device_memory, memory.whole(device)) if device_memory else None
         budget, host_budget = memory.measure_budget(device)
@@ -199,7 +199,8 @@ def _budget(device: torch.device, bound: int | None, resident: int) -> int:
 
 
 def _working_bytes(plan: ModelPlan) -> int | None:
-    return working_room.working_bytes(Path(plan.folder), plan.native_width, plan.native_height)
+    room = working_room.working_bytes(Path(plan.folder), plan.native_width, plan.native_height)
+    return None if room is None else room + embeddings.MAX_BYTES
 
 
 def _advice(device: torch.device, plan: ModelPlan, limit: int) -> str:

@@ -21,6 +21,7 @@ class Weights:
     def __init__(self, plan: ModelPlan, house: House) -> None:
         self.plan = plan
         self.has_host_copy = False
+        self.tables = ["by size"]
         self._house = house
 
     def weight_bytes(self) -> int:
@@ -35,6 +36,9 @@ class Weights:
         if device.type == self._house.no_way_to:
             raise self._house.moving_error
         self.has_host_copy = self.has_host_copy or device.type == "cpu"
+
+    def forget_tables(self) -> None:
+        self.tables.clear()
 
     def forget_host_copy(self) -> None:
         self.has_host_copy = False

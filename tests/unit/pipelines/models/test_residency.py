@@ -325,8 +325,9 @@ def test_a_copy_on_the_host_stays_while_the_model_is_on_the_device_until_others_
     models = {plan.key: plan for plan in house.residency._residents}
     assert house.places()["a"] is Place.HOST
     house.visit("a")  # b leaves, and a's copy stays: both fit
-    kept = house.residency._residents[models["a"]].model
+    kept: Any = house.residency._residents[models["a"]].model
     assert kept.has_host_copy
+    assert kept.tables == [], "what its classes had on the device is gone"
     house.visit("b")  # c leaves: there is room for two copies
     assert house.places() == {"a": Place.DEVICE, "b": Place.DEVICE, "c": Place.HOST}
     copies = [key for key, plan in models.items() if house.residency._residents[plan].model.has_host_copy]
