@@ -11,7 +11,6 @@ from collections.abc import Callable
 from pipelines.doctor import device_sections, model_sections
 from pipelines.doctor.probe import Probe
 from pipelines.doctor.record import Record, Verdict
-from pipelines.errors import DrawError
 from pipelines.models import selfcheck
 from pipelines.models.loader import LoadedModel
 
@@ -40,6 +39,6 @@ def run(name: str, probe: Probe, record: Record, model: LoadedModel | None = Non
             if name != "check" and not any(shared.parts for shared in model.shared_modules.values()):
                 selfcheck.check(model)  # in a process that did not run that section: it tells rows from the rest
             WITH_MODEL[name](probe, record, model)
-    except (DrawError, RuntimeError, MemoryError, ValueError, TypeError, AttributeError, LookupError, OSError) as error:
+    except Exception as error:
         record.say(Verdict.FAIL, f"{type(error).__name__}: {str(error)[:300]}")
     record.figures(section_s=time.monotonic() - started)

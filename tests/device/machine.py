@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
+import warnings
 import weakref
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
@@ -66,6 +67,9 @@ class Device:
             raise accelerator_error(str(self._lost), int(getattr(self._lost, "error_code", ASSERT_TRIGGERED)))
 
 
+_TOLD_BY_NOBODY = ("synchronize", "event.synchronize", "cudaMalloc")  # torch warns of the others where it is told to
+
+
 class Machine:
     """``count`` cards alike, and the host they are in."""
 
@@ -75,6 +79,7 @@ class Machine:
         """``values``: the largest tensor, in elements, whose values are kept; None keeps all, and computes all."""
         self.devices = [Device(card, ALLOCATORS[allocator](card.free)) for _ in range(count)]
         self.pinned = pinned
+        self.warns_of_waits = False  # torch.cuda.set_sync_debug_mode
         self.waits = Waits()
         self.unknown: Counter[str] = Counter()  # lines that read values that nobody knows
         self.mismatches: Counter[str] = Counter()  # where the host's result is not of the shape or type foretold
@@ -118,6 +123,8 @@ class Machine:
     def wait(self, kind: str, index: int | None = None) -> None:
         """The host waits for a device, and learns whether that is lost."""
         self.waits.note(kind, "default" if self.stream is None else "side")
+        if self.warns_of_waits and kind not in _TOLD_BY_NOBODY:
+            warnings.warn("called a synchronizing CUDA operation", stacklevel=2)
         self.devices[self.current if index is None else index].waited()
 
     def lose(self, index: int = 0, *, at_next_wait: bool = True, code: int = ASSERT_TRIGGERED) -> None:

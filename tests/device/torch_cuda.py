@@ -125,6 +125,12 @@ class TorchCuda:
             "num_ooms": memory.ooms,
         }
 
+    def host_memory_stats(self) -> dict[str, int]:
+        return {"allocated_bytes.current": self._machine.pinned.reserved}
+
+    def set_sync_debug_mode(self, mode: str) -> None:
+        self._machine.warns_of_waits = mode == "warn"
+
     def set_per_process_memory_fraction(self, fraction: float, device: Any = None) -> None:
         found = self._device(device)
         found.memory.limit = min(found.card.free, int(fraction * found.card.total))
