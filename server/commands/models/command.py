@@ -1,7 +1,8 @@
 """``darkroom models``: list the models to draw with, and the actions upon one of them.
 
 Knows the rows of /v1/models and of the catalog, and one table for both. A running server is asked; without one,
-models.yaml is read. ``pull`` stands in a module of its own.
+models.yaml is read. ``pull``, ``seal`` and
+``verify`` stand in modules of their own.
 """
 
 from __future__ import annotations
@@ -35,6 +36,11 @@ def add_parser(commands: Any) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     fetch = actions.add_parser("pull", help="fetch a model's folder from the hub (the one command that may)")
     fetch.add_argument("id", metavar="ID")
+    seals = actions.add_parser("seal", help="note what a model's files are, for loading and verify to compare")
+    seals.add_argument("id", metavar="ID")
+    seals.add_argument("--again", action="store_true", help="although it is sealed and has changed")
+    verifies = actions.add_parser("verify", help="read every byte of a sealed model, and say what differs")
+    verifies.add_argument("id", metavar="ID")
     for action, text in (("load", "have the running server load a model"), ("unload", "have it unload one")):
         actions.add_parser(action, help=f"{text} (needs an admin key)").add_argument("id", metavar="ID")
 
@@ -49,6 +55,14 @@ def run(arguments: Namespace) -> int:
         from server.commands.models.pull import pull
 
         pull(settings, arguments.id)
+    elif arguments.action == "seal":
+        from server.commands.models.sealing import seal_model
+
+        seal_model(settings, arguments.id, again=arguments.again)
+    elif arguments.action == "verify":
+        from server.commands.models.sealing import verify_model
+
+        return verify_model(settings, arguments.id)
     elif arguments.action in ("load", "unload"):
         asyncio.run(_move(read_address(arguments), arguments.id, arguments.action))
     else:

@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import component
+from pipelines.facts import component, seal
 from pipelines.facts.component import INDEX, TEMPLATES
 from server.commands.failure import CommandFailed
 
@@ -82,6 +82,8 @@ class ModelFolder:
         foreign = self._foreign(staged, wanted, removed)
         if not staged and not removed and not foreign:
             return Changed((), (), ())
+        if (self.folder / seal.NAME).exists():
+            foreign.append(seal.NAME)  # of the files before
         index = self.folder / INDEX
         before = self.kept / INDEX
         if index.exists():

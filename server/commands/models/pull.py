@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import component
+from pipelines.facts import component, seal
 from server.commands.failure import CommandFailed
 from server.commands.models import hub
 from server.commands.models.hub import Download, HubFile, Report, Repository
@@ -53,6 +53,9 @@ def _say(name: str, folder: ModelFolder, changed: Changed) -> None:
     for removed in changed.removed:
         print(f"removed, as the hub has it no more: {removed}")
     for aside in changed.aside:
+        if aside == seal.NAME:
+            print(f"it was sealed before this change: `darkroom models seal {name}` seals it as it is now")
+            continue
         print(f"put aside to {folder.kept / 'aside' / aside}, as the hub does not have it and loading would read it")
     print(f"{name} is in {folder.folder}{'' if changed else ', as it was'}")
 

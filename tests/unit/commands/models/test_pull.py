@@ -19,6 +19,7 @@ import huggingface_hub.constants
 import pytest
 
 from pipelines.facts import folder as model_folder
+from pipelines.facts import seal
 from server.commands.models import hub as hubs
 from server.commands.models.hub import Download
 from server.commands.models.placing import ModelFolder
@@ -198,6 +199,18 @@ def test_a_file_of_nobody_that_loading_would_read_is_put_aside(
     assert files(model) == READ
     assert (model / ".pull/aside/tokenizer/tokenizer.json").read_text() == '{"model": {}}'
     assert "put aside" in capsys.readouterr().out
+
+
+def test_a_seal_of_the_files_before_a_pull_is_put_aside(
+    hub: Hub, model: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("models", "--models", str(model.parent / "models.yaml"), "seal", "z") == 0
+    assert pull(model.parent) == 0
+    assert (model / seal.NAME).exists(), "nothing has changed"
+    (hub.folder / SHARD).write_bytes(weights(b"\1" * 16))
+    assert pull(model.parent) == 0
+    assert "`darkroom models seal z` seals it as it is now" in capsys.readouterr().out
+    assert not (model / seal.NAME).exists()
 
 
 @pytest.mark.parametrize("cut", [0, 1, 40])
