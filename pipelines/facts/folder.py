@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import component, configs, headers, marks, requirements
+from pipelines.facts import component, configs, headers, marks, requirements, seal
 from pipelines.facts.component import INDEX, TEMPLATES, Component, Files, Kind
 from pipelines.facts.headers import Header, Stored
 from pipelines.facts.marks import Scale
@@ -83,15 +83,27 @@ def variant_of(parts: Iterable[Part]) -> str | None:
     return component.one_variant({part.component.name: part.files for part in parts})
 
 
-def inspect(folder: Path) -> int:
-    """Check a diffusers model folder and return the bytes of its weights.
+def inspect(folder: Path, *, with_seal: bool = True) -> int:
+    """Check a diffusers model folder and return the bytes of its weights. With ``with_seal``, a folder that has a seal
+    must be as it was sealed.
 
     Raises LoadRefused, saying which file is wrong and what to do.
     """
     found = parts(folder)
     size = sum(_inspect_part(part, folder) for part in found)
     _inspect_marks(found, folder)
+    if with_seal:
+        seal.compare(folder, _names(found))
     return size
+
+
+def files_read(folder: Path) -> tuple[str, ...]:
+    """All files of a model folder that loading reads, as paths in it. Raises LoadRefused."""
+    return _names(parts(folder))
+
+
+def _names(found: Iterable[Part]) -> tuple[str, ...]:
+    return (INDEX, *(f"{part.component.name}/{name}" for part in found for name in part.files))
 
 
 def problem(folder: Path) -> str | None:

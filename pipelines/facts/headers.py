@@ -15,7 +15,7 @@ from typing import Any
 
 from pipelines.errors import LoadRefused
 
-_MAX_HEADER_BYTES = 100 * 1000 * 1000  # the limit of the safetensors library itself
+MAX_HEADER_BYTES = 100 * 1000 * 1000  # the limit of the safetensors library itself
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 _METADATA = "__metadata__"
 _BITS = {
@@ -61,7 +61,7 @@ def read(path: Path) -> Header:
     with path.open("rb") as file:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
-        if not 2 <= length <= min(_MAX_HEADER_BYTES, size - 8):
+        if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
             raise LoadRefused(f"{where} is not a safetensors file, or is truncated")
         try:
             header = json.loads(file.read(length))

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipelines.facts import requirements
+from server.commands.models.sealing import problems_of_sealed
 
 if TYPE_CHECKING:
     from server.catalog.catalog import Catalog
@@ -52,6 +53,8 @@ def check(settings: Settings, *, deep: bool = False) -> int:
     problems = _problems(catalog, compiles=settings.device != "cpu" and machine.has_cuda_device())
     whole = {key: plan.folder for key, plan in catalog.plans.items() if key not in problems}
     problems |= _problems_inside(catalog, whole, deep=deep)
+    if deep:
+        problems |= problems_of_sealed(settings, {key: each for key, each in whole.items() if key not in problems})
     for key, problem in problems.items():
         print(f"{catalog.path}: models.{key}: {catalog.plans[key].folder}: {problem}", file=sys.stderr)
     adapters = _adapter_problems(catalog)

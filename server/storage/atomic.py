@@ -17,9 +17,10 @@ from pathlib import Path
 _LEFTOVER = re.compile(r"\.(.+)\.[0-9a-f]{16}\.part")
 
 
-def write(path: Path, data: bytes) -> None:
-    """Write a file for its owner alone, in place of the one that has this name, if any. Raises OSError."""
-    with _temporary(path, data) as temporary:
+def write(path: Path, data: bytes, mode: int = 0o600) -> None:
+    """Write a file, for its owner alone unless ``mode`` says otherwise, in place of the one that has this name, if any.
+    Raises OSError."""
+    with _temporary(path, data, mode) as temporary:
         temporary.replace(path)
     _sync_folder(path.parent)
 
@@ -45,10 +46,10 @@ def target_of(name: str) -> str | None:
 
 
 @contextlib.contextmanager
-def _temporary(path: Path, data: bytes) -> Iterator[Path]:
+def _temporary(path: Path, data: bytes, mode: int = 0o600) -> Iterator[Path]:
     """The data in a synced file beside ``path``. It is gone at the end, unless it was renamed."""
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
-    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    file = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
     try:
         try:
             rest = memoryview(data)

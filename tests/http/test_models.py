@@ -5,9 +5,13 @@ from __future__ import annotations
 import shutil
 from itertools import product
 from pathlib import Path
+from typing import Any
 
+from pipelines.facts import folder as model_folder
+from pipelines.facts import seal
 from pipelines.facts.presets import QUALITIES
 from server.catalog.catalog import Catalog
+from server.storage.verified import VerifiedFolders
 from tests.assertions import assert_api_error
 from tests.paper import Paper, PaperServers
 from tests.running import ROOT
@@ -61,3 +65,29 @@ def test_what_a_broken_model_cannot_tell_of_itself_is_no_fault_of_the_request(
         shutil.copytree(ROOT / "weights" / "darkroom-mini", tmp_path / "gone")
         assert client.get("/api/v2/status").json() == {"available": True}
     assert paper.post({"prompt": "x"}).status_code == 200  # it is tried again
+
+
+def test_the_last_result_of_verifying_is_shown(paper_servers: PaperServers, tmp_path: Path) -> None:
+    file, folder = tmp_path / "models.yaml", tmp_path / "model"
+    shutil.copytree(ROOT / "weights" / "darkroom-mini", folder)
+    file.write_text("default: a\nmodels:\n  a: { path: model, aliases: [b] }\n")
+    paper = paper_servers.open(models=file)
+    kept = VerifiedFolders(paper.app.state.services.settings.data_dir)
+
+    def shown() -> Any:
+        with paper.client() as client:
+            rows = client.get("/v1/models").json()["data"]
+            assert [row["seal"] for row in rows] == [client.get(f"/v1/models/{name}").json()["seal"] for name in "ab"]
+        return rows[0]["seal"]
+
+    assert shown() is None
+    (folder / seal.NAME).write_bytes(seal.make(folder, model_folder.files_read(folder), lambda read: None))
+    assert shown() == {"state": "unknown", "verified_at": None}
+    sealed = seal.read(folder)
+    assert sealed is not None
+    for intact, state in ((True, "intact"), (False, "damaged")):
+        kept.note(str(folder), sealed.sha256, intact=intact)
+        assert shown()["state"] == state
+        assert shown()["verified_at"] > 1_700_000_000
+    (folder / seal.NAME).write_text("{")
+    assert shown() == {"state": "damaged", "verified_at": None}

@@ -1,25 +1,21 @@
-"""``darkroom models``: list the models to draw with, or fetch a model's folder from its hub.
+"""``darkroom models``: list the models to draw with, and the actions upon one of them.
 
 Knows the rows of /v1/models and of the catalog, and one table for both. A running server is asked; without one,
-models.yaml is read. No other module asks the hub.
+models.yaml is read. ``pull``, ``seal`` and
+``verify`` stand in modules of their own.
 """
 
 from __future__ import annotations
 
 import asyncio
-import glob
-import json
 import sys
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from pipelines.errors import LoadRefused
-from pipelines.facts import component
 from server.commands.address import Address, add_address, read_address
 from server.commands.failure import CommandFailed
-from server.errors import ConfigError
 
 if TYPE_CHECKING:
     from server.catalog.catalog import Catalog
@@ -40,6 +36,11 @@ def add_parser(commands: Any) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     fetch = actions.add_parser("pull", help="fetch a model's folder from the hub (the one command that may)")
     fetch.add_argument("id", metavar="ID")
+    seals = actions.add_parser("seal", help="note what a model's files are, for loading and verify to compare")
+    seals.add_argument("id", metavar="ID")
+    seals.add_argument("--again", action="store_true", help="although it is sealed and has changed")
+    verifies = actions.add_parser("verify", help="read every byte of a sealed model, and say what differs")
+    verifies.add_argument("id", metavar="ID")
     for action, text in (("load", "have the running server load a model"), ("unload", "have it unload one")):
         actions.add_parser(action, help=f"{text} (needs an admin key)").add_argument("id", metavar="ID")
 
@@ -51,7 +52,17 @@ def run(arguments: Namespace) -> int:
     given = {} if arguments.models is None else {"models": arguments.models}
     settings = read_settings(**given)
     if arguments.action == "pull":
+        from server.commands.models.pull import pull
+
         pull(settings, arguments.id)
+    elif arguments.action == "seal":
+        from server.commands.models.sealing import seal_model
+
+        seal_model(settings, arguments.id, again=arguments.again)
+    elif arguments.action == "verify":
+        from server.commands.models.sealing import verify_model
+
+        return verify_model(settings, arguments.id)
     elif arguments.action in ("load", "unload"):
         asyncio.run(_move(read_address(arguments), arguments.id, arguments.action))
     else:
@@ -161,47 +172,3 @@ def _bytes(count: int | None) -> str:
     if count is None:
         return "?"
     return f"{count / 1e9:.1f} GB" if count >= 1e9 else f"{count / 1e6:.0f} MB"
-
-
-def pull(settings: Settings, name: str) -> None:
-    """Fetch what loading reads of a model's folder from its hub. Raises ConfigError when the entry names none."""
-    from server.catalog.load import find_models_file, load_catalog
-
-    catalog = load_catalog(find_models_file(settings.models))
-    model = catalog.resolve(name)
-    owner = catalog.models[model.plan.key]
-    if owner.entry.hub is None:
-        raise ConfigError(f"{catalog.path}: models.{owner.id} has no hub key, so nothing says where to fetch it from")
-    from rich.progress import Progress
-
-    folder = Path(owner.plan.folder)
-    with Progress() as progress:
-        progress.add_task(f"{owner.entry.hub} → {folder}", total=None)
-        try:
-            _fetch(owner.entry.hub, folder)
-        except LoadRefused as refusal:
-            raise ConfigError(f"{owner.entry.hub}: nothing to serve: {refusal}") from None
-        except Exception as error:
-            raise ConfigError(f"{owner.entry.hub} could not be fetched: {type(error).__name__}") from error
-    problem = owner.problem()
-    if problem is not None:
-        raise ConfigError(f"{folder}: fetched, but cannot be served: {problem}")
-    print(f"{owner.id} is in {folder}")
-
-
-def _fetch(hub: str, folder: Path) -> None:
-    """Fetch the files that loading reads, all of one revision. Raises LoadRefused, and what the hub's client raises."""
-    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
-
-    info = HfApi().model_info(hub)
-    names = frozenset(sibling.rfilename for sibling in info.siblings or ())
-
-    def read(name: str) -> dict[str, Any]:
-        path = Path(hf_hub_download(hub, name, revision=info.sha, local_dir=folder))
-        value = json.loads(path.read_text(encoding="utf-8"))
-        if not isinstance(value, dict):
-            raise LoadRefused(f"{name} is not a JSON object")
-        return value
-
-    wanted = component.files_of_model(names, read)
-    snapshot_download(hub, revision=info.sha, local_dir=folder, allow_patterns=[glob.escape(name) for name in wanted])

@@ -1,0 +1,105 @@
+"""The models that travel in a bundle: sealed ones, with a models.yaml that finds them there."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipelines.facts import folder as model_folder
+from pipelines.facts import seal
+from server.catalog.load import load_catalog
+from server.commands.bundle import contents
+from server.commands.failure import CommandFailed
+from tests.running import ROOT
+from tests.unit.pipelines.facts.test_folder import weights
+from tests.unit.pipelines.facts.test_seal import WEIGHTS, flip
+
+TEXT = """
+providers: [openai]
+default: b
+models:
+  a: { path: FOLDER, aliases: [x], loras: { ink: { path: inks/ink.safetensors, weight: 0.5 } } }
+  b: { like: a, max_steps: 9, lora_folder: more }
+  c: { path: nowhere }
+"""
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """A models.yaml with a sealed model, whose folder is named by an absolute path, and one that is missing."""
+    folder = tmp_path / "deep" / "model"
+    shutil.copytree(ROOT / "weights" / "darkroom-mini", folder)
+    (folder / "README.md").write_text("not read by loading")
+    (folder / seal.NAME).write_bytes(seal.make(folder, model_folder.files_read(folder), lambda read: None))
+    for name in ("inks/ink.safetensors", "more/one.safetensors", "more/two.safetensors"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(weights())
+    path = tmp_path / "models.yaml"
+    path.write_text(TEXT.replace("FOLDER", str(folder)))
+    return path
+
+
+def unpacked(found: contents.Contents, text: str, folder: Path) -> Path:
+    """The models.yaml of a bundle, beside its files."""
+    for name, path in found.files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path, folder / name)
+    (folder / "models.yaml").write_text(text)
+    return folder / "models.yaml"
+
+
+def test_what_travels_is_found_where_it_arrives(file: Path, tmp_path: Path) -> None:
+    found, text = contents.of_models(load_catalog(file), ["openai/b"])
+    there = load_catalog(unpacked(found, text, tmp_path / "there"))
+    assert list(there.models) == ["a", "b"]
+    assert there.default == "b"
+    assert there.resolve("openai/x").id == "a"
+    assert all(model.problem() is None and model.lora_problems() == {} for model in there)
+    assert sorted(there.models["b"].entry.loras) == ["ink", "one", "two"]
+    assert there.models["b"].entry.max_steps == 9
+    assert there.models["a"].entry.loras["ink"].weight == 0.5
+    folder = tmp_path / "there" / "models" / "a"
+    sealed = seal.read(folder)
+    assert sealed is not None
+    read = model_folder.files_read(folder)
+    assert {state for _, state in seal.verify(folder, sealed, read, lambda _: None)} == {seal.State.SAME}
+    assert not (folder / "README.md").exists()
+    assert str(tmp_path) not in text
+    assert set(found.known) == {f"models/a/{name}" for name in sealed.files}
+
+
+def test_a_default_that_stays_behind_is_replaced(file: Path, tmp_path: Path) -> None:
+    found, text = contents.of_models(load_catalog(file), ["a"])
+    assert yaml.safe_load(text)["default"] == "a"
+    assert load_catalog(unpacked(found, text, tmp_path / "there")).default == "a"
+
+
+def test_what_is_not_sealed_or_not_what_was_sealed_is_not_packed(file: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "deep" / "model"
+    with pytest.raises(CommandFailed, match="c is not packed: the folder does not exist"):
+        contents.of_models(load_catalog(file), ["a", "c"])
+    flip(folder / "scheduler" / "scheduler_config.json", -2)
+    with pytest.raises(CommandFailed, match="scheduler/scheduler_config"):
+        contents.of_models(load_catalog(file), ["a"])
+    flip(folder / "scheduler" / "scheduler_config.json", -2)
+    (folder / seal.NAME).unlink()
+    with pytest.raises(CommandFailed, match="a is not sealed: run `darkroom models seal a` first"):
+        contents.of_models(load_catalog(file), ["a"])
+
+
+def test_an_adapter_that_is_broken_is_not_packed(file: Path, tmp_path: Path) -> None:
+    (tmp_path / "inks" / "ink.safetensors").write_bytes(b"torn")
+    with pytest.raises(CommandFailed, match=r"not packed: .*ink\.safetensors"):
+        contents.of_models(load_catalog(file), ["a"])
+
+
+def test_names_in_a_bundle_are_plain_files(file: Path) -> None:
+    from server.commands.bundle.install import refuse_name
+
+    found, _ = contents.of_models(load_catalog(file), ["b"])
+    assert f"models/a/{WEIGHTS}" in found.files
+    for name in found.files:
+        refuse_name(name)
