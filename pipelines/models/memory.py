@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
 
 import torch
@@ -54,6 +54,12 @@ def device_budget(device: torch.device, resident: int) -> int:
     ours = int(free) + int(kind.memory_reserved(device))
     beside = int(kind.memory_allocated(device)) - resident
     return ours - max(0, beside - int(ours * WORKING_SHARE))
+
+
+def for_weights(budget: int, rooms: Iterable[int | None]) -> int:
+    """Bytes of a budget that weights may take, where the work of some models takes so many beside them, if known."""
+    most = int(budget * WORKING_SHARE)
+    return budget - min(most, max((most if room is None else room for room in rooms), default=most))
 
 
 def whole(device: torch.device) -> int:

@@ -20,7 +20,6 @@ import torch
 from pipelines.errors import DrawError, LoadRefused, OutOfMemory, is_device_lost, is_out_of_memory
 from pipelines.models import memory
 from pipelines.models.loader import LoadedModel
-from pipelines.models.memory import WORKING_SHARE
 from pipelines.plan import ModelPlan
 
 log = logging.getLogger("darkroom.residency")
@@ -207,9 +206,7 @@ class Residency:
         there = {plan: r.size for plan, r in self._residents.items() if r.place is Place.DEVICE}
         if self._measure is not None:  # other programs come and go, and one that ended may have held its memory a while
             self._budget = self._measure(sum(there.values()))
-        most = int(self._budget * WORKING_SHARE)
-        rooms = [self._room(plan) for plan in {*there, coming}]
-        return self._budget - min(most, max(most if room is None else room for room in rooms))
+        return memory.for_weights(self._budget, [self._room(plan) for plan in {*there, coming}])
 
     def _make_room(self, size: int, coming: ModelPlan) -> None:
         """Evict until ``size`` more bytes fit. Raises LoadRefused if they never will."""

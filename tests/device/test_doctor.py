@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import msgspec
 import pytest
+import torch
 
 from pipelines.doctor import device_sections, model_sections, sections
 from pipelines.doctor.probe import Probe
 from pipelines.doctor.record import Record
+from server.catalog.catalog import Catalog
+from server.worker.child import inspection
 from tests.device.fake import FakeCuda
 from tests.device.placed import CUDA, placed
 
@@ -41,3 +45,35 @@ def test_a_section_runs_to_its_end(name: str, fake_cuda: FakeCuda) -> None:
     assert "PASS" in says
     assert "FAIL" not in says, says
     assert not fake_cuda.mismatches
+
+
+@pytest.fixture
+def _build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A torch that was built with CUDA."""
+    monkeypatch.setattr(torch.version, "cuda", "13.0")
+
+
+@pytest.mark.usefixtures("_build")
+def test_a_models_room_is_what_residency_would_give_it(fake_cuda: FakeCuda, shipped: Catalog) -> None:
+    (plan,) = shipped.plans.values()
+    found = inspection.answer(inspection.Inquiry("cuda", (plan,), device_memory="2GiB"))
+    sizes = found.models[plan.key]
+    assert found.device == "cuda"
+    assert sizes.problem is None
+    assert not sizes.encoders_on_host
+    assert sizes.room_bytes is not None
+    assert 3 << 29 <= sizes.room_bytes < 2 << 30, "a quarter is kept at most, and less where the work is known"
+    assert sizes.as_it_is < sizes.room_bytes
+
+
+@pytest.mark.usefixtures("_build")
+def test_encoders_that_would_not_fit_are_counted_where_they_stay(fake_cuda: FakeCuda, shipped: Catalog) -> None:
+    (plan,) = shipped.plans.values()
+    whole = inspection.answer(inspection.Inquiry("cuda", (plan,))).models[plan.key].as_it_is
+    tight = inspection.answer(inspection.Inquiry("cuda", (plan,), device_memory=f"{whole >> 20}MiB")).models[plan.key]
+    assert tight.encoders_on_host
+    assert tight.as_it_is < whole
+    kept = msgspec.structs.replace(plan, encoders="device")
+    tight = inspection.answer(inspection.Inquiry("cuda", (kept,), device_memory=f"{whole >> 20}MiB")).models[plan.key]
+    assert not tight.encoders_on_host
+    assert tight.otherwise["encoders: host"] < tight.as_it_is

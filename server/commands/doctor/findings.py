@@ -107,20 +107,26 @@ def _model(model: Model, said: Answer) -> Iterator[tuple[Level, str]]:
     yield Level.OK, f"{plan.folder} is whole"
     if said.device.startswith("cuda") and plan.compile and (lacking := requirements.missing_for_compile()) is not None:
         yield Level.PROBLEM, lacking
-    how = [word for word in (f"quantise: {plan.quantise}" if plan.quantise else "", "offload" * plan.offload) if word]
+    room = said.room_bytes if sizes.room_bytes is None else sizes.room_bytes
+    words = (
+        f"quantise: {plan.quantise}" if plan.quantise else "",
+        "offload" * plan.offload,
+        "text encoders in host memory" * sizes.encoders_on_host,
+    )
+    how = [word for word in words if word]
     takes = f"its weights take {_gib(sizes.as_it_is)} of the device as {' with '.join([sizes.dtype, *how])}"
-    fits = [f"{word} ({_gib(size)})" for word, size in sizes.otherwise.items() if size <= said.room_bytes]
+    fits = [f"{word} ({_gib(size)})" for word, size in sizes.otherwise.items() if size <= room]
     others = ", ".join(f"{word} {_gib(size)}" for word, size in sizes.otherwise.items())
-    if sizes.as_it_is <= said.room_bytes:
+    if sizes.as_it_is <= room:
         yield Level.OK, f"{takes}: it fits" + (f"; otherwise: {others}" if others else "")
         yield from _speed(model, sizes, said)
     elif fits:
-        yield Level.PROBLEM, f"{takes}, of {_gib(said.room_bytes)}: it does not fit. It would with {' or '.join(fits)}"
+        yield Level.PROBLEM, f"{takes}, of {_gib(room)}: it does not fit. It would with {' or '.join(fits)}"
     else:
         yield (
             Level.PROBLEM,
             (
-                f"{takes}, of {_gib(said.room_bytes)}: it does not fit"
+                f"{takes}, of {_gib(room)}: it does not fit"
                 + (f", nor otherwise: {others}" if others else "; a machine with more memory is needed")
             ),
         )

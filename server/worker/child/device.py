@@ -49,7 +49,7 @@ class Device:
             budget=budget if bound is None else min(bound, budget),
             host_budget=host_budget,
             # Not on the CPU: weights there are files that the kernel counts as free memory.
-            room=_working_bytes if device.type == "cuda" else lambda plan: None,
+            room=working_bytes if device.type == "cuda" else lambda plan: None,
             advice=partial(_advice, device),
             measure=partial(_budget, device, bound) if memory.has_memory(device) else None,
         )
@@ -198,7 +198,8 @@ def _budget(device: torch.device, bound: int | None, resident: int) -> int:
     return budget if bound is None else min(bound, budget)
 
 
-def _working_bytes(plan: ModelPlan) -> int | None:
+def working_bytes(plan: ModelPlan) -> int | None:
+    """Bytes of a device that the work of a model takes beside weights; None where its configurations do not say."""
     room = working_room.working_bytes(Path(plan.folder), plan.native_width, plan.native_height)
     return None if room is None else room + embeddings.MAX_BYTES
 

@@ -25,6 +25,7 @@ class Inquiry(msgspec.Struct, frozen=True):
 
     device: str  # the setting
     plans: tuple[ModelPlan, ...]
+    device_memory: str = ""  # the setting
 
 
 class Card(msgspec.Struct, frozen=True):
@@ -39,13 +40,18 @@ class Card(msgspec.Struct, frozen=True):
 
 
 class Sizes(msgspec.Struct, frozen=True):
-    """How many bytes of the device a model's weights take: as models.yaml has it, and otherwise."""
+    """How many bytes of the device a model's weights take: as models.yaml has it, and otherwise.
+
+    Both as the server would have them: with text encoders in host memory where the model would not fit with them.
+    """
 
     dtype: str = ""
     as_it_is: int = 0
     otherwise: dict[str, int] = {}  # "quantise: nf4" → bytes
     denoiser_elements: int = 0
     problem: str | None = None
+    encoders_on_host: bool = False  # as it is
+    room_bytes: int | None = None  # for weights, beside this model's work
 
 
 class Answer(msgspec.Struct, frozen=True):
@@ -62,25 +68,38 @@ class Answer(msgspec.Struct, frozen=True):
     models: dict[str, Sizes]
 
 
-def _sizes(plan: ModelPlan, device: Any) -> Sizes:
+def _sizes(plan: ModelPlan, device: Any, budget: int) -> Sizes:
     from pipelines.engine.shared import DENOISERS
     from pipelines.errors import LoadRefused
     from pipelines.facts import folder
-    from pipelines.models import loader
+    from pipelines.models import loader, memory
     from pipelines.models.device import choose_dtype
+    from server.worker.child.device import working_bytes
+
+    room = memory.for_weights(budget, [working_bytes(plan) if device.type == "cuda" else None])
+
+    def size_of(plan: ModelPlan) -> tuple[int, bool]:
+        size = loader.weight_bytes(plan, device)
+        on_host = device.type == "cuda" and (plan.encoders == "host" or (plan.encoders == "auto" and size > room))
+        return (loader.weight_bytes(plan, device, host_encoders=True) if on_host else size), on_host
 
     try:
+        size, on_host = size_of(plan)
         otherwise = {}
         if device.type == "cuda":
             plain = msgspec.structs.replace(plan, quantise=None, offload=False)
             smaller = {f"quantise: {word}": msgspec.structs.replace(plain, quantise=word) for word in _SMALLER}
             others = {**smaller, "offload: true": msgspec.structs.replace(plain, offload=True)}
-            otherwise = {word: loader.weight_bytes(other, device) for word, other in others.items() if other != plan}
+            if plan.encoders == "device":
+                others = {"encoders: host": msgspec.structs.replace(plan, encoders="host"), **others}
+            otherwise = {word: size_of(other)[0] for word, other in others.items() if other != plan}
         denoisers = [part for part in folder.parts(Path(plan.folder)) if part.component.name in DENOISERS]
         return Sizes(
             dtype=str(choose_dtype(plan.dtype, device)).removeprefix("torch."),
-            as_it_is=loader.weight_bytes(plan, device),
+            as_it_is=size,
             otherwise=otherwise,
+            encoders_on_host=on_host,
+            room_bytes=room,
             denoiser_elements=sum(math.prod(shape) for part in denoisers for _, shape in loader._shapes(part.weights)),
         )
     except (LoadRefused, OSError) as error:
@@ -108,6 +127,7 @@ def answer(inquiry: Inquiry) -> Answer:
 
     from pipelines.models import device as devices
     from pipelines.models import loader, memory
+    from server.settings import memory_of
 
     loader.quiet_libraries()
     try:
@@ -115,6 +135,8 @@ def answer(inquiry: Inquiry) -> Answer:
     except devices.DeviceRefused as refusal:
         choice = devices.Choice(torch.device("cpu"), "CPU", str(refusal))
     budget, _ = memory.measure_budget(choice.device)
+    if inquiry.device_memory:
+        budget = min(budget, memory_of(inquiry.device_memory, memory.whole(choice.device)))
     return Answer(
         versions={name: version for name in _PACKAGES if (version := _version(name)) is not None},
         cuda=torch.version.cuda or torch.version.hip,
@@ -124,7 +146,7 @@ def answer(inquiry: Inquiry) -> Answer:
         device_name=choice.name,
         device_problem=choice.problem,
         room_bytes=int(budget * (1 - memory.WORKING_SHARE)),
-        models={plan.key: _sizes(plan, choice.device) for plan in inquiry.plans},
+        models={plan.key: _sizes(plan, choice.device, budget) for plan in inquiry.plans},
     )
 
 

@@ -59,6 +59,14 @@ def test_one_that_does_not_fit_is_told_with_what_would_make_it_fit(tmp_path: Pat
     assert "int8" not in only
 
 
+def test_what_the_server_would_do_with_a_models_encoders_and_room_counts(tmp_path: Path) -> None:
+    """A quarter of the device was kept for work, and encoders had to fit: models were refused here that are served."""
+    sizes = Sizes("bfloat16", 18 * GIB, encoders_on_host=True, room_bytes=20 * GIB)
+    found = said_of(catalog(tmp_path), on(RTX_4090, sizes))
+    assert problems(found) == []
+    assert "18.0 GiB of the device as bfloat16 with text encoders in host memory: it fits" in text(found)
+
+
 def test_one_that_nothing_makes_fit_is_said_to_be_so(tmp_path: Path) -> None:
     large = Sizes("bfloat16", 60 * GIB, {"quantise: nf4": 30 * GIB})
     (only,) = problems(said_of(catalog(tmp_path), on(RTX_4090, large)))
