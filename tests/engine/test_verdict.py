@@ -117,7 +117,7 @@ class Hungry(torch.nn.Module):
 def test_costs_are_not_measured_in_memory_that_is_not_there(monkeypatch: pytest.MonkeyPatch, cached: int) -> None:
     """Batches grew until the device was full, on purpose, while other models drew: their steps found no room."""
     module = Hungry()
-    monkeypatch.setattr(selfcheck, "_is_on_cuda", lambda shared: True)
+    monkeypatch.setattr(selfcheck, "is_on_cuda", lambda shared: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2000 - cached, 10_000))
