@@ -108,7 +108,7 @@ def test_a_model_with_dependent_rows_is_found_out(plant: Callable[[], LoadedMode
 def test_a_decoder_with_dependent_rows_is_found_out() -> None:
     model = tiny.build("SD 1.x")
     decoder = next(shared.module for shared in model.shared_modules.values() if shared.stage is Stage.DECODE)
-    decoder.decoder.conv_in.register_forward_hook(  # type: ignore[union-attr, operator]
+    decoder.decoder.conv_in.register_forward_hook(  # type: ignore[union-attr]
         lambda module, inputs, output: output / output.norm()
     )
     verdict = check(model)
@@ -178,10 +178,10 @@ def test_a_busy_machine_is_no_slow_device(monkeypatch: pytest.MonkeyPatch) -> No
     """What a forward takes of the clock, while others have the processor, says nothing of the device."""
     model = tiny.build("SD 1.x")
     clock = iter(range(10**6))
-    monkeypatch.setattr(shortcheck.time, "perf_counter", lambda: 10.0 * next(clock))
+    monkeypatch.setattr("pipelines.models.shortcheck.time.perf_counter", lambda: 10.0 * next(clock))
     short = of(Trial(model, model.plan.native_width, model.plan.native_height))
     assert not short.finds_slow()
-    monkeypatch.setattr(shortcheck.time, "process_time", lambda: 10.0 * next(clock))
+    monkeypatch.setattr("pipelines.models.shortcheck.time.process_time", lambda: 10.0 * next(clock))
     short = of(Trial(model, model.plan.native_width, model.plan.native_height))
     assert short.finds_slow()
 

@@ -122,7 +122,7 @@ def test_a_drawing_cancelled_before_the_engine_knows_it_is_not_drawn(
     monkeypatch.setattr("server.worker.child.device.Engine", lambda *_, **__: engine)
     monkeypatch.setattr(loader, "load", lambda plan, where, **_: LoadedModel(count))
     monkeypatch.setattr(loader, "weight_bytes", lambda plan, where: 0)
-    monkeypatch.setattr(selfcheck, "check", lambda model, known: None)
+    monkeypatch.setattr(selfcheck, "check", lambda *_: None)
     made = Device(torch.device("cpu"), cast(Any, link))
     send(made, DRAWING.job_id)
     made.close()
@@ -200,7 +200,7 @@ def test_what_a_worker_tells_of_itself_says_nothing_of_single_prompts(
     monkeypatch.setattr("server.worker.child.device.Engine", EndsAtOnce)
     monkeypatch.setattr(loader, "load", lambda plan, where, **_: LoadedModel(lambda *texts: 1))
     monkeypatch.setattr(loader, "weight_bytes", lambda plan, where: 0)
-    monkeypatch.setattr(selfcheck, "check", lambda model, known: None)
+    monkeypatch.setattr(selfcheck, "check", lambda *_: None)
     made = Device(torch.device("cpu"), cast(Any, link))
     send(made, "a")
     made.close()
@@ -226,13 +226,13 @@ def test_encoders_leave_the_device_where_the_model_would_not_fit(
     plan = msgspec.structs.replace(DRAWING.plan, encoders=encoders)
     loaded: list[bool] = []
 
-    def load(plan: ModelPlan, where: torch.device, *, host_encoders: bool) -> Any:
+    def load(plan: ModelPlan, where: torch.device, *, host_encoders: bool, **_: Any) -> Any:
         loaded.append(host_encoders)
         return LoadedModel(lambda *_: 1)
 
     monkeypatch.setattr(loader, "load", load)
     monkeypatch.setattr(loader, "weight_bytes", lambda plan, where, host_encoders=False: 6 if host_encoders else 12)
-    monkeypatch.setattr(selfcheck, "check", lambda model, known: None)
+    monkeypatch.setattr(selfcheck, "check", lambda *_: None)
     monkeypatch.setattr(memory, "measure_budget", lambda device: (free, 0))
     monkeypatch.setattr(memory, "device_budget", lambda device, resident: free)
     monkeypatch.setattr(memory, "usage", lambda device: {})
