@@ -32,9 +32,12 @@ class Hearing:
         """Something is asked of a worker that was idle: it owed no sign of life, and from here on it does."""
         self._any_s = time.monotonic()
 
-    def begin_drawing(self) -> None:
-        """The same of a worker that drew nothing."""
-        self._drawing_s = time.monotonic()
+    def begin_drawing(self, *, idle: bool, draws: bool) -> None:
+        """The same of a drawing, unless the worker ``draws`` already; was it ``idle``, it owed no sign at all."""
+        if idle:
+            self.begin()
+        if not draws:
+            self._drawing_s = time.monotonic()
 
     def silent_s(self, *, loads: bool, draws: bool) -> float:
         """How long it has been silent, in seconds; while it ``loads``, of that or of what it ``draws``, whichever is

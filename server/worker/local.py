@@ -160,10 +160,7 @@ class LocalWorker:
             drawing.plan, drawing.spec.model, asyncio.get_running_loop().create_future(), progress, previewed
         )
         self.rest.use(drawing.plan.key)
-        if not self._pending:
-            self._hearing.begin()
-        if not self._draws:
-            self._hearing.begin_drawing()
+        self._hearing.begin_drawing(idle=not self._pending, draws=self._draws)
         self._pending[drawing.job_id] = pending
         try:
             await self._send(protocol.Draw(drawing, encoding))
@@ -373,16 +370,14 @@ class LocalWorker:
             pending.end(result)
 
     async def _watchdog(self) -> None:
-        """Kill a child that is busy and has said nothing for too long: a forward that never returns. A load may take
-        as long as it does, and tells that it goes on; drawings get its patience meanwhile, for they share the device.
-        """
+        """Kill a child that is busy and has said nothing for too long: a forward that never returns."""
         while True:
             await asyncio.sleep(min(1.0, self._settings.step_timeout_s / 4))
             silent_s = self._hearing.silent_s(loads=self.models.loading, draws=self._draws)
             if not self.up:
                 limit_s = _START_TIMEOUT_S
             elif self.models.loading:
-                limit_s = self._settings.load_timeout_s
+                limit_s = self._settings.load_timeout_s  # of what is drawn meanwhile, too: they share the device
             elif self._pending:
                 limit_s = self._settings.step_timeout_s
             else:

@@ -59,7 +59,9 @@ def test_what_is_drawn_is_not_excused_by_a_load_that_goes_on(clock: Clock) -> No
         heard.hear(GOES_ON)
     assert heard.silent_s(loads=True, draws=True) == 1000
     assert heard.silent_s(loads=True, draws=False) == 0, "nothing is drawn"
-    heard.begin_drawing()
+    heard.begin_drawing(idle=False, draws=True)
+    assert heard.silent_s(loads=True, draws=True) == 1000, "another that begins is no sign of life"
+    heard.begin_drawing(idle=False, draws=False)
     assert heard.silent_s(loads=True, draws=True) == 0
 
 

@@ -9,6 +9,7 @@ from typing import Any, cast
 
 import pytest
 import torch
+from diffusers.pipelines import pipeline_utils
 
 from pipelines.errors import LoadRefused
 from pipelines.models import components, loader
@@ -115,18 +116,18 @@ def test_a_release_of_diffusers_with_other_names_loads_as_well(
     mini: ModelPlan, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     told: list[int] = []
-    monkeypatch.setattr(components, "_MAKERS", ((components.pipeline_utils, "make_a_component"),))
+    monkeypatch.setattr(components, "_MAKERS", ((pipeline_utils, "make_a_component"),))
     loader.load(mini, torch.device("cpu"), component_done=lambda: told.append(1))
     assert not told
 
 
 def test_what_makes_components_is_put_back(mini: ModelPlan) -> None:
-    before = components.pipeline_utils.load_sub_model
+    before = pipeline_utils.load_sub_model
 
     def fail() -> None:
-        assert components.pipeline_utils.load_sub_model is not before
+        assert pipeline_utils.load_sub_model is not before
         raise LoadRefused("on the way")
 
     with pytest.raises(LoadRefused):
         loader.load(mini, torch.device("cpu"), component_done=fail)
-    assert components.pipeline_utils.load_sub_model is before
+    assert pipeline_utils.load_sub_model is before
