@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import logging
 import math
 import time
 from collections import Counter, defaultdict, deque
@@ -36,6 +37,8 @@ from pipelines.errors import DrawError
 from pipelines.models.loader import LoadedModel
 from pipelines.models.trial import PROMPT_A, PROMPT_B, Trial, allowed, first_calls, refuse_deaf
 from pipelines.spec import Adapter
+
+log = logging.getLogger("darkroom.selfcheck")
 
 _PIXELS = 256 * 256
 _MULTIPLE = 64  # pixels: of both sides, whatever the family
@@ -134,7 +137,7 @@ class ShortCheck:
     def _compare_steps(self, of_b: list[Call]) -> None:
         """A step that A shares with B gives each what it gives alone."""
         steps_of_a = [call for call in self._calls if call.shared.stage is Stage.DENOISE]
-        step_of_b = next(call for call in of_b if call.shared.stage is Stage.DENOISE)
+        step_of_b = _first_step(of_b)
         after = _index(steps_of_a, step_of_b)
         given = deque(forward.output for forward in self._of_a if forward.shared.stage is Stage.DENOISE)
         answers = deque(given.popleft() for _ in range(after))
@@ -180,22 +183,21 @@ class ShortCheck:
         drawing = self.trial.drawing(PROMPT_A, 1)
         spec = msgspec.structs.replace(drawing.spec, adapters=(Adapter(model.adapters.names[0], 1.0),))
         adapted = msgspec.structs.replace(drawing, job_id="check-adapter", spec=spec)
-        base, other = (
-            next(call for call in calls if call.shared.stage is Stage.DENOISE).output for calls in (self._calls, of_b)
-        )
+        base, other = _first_step(self._calls).output, _first_step(of_b).output
         try:
-            alone = next(
-                call for call in self.trial.begin(adapted, forwards=1) if call.shared.stage is Stage.DENOISE
-            ).output
+            alone = _first_step(self.trial.begin(adapted, forwards=1)).output
             pair = self.trial.begin_together(drawing, adapted, 0)
-            model.adapters.mixed = pair is not None and are_mixed(
-                max(_distance(base, pair[0].output), _distance(alone, pair[1].output)),
-                effect=_distance(base, alone),
-                allowed=allowed(model) * _distance(base, other),
-            )
+            if pair is not None:  # else they never share a step
+                model.adapters.mixed = are_mixed(
+                    max(_distance(base, pair[0].output), _distance(alone, pair[1].output)),
+                    effect=_distance(base, alone),
+                    allowed=allowed(model) * _distance(base, other),
+                )
         except DrawError:
             model.adapters.mixed = False
         model.adapters.rest()
+        if not model.adapters.mixed:
+            log.warning("adapters do not share steps", extra={"model": model.plan.key})
 
 
 def are_mixed(off: float, *, effect: float, allowed: float) -> bool:
@@ -264,6 +266,10 @@ def _watched(model: LoadedModel, answers: deque[Any] | None = None) -> Iterator[
             shared.function = real
 
 
+def _first_step(calls: list[Call]) -> Call:
+    return next(call for call in calls if call.shared.stage is Stage.DENOISE)
+
+
 def _index(steps: list[Call], other: Call) -> int:
     """Which of the steps to share with ``other``: the first at another timestep, for a module that reads one timestep
     for all its rows gives the same as alone at equal ones."""
@@ -289,10 +295,13 @@ def _mirrored(name: str, value: Any, call: Call) -> Any:
 
 
 def _distance(one: Any, other: Any) -> float:
-    """The mean difference of all numbers of two outputs."""
-    pairs = list(zip(_tensors(one), _tensors(other), strict=True))
-    count = sum(left.numel() for left, _ in pairs)
-    return sum(float((left.float() - right.float()).abs().sum()) for left, right in pairs) / max(1, count)
+    """The mean difference of the numbers of two outputs, as far as both have them: prompts may differ in length."""
+    total, count = 0.0, 0
+    for left, right in zip(_tensors(one), _tensors(other), strict=False):
+        both = min(left.numel(), right.numel())
+        total += float((left.flatten()[:both].float() - right.flatten()[:both].float()).abs().sum())
+        count += both
+    return total / max(1, count)
 
 
 def _tensors(output: Any) -> Iterator[torch.Tensor]:

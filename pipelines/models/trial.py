@@ -95,7 +95,7 @@ class Trial:
                         begun.append(other)
                         engine.submit(self.model, other, done=left.release)
                     return
-                pair[call.drawing.job_id] = call
+                pair.setdefault(call.drawing.job_id, call)
                 if len(pair) == 2 and len({each.key for each in pair.values()}) == 2:
                     cancel()
 
