@@ -84,7 +84,8 @@ class Settings(BaseSettings):
 
     # Where it keeps things
     data_dir: Path = Field(
-        default_factory=_default_data_dir, description="keys, the signing secret and, by default, pictures"
+        default_factory=_default_data_dir,
+        description="keys, the signing secret, what checks at load found and, by default, pictures",
     )
     store: str = Field("local", description="local, or s3://bucket/prefix (credentials from the usual AWS_* variables)")
     s3_endpoint: str | None = Field(None, description="S3-compatible endpoint URL, for a store that is not AWS")
@@ -126,7 +127,9 @@ class Settings(BaseSettings):
     fetch_timeout_s: float = Field(10.0, gt=0, description="for an image URL to be fetched")
     job_timeout_s: float = Field(600.0, gt=0, description="from admission to the last picture")
     step_timeout_s: float = Field(300.0, gt=0, description="without a sign of life from a busy worker, it is replaced")
-    load_timeout_s: float = Field(900.0, gt=0, description="for a model to load")
+    load_timeout_s: float = Field(
+        900.0, gt=0, description="without a sign of life from a worker that loads a model, it is replaced"
+    )
     hub_headers_s: float = Field(
         30.0,
         ge=0,

@@ -13,7 +13,7 @@ import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +35,7 @@ from pipelines.engine.shared import DENOISERS, find_shared_modules
 from pipelines.errors import LoadRefused, Unsupported
 from pipelines.facts import folder as model_folder
 from pipelines.facts.families import Family, FamilyTable
-from pipelines.models import memoised, processors, transfer, tuning, verify
+from pipelines.models import components, memoised, processors, transfer, tuning, verify
 from pipelines.models.device import choose_dtype
 from pipelines.models.streaming import MIN_STREAMED_BYTES, Streamed
 from pipelines.models.tokens import TokenCounter
@@ -176,9 +176,15 @@ def _native_task(pipeline: Any) -> Task:
     return Task.IMAGE_TO_IMAGE if "strength" in takes else Task.TEXT_TO_IMAGE
 
 
-def load(plan: ModelPlan, device: torch.device, *, host_encoders: bool = False) -> LoadedModel:
-    """Load a model folder onto ``device``, with ``host_encoders`` but for its text encoders. Raises LoadRefused for a
-    folder that is missing, broken or unsafe."""
+def load(
+    plan: ModelPlan,
+    device: torch.device,
+    *,
+    host_encoders: bool = False,
+    component_done: Callable[[], None] = lambda: None,
+) -> LoadedModel:
+    """Load a model folder onto ``device``, with ``host_encoders`` but for its text encoders; ``component_done`` is told
+    of each component. Raises LoadRefused for a folder that is missing, broken or unsafe."""
     started = time.monotonic()
     path = Path(plan.folder)
     weight_bytes = model_folder.inspect(path)
@@ -191,15 +197,16 @@ def load(plan: ModelPlan, device: torch.device, *, host_encoders: bool = False) 
         for part in parts:
             verify.compare(part)
         # Refused by inspect(): pickles, foreign code, paths that leave the folder.
-        pipeline = DiffusionPipeline.from_pretrained(
-            str(path),
-            dtype=choose_dtype(plan.dtype, device),
-            local_files_only=True,
-            use_safetensors=True,
-            **({} if variant is None else {"variant": variant}),
-            **({} if quantised is None else {"quantization_config": quantised}),
-            **processors.without_torchvision(parts),
-        )
+        with components.told(component_done):
+            pipeline = DiffusionPipeline.from_pretrained(
+                str(path),
+                dtype=choose_dtype(plan.dtype, device),
+                local_files_only=True,
+                use_safetensors=True,
+                **({} if variant is None else {"variant": variant}),
+                **({} if quantised is None else {"quantization_config": quantised}),
+                **processors.without_torchvision(parts),
+            )
     except torch.AcceleratorError:
         raise  # no fault of the folder: the device is full, or lost to this process
     except (OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError, ImportError) as error:

@@ -44,9 +44,10 @@ class Verdict(msgspec.Struct, frozen=True):
     reason: str
     mixed: bool
     modules: dict[str, ModuleVerdict]  # by component
+    small: bool = False  # found with a smaller picture, as the native size is too slow for checks
 
     @staticmethod
-    def of(model: Checked) -> Verdict:
+    def of(model: Checked, *, small: bool = False) -> Verdict:
         """What was found of a model that was checked."""
         modules = {
             shared.name: ModuleVerdict(
@@ -54,7 +55,7 @@ class Verdict(msgspec.Struct, frozen=True):
             )
             for shared in model.shared_modules.values()
         }
-        return Verdict(model.weight_bytes(), model.shares, model.reason, model.adapters.mixed, modules)
+        return Verdict(model.weight_bytes(), model.shares, model.reason, model.adapters.mixed, modules, small)
 
     def fits(self, model: Checked) -> bool:
         """Is it of such a model? Its folder may have been given other weights meanwhile."""

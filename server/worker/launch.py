@@ -13,6 +13,7 @@ from server.settings import ENV_PREFIX, Settings
 
 log = logging.getLogger("darkroom.worker")
 
+_CHECKS = "checks"  # in the data folder
 _KILL_TIMEOUT_S = 60.0  # for a killed process to end
 
 
@@ -23,6 +24,7 @@ async def child(settings: Settings, fd: int) -> asyncio.subprocess.Process:
         *("--fd", str(fd)),
         *("--device", settings.device),
         *("--device-memory", settings.device_memory or ""),
+        *("--checks", str(settings.data_dir.absolute() / _CHECKS)),
         *("--log-level", settings.log_level),
         pass_fds=[fd],
         stdin=asyncio.subprocess.DEVNULL,

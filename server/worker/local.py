@@ -21,6 +21,7 @@ from server.errors import DarkroomError
 from server.settings import Settings
 from server.telemetry import Metrics
 from server.worker import failures, launch, protocol
+from server.worker.hearing import Hearing
 from server.worker.pending import Pending
 from server.worker.rest import Rest
 from server.worker.status import ModelState, ModelStatuses
@@ -45,7 +46,7 @@ class LocalWorker:
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
-        self._last_message_s = 0.0  # monotonic
+        self._hearing = Hearing()
         self._up = asyncio.Event()
         self._start_ended = asyncio.Event()  # the child is up, or has ended before it was
         self._stopping = False
@@ -79,6 +80,11 @@ class LocalWorker:
     def busy(self) -> bool:
         """Is anything drawn or loaded, or about to be?"""
         return bool(self._pending or self._coming or self.models.loading)
+
+    @property
+    def _draws(self) -> bool:
+        """Is anything drawn whose model need not be loaded first?"""
+        return any(self.models.may_draw(pending.plan) for pending in self._pending.values())
 
     def in_use(self, plan: ModelPlan) -> bool:
         """Is anything drawn by this plan?"""
@@ -154,8 +160,7 @@ class LocalWorker:
             drawing.plan, drawing.spec.model, asyncio.get_running_loop().create_future(), progress, previewed
         )
         self.rest.use(drawing.plan.key)
-        if not self._pending:
-            self._last_message_s = time.monotonic()  # an idle worker owes no sign of life; from here on it does
+        self._hearing.begin_drawing(idle=not self._pending, draws=self._draws)
         self._pending[drawing.job_id] = pending
         try:
             await self._send(protocol.Draw(drawing, encoding))
@@ -187,7 +192,7 @@ class LocalWorker:
         await self._until_up()
         if self.models.is_ready(plan):
             return
-        self._last_message_s = time.monotonic()
+        self._hearing.begin()
         self.models.moved(plan.key, ModelState.LOADING)
         try:
             await self._send(protocol.Load(plan))
@@ -291,14 +296,15 @@ class LocalWorker:
             self._process = await launch.child(self._settings, theirs.fileno())
             until_open.pop_all()
         reader, self._writer = await asyncio.open_connection(sock=ours)
-        self._last_message_s = time.monotonic()
+        self._hearing = Hearing()
         watchdog = asyncio.create_task(self._watchdog(), name="worker-watchdog")
         try:
             while True:
                 header = await reader.readexactly(protocol.HEADER.size)
                 body = await reader.readexactly(protocol.HEADER.unpack(header)[0])
-                self._last_message_s = time.monotonic()
-                await self._on_message(protocol.unpack_to_front(body))
+                message = protocol.unpack_to_front(body)
+                self._hearing.hear(message)
+                await self._on_message(message)
         except asyncio.IncompleteReadError:
             code = await self._process.wait()
             if not self._stopping and not self.rest.asleep:
@@ -338,6 +344,8 @@ class LocalWorker:
                 if place == ModelState.READY:
                     self.rest.use(key)
                 self._sleep_if_free()
+            case protocol.LoadProgress(key, components, forwards):
+                log.debug("model loads", extra={"model": key, "components": components, "forwards": forwards})
             case protocol.Checked(key, shared, reason, mark):
                 self.models.checked(key, shared, reason, mark)
             case protocol.Tally(counts, memory):
@@ -365,11 +373,11 @@ class LocalWorker:
         """Kill a child that is busy and has said nothing for too long: a forward that never returns."""
         while True:
             await asyncio.sleep(min(1.0, self._settings.step_timeout_s / 4))
-            silent_s = time.monotonic() - self._last_message_s
+            silent_s = self._hearing.silent_s(loads=self.models.loading, draws=self._draws)
             if not self.up:
                 limit_s = _START_TIMEOUT_S
             elif self.models.loading:
-                limit_s = self._settings.load_timeout_s
+                limit_s = self._settings.load_timeout_s  # of what is drawn meanwhile, too: they share the device
             elif self._pending:
                 limit_s = self._settings.step_timeout_s
             else:

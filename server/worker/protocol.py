@@ -77,6 +77,16 @@ class Moved(msgspec.Struct, frozen=True, tag=True):
     mark: str = ""  # of the plan: models.yaml may have another with this key by now; empty: it has not
 
 
+class LoadProgress(msgspec.Struct, frozen=True, tag=True):
+    """A load has begun, or goes on: a component is there, a forward of its check is done, or more was read from disk.
+    One a second at most."""
+
+    key: str
+    components: int  # so far
+    forwards: int  # so far, decodes included
+    mark: str = ""  # of the plan, as in Moved
+
+
 class Checked(msgspec.Struct, frozen=True, tag=True):
     """What the check at load found: do this model's runs share steps, and if not, why."""
 
@@ -129,7 +139,7 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 ToWorker = Load | Leave | Serve | Draw | Cancel | Stop
-ToFront = Hello | Refused | Moved | Checked | Tally | Started | Progress | Previewed | Finished | Failed
+ToFront = Hello | Refused | Moved | LoadProgress | Checked | Tally | Started | Progress | Previewed | Finished | Failed
 
 
 def pack(message: ToWorker | ToFront) -> bytes:

@@ -96,6 +96,10 @@ class ModelStatuses(dict[str, ModelStatus]):
         """Is this model on the device, as far as is known? Of a plan that has left models.yaml nothing is."""
         return not self.serves(plan) or self[plan.key].state is ModelState.READY
 
+    def may_draw(self, plan: ModelPlan) -> bool:
+        """Can what is to be drawn by this plan be under way, and not wait for its load?"""
+        return self.is_ready(plan) and plan.mark not in self._loading_of_old
+
     def tried(self, plans: Iterable[ModelPlan]) -> bool:
         """Has each of these models been ready, or found broken, since the worker came up?"""
         return all(plan.key in self._tried for plan in plans)

@@ -28,6 +28,7 @@ from pipelines.engine.sink import KeepingSink
 from pipelines.errors import DrawError
 from pipelines.models import loader, selfcheck
 from pipelines.models.loader import LoadedModel, quiet_libraries
+from pipelines.models.shortcheck import ShortCheck
 from pipelines.plan import Drawing, ModelPlan
 from server.worker.child.device import Device
 from server.worker.child.link import Link
@@ -177,7 +178,8 @@ def main() -> int:
         for card in asked.card or CARDS:
             with (
                 mock.patch.object(selfcheck, "_COST_BUDGET_S", 0.0),  # one forward: a fake card has no speed
-                mock.patch.object(selfcheck, "_refuse_deaf"),  # what encoders make has no numbers here
+                mock.patch.object(ShortCheck, "of", return_value=None),
+                mock.patch.object(selfcheck, "refuse_deaf"),  # what encoders make has no numbers here
             ):
                 result = try_on(SIZES[name], CARDS[card], requests=asked.requests, allocator=asked.allocator, more=more)
             print(result.line(), flush=True)

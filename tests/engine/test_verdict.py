@@ -11,6 +11,7 @@ import torch
 
 from pipelines.engine.call import Call
 from pipelines.engine.shared import SharedModule, Stage
+from pipelines.errors import LoadRefused
 from pipelines.models import selfcheck
 from pipelines.models.loader import LoadedModel
 from pipelines.models.verdict import Verdict
@@ -84,6 +85,44 @@ def test_a_model_that_draws_no_numbers_is_checked_anew(forwards: list[int]) -> N
         selfcheck.check(broken, verdict)
 
 
+def test_a_model_that_hears_no_prompt_is_refused_also_when_it_comes_back(forwards: list[int]) -> None:
+    """Its tokenizer may have lost its vocabulary since: only a model that was not known was asked."""
+    verdict = selfcheck.check(tiny.build("SD 1.x"))
+    deaf = tiny.build("SD 1.x")
+    for parameter in deaf.components["text_encoder"].parameters():
+        parameter.data.zero_()
+    with pytest.raises(LoadRefused, match=r"^prompts have no effect"):
+        selfcheck.check(deaf, verdict)
+
+
+def test_every_forward_and_decode_of_a_check_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(selfcheck, "_measure", lambda shared, call: None)
+    model, told, ran = tiny.build("SD 1.x"), [0], [0]
+    functions = {shared: shared.function for shared in model.shared_modules.values()}
+
+    def counting(real: Any) -> Any:
+        def function(*args: Any, **kwargs: Any) -> Any:
+            assert told == ran, "the last was told before the next began"
+            ran[0] += 1
+            return real(*args, **kwargs)
+
+        return function
+
+    def alive() -> None:
+        told[0] += 1
+
+    for shared, real in functions.items():
+        shared.function = counting(real)
+    before = {shared: shared.function for shared in functions}
+    verdict = selfcheck.check(model, None, alive)
+    assert told == ran
+    assert told[0] > 10
+    assert {shared: shared.function for shared in functions} == before
+    told[0] = ran[0] = 0
+    selfcheck.check(model, verdict, alive)
+    assert told == ran == [2], "a step and a decode"
+
+
 def test_an_unshared_model_stays_so(forwards: list[int]) -> None:
     verdict = selfcheck.check(tiny.build("SD 1.x"))
     verdict = msgspec.structs.replace(verdict, shares=False, reason="looks at its batch as a whole")
@@ -117,7 +156,7 @@ class Hungry(torch.nn.Module):
 def test_costs_are_not_measured_in_memory_that_is_not_there(monkeypatch: pytest.MonkeyPatch, cached: int) -> None:
     """Batches grew until the device was full, on purpose, while other models drew: their steps found no room."""
     module = Hungry()
-    monkeypatch.setattr(selfcheck, "_is_on_cuda", lambda shared: True)
+    monkeypatch.setattr(selfcheck, "is_on_cuda", lambda shared: True)
     monkeypatch.setattr(torch.cuda, "synchronize", lambda device: None)
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda device: None)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (2000 - cached, 10_000))

@@ -14,6 +14,7 @@ import socket
 import sys
 import threading
 from importlib.metadata import version
+from pathlib import Path
 
 from pipelines.models import allocator
 
@@ -39,6 +40,8 @@ if __name__ == "__main__":
 import torch
 
 from pipelines.models import device, loader
+from pipelines.models.records import Records
+from server import __version__
 from server.telemetry import configure_logging
 from server.worker import protocol
 from server.worker.child.device import Device
@@ -47,8 +50,8 @@ from server.worker.child.link import Link
 log = logging.getLogger("darkroom.worker")
 
 
-def serve(sock: socket.socket, device_setting: str, device_memory: str = "") -> None:
-    """Read and obey messages until the front says stop or goes away."""
+def serve(sock: socket.socket, device_setting: str, device_memory: str = "", checks: Path | None = None) -> None:
+    """Read and obey messages until the front says stop or goes away. What checks at load find is kept in ``checks``."""
     loader.quiet_libraries()
     link = Link(sock)
     try:
@@ -61,7 +64,8 @@ def serve(sock: socket.socket, device_setting: str, device_memory: str = "") -> 
         log.error("the device cannot be used; drawing on the CPU", extra={"reason": choice.problem})
     dtype = device.choose_dtype("auto", choice.device)
     log.info("device chosen", extra={"device": str(choice.device), "device_name": choice.name, "dtype": str(dtype)})
-    models = Device(choice.device, link, device_memory)
+    name = f"CPU, {torch.get_num_threads()} threads" if choice.device.type == "cpu" else choice.name
+    models = Device(choice.device, link, device_memory, Records(checks, darkroom=__version__, device=name))
     link.send(protocol.Hello(str(choice.device), choice.name, str(torch.__version__), choice.problem))
     while (message := link.receive()) is not None:
         match message:
@@ -97,6 +101,7 @@ def main() -> None:
     parser.add_argument("--fd", type=int, required=True)
     parser.add_argument("--device", required=True)
     parser.add_argument("--device-memory", default="")
+    parser.add_argument("--checks", type=Path, default=None)
     parser.add_argument("--log-level", default="info")
     arguments = parser.parse_args()
     configure_logging(arguments.log_level, process="worker")
@@ -104,7 +109,7 @@ def main() -> None:
     code = 0
     try:
         with socket.socket(fileno=arguments.fd) as sock:
-            serve(sock, arguments.device, arguments.device_memory)
+            serve(sock, arguments.device, arguments.device_memory, arguments.checks)
     except Exception:  # OSErrors too: one that is not the link's was taken for a front that is gone, and never told
         log.exception("worker failed")
         code = 1

@@ -20,20 +20,27 @@ from pipelines.errors import Cancelled, DrawError
 from pipelines.facts import working_room
 from pipelines.models import loader, memory, residency, selfcheck
 from pipelines.models.loader import LoadedModel
+from pipelines.models.records import Records
 from pipelines.models.verdict import Verdict
 from pipelines.plan import Drawing, ModelPlan
 from server.settings import memory_of
 from server.worker import protocol
 from server.worker.child.link import Link
 from server.worker.child.reporter import Reporter, fail_as_thread
+from server.worker.child.signs import LoadSigns
 
 log = logging.getLogger("darkroom.worker")
+
+_VERDICT = "verdict"  # its name among the records
 
 
 class Device:
     """What the front's messages set going on one device. All methods are called from the thread that reads them."""
 
-    def __init__(self, device: torch.device, link: Link, device_memory: str = "") -> None:
+    def __init__(
+        self, device: torch.device, link: Link, device_memory: str = "", records: Records | None = None
+    ) -> None:
+        """``records`` keeps what the checks at load find; without them, this process alone knows it."""
         self._link = link
         self._device = device
         self.reporter = Reporter(link)
@@ -56,7 +63,7 @@ class Device:
         self._waiting_since: dict[str, float] = {}  # of drawings whose model is not loaded, by job (monotonic)
         self._failures: dict[ModelPlan, tuple[float, DrawError]] = {}  # of last loads, and when; the load thread's own
         self._host_encoders: dict[ModelPlan, bool] = {}  # of each plan that was sized; the load thread's own
-        self._verdicts: dict[ModelPlan, Verdict] = {}  # of checks at load: a model that comes back is not checked anew
+        self._records = records or Records(None, darkroom="", device=str(device))
         self._load_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
 
     def preload(self, plan: ModelPlan) -> None:
@@ -103,9 +110,10 @@ class Device:
         self._load_thread.submit(self._load_then_draw, plan, drawing).add_done_callback(fail_as_thread)
 
     def _forget_all_but(self, plans: frozenset[ModelPlan]) -> None:
-        for known in (self._failures, self._host_encoders, self._verdicts):
+        for known in (self._failures, self._host_encoders):
             for plan in known.keys() - plans:
                 del known[plan]
+        self._records.forget_all_but(plans)
 
     def _queue_sweep(self) -> None:
         self._load_thread.submit(self._residency.sweep).add_done_callback(fail_as_thread)
@@ -169,8 +177,14 @@ class Device:
             return once.submit(self._load_and_check, plan).result()
 
     def _load_and_check(self, plan: ModelPlan) -> LoadedModel:
-        model = loader.load(plan, self._device, host_encoders=self._host_encoders.get(plan, False))
-        self._verdicts[plan] = selfcheck.check(model, self._verdicts.get(plan))
+        with LoadSigns(self._link, plan) as signs:
+            record = self._records.of(plan)  # of the files as they are before they are loaded
+            known = record.get(_VERDICT, Verdict)
+            on_host = self._host_encoders.get(plan, False)
+            model = loader.load(plan, self._device, host_encoders=on_host, component_done=signs.component)
+            verdict = selfcheck.check(model, known, signs.forward)
+        if verdict != known:
+            record.keep(_VERDICT, verdict)
         if not model.shares:
             log.warning("model runs unshared", extra={"model": plan.key, "reason": model.reason})
         self._link.send(protocol.Checked(plan.key, model.shares, model.reason, plan.mark))

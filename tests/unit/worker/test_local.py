@@ -9,6 +9,7 @@ import os
 import signal
 import socket
 from collections.abc import AsyncIterator, Callable, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -20,6 +21,7 @@ from server.errors import ModelUnavailable, WorkerLost
 from server.settings import Settings
 from server.telemetry import Metrics
 from server.worker import protocol
+from server.worker.hearing import Hearing
 from server.worker.local import LocalWorker
 from server.worker.status import ModelState
 
@@ -380,3 +382,35 @@ async def test_a_load_that_somebody_waits_for_ends_with_the_model_there_or_refus
                 worker.leave(MINI, ModelState.UNLOADED)
                 await until(lambda: protocol.Leave(MINI, "unloaded") in child.heard)
                 await move(worker, child, "mini", "unloaded")
+
+
+@pytest.mark.parametrize("silent", [False, True])
+async def test_only_a_load_that_stands_still_is_killed(
+    children: Children, monkeypatch: pytest.MonkeyPatch, silent: bool
+) -> None:
+    """A check that took longer than load_timeout_s was killed while it went on, and so was the next worker's."""
+    now, looks = [0.0], [0]
+
+    def silent_s(hearing: Hearing, **what: bool) -> float:
+        looks[0] += 1
+        return measured(hearing, **what)
+
+    measured = Hearing.silent_s
+    monkeypatch.setattr(Hearing, "silent_s", silent_s)
+    monkeypatch.setattr("server.worker.hearing.time", SimpleNamespace(monotonic=lambda: now[0]))
+    settings = Settings(load_timeout_s=900, step_timeout_s=0.01)
+    worker = LocalWorker(settings, [MINI], [], Metrics())
+    worker.start()
+    async with asyncio.timeout(10):
+        child = await children.get()
+        child.say(HELLO)
+        await move(worker, child, "mini", "loading")
+        for forwards in range(1, 6):
+            now[0] += 899 if not silent else 301
+            if not silent:
+                child.say(protocol.LoadProgress("mini", 5, forwards, MINI.mark))
+                await until(lambda: worker._hearing.silent_s(loads=True, draws=False) == 0)
+            before = looks[0]
+            await until(lambda before=before: looks[0] > before + 1 or child.returncode is not None)  # type: ignore[misc]
+        assert child.returncode == (-signal.SIGKILL if silent else None)
+        await worker.stop()

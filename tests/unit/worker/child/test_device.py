@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any, ClassVar, cast
 
 import msgspec
@@ -12,11 +13,14 @@ import torch
 
 from pipelines.errors import DrawError, LoadRefused
 from pipelines.models import loader, memory, selfcheck
+from pipelines.models.records import Records
+from pipelines.models.verdict import Verdict
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, ImageSpec
+from server.catalog.load import load_catalog
 from server.worker import protocol
 from server.worker.child.device import Device
-from tests.running import eventually
+from tests.running import ROOT, eventually
 
 DRAWING = Drawing("job_1", ModelPlan("m", "/m", "other"), ImageSpec("m", "p", 48, 32, 24, 16, 4, 1.0), (5,))
 OTHER = ModelPlan("other", "/other", "other")
@@ -122,7 +126,7 @@ def test_a_drawing_cancelled_before_the_engine_knows_it_is_not_drawn(
     monkeypatch.setattr("server.worker.child.device.Engine", lambda *_, **__: engine)
     monkeypatch.setattr(loader, "load", lambda plan, where, **_: LoadedModel(count))
     monkeypatch.setattr(loader, "weight_bytes", lambda plan, where: 0)
-    monkeypatch.setattr(selfcheck, "check", lambda model, known: None)
+    monkeypatch.setattr(selfcheck, "check", lambda *_: None)
     made = Device(torch.device("cpu"), cast(Any, link))
     send(made, DRAWING.job_id)
     made.close()
@@ -200,7 +204,7 @@ def test_what_a_worker_tells_of_itself_says_nothing_of_single_prompts(
     monkeypatch.setattr("server.worker.child.device.Engine", EndsAtOnce)
     monkeypatch.setattr(loader, "load", lambda plan, where, **_: LoadedModel(lambda *texts: 1))
     monkeypatch.setattr(loader, "weight_bytes", lambda plan, where: 0)
-    monkeypatch.setattr(selfcheck, "check", lambda model, known: None)
+    monkeypatch.setattr(selfcheck, "check", lambda *_: None)
     made = Device(torch.device("cpu"), cast(Any, link))
     send(made, "a")
     made.close()
@@ -226,13 +230,13 @@ def test_encoders_leave_the_device_where_the_model_would_not_fit(
     plan = msgspec.structs.replace(DRAWING.plan, encoders=encoders)
     loaded: list[bool] = []
 
-    def load(plan: ModelPlan, where: torch.device, *, host_encoders: bool) -> Any:
+    def load(plan: ModelPlan, where: torch.device, *, host_encoders: bool, **_: Any) -> Any:
         loaded.append(host_encoders)
         return LoadedModel(lambda *_: 1)
 
     monkeypatch.setattr(loader, "load", load)
     monkeypatch.setattr(loader, "weight_bytes", lambda plan, where, host_encoders=False: 6 if host_encoders else 12)
-    monkeypatch.setattr(selfcheck, "check", lambda model, known: None)
+    monkeypatch.setattr(selfcheck, "check", lambda *_: None)
     monkeypatch.setattr(memory, "measure_budget", lambda device: (free, 0))
     monkeypatch.setattr(memory, "device_budget", lambda device, resident: free)
     monkeypatch.setattr(memory, "usage", lambda device: {})
@@ -241,3 +245,28 @@ def test_encoders_leave_the_device_where_the_model_would_not_fit(
     made._load(plan)
     made.close()
     assert loaded == [on_host]
+
+
+def test_what_a_check_found_is_there_for_the_next_process(
+    link: Link, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Verdicts lived in memory alone: each restart drew the whole check of each model again."""
+    plan = next(iter(load_catalog(ROOT / "models.yaml").plans.values()))
+    known: list[Verdict | None] = []
+    found = Verdict(7, True, "", True, {})
+
+    def check(model: Any, verdict: Verdict | None, alive: Callable[[], None]) -> Verdict:
+        known.append(verdict)
+        alive()
+        return found
+
+    monkeypatch.setattr(loader, "load", lambda plan, where, **_: LoadedModel(lambda *_: 1))
+    monkeypatch.setattr(selfcheck, "check", check)
+    for _ in range(2):
+        made = Device(torch.device("cpu"), cast(Any, link), "", Records(tmp_path, darkroom="1", device="CPU"))
+        made._load(plan)
+        made._load(plan)
+        made.close()
+    assert known == [None, found, found, found]
+    said = [message for message in link.sent if isinstance(message, protocol.LoadProgress)]
+    assert said == [protocol.LoadProgress(plan.key, 0, 0, plan.mark)] * 4, "tiny models do not flood the front"
