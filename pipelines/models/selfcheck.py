@@ -38,12 +38,20 @@ _COST_ROUNDS = 4
 _ROOM_SHARE = 0.8  # of the free device memory, for what is tried: kernels want workspaces, and others draw meanwhile
 
 
-def check(model: LoadedModel, known: Verdict | None = None, alive: Callable[[], None] = lambda: None) -> Verdict:
+def check(
+    model: LoadedModel,
+    known: Verdict | None = None,
+    alive: Callable[[], None] = lambda: None,
+    *,
+    costs_hold: bool = True,
+) -> Verdict:
     """Decide whether ``model`` may share steps, and measure its step cost; the model keeps both. Raises DrawError
     if it cannot draw at all.
 
     What an earlier check of the same plan on the same device found is taken as ``known``: one step then shows that the
-    model draws numbers, and that it hears two prompts. ``alive`` is told of every forward and every decode.
+    model draws numbers, and that it hears two prompts. Unless its ``costs_hold``, what a step costs a CPU is measured
+    anew: while others kept it busy, steps took longer, and a model would run few at once for ever. ``alive`` is told of
+    every forward and every decode.
     """
     started = time.monotonic()
     with _counted(model, alive):
@@ -58,6 +66,8 @@ def check(model: LoadedModel, known: Verdict | None = None, alive: Callable[[], 
         denoisers = [shared for shared in first if shared.is_denoiser and model.shares]
         if denoisers and not believed:
             _measure_all(denoisers, first, native if trial is not native else None)
+        elif trial is native and not costs_hold:
+            _measure_all([shared for shared in denoisers if not is_on_cuda(shared)], first, None)
         for shared in denoisers:
             if shared.compiled:
                 _warm(shared, first[shared])

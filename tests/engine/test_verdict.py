@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from pipelines.engine.call import Call
+from pipelines.engine.cost import StepCost
 from pipelines.engine.shared import SharedModule, Stage
 from pipelines.errors import LoadRefused
 from pipelines.models import selfcheck
@@ -51,6 +52,24 @@ def found(model: LoadedModel) -> dict[str, Any]:
         shared.name: (shared.parts, shared.output_parts, shared.pixels, shared.cost)
         for shared in model.shared_modules.values()
     }
+
+
+def test_the_cost_of_steps_that_another_process_found_is_measured_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A server that had started while its CPU was busy was bound to one row a step, and so would each after it be."""
+    slow, quick = StepCost(0.0, 3.0, 64), StepCost(0.1, 0.001, 64)
+    costs = [slow, quick]
+
+    def measure(shared: SharedModule, call: Call) -> None:
+        shared.cost = costs.pop(0)
+
+    monkeypatch.setattr(selfcheck, "_measure", measure)
+    verdict = selfcheck.check(tiny.build("SD 1.x"))
+    again = tiny.build("SD 1.x")
+    selfcheck.check(again, verdict)
+    assert next(shared for shared in again.shared_modules.values() if shared.is_denoiser).cost == slow
+    again = tiny.build("SD 1.x")
+    selfcheck.check(again, verdict, costs_hold=False)
+    assert next(shared for shared in again.shared_modules.values() if shared.is_denoiser).cost == quick
 
 
 def test_a_model_that_comes_back_is_checked_with_one_forward(forwards: list[int]) -> None:

@@ -63,6 +63,7 @@ class Device:
         self._waiting_since: dict[str, float] = {}  # of drawings whose model is not loaded, by job (monotonic)
         self._failures: dict[ModelPlan, tuple[float, DrawError]] = {}  # of last loads, and when; the load thread's own
         self._host_encoders: dict[ModelPlan, bool] = {}  # of each plan that was sized; the load thread's own
+        self._checked: set[ModelPlan] = set()  # by this process; the load thread's own
         self._records = records or Records(None, darkroom="", device=str(device))
         self._load_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
 
@@ -114,6 +115,7 @@ class Device:
             for plan in known.keys() - plans:
                 del known[plan]
         self._records.forget_all_but(plans)
+        self._checked &= plans
 
     def _queue_sweep(self) -> None:
         self._load_thread.submit(self._residency.sweep).add_done_callback(fail_as_thread)
@@ -182,7 +184,8 @@ class Device:
             known = record.get(_VERDICT, Verdict)
             on_host = self._host_encoders.get(plan, False)
             model = loader.load(plan, self._device, host_encoders=on_host, component_done=signs.component)
-            verdict = selfcheck.check(model, known, signs.forward)
+            verdict = selfcheck.check(model, known, signs.forward, costs_hold=plan in self._checked)
+            self._checked.add(plan)
         if verdict != known:
             record.keep(_VERDICT, verdict)
         if not model.shares:

@@ -126,7 +126,7 @@ def test_a_drawing_cancelled_before_the_engine_knows_it_is_not_drawn(
     monkeypatch.setattr("server.worker.child.device.Engine", lambda *_, **__: engine)
     monkeypatch.setattr(loader, "load", lambda plan, where, **_: LoadedModel(count))
     monkeypatch.setattr(loader, "weight_bytes", lambda plan, where: 0)
-    monkeypatch.setattr(selfcheck, "check", lambda *_: None)
+    monkeypatch.setattr(selfcheck, "check", lambda *_, **__: None)
     made = Device(torch.device("cpu"), cast(Any, link))
     send(made, DRAWING.job_id)
     made.close()
@@ -204,7 +204,7 @@ def test_what_a_worker_tells_of_itself_says_nothing_of_single_prompts(
     monkeypatch.setattr("server.worker.child.device.Engine", EndsAtOnce)
     monkeypatch.setattr(loader, "load", lambda plan, where, **_: LoadedModel(lambda *texts: 1))
     monkeypatch.setattr(loader, "weight_bytes", lambda plan, where: 0)
-    monkeypatch.setattr(selfcheck, "check", lambda *_: None)
+    monkeypatch.setattr(selfcheck, "check", lambda *_, **__: None)
     made = Device(torch.device("cpu"), cast(Any, link))
     send(made, "a")
     made.close()
@@ -236,7 +236,7 @@ def test_encoders_leave_the_device_where_the_model_would_not_fit(
 
     monkeypatch.setattr(loader, "load", load)
     monkeypatch.setattr(loader, "weight_bytes", lambda plan, where, host_encoders=False: 6 if host_encoders else 12)
-    monkeypatch.setattr(selfcheck, "check", lambda *_: None)
+    monkeypatch.setattr(selfcheck, "check", lambda *_, **__: None)
     monkeypatch.setattr(memory, "measure_budget", lambda device: (free, 0))
     monkeypatch.setattr(memory, "device_budget", lambda device, resident: free)
     monkeypatch.setattr(memory, "usage", lambda device: {})
@@ -252,11 +252,11 @@ def test_what_a_check_found_is_there_for_the_next_process(
 ) -> None:
     """Verdicts lived in memory alone: each restart drew the whole check of each model again."""
     plan = next(iter(load_catalog(ROOT / "models.yaml").plans.values()))
-    known: list[Verdict | None] = []
+    known: list[tuple[Verdict | None, bool]] = []
     found = Verdict(7, True, "", True, {})
 
-    def check(model: Any, verdict: Verdict | None, alive: Callable[[], None]) -> Verdict:
-        known.append(verdict)
+    def check(model: Any, verdict: Verdict | None, alive: Callable[[], None], *, costs_hold: bool) -> Verdict:
+        known.append((verdict, costs_hold))
         alive()
         return found
 
@@ -267,6 +267,6 @@ def test_what_a_check_found_is_there_for_the_next_process(
         made._load(plan)
         made._load(plan)
         made.close()
-    assert known == [None, found, found, found]
+    assert known == [(None, False), (found, True), (found, False), (found, True)]
     said = [message for message in link.sent if isinstance(message, protocol.LoadProgress)]
     assert said == [protocol.LoadProgress(plan.key, 0, 0, plan.mark)] * 4, "tiny models do not flood the front"
