@@ -17,6 +17,7 @@ from pipelines.errors import LoadRefused
 from pipelines.facts import folder as model_folder
 from pipelines.facts import seal
 from server.catalog.catalog import Catalog, Model
+from server.catalog.watch import adapters_in
 from server.commands.failure import CommandFailed
 
 
@@ -71,7 +72,7 @@ def _add_adapters(contents: Contents, catalog: Catalog, name: str, entry: dict[s
         }
     if entry.get("lora_folder"):
         folder = here / entry["lora_folder"]
-        for path in sorted(folder.glob("*.safetensors")):
+        for path in adapters_in(folder):
             _adapter(contents, path, f"lora_folders/{name}")
         entry["lora_folder"] = f"lora_folders/{name}"
 

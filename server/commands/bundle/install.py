@@ -51,6 +51,8 @@ def main() -> int:
         return install(arguments.bundle, arguments.into, arguments.public_key)
     except Refused as refusal:
         print(f"install.py: {refusal}", file=sys.stderr)
+    except KeyboardInterrupt:
+        return 130
     except OSError as error:
         print(f"install.py: {error.filename or arguments.bundle}: {error.strerror or error}", file=sys.stderr)
     return 1

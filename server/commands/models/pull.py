@@ -37,10 +37,11 @@ def pull(settings: Settings, name: str) -> None:
     owner = catalog.models[model.plan.key]
     if owner.entry.hub is None:
         raise ConfigError(f"{catalog.path}: models.{owner.id} has no hub key, so nothing says where to fetch it from")
+    repository = hub.ask(owner.entry.hub)  # before the folder is made: a wrong name leaves nothing
     folder = ModelFolder(Path(owner.plan.folder))
     with folder.locked():
         try:
-            changed = _pull(owner.entry.hub, folder)
+            changed = _pull(repository, folder)
         except LoadRefused as refusal:
             raise ConfigError(f"{owner.entry.hub}: nothing to serve: {refusal}") from None
     problem = owner.problem()
@@ -60,20 +61,19 @@ def _say(name: str, folder: ModelFolder, changed: Changed) -> None:
     print(f"{name} is in {folder.folder}{'' if changed else ', as it was'}")
 
 
-def _pull(name: str, folder: ModelFolder) -> Changed:
+def _pull(repository: Repository, folder: ModelFolder) -> Changed:
     """Bring a folder to what its repository has now. Raises LoadRefused, CommandFailed, OSError."""
     import httpx
 
-    repository = hub.ask(name)
     with httpx.Client(timeout=hub.TIMEOUT_S, follow_redirects=True) as client:
         download = Download(repository, folder.downloads, client)
         wanted = _wanted(repository, folder, download)
-        refuse_names(wanted, name)
+        refuse_names(wanted, repository.name)
         folder.refuse_links(wanted)
         staged = _fetch(repository, wanted, folder, download)
     changed = folder.place(staged, wanted, repository.files.keys())
     sizes = {each: repository.files[each].size for each in wanted}
-    folder.end({"hub": name, "revision": repository.revision, "files": sizes})
+    folder.end({"hub": repository.name, "revision": repository.revision, "files": sizes})
     return changed
 
 

@@ -41,7 +41,7 @@ def seal_model(settings: Settings, name: str, *, again: bool) -> None:
     atomic.write(folder / seal.NAME, manifest, mode=0o644)
     sealed = seal.read(folder)
     assert sealed is not None
-    VerifiedFolders(settings.data_dir).note(str(folder), sealed.sha256, intact=True)
+    _note(settings, folder, sealed, intact=True)
     print(f"{owner.id}: sealed {len(names)} files, {sealed.size / 1e6:.0f} MB: {folder / seal.NAME}")
     print(f"SHA-256 of the seal: {sealed.sha256}")
 
@@ -103,12 +103,16 @@ def _verify(settings: Settings, folder: Path, sealed: seal.Seal, report: Report)
     except LoadRefused:  # something is missing: what was sealed says which
         names = ()
     found = dict(seal.verify(folder, sealed, names, report))
-    intact = all(state is State.SAME for state in found.values())
+    _note(settings, folder, sealed, intact=all(state is State.SAME for state in found.values()))
+    return found
+
+
+def _note(settings: Settings, folder: Path, sealed: seal.Seal, *, intact: bool) -> None:
+    """Keep a result, for /v1/models. Who may read a model need not be who may write to the data folder."""
     try:
         VerifiedFolders(settings.data_dir).note(str(folder), sealed.sha256, intact=intact)
     except OSError as error:
-        print(f"{settings.data_dir}: the result is not kept: {error.strerror}", file=sys.stderr)
-    return found
+        print(f"{settings.data_dir}: /v1/models will not show this: {error.strerror}", file=sys.stderr)
 
 
 def _owner(settings: Settings, name: str) -> Model:

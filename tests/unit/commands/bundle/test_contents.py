@@ -37,6 +37,7 @@ def file(tmp_path: Path) -> Path:
     for name in ("inks/ink.safetensors", "more/one.safetensors", "more/two.safetensors"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(weights())
+    (tmp_path / "more" / "._one.safetensors").write_bytes(b"left by a system")
     path = tmp_path / "models.yaml"
     path.write_text(TEXT.replace("FOLDER", str(folder)))
     return path

@@ -337,9 +337,13 @@ def test_a_refusal_says_what_helps(hub: Hub, tmp_path: Path, status: int, capsys
     assert {401: "HF_TOKEN", 403: "HF_TOKEN", 404: "no such repository", 418: "the hub says 418"}[status] in said
 
 
-def test_a_hub_that_cannot_be_reached(tmp_path: Path, hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_hub_that_cannot_be_reached(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "ENDPOINT", "http://127.0.0.1:9")
     assert pull(tmp_path) == 1
+    assert "org/z-image could not be asked for" in capsys.readouterr().err
+    assert not (tmp_path / "model").exists()
 
 
 def test_a_disk_that_is_full_in_the_middle_changes_nothing(

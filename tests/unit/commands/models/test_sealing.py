@@ -127,3 +127,14 @@ def test_check_and_loading_refuse_by_name(file: Path, tmp_path: Path, capsys: py
     plan = ModelPlan("a", str(tmp_path / "model"), "stable-diffusion")
     with pytest.raises(LoadRefused, match="when it was sealed"):
         loader.load(plan, torch.device("cpu"))
+
+
+def test_a_result_that_cannot_be_kept_is_told_all_the_same(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "data").write_text("no folder")
+    assert models(file, "seal", "a") == 0
+    assert models(file, "verify", "a") == 0
+    captured = capsys.readouterr()
+    assert "/v1/models will not show this" in captured.err
+    assert "as sealed" in captured.out
