@@ -44,6 +44,8 @@ _PART = re.compile(r"(<!-- generated: (?P<name>[a-z-]+) -->\n).*?(<!-- end -->)"
 _UNITS = {"_s": "seconds", "_bytes": "bytes", "_pixels": "pixels"}
 _DATA_DIR = "`~/.local/share/darkroom`"  # what data_dir's factory makes of an ordinary environment
 
+_REFINER = "`StableDiffusionXLImg2ImgPipeline` where `requires_aesthetics_score` is true"
+
 # Of keys that carry no description in the code.
 _PLAINLY = {
     "models": "the IDs that clients may name, and what each stands for",
@@ -145,7 +147,7 @@ def _fields(model: type[BaseModel]) -> str:
 
 def families() -> str:
     rows = [
-        (f"`{f.name}`", ", ".join(f"`{name}`" for name in f.classes), _tasks(f), f"{f.native}x{f.native}")
+        (f"`{f.name}`", ", ".join(f"`{name}`" for name in f.classes) or _REFINER, _tasks(f), f"{f.native}x{f.native}")
         for f in FAMILIES
     ]
     return _table(("family", "pipeline classes", "edits?", "native size"), rows)

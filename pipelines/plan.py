@@ -22,8 +22,8 @@ class AdapterFile(msgspec.Struct, frozen=True):
 class ModelPlan(msgspec.Struct, frozen=True):
     """One set of weights on one device. Several IDs of models.yaml may share a plan, and so the weights."""
 
-    key: str  # the ID of the entry that names the folder
-    folder: str  # absolute path
+    key: str  # the ID of the entry that names the weights
+    folder: str  # absolute path; of a checkpoint's configurations, where there is one
     family: str  # a name of pipelines.facts.families, or "other"
     dtype: str = "auto"  # auto, float32, bfloat16 or float16
     keep: bool = False  # never evicted
@@ -36,6 +36,16 @@ class ModelPlan(msgspec.Struct, frozen=True):
     compile: bool = False  # the denoiser, by torch.compile
     fuse_qkv: bool = False  # one projection for query, key and value
     adapters: tuple[AdapterFile, ...] = ()
+    checkpoint: str | None = None  # absolute path of one file with all weights
+    prediction: str | None = None  # of a checkpoint: epsilon or v; None: as its file and its configurations say
+    transformer: str | None = None  # absolute paths of files with a part's weights, in place of the folder's
+    vae: str | None = None
+    revision: str = ""  # of these files: it changes with them
+
+    @property
+    def source(self) -> str:
+        """The file or folder that models.yaml names for the weights."""
+        return self.checkpoint or self.folder
 
     @property
     def mark(self) -> str:

@@ -142,11 +142,14 @@ def files_read(
     names: Collection[str],
     read_index: Callable[[str], Mapping[str, Any]],
     variant: str | None = None,
+    *,
+    bare: bool = False,
 ) -> Files:
     """The files that loading reads, of those in a component's folder. Raises LoadRefused where it would not load.
 
     ``names`` are paths inside that folder, with ``/``. ``read_index`` gives the JSON of one of them. ``variant`` is
-    what another component of the model has its weights in: where this one has it too, loading takes it.
+    what another component of the model has its weights in: where this one has it too, loading takes it. Of a folder
+    that is ``bare`` only configurations are asked for: its weights or its vocabulary come from elsewhere.
     """
     seen = set(names)
     wanted = _CONFIGS[part.kind]
@@ -154,6 +157,8 @@ def files_read(
         # A class whose name says nothing, and a folder that says what it is.
         wanted = (*wanted, *(name for kind in (Kind.SCHEDULER, Kind.PROCESSOR) for name in _CONFIGS[kind]))
     configs = tuple(sorted({name for name in wanted if name in seen}))
+    if bare:
+        return Files(configs, (), None, ())
     tokens = _tokens(part, seen)
     if not part.loads_weights:
         return Files(configs, tokens, None, ())
@@ -266,6 +271,11 @@ def _shards(
             raise LoadRefused(f"{part.name}/{shard} is missing")
         found.add(shard)
     return tuple(sorted(found))
+
+
+def has_vocabulary(names: Collection[str]) -> bool:
+    """Is there a file of tokens among the names in a tokenizer's folder?"""
+    return any(_TOKENS.fullmatch(name) and name not in _NO_VOCABULARY for name in names)
 
 
 def has_fast_tokenizer(files: Files) -> bool:

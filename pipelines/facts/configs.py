@@ -113,4 +113,14 @@ def _judge_value(key: str, value: Any, where: str) -> None:
         if value:
             raise LoadRefused(f"{where} has {key}, which would load something from elsewhere")
     elif value is not None and not _RULES[key][0](value):
-        raise LoadRefused(f"{where}: {key} must be {_RULES[key][1]}")
+        raise LoadRefused(f"{where}: {key} must be {_RULES[key][1]}{_instead(key, value)}")
+
+
+def _instead(key: str, value: Any) -> str:
+    """What to do where weights are quantised in a way that is not served."""
+    method = value.get("quant_method") if key == "quantization_config" and isinstance(value, dict) else None
+    if not isinstance(method, str):
+        return ""
+    if method == "gguf":
+        return ", and is gguf: name the .gguf file under transformer in models.yaml"
+    return f", and is {method[:40]!r}, which is not served: take weights without it, or a GGUF file"

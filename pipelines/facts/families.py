@@ -88,6 +88,14 @@ FAMILIES: tuple[Family, ...] = (
         flow=False,
         guidance=5.0,
     ),
+    Family(  # its UNet takes an aesthetic score, which text alone does not come with
+        "stable-diffusion-xl-refiner",
+        (),
+        tasks=frozenset({Task.IMAGE_TO_IMAGE, Task.INPAINTING}),
+        multiple=8,
+        flow=False,
+        guidance=5.0,
+    ),
     Family(
         "stable-diffusion-xl-inpainting",
         ("StableDiffusionXLInpaintPipeline",),
@@ -154,6 +162,7 @@ FAMILIES: tuple[Family, ...] = (
     Family("chroma", ("ChromaPipeline",), tasks=_TEXT, guidance=5.0),
 )
 
+_REFINERS = ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
 _UNKNOWN = Family("other", (), tasks=_TEXT, negative_above=-1.0)  # what cannot be told is not
 
 
@@ -176,4 +185,6 @@ class FamilyTable:
             name = index["_class_name"]
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             return _UNKNOWN
+        if name in _REFINERS and index.get("requires_aesthetics_score") is True:
+            return self.by_name["stable-diffusion-xl-refiner"]
         return self.by_class.get(name, _UNKNOWN) if isinstance(name, str) else _UNKNOWN

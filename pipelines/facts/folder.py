@@ -9,18 +9,20 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pipelines.errors import LoadRefused
 from pipelines.facts import component, configs, headers, marks, requirements, seal
+from pipelines.facts.checkpoint import WeightFile
 from pipelines.facts.component import INDEX, TEMPLATES, Component, Files, Kind
 from pipelines.facts.headers import Header, Stored
 from pipelines.facts.marks import Scale
 
 _MAX_JSON_BYTES = 64 * 1024 * 1024
+_CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
 
 
 @dataclass(frozen=True)
@@ -30,15 +32,24 @@ class Part:
     component: Component
     folder: Path  # the component's own
     files: Files
+    source: WeightFile | None = None  # of its weights, in place of files in its folder
+    lends_vocabulary: bool = False  # a CLIP tokenizer without words of its own: it gets ours
+
+    @property
+    def where(self) -> str:
+        """What its weights are called in a message."""
+        return f"{self.component.name}/" if self.source is None else f"{self.source.path.name} ({self.component.name})"
 
     @property
     def weights(self) -> tuple[Path, ...]:
-        """The safetensors files of its weights."""
-        return tuple(self.folder / name for name in self.files.weights)
+        """The files of its weights."""
+        return tuple(self.folder / name for name in self.files.weights) if self.source is None else (self.source.path,)
 
     @property
     def is_quantised(self) -> bool:
         """Are its weights stored in a form of one of the libraries' quantisers?"""
+        if self.source is not None:
+            return self.source.is_gguf
         if "config.json" not in self.files.configs:
             return False
         config = json.loads((self.folder / "config.json").read_text(encoding="utf-8"))
@@ -46,6 +57,8 @@ class Part:
 
     def tensors(self) -> dict[str, Stored]:
         """What its weights are by name, of all its files. Raises LoadRefused for a file that is none."""
+        if self.source is not None:
+            return self.source.tensors()
         found: dict[str, Stored] = {}
         owners: dict[str, str] = {}
         for path in self.weights:
@@ -58,13 +71,26 @@ class Part:
             owners |= dict.fromkeys(tensors, path.name)
         return found
 
+    def stays_as_stored(self, tensor: Stored) -> bool:
+        """Does loading leave a tensor of its weights as it is? What is no float, and what a library has quantised."""
+        if self.source is not None and self.source.is_gguf:
+            return tensor.dtype not in ("F32", "F16")
+        return tensor.dtype.startswith(("I", "U", "BOOL")) or (tensor.is_float8 and self.is_quantised)
+
     def scales(self) -> tuple[Scale, ...]:
         """Its weights that are stored in fp8 beside a scale. Raises LoadRefused for a scale that cannot be undone."""
-        return () if self.is_quantised else marks.scales(self.tensors(), self.component.name)
+        return () if self.is_quantised else marks.scales(self.tensors(), self.where)
 
 
-def parts(folder: Path) -> tuple[Part, ...]:
-    """The components of a model folder, with the files that loading reads. Raises LoadRefused."""
+def parts(
+    folder: Path, given: Mapping[str, WeightFile] | None = None, *, lends_vocabulary: bool = False
+) -> tuple[Part, ...]:
+    """The components of a model folder, with the files that loading reads. Raises LoadRefused.
+
+    The weights of components in ``given`` come from these files. With ``lends_vocabulary``, CLIP tokenizers may lack
+    their words.
+    """
+    given = given or {}
     if folder.is_file():
         raise LoadRefused("it is a file, not a folder; path names the folder that holds model_index.json")
     if not folder.is_dir():
@@ -73,9 +99,11 @@ def parts(folder: Path) -> tuple[Part, ...]:
     configs.judge(index, INDEX)
     found = component.components(index)
     _refuse_code(folder, "None.py")  # diffusers takes it for the pipeline, where none is asked for by name
-    parts = tuple(_part(folder, each) for each in found)
+    parts = tuple(_part(folder, each, None, given.get(each.name), lends_vocabulary) for each in found)
     variant = variant_of(parts)
-    return parts if variant is None else tuple(_part(folder, each, variant) for each in found)
+    if variant is None:
+        return parts
+    return tuple(_part(folder, each, variant, given.get(each.name), lends_vocabulary) for each in found)
 
 
 def variant_of(parts: Iterable[Part]) -> str | None:
@@ -83,17 +111,18 @@ def variant_of(parts: Iterable[Part]) -> str | None:
     return component.one_variant({part.component.name: part.files for part in parts})
 
 
-def inspect(folder: Path, *, with_seal: bool = True) -> int:
-    """Check a diffusers model folder and return the bytes of its weights. With ``with_seal``, a folder that has a seal
-    must be as it was sealed.
+def inspect(folder: Path, found: Iterable[Part] | None = None, *, with_seal: bool = True) -> int:
+    """Check a diffusers model folder, of these parts, and return the bytes of its weights. With ``with_seal``, a folder
+    that has a seal must be as it was sealed.
 
     Raises LoadRefused, saying which file is wrong and what to do.
     """
-    found = parts(folder)
+    found = parts(folder) if found is None else tuple(found)
     size = sum(_inspect_part(part, folder) for part in found)
     _inspect_marks(found, folder)
     if with_seal:
-        seal.compare(folder, _names(found))
+        replaced = [part.component.name for part in found if part.source is not None]
+        seal.compare(folder, _names(found), replaced)
     return size
 
 
@@ -109,10 +138,9 @@ def _names(found: Iterable[Part]) -> tuple[str, ...]:
 def problem(folder: Path) -> str | None:
     """Why a folder cannot be loaded, as far as its files tell; None if it looks whole and safe."""
     try:
-        inspect(folder)
-        for part in parts(folder):
-            if part.component.kind is Kind.SCHEDULER and not part.files.configs:
-                return f"{part.component.name}/scheduler_config.json is missing"
+        found = parts(folder)
+        inspect(folder, found)
+        refuse_unscheduled(found)
     except LoadRefused as refusal:
         return str(refusal)
     except OSError as error:
@@ -120,7 +148,16 @@ def problem(folder: Path) -> str | None:
     return None
 
 
-def _part(folder: Path, each: Component, variant: str | None = None) -> Part:
+def refuse_unscheduled(found: Iterable[Part]) -> None:
+    """Raise LoadRefused for a scheduler without its configuration."""
+    for part in found:
+        if part.component.kind is Kind.SCHEDULER and not part.files.configs:
+            raise LoadRefused(f"{part.component.name}/scheduler_config.json is missing")
+
+
+def _part(
+    folder: Path, each: Component, variant: str | None, source: WeightFile | None, lends_vocabulary: bool
+) -> Part:
     part = folder / each.name
     if part.is_file():
         raise LoadRefused(f"{each.name} is a file, not a component folder; fetch the model again")
@@ -132,8 +169,11 @@ def _part(folder: Path, each: Component, variant: str | None = None) -> Part:
     templates = part / TEMPLATES
     if templates.is_dir():
         names += [f"{TEMPLATES}/{path.name}" for path in templates.iterdir()]
-    files = component.files_read(each, names, lambda name: _read_json(part / name, folder), variant)
-    return Part(each, part, files)
+    lends = lends_vocabulary and each.class_name in _CLIP_TOKENIZERS and not component.has_vocabulary(names)
+    files = component.files_read(
+        each, names, lambda name: _read_json(part / name, folder), variant, bare=lends or source is not None
+    )
+    return Part(each, part, files, source, lends)
 
 
 def _refuse_code(folder: Path, name: str) -> None:
@@ -143,7 +183,7 @@ def _refuse_code(folder: Path, name: str) -> None:
 
 def _inspect_part(part: Part, folder: Path) -> int:
     name, files = part.component.name, part.files
-    if files.weights and "config.json" not in files.configs:
+    if part.weights and "config.json" not in files.configs:
         raise LoadRefused(f"{name}/config.json is missing, so diffusers could not load it")
     read: dict[str, Any] = {}
     for config in files.configs:
@@ -157,6 +197,10 @@ def _inspect_part(part: Part, folder: Path) -> int:
     lacking = requirements.missing(part.component, files, read)
     if lacking is not None:
         raise LoadRefused(lacking)
+    if part.source is not None:
+        if part.source.is_gguf and (lacking := requirements.missing_for_gguf(part.source.path.name)) is not None:
+            raise LoadRefused(lacking)
+        return sum(tensor.size for tensor in part.tensors().values())
     return sum(_inspect_weights(path, folder).file_size for path in part.weights)
 
 

@@ -9,7 +9,7 @@ import json
 import math
 import struct
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,7 @@ from pipelines.errors import LoadRefused
 
 MAX_HEADER_BYTES = 100 * 1000 * 1000  # the limit of the safetensors library itself
 _LFS_POINTER = b"version https://git-lfs.github.com/spec/"
+_PICKLES = (b"PK\x03\x04", b"\x80\x02", b"\x80\x03", b"\x80\x04", b"\x80\x05")  # how they begin
 _METADATA = "__metadata__"
 _BITS = {
     **dict.fromkeys(("F64", "I64", "U64", "C64"), 64),
@@ -51,6 +52,7 @@ class Header:
 
     tensors: Mapping[str, Stored]
     file_size: int  # bytes
+    metadata: Mapping[str, str] = field(default_factory=dict)  # what its writer said of it; anything
 
 
 def read(path: Path) -> Header:
@@ -62,6 +64,8 @@ def read(path: Path) -> Header:
         prefix = file.read(8)
         length = struct.unpack("<Q", prefix)[0] if len(prefix) == 8 else 0
         if not 2 <= length <= min(MAX_HEADER_BYTES, size - 8):
+            if prefix.startswith(_PICKLES):
+                raise LoadRefused(f"{where} is not a safetensors file but a pickle, which can run code")
             raise LoadRefused(f"{where} is not a safetensors file, or is truncated")
         try:
             header = json.loads(file.read(length))
@@ -69,7 +73,7 @@ def read(path: Path) -> Header:
             raise LoadRefused(f"{where} has a damaged header") from error
     if not isinstance(header, dict):
         raise LoadRefused(f"{where} has a damaged header")
-    header.pop(_METADATA, None)
+    metadata = header.pop(_METADATA, None)
     end = 0
     tensors: dict[str, Stored] = {}
     for key, value in header.items():
@@ -80,7 +84,8 @@ def read(path: Path) -> Header:
     for key, tensor in tensors.items():
         if tensor.dtype in _BITS and tensor.elements * _BITS[tensor.dtype] != tensor.size * 8:
             raise LoadRefused(f"{where} has a damaged header: {key[:80]!r} is not as large as its shape says")
-    return Header(tensors, size)
+    said = metadata.items() if isinstance(metadata, dict) else ()
+    return Header(tensors, size, {key: value for key, value in said if isinstance(value, str)})
 
 
 def _stored(tensor: Any, where: str) -> tuple[Stored, int]:

@@ -38,7 +38,7 @@ def scales(tensors: Mapping[str, Stored], where: str) -> tuple[Scale, ...]:
     for name, tensor in tensors.items():
         if name.endswith(".weight") and tensor.dtype in _INTEGERS:
             raise LoadRefused(
-                f"{where}/ has {name} in {tensor.dtype}, and no quantization_config in its config.json:"
+                f"{where} has {name} in {tensor.dtype}, and no quantization_config in its config.json:"
                 " take weights in fp16 or bf16"
             )
         module, _, last = name.rpartition(".")
@@ -48,7 +48,7 @@ def scales(tensors: Mapping[str, Stored], where: str) -> tuple[Scale, ...]:
         stored = tensors.get(weight)
         if stored is None or not stored.is_float8 or not _fits(tensor, stored):
             raise LoadRefused(
-                f"{where}/ has {name}, a scale that {weight} cannot be multiplied by here: take weights in fp16 or bf16"
+                f"{where} has {name}, a scale that {weight} cannot be multiplied by here: take weights in fp16 or bf16"
             )
         found.append(Scale(weight, name))
     return tuple(found)

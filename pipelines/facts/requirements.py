@@ -6,8 +6,10 @@ of it.
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 import os
+import re
 import shutil
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
@@ -28,6 +30,7 @@ _PACKAGES = {
     "bitsandbytes": "darkroom[quantise]",
     "torchao": "darkroom[quantise]",
     "optimum.quanto": "optimum-quanto",
+    "gguf": "darkroom[gguf]",
 }
 _SCHEDULERS = {
     "LMSDiscreteScheduler": "scipy",
@@ -41,6 +44,8 @@ _QUANTISERS = {
     "torchao": "torchao",
     "quanto": "optimum.quanto",
 }
+# The oldest that read weights which are quantised already; older ones fail in words that do not say so.
+_MINIMUM = {"bitsandbytes": (0, 48), "torchao": (0, 15)}
 _BY_SETTING = {"int8": "bitsandbytes", "nf4": "bitsandbytes", "float8": "torchao"}  # of models.yaml's quantise
 # Made by Darkroom with pictures alone, where torchvision is missing: pipelines/models/processors.py.
 PICTURES_ONLY = frozenset({"Qwen2VLProcessor", "Qwen2_5_VLProcessor"})
@@ -51,6 +56,9 @@ def missing(part: Component, files: Files, configs: Mapping[str, Any]) -> str | 
     for module, why in _needed(part, files, configs):
         if not _is_installed(module):
             return f"{part.name}/: {why} needs {module}: pip install '{_PACKAGES[module]}'"
+        if _is_too_old(module):
+            least = ".".join(map(str, _MINIMUM[module]))
+            return f"{part.name}/: {why} needs {module} {least} or newer: pip install -U '{_PACKAGES[module]}'"
     return None
 
 
@@ -60,6 +68,11 @@ def missing_for_quantise(word: str | None) -> str | None:
     if module is None or _is_installed(module):
         return None
     return f"quantise: {word} needs {module}: pip install '{_PACKAGES[module]}'"
+
+
+def missing_for_gguf(name: str) -> str | None:
+    """What to install before a GGUF file can be loaded; None if nothing is missing."""
+    return None if _is_installed("gguf") else f"{name} needs gguf: pip install '{_PACKAGES['gguf']}'"
 
 
 def missing_for_compile() -> str | None:
@@ -86,9 +99,10 @@ def _needed(part: Component, files: Files, configs: Mapping[str, Any]) -> Iterat
     for config in configs.values():
         quantised = config.get("quantization_config")
         if isinstance(quantised, dict):
-            module = _QUANTISERS.get(str(quantised.get("quant_method", "bitsandbytes")))
+            method = str(quantised.get("quant_method", "bitsandbytes"))
+            module = _QUANTISERS.get(method)
             if module is not None:
-                yield module, "quantization_config"
+                yield module, f"quantization_config ({method})"
 
 
 def _takes_videos(part: Component, files: Files) -> bool:
@@ -113,6 +127,17 @@ def _to_convert(files: Files) -> Iterator[tuple[str, str]]:
 
 def _says(configs: Iterable[Any], key: str) -> bool:
     return any(isinstance(config, dict) and config.get(key) is True for config in configs)
+
+
+def _is_too_old(module: str) -> bool:
+    least = _MINIMUM.get(module)
+    if least is None:
+        return False
+    try:
+        numbers = re.findall(r"\d+", importlib.metadata.version(module))
+    except importlib.metadata.PackageNotFoundError:
+        return False  # a module that no package says it brings
+    return tuple(map(int, numbers[:2])) < least
 
 
 def _is_installed(module: str) -> bool:

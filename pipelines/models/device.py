@@ -15,6 +15,8 @@ from pathlib import Path
 import torch
 
 _ARCHITECTURE = re.compile(r"(?P<kind>sm|compute)_(?P<number>\d+)(?P<only>a?)f?$")
+MIN_CPU_BFLOAT16_BYTES = 1 << 30  # smaller models are quick enough, and nearer to themselves, in float32
+_CPU_BFLOAT16 = ("avx512_bf16", "amx_bf16", "arm_bf16", "bf16")  # as torch calls what a CPU can
 _NVIDIA = (Path("/dev/nvidiactl"), Path("/dev/nvidia0"))
 _AMD = Path("/dev/kfd")
 
@@ -73,6 +75,11 @@ class Machine:
     def architectures(self) -> list[str]:
         """What the installed torch has kernels for."""
         return torch.cuda.get_arch_list()
+
+    def has_cpu_bfloat16(self) -> bool:
+        """Has the CPU instructions for it? Without them it is slower than float32."""
+        tell = getattr(torch.cpu, "get_capabilities", None)  # not in older torches
+        return tell is not None and any(tell().get(word) is True for word in _CPU_BFLOAT16)
 
     def has_bfloat16(self) -> bool:
         """In hardware: torch emulates it on older cards, slowly."""
@@ -134,17 +141,21 @@ def has_kernels(capability: tuple[int, int], architectures: list[str]) -> bool:
     return False
 
 
-def choose_dtype(setting: str, device: torch.device, machine: Machine | None = None) -> torch.dtype:
-    """The weights' dtype. ``auto`` is float32 on the CPU, else bfloat16 where the card has it, else float16."""
+def choose_dtype(
+    setting: str, device: torch.device, machine: Machine | None = None, *, stored_bytes: int = 0
+) -> torch.dtype:
+    """The dtype of weights that take ``stored_bytes`` on disk. ``auto`` is bfloat16 where the device has it, else
+    float16; on the CPU float32, for models of real size bfloat16 where it has that: half the memory and time."""
     if setting != "auto":
         dtype = getattr(torch, setting)
         assert isinstance(dtype, torch.dtype)
         return dtype
+    machine = machine or Machine()
     if device.type == "cpu":
-        return torch.float32
+        is_large = stored_bytes > MIN_CPU_BFLOAT16_BYTES
+        return torch.bfloat16 if is_large and machine.has_cpu_bfloat16() else torch.float32
     if device.type == "mps":
         return torch.float16
-    machine = machine or Machine()
     # Where there is no card, somebody asks what would be on one.
     if device.type == "cuda" and machine.is_available("cuda") and not machine.has_bfloat16():
         return torch.float16

@@ -1,4 +1,4 @@
-"""A model folder loaded without its weights: what loading would refuse, told in seconds and with little memory.
+"""A model loaded without its weights: what loading would refuse, told in seconds and with little memory.
 
 Knows the classes, the names and shapes of tensors, and tokenizers; with ``read`` also every byte of the weights. Knows
 no devices and draws nothing.
@@ -14,10 +14,11 @@ import safetensors
 import torch
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import folder as model_folder
+from pipelines.facts import model_files
 from pipelines.facts.component import Kind
 from pipelines.facts.folder import Part
-from pipelines.models import verify
+from pipelines.models import library, single_file, verify
+from pipelines.plan import ModelPlan
 
 Progress = Callable[[int], None]  # bytes that were read since the last call
 
@@ -25,10 +26,11 @@ _CHUNK = 1 << 24  # numbers looked at at a time
 _BY_DESIGN = "mask"  # attention masks are stored with minus infinity in them
 
 
-def problem(folder: Path, progress: Progress | None = None) -> str | None:
-    """Why a folder that looks whole cannot be served; None if it can. With ``progress``, every byte of it is read."""
+def problem(plan: ModelPlan, progress: Progress | None = None) -> str | None:
+    """Why a plan whose files look whole cannot be served; None if it can. With ``progress``, every byte is read."""
+    folder = Path(plan.folder)
     try:
-        parts = model_folder.parts(folder)
+        parts = model_files.parts(plan)
         verify.check_classes(folder, parts)
         verify.check_tokenizers({part.component.name: _empty(part) for part in parts})
         if progress is not None:
@@ -44,31 +46,36 @@ def problem(folder: Path, progress: Progress | None = None) -> str | None:
 def _empty(part: Part) -> Any:
     """A component without memory, or a tokenizer as it is; None for all others."""
     component = part.component
+    if part.lends_vocabulary:
+        return single_file.tokenizer(part.folder)
     if component.kind is Kind.TOKENIZER:
-        loaded = verify.class_of(component.library, component.class_name)
+        loaded = library.class_of(component.library, component.class_name)
         return None if loaded is None else loaded.from_pretrained(str(part.folder), local_files_only=True)
     return verify.compare(part)
 
 
 def _read(part: Part, progress: Progress) -> None:
     """Raise LoadRefused for weights that are no numbers, or that are all zero."""
+    if part.source is not None and part.source.is_gguf:
+        progress(part.source.path.stat().st_size)  # its blocks are no numbers to look at
+        return
     floats = zeros = 0
     for path in part.weights:
         with safetensors.safe_open(str(path), framework="pt") as file:
-            for name in file.keys():  # noqa: SIM118, no mapping
+            for name in file.keys() if part.source is None else part.source.names:
                 tensor = file.get_tensor(name)
                 if not tensor.is_floating_point():
                     progress(_touched(tensor))
                     continue
                 finite, zero = _look(tensor)
                 if not finite and _BY_DESIGN not in name.rpartition(".")[2]:
-                    where = f"{part.component.name}/{path.name}"
+                    where = f"{part.component.name}/{path.name}" if part.source is None else path.name
                     raise LoadRefused(f"{where}: {name[:120]} has NaN or infinity in it; fetch the model again")
                 floats, zeros = floats + 1, zeros + zero
                 progress(tensor.nbytes)
     if floats and zeros == floats:
         effect = ", so that prompts would have no effect" if part.component.name.startswith("text_encoder") else ""
-        raise LoadRefused(f"{part.component.name}/: all of its weights are zero{effect}; fetch the model again")
+        raise LoadRefused(f"{part.where}: all of its weights are zero{effect}; fetch the model again")
 
 
 def _look(tensor: torch.Tensor) -> tuple[bool, bool]:

@@ -34,8 +34,9 @@ from pipelines.engine.adapters import Adapters
 from pipelines.engine.shared import DENOISERS, find_shared_modules
 from pipelines.errors import LoadRefused, Unsupported
 from pipelines.facts import folder as model_folder
+from pipelines.facts import model_files
 from pipelines.facts.families import Family, FamilyTable
-from pipelines.models import components, memoised, processors, transfer, tuning, verify
+from pipelines.models import components, memoised, processors, single_file, transfer, tuning, verify
 from pipelines.models.device import choose_dtype
 from pipelines.models.streaming import MIN_STREAMED_BYTES, Streamed
 from pipelines.models.tokens import TokenCounter
@@ -183,12 +184,15 @@ def load(
     host_encoders: bool = False,
     component_done: Callable[[], None] = lambda: None,
 ) -> LoadedModel:
-    """Load a model folder onto ``device``, with ``host_encoders`` but for its text encoders; ``component_done`` is told
-    of each component. Raises LoadRefused for a folder that is missing, broken or unsafe."""
+    """Load a plan's model onto ``device``, with ``host_encoders`` but for its text encoders; ``component_done`` is told
+    of each component. Raises LoadRefused for files that are missing, broken or unsafe."""
     started = time.monotonic()
     path = Path(plan.folder)
-    weight_bytes = model_folder.inspect(path)
-    parts = model_folder.parts(path)
+    weight_bytes = model_files.inspect(plan)
+    parts = model_files.parts(plan)
+    dtype = choose_dtype(plan.dtype, device, stored_bytes=weight_bytes)
+    if plan.dtype == "auto" and device.type == "cpu" and dtype is torch.bfloat16:
+        log.info("dtype auto is bfloat16, which this CPU has instructions for", extra={"model": plan.key})
     variant = model_folder.variant_of(parts)
     quantised = tuning.quantisation(plan)
     tuning.require_compiler(plan, device)
@@ -196,21 +200,25 @@ def load(
         verify.check_classes(path, parts)
         for part in parts:
             verify.compare(part)
+        mapping = {} if quantised is None else quantised.quant_mapping
         # Refused by inspect(): pickles, foreign code, paths that leave the folder.
         with components.told(component_done):
             pipeline = DiffusionPipeline.from_pretrained(
                 str(path),
-                dtype=choose_dtype(plan.dtype, device),
+                dtype=dtype,
                 local_files_only=True,
                 use_safetensors=True,
                 **({} if variant is None else {"variant": variant}),
                 **({} if quantised is None else {"quantization_config": quantised}),
                 **processors.without_torchvision(parts),
+                **single_file.components(plan, parts, dtype, mapping),
             )
-    except torch.AcceleratorError:
-        raise  # no fault of the folder: the device is full, or lost to this process
-    except (OSError, ValueError, KeyError, AttributeError, RuntimeError, TypeError, ImportError) as error:
-        said = str(error).replace(str(path), path.name)  # /readyz shows it to anyone
+    except (LoadRefused, torch.AcceleratorError):
+        raise  # the second is no fault of the files: the device is full, or lost to this process
+    except Exception as error:  # the libraries raise all kinds, tokenizers a plain one
+        said = str(error)  # /readyz shows it to anyone
+        for each in {plan.folder, *(str(weights) for part in parts for weights in part.weights)}:
+            said = said.replace(each, Path(each).name)
         raise LoadRefused(f"diffusers could not load it: {type(error).__name__}: {said}") from error
     pipeline.set_progress_bar_config(disable=True)
     verify.refuse_unloaded(pipeline.components)
@@ -239,18 +247,15 @@ def weight_bytes(plan: ModelPlan, device: torch.device, *, host_encoders: bool =
 
     Raises LoadRefused, as loading would.
     """
-    folder = Path(plan.folder)
-    model_folder.inspect(folder)
-    itemsize = choose_dtype(plan.dtype, device).itemsize
+    itemsize = choose_dtype(plan.dtype, device, stored_bytes=model_files.inspect(plan)).itemsize
     sizes: dict[str, dict[str, float]] = {}
-    for part in model_folder.parts(folder):
-        name, is_quantised = part.component.name, part.is_quantised
+    for part in model_files.parts(plan):
+        name = part.component.name
         quantised = {**dict.fromkeys(DENOISERS, plan.quantise), **dict.fromkeys(ENCODERS, plan.quantise_encoders)}
         smaller = _BYTES_PER_ELEMENT.get(quantised.get(name) or "", itemsize)
         sizes[name] = {}
         for key, tensor in part.tensors().items():
-            # What is no float is loaded as it is stored, and float8 where a library has quantised it.
-            if tensor.dtype.startswith(("I", "U", "BOOL")) or (tensor.is_float8 and is_quantised):
+            if part.stays_as_stored(tensor):
                 sizes[name][key] = tensor.size
             else:
                 sizes[name][key] = tensor.elements * (smaller if len(tensor.shape) == 2 else itemsize)

@@ -23,7 +23,7 @@ import msgspec
 import torch
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import folder as model_folder
+from pipelines.facts import model_files
 from pipelines.facts.component import INDEX
 from pipelines.plan import ModelPlan
 
@@ -170,7 +170,7 @@ def _files(plan: ModelPlan) -> Iterator[tuple[Path, bool]]:
     """The files that a plan's model is read from, and whether each counts whole: weights are told by their headers."""
     folder = Path(plan.folder)
     yield folder / INDEX, True
-    for part in model_folder.parts(folder):
+    for part in model_files.parts(plan):
         yield from ((part.folder / name, True) for name in part.files.configs)
         yield from ((path, False) for path in part.weights)
     yield from ((Path(adapter.path), False) for adapter in plan.adapters)

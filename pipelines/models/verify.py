@@ -13,18 +13,18 @@ from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import accelerate
 import diffusers
 import safetensors
 import torch
 import transformers
 from diffusers import DiffusionPipeline
-from diffusers.pipelines import stable_diffusion
 
 from pipelines.errors import LoadRefused
 from pipelines.facts.component import INDEX
 from pipelines.facts.folder import Part
 from pipelines.facts.headers import Stored
+from pipelines.models import library, single_file
+from pipelines.models.library import is_a
 
 _MAX_NAMED = 3  # tensors, of those that are wrong
 _TEXTS = ("a red apple, ein Haus, 猫", "two dogs on a beach, ein Baum, 犬")  # each tokenizer knows some of them
@@ -43,18 +43,12 @@ def check_classes(folder: Path, parts: Iterable[Part]) -> None:
     """
     named = json.loads((folder / INDEX).read_text(encoding="utf-8"))["_class_name"]
     pipeline = getattr(diffusers, named)
-    if not _is_a(pipeline, DiffusionPipeline) or pipeline._load_connected_pipes:
+    if not is_a(pipeline, DiffusionPipeline) or pipeline._load_connected_pipes:
         raise LoadRefused(f"{named} is not a pipeline that can be served")
     for each in (part.component for part in parts):
-        named_class = class_of(each.library, each.class_name)  # None: an old name that diffusers still knows
-        if _is_a(named_class, DiffusionPipeline) or (_is_a(named_class, torch.nn.Module) and not each.loads_weights):
+        named_class = library.class_of(each.library, each.class_name)  # None: an old name that diffusers still knows
+        if is_a(named_class, DiffusionPipeline) or (is_a(named_class, torch.nn.Module) and not each.loads_weights):
             raise LoadRefused(f"{each.name}: {each.class_name} is not the class of a component")
-
-
-def class_of(library: str, class_name: str) -> Any:
-    """The class of a component; None where its library knows none by that name."""
-    libraries = {"diffusers": diffusers, "transformers": transformers, "stable_diffusion": stable_diffusion}
-    return getattr(libraries.get(library), class_name, None)
 
 
 def compare(part: Part) -> torch.nn.Module | None:
@@ -63,41 +57,45 @@ def compare(part: Part) -> torch.nn.Module | None:
     Returns the component without memory, or None for one that cannot be told this way: what a library has quantised,
     and classes that load in ways of their own. Raises LoadRefused naming tensors that are missing, or of another shape.
     """
-    loaded = class_of(part.component.library, part.component.class_name)
-    if not part.component.loads_weights or part.is_quantised:
+    loaded = library.class_of(part.component.library, part.component.class_name)
+    if not part.component.loads_weights or (part.is_quantised and part.source is None):
         return None
-    if _is_a(loaded, diffusers.ModelMixin) and _loads_as(loaded, diffusers.ModelMixin):
+    if is_a(loaded, diffusers.ModelMixin) and _loads_as(loaded, diffusers.ModelMixin):
         return _compare_diffusers(loaded, part)
-    if _is_a(loaded, transformers.PreTrainedModel) and _loads_as(loaded, transformers.PreTrainedModel):
+    if is_a(loaded, transformers.PreTrainedModel) and _loads_as(loaded, transformers.PreTrainedModel):
         return _compare_transformers(loaded, part)
     return None
 
 
 def _compare_diffusers(loaded: Any, part: Part) -> torch.nn.Module:
-    config = loaded.load_config(str(part.folder), local_files_only=True)
-    with accelerate.init_empty_weights():
-        model: Any = loaded.from_config(config)
-    stored = dict(part.tensors())
+    model, config = library.empty_model(loaded, part.folder)
+    stored: dict[str, Any] = {name: _empty(tensor) for name, tensor in part.tensors().items()}
+    expected: dict[str, torch.Tensor] = model.state_dict()
+    if part.source is not None:
+        stored = single_file.convert(part, loaded, stored, expected, config)
     if part.files.index is None:
         model._fix_state_dict_keys_on_load(stored)  # old names; the library does not mend those of shards
-    expected: dict[str, torch.Tensor] = model.state_dict()
     parameters = {name for name, _ in model.named_parameters()}
     needed = {name for name in expected if name in parameters or name.endswith(_MEASURED)}
     _refuse_missing(part, needed - stored.keys(), len(expected), stored.keys() - expected.keys())
-    shapes = {name: (stored[name].shape, tuple(expected[name].shape)) for name in stored.keys() & expected.keys()}
-    _refuse_shapes(part, {name: both for name, both in shapes.items() if both[0] != both[1]})
+    shapes = {
+        name: (tuple(stored[name].shape), tuple(expected[name].shape)) for name in stored.keys() & expected.keys()
+    }
+    _refuse_shapes(part, {name: pair for name, pair in shapes.items() if pair[0] != pair[1]})
     module: torch.nn.Module = model
     return module
 
 
 def _compare_transformers(loaded: Any, part: Part) -> torch.nn.Module:
     config = loaded.config_class.from_pretrained(str(part.folder), local_files_only=True)
-    stored = part.tensors()
+    stored: dict[str, Any] = {name: _empty(tensor) for name, tensor in part.tensors().items()}
+    if part.source is not None:
+        stored = single_file.convert(part, loaded, stored, {}, config)
     # The library itself tells the names: it renames, ties and leaves out tensors by rules of each class.
     model, info = loaded.from_pretrained(
         None,
         config=config,
-        state_dict={name: _empty(tensor) for name, tensor in stored.items()},
+        state_dict=stored,
         dtype=torch.float32,
         device_map={"": "meta"},
         ignore_mismatched_sizes=True,
@@ -119,7 +117,7 @@ def _refuse_missing(part: Part, missing: Collection[str], of: int, unexpected: C
     if missing:
         instead = f"; its files have {_some(unexpected)}, which it does not know" if unexpected else ""
         raise LoadRefused(
-            f"{part.component.name}/ lacks {len(missing)} of the {of} tensors of its {part.component.class_name}:"
+            f"{part.where} lacks {len(missing)} of the {of} tensors of its {part.component.class_name}:"
             f" {_some(missing)}{instead}"
         )
 
@@ -128,7 +126,7 @@ def _refuse_shapes(part: Part, wrong: Mapping[str, tuple[tuple[int, ...], tuple[
     for name in sorted(wrong):
         had, wanted = ("x".join(map(str, shape)) for shape in wrong[name])
         raise LoadRefused(
-            f"{part.component.name}/ does not fit its config.json: {name} is {had} in its files, and {wanted} by that"
+            f"{part.where} does not fit its config.json: {name} is {had} in its files, and {wanted} by that"
             f" ({len(wrong)} of its tensors differ)"
         )
 
@@ -189,7 +187,7 @@ def refuse_unloaded(components: Mapping[str, Any]) -> None:
 def descale(components: Mapping[str, Any], parts: Iterable[Part]) -> None:
     """Multiply weights that were stored in fp8 by the scale beside them, as ComfyUI's files need it."""
     for part in parts:
-        scales = part.scales()
+        scales = part.scales() if part.source is None else ()  # a single file's are heeded as it is read
         if not scales:
             continue
         stored = part.tensors()
@@ -199,7 +197,7 @@ def descale(components: Mapping[str, Any], parts: Iterable[Part]) -> None:
             weight = weights.get(_name_of(scale.weight, weights))
             if weight is None or not _is_plain(weight, stored[scale.weight].shape):
                 raise LoadRefused(
-                    f"{part.component.name}/ has {scale.scale}, but {scale.weight} is not loaded as it is stored:"
+                    f"{part.where} has {scale.scale}, but {scale.weight} is not loaded as it is stored:"
                     " take weights in fp16 or bf16"
                 )
             factor = values[scale.scale].float().to(weight.device).reshape(-1, *(1 for _ in weight.shape[1:]))
@@ -230,7 +228,3 @@ def _read(part: Part, names: Collection[str]) -> dict[str, torch.Tensor]:
 def _loads_as(loaded: Any, base: Any) -> bool:
     """Does a class load as its library's models do?"""
     return getattr(loaded.from_pretrained, "__func__", None) is base.from_pretrained.__func__
-
-
-def _is_a(value: Any, base: type) -> bool:
-    return isinstance(value, type) and issubclass(value, base)

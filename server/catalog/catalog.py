@@ -13,12 +13,13 @@ from pathlib import Path
 
 from pipelines.errors import LoadRefused
 from pipelines.facts import folder as model_folder
-from pipelines.facts import requirements
+from pipelines.facts import model_files, requirements
 from pipelines.facts.families import Family
 from pipelines.facts.presets import DrawingArea, Preset, overlay
 from pipelines.plan import ModelPlan
 from server.catalog.entries import MIN_SIDE, ModelEntry, PresetEntry, parse_size
 from server.catalog.loras import LoraFolder
+from server.catalog.single_files import CheckpointFolder
 from server.catalog.vendors import answers_inline
 from server.errors import BadRequest, ModelNotFound
 
@@ -99,15 +100,15 @@ class Model:
 
     @cached_property
     def weight_bytes(self) -> int | None:
-        """Bytes of the weights on disk; None for a folder that cannot be served."""
+        """Bytes of the weights on disk; None for weights that cannot be served."""
         try:
-            return model_folder.inspect(Path(self.plan.folder))
+            return model_files.inspect(self.plan)
         except (LoadRefused, OSError):
             return None
 
     def problem(self) -> str | None:
-        """The reason why the weights cannot be served, told from the folder alone; None if they look whole."""
-        return model_folder.problem(Path(self.plan.folder)) or requirements.missing_for_quantise(self.plan.quantise)
+        """The reason why the weights cannot be served, told from their files alone; None if they look whole."""
+        return model_files.problem(self.plan) or requirements.missing_for_quantise(self.plan.quantise)
 
     def lora_problems(self) -> dict[str, str]:
         """The adapters that cannot be used, and why, told from their files alone. The model serves without them."""
@@ -129,6 +130,7 @@ class Catalog:
     default: str
     providers: frozenset[str]
     names: dict[str, str] = field(default_factory=dict)  # alias or ID → ID
+    checkpoints: CheckpointFolder | None = None  # as it was when models.yaml was read
 
     def resolve(self, name: str) -> Model:
         """The model that a name stands for: an ID or an alias, with or without provider prefixes. Raises
@@ -154,3 +156,13 @@ class Catalog:
         """The folders whose adapters may be named, once each."""
         folders = {model.lora_folder.path for model in self if model.lora_folder is not None}
         return tuple(sorted(folders))
+
+    @property
+    def watched_folders(self) -> tuple[Path, ...]:
+        """The folders of which a change is a change of the catalog."""
+        return self.lora_folders if self.checkpoints is None else (*self.lora_folders, self.checkpoints.path)
+
+    @property
+    def refused_checkpoints(self) -> dict[str, str]:
+        """The files of the folder of checkpoints that are no models, and why."""
+        return {} if self.checkpoints is None else self.checkpoints.refused

@@ -15,6 +15,7 @@ from pipelines.facts.families import FamilyTable
 from pipelines.facts.presets import Quality, Style
 from server.catalog.loras import LoraEntry, LoraName
 
+ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}", re.ASCII)  # or a part of one, between slashes
 MIN_SIDE = 16  # pixels, where sizes is any
 _SECONDS = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _DURATION = re.compile(r"([1-9][0-9]{0,5})([smhd])", re.ASCII)
@@ -54,6 +55,7 @@ def _check_duration(text: str) -> str:
     return text
 
 
+Base = Literal["sd15", "sd15-inpaint", "sd21", "sd21-inpaint", "sdxl", "sdxl-inpaint", "sdxl-refiner"]
 Duration = Annotated[str, AfterValidator(_check_duration)]
 Size = Annotated[str, AfterValidator(_check_size)]
 SchedulerName = Annotated[str, AfterValidator(_check_scheduler)]
@@ -77,7 +79,26 @@ class ModelEntry(_Entry):
     """One ID of models.yaml, as written. docs/models.md explains every key."""
 
     path: str | None = Field(None, description="model folder, relative to models.yaml")
+    checkpoint: str | None = Field(
+        None, min_length=1, description="instead of path: one .safetensors file in the original layout (SD 1, 2, SDXL)"
+    )
     like: str | None = Field(None, description="another ID whose weights and keys this one takes over")
+    base: Base | None = Field(
+        None, description="of a checkpoint: whose configurations fit; default: told from the file"
+    )
+    config: str | None = Field(
+        None, min_length=1, description="of a checkpoint: a folder of configurations and tokenizers in place of ours"
+    )
+    prediction: Literal["epsilon", "v"] | None = Field(
+        None,
+        description="of a checkpoint: what it predicts; default: told from the file, else the base's",
+    )
+    transformer: str | None = Field(
+        None, min_length=1, description="a .safetensors or .gguf file in the place of the weights of path's transformer"
+    )
+    vae: str | None = Field(
+        None, min_length=1, description="a .safetensors file for the VAE, in place of its own or of none"
+    )
     hub: str | None = Field(None, description="the hub name that `darkroom models pull` fetches into path")
     aliases: list[str] = Field(default_factory=list, description="further names of this ID")
     owned_by: str = Field("darkroom", description="shown in /v1/models")
@@ -155,8 +176,17 @@ class ModelEntry(_Entry):
 
     @model_validator(mode="after")
     def _has_weights(self) -> ModelEntry:
-        if (self.path is None) == (self.like is None):
-            raise ValueError("needs either path (a model folder) or like (another ID)")
+        if sum(word is not None for word in (self.path, self.checkpoint, self.like)) != 1:
+            raise ValueError("needs one of path (a model folder), checkpoint (one file) or like (another ID)")
+        for key in ("base", "config", "prediction"):
+            if getattr(self, key) is not None and self.checkpoint is None:
+                raise ValueError(f"{key} belongs to checkpoint: a folder says it itself")
+        if self.base is not None and self.config is not None:
+            raise ValueError("base and config exclude each other: each says which configurations to take")
+        if self.transformer is not None and self.path is None:
+            raise ValueError("transformer belongs to path: the folder has the configurations and the other parts")
+        if self.hub is not None and self.path is None:
+            raise ValueError("hub belongs to path: it is a folder that `darkroom models pull` fetches")
         if self.keep and (self.idle or self.idle_unload):
             raise ValueError("keep cannot be had with idle or idle_unload: a model that is kept never leaves")
         if self.family != "auto" and self.family not in FamilyTable().by_name:
@@ -169,4 +199,15 @@ class ModelsFile(_Entry):
 
     providers: list[str] = Field(default_factory=list, description="prefixes that are cut off an ID: openai/dall-e-3")
     default: str = Field(description="the ID for requests that name none")
-    models: dict[str, ModelEntry] = Field(min_length=1)
+    checkpoints: str | None = Field(
+        None,
+        min_length=1,
+        description="a folder whose single files are models too, by their stems, read while the server runs",
+    )
+    models: dict[str, ModelEntry] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _has_models(self) -> ModelsFile:
+        if not self.models and self.checkpoints is None:
+            raise ValueError("needs models, or checkpoints (a folder of single files)")
+        return self

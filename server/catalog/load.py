@@ -8,7 +8,6 @@ model unavailable and the others serving.
 from __future__ import annotations
 
 import os
-import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -21,19 +20,17 @@ from pipelines.facts import schedulers
 from pipelines.facts.families import FamilyTable
 from pipelines.facts.presets import DrawingArea
 from pipelines.plan import ModelPlan
-from server.catalog import lines, loras
+from server.catalog import lines, loras, single_files
 from server.catalog.catalog import Catalog, Model
-from server.catalog.entries import MIN_SIDE, ModelEntry, ModelsFile, PresetEntry, parse_size
+from server.catalog.entries import ID, MIN_SIDE, ModelEntry, ModelsFile, PresetEntry, parse_size
 from server.catalog.loras import LoraEntry
 from server.catalog.shipped import shipped_models_file
 from server.errors import BadRequest, ConfigError
 
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}", re.ASCII)
-
-# Keys of an entry with a path alone: how weights are loaded, which they are once for all IDs that share them.
+# Keys of an entry with weights of its own alone: how they are loaded, which is once for all IDs that share them.
 _WEIGHT_KEYS = (
     *("family", "dtype", "quantise", "quantise_encoders", "encoders", "offload", "compile", "fuse_qkv"),
-    *("idle", "idle_unload"),
+    *("idle", "idle_unload", "base", "config", "prediction", "transformer", "vae"),
 )
 
 _MAX_SHOWN = 200  # characters of a wrong value
@@ -111,6 +108,10 @@ def _check(source: _Source) -> ModelsFile:
 
 def _decide(source: _Source, file: ModelsFile) -> Catalog:
     models: dict[str, Model] = {}
+    found = None
+    if file.checkpoints is not None:
+        found = single_files.read_folder((source.path.parent / file.checkpoints).absolute(), file)
+        file = file.model_copy(update={"models": {**file.models, **found.found}})
     names: dict[str, str] = {}
     for model_id, written in file.models.items():
         base = _base(source, file, model_id, written)
@@ -119,6 +120,8 @@ def _decide(source: _Source, file: ModelsFile) -> Catalog:
         _claim_names(source, names, model_id, entry)
         try:
             models[model_id] = _model(source.path.parent, model_id, written.like or model_id, entry)
+        except single_files.Clash as clash:
+            raise source.error(("models", model_id, clash.key), str(clash), None) from None
         except (ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
             key = "loras" if entry.loras else "lora_folder"
             raise source.error(("models", model_id, key), str(error), None) from None
@@ -126,21 +129,22 @@ def _decide(source: _Source, file: ModelsFile) -> Catalog:
         _check_schedulers(source, models[model_id])
     _share_weights(source, models)
     if file.default not in names:
-        raise source.error(("default",), f"must be one of {', '.join(models)}", file.default)
+        known = ", ".join(models) or "the files in checkpoints, and there are none"
+        raise source.error(("default",), f"must be one of {known}", file.default)
     # Hub clients write OWNER/ID for whatever a list of models shows them.
     prefixes = frozenset(file.providers) | {model.entry.owned_by for model in models.values()}
-    return Catalog(source.path, models, names[file.default], prefixes, names)
+    return Catalog(source.path, models, names[file.default], prefixes, names, found)
 
 
 def _base(source: _Source, file: ModelsFile, model_id: str, written: ModelEntry) -> ModelEntry | None:
-    """The entry that ``written`` is like; None where it has a path of its own."""
+    """The entry that ``written`` is like; None where it has weights of its own."""
     if written.like is None:
         return None
     where = ("models", model_id)
     base = file.models.get(written.like)
-    if base is None or base.path is None:
-        owners = ", ".join(i for i, e in file.models.items() if e.path is not None)
-        raise source.error((*where, "like"), f"must be an ID that has a path: {owners}", written.like)
+    if base is None or base.like is not None:
+        owners = ", ".join(i for i, e in file.models.items() if e.like is None)
+        raise source.error((*where, "like"), f"must be an ID that has a path or a checkpoint: {owners}", written.like)
     for name in _WEIGHT_KEYS:
         if name in written.model_fields_set:
             message = f"is {written.like}'s to say, as it loads these weights for all; write it there"
@@ -221,7 +225,7 @@ def _claim_names(source: _Source, names: dict[str, str], model_id: str, entry: M
     """Adds the ID and its aliases to ``names``. Raises ConfigError for one that already stands for another ID."""
     where = ("models", model_id)
     for name in (model_id, *entry.aliases):
-        if not all(_ID.fullmatch(part) for part in name.split("/")):
+        if not all(ID.fullmatch(part) for part in name.split("/")):
             raise source.error(where, "a name has letters, digits and . _ : - only, and / between prefixes", name)
         if name in names:
             raise source.error(where, f"this name already stands for {names[name]}", name)
@@ -234,16 +238,18 @@ def _model(folder: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
     clash = loras.clash(compile=entry.compile, fuse_qkv=entry.fuse_qkv, quantise=entry.quantise)
     if (entry.loras or entry.lora_folder is not None) and clash is not None:
         raise ValueError(clash)
+    single_files.refuse_clash(entry)
     if entry.encoders == "host" and entry.quantise_encoders is not None:
         raise ValueError("encoders: host and quantise_encoders exclude each other: take one of them out")
     found = None
     if entry.lora_folder is not None:
         found = loras.read_folder((folder / entry.lora_folder).absolute(), entry.loras)
         entry = entry.model_copy(update={"loras": {**entry.loras, **found.found}})
-    weights = Path(os.path.realpath(folder / (entry.path or "")))  # unlike resolve, it raises for no loop of links
+    weights = single_files.folder_of(entry, folder)
     families = FamilyTable()
     family = families.detect(weights) if entry.family == "auto" else families.by_name[entry.family]
-    width, height = parse_size(entry.native_size) if entry.native_size else (family.native, family.native)
+    side = single_files.native_side(entry, weights) or family.native
+    width, height = parse_size(entry.native_size) if entry.native_size else (side, side)
     area = DrawingArea(
         width,
         height,
@@ -266,7 +272,12 @@ def _model(folder: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
         compile=entry.compile,
         fuse_qkv=entry.fuse_qkv,
         adapters=loras.files(entry.loras, folder),
+        checkpoint=single_files.absolute(folder, entry.checkpoint),
+        prediction=entry.prediction,
+        transformer=single_files.absolute(folder, entry.transformer),
+        vae=single_files.absolute(folder, entry.vae),
     )
+    plan = msgspec.structs.replace(plan, revision=single_files.revision(plan))
     return Model(model_id, entry, plan, family, area, found)
 
 

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from pipelines.facts import folder
 from pipelines.plan import AdapterFile
-from server.catalog.watch import adapters_in
+from server.catalog.watch import weights_in
 
 MAX_WEIGHT = 4.0
 MAX_FOUND = 100  # adapters of a folder
@@ -67,7 +67,7 @@ def read_folder(path: Path, listed: Collection[str]) -> LoraFolder:
     refused: dict[str, str] = {}
     if not path.is_dir():
         refused["lora_folder"] = "the folder does not exist, or is none"
-    for file in adapters_in(path):
+    for file in weights_in(path):
         if not _NAME.fullmatch(file.stem):
             refused[file.name] = "its name has more than letters, digits and . _ -, so no request may say it"
         elif file.stem in listed:

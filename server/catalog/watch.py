@@ -1,4 +1,4 @@
-"""What is on the disk now, as stamps: has models.yaml, or a folder of adapters that it names, changed?
+"""What is on the disk now, as stamps: has models.yaml, or a folder of weights that it names, changed?
 
 Knows names, sizes and times; reads no content. Asked for again and again, as no notification crosses a bind mount or
 a network file system. Links are followed, so that a link that is turned to another file counts as a change.
@@ -9,15 +9,15 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 
-ADAPTER_SUFFIX = ".safetensors"
+WEIGHTS_SUFFIX = ".safetensors"
 
 FileStamp = tuple[int, int, int, int]  # mtime_ns, size, inode, device
 Stamps = dict[Path, FileStamp | None]
 
 
 def stamps(file: Path, folders: Iterable[Path]) -> Stamps:
-    """The stamps of models.yaml and of all adapters in these folders."""
-    return {path: file_stamp(path) for path in (file, *(path for folder in folders for path in adapters_in(folder)))}
+    """The stamps of models.yaml and of all files of weights in these folders."""
+    return {path: file_stamp(path) for path in (file, *(path for folder in folders for path in weights_in(folder)))}
 
 
 def has_settled(known: Stamps, before: Stamps, now: Stamps) -> bool:
@@ -27,10 +27,10 @@ def has_settled(known: Stamps, before: Stamps, now: Stamps) -> bool:
     )
 
 
-def adapters_in(folder: Path) -> list[Path]:
-    """The adapter files of a folder, by name; none where it cannot be read. Hidden ones are other programs' own."""
+def weights_in(folder: Path) -> list[Path]:
+    """The files of weights in a folder, by name; none where it cannot be read. Hidden ones are other programs' own."""
     try:
-        return sorted(path for path in folder.iterdir() if path.suffix == ADAPTER_SUFFIX and path.name[0] != ".")
+        return sorted(path for path in folder.iterdir() if path.suffix == WEIGHTS_SUFFIX and path.name[0] != ".")
     except OSError:
         return []
 

@@ -16,10 +16,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from pipelines.facts import requirements
 from server.commands.models.sealing import problems_of_sealed
 
 if TYPE_CHECKING:
+    from pipelines.plan import ModelPlan
     from server.catalog.catalog import Catalog
     from server.settings import Settings
 
@@ -51,19 +54,22 @@ def check(settings: Settings, *, deep: bool = False) -> int:
 
     catalog = load_catalog(find_models_file(settings.models))
     problems = _problems(catalog, compiles=settings.device != "cpu" and machine.has_cuda_device())
-    whole = {key: plan.folder for key, plan in catalog.plans.items() if key not in problems}
+    whole = {key: plan for key, plan in catalog.plans.items() if key not in problems}
     problems |= _problems_inside(catalog, whole, deep=deep)
     if deep:
-        problems |= problems_of_sealed(settings, {key: each for key, each in whole.items() if key not in problems})
+        folders = {key: each.folder for key, each in whole.items() if key not in problems and each.checkpoint is None}
+        problems |= problems_of_sealed(settings, folders)
     for key, problem in problems.items():
-        print(f"{catalog.path}: models.{key}: {catalog.plans[key].folder}: {problem}", file=sys.stderr)
+        print(f"{catalog.path}: models.{key}: {catalog.plans[key].source}: {problem}", file=sys.stderr)
     adapters = _adapter_problems(catalog)
     for where, problem in adapters.items():
         print(f"{catalog.path}: {where}: {problem}", file=sys.stderr)
+    for name, problem in catalog.refused_checkpoints.items():
+        print(f"{catalog.path}: checkpoints: {name}: {problem}", file=sys.stderr)
     print(
         f"{catalog.path}: {len(catalog.models)} models, {len(problems)} of {len(catalog.plans)} folders with problems"
     )
-    return 1 if problems or adapters else 0
+    return 1 if problems or adapters or catalog.refused_checkpoints else 0
 
 
 def _problems(catalog: Catalog, *, compiles: bool) -> dict[str, str]:
@@ -76,29 +82,29 @@ def _problems(catalog: Catalog, *, compiles: bool) -> dict[str, str]:
     return {key: problem for key, problem in found.items() if problem is not None}
 
 
-def _problems_inside(catalog: Catalog, folders: Mapping[str, str], *, deep: bool) -> dict[str, str]:
-    """The problems of folders that look whole: what their classes, tensors and tokenizers tell."""
+def _problems_inside(catalog: Catalog, plans: Mapping[str, ModelPlan], *, deep: bool) -> dict[str, str]:
+    """The problems of plans whose files look whole: what their classes, tensors and tokenizers tell."""
     if not deep:
-        return _ask_child(folders, deep=False, report=lambda key, read: None)
+        return _ask_child(plans, deep=False, report=lambda key, read: None)
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
     with Progress(*columns, console=Console(stderr=True)) as progress:
-        tasks = {key: progress.add_task(key, total=catalog.models[key].weight_bytes) for key in folders}
-        return _ask_child(folders, deep=True, report=lambda key, read: progress.advance(tasks[key], read))
+        tasks = {key: progress.add_task(key, total=catalog.models[key].weight_bytes) for key in plans}
+        return _ask_child(plans, deep=True, report=lambda key, read: progress.advance(tasks[key], read))
 
 
-def _ask_child(folders: Mapping[str, str], *, deep: bool, report: Callable[[str, int], None]) -> dict[str, str]:
+def _ask_child(plans: Mapping[str, ModelPlan], *, deep: bool, report: Callable[[str, int], None]) -> dict[str, str]:
     """The problems that the child finds. Where one ends it, that is the problem, and the rest is asked of another."""
     found: dict[str, str] = {}
-    rest = dict(folders)
+    rest = {key: msgspec.to_builtins(plan) for key, plan in plans.items()}
     while rest:
         with _start_child() as child:
             assert child.stdin is not None
             assert child.stdout is not None
             with contextlib.suppress(BrokenPipeError):  # it has ended already
-                json.dump({"folders": rest, "deep": deep}, child.stdin)
+                json.dump({"plans": rest, "deep": deep}, child.stdin)
                 child.stdin.close()
             for line in child.stdout:
                 said = json.loads(line)

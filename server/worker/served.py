@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,17 +56,18 @@ class ServedCatalog:
         self.problem = ""  # why the file as it is now is not served, without its folder
         self._file = file
         self._worker = worker
-        self._known = stamps(file, catalog.lora_folders)
+        self._known = stamps(file, catalog.watched_folders)
         self._reading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
         self._mark(_problems(catalog, catalog.plans.values()))
+        _log_refused_checkpoints({}, catalog.refused_checkpoints)
 
     async def watch(self) -> None:
         """Read the file again whenever it has changed, for as long as the server runs."""
         before = self._known
         while True:
             await asyncio.sleep(POLL_S)
-            now = await asyncio.to_thread(stamps, self._file, self.current.lora_folders)
+            now = await asyncio.to_thread(stamps, self._file, self.current.watched_folders)
             settled, before = has_settled(self._known, before, now), now
             if settled:
                 await self._reload_and_log()
@@ -80,7 +81,7 @@ class ServedCatalog:
     async def reload(self) -> Changes:
         """Read the file again now. Raises ConfigError for one that is wrong: all is as it was then."""
         async with self._reading:  # two at once: the second sees what the first has made
-            self._known = await asyncio.to_thread(stamps, self._file, self.current.lora_folders)
+            self._known = await asyncio.to_thread(stamps, self._file, self.current.watched_folders)
             known = set(self.current.plans.values())
             try:
                 catalog, problems = await asyncio.to_thread(_read, self._file, known)
@@ -95,6 +96,7 @@ class ServedCatalog:
                 self._worker.serve(plans.values(), _preloads(catalog))
             self._mark(problems)
             _log_refused(self.current, catalog)
+            _log_refused_checkpoints(self.current.refused_checkpoints, catalog.refused_checkpoints)
             self.current = catalog
             if self.problem or changes:
                 log.info(
@@ -139,6 +141,8 @@ def _read(file: Path, known: Iterable[ModelPlan]) -> tuple[Catalog, _Problems]:
 
 
 def _problems(catalog: Catalog, plans: Iterable[ModelPlan]) -> _Problems:
+    for each in catalog:
+        _ = each.weight_bytes  # read here, and not on the event loop when a list of models is asked for
     folders: dict[str, str] = {}
     adapters: dict[str, dict[str, str]] = {}
     for plan in plans:
@@ -159,6 +163,13 @@ def _log_refused(old: Catalog, new: Catalog) -> None:
         for name, reason in refused.items():
             if known.get(name) != reason:
                 log.error("adapter cannot be used", extra={"model": model.id, "adapter": name, "reason": reason})
+
+
+def _log_refused_checkpoints(before: Mapping[str, str], refused: Mapping[str, str]) -> None:
+    """Say which files of the folder of checkpoints are no models, once each."""
+    for name, reason in refused.items():
+        if before.get(name) != reason:
+            log.error("checkpoint cannot be served", extra={"file": name, "reason": reason})
 
 
 def _preloads(catalog: Catalog) -> set[ModelPlan]:

@@ -118,6 +118,9 @@ def test_the_wheel_carries_what_ships(wheel: Path) -> None:
     assert weights
     assert {f"server/data/{path.as_posix()}" for path in weights} <= carried
     assert {"server/py.typed", "pipelines/py.typed"} <= carried
+    architectures = [path for path in (ROOT / "pipelines" / "facts" / "architectures").rglob("*") if path.is_file()]
+    assert len(architectures) > 40
+    assert {path.relative_to(ROOT).as_posix() for path in architectures} <= carried
     assert {name.split("/")[0] for name in carried} == {"server", "pipelines", f"darkroom-{__version__}.dist-info"}
 
 

@@ -17,7 +17,7 @@ from pipelines.errors import LoadRefused
 from pipelines.facts import folder as model_folder
 from pipelines.facts import seal
 from server.catalog.catalog import Catalog, Model
-from server.catalog.watch import adapters_in
+from server.catalog.watch import weights_in
 from server.commands.failure import CommandFailed
 
 
@@ -38,6 +38,7 @@ def of_models(catalog: Catalog, names: Collection[str]) -> tuple[Contents, str]:
     for key in sorted(keys):
         _add_model(contents, catalog.models[key])
     written = yaml.safe_load(catalog.path.read_text(encoding="utf-8"))
+    written.pop("checkpoints", None)  # a folder of files that stay here
     entries = {each: dict(entry) for each, entry in written["models"].items() if each in chosen}
     for each, entry in entries.items():
         _add_adapters(contents, catalog, each, entry)
@@ -48,7 +49,10 @@ def of_models(catalog: Catalog, names: Collection[str]) -> tuple[Contents, str]:
 
 
 def _add_model(contents: Contents, model: Model) -> None:
-    folder = Path(model.plan.folder)
+    plan = model.plan
+    if plan.checkpoint or plan.transformer or plan.vae:
+        raise CommandFailed(f"{model.id} is not packed: it has single files, and only folders are sealed")
+    folder = Path(plan.folder)
     try:
         model_folder.inspect(folder)
         sealed = seal.read(folder)
@@ -72,7 +76,7 @@ def _add_adapters(contents: Contents, catalog: Catalog, name: str, entry: dict[s
         }
     if entry.get("lora_folder"):
         folder = here / entry["lora_folder"]
-        for path in adapters_in(folder):
+        for path in weights_in(folder):
             _adapter(contents, path, f"lora_folders/{name}")
         entry["lora_folder"] = f"lora_folders/{name}"
 

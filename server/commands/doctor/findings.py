@@ -102,9 +102,9 @@ def _model(model: Model, said: Answer) -> Iterator[tuple[Level, str]]:
     plan, sizes = model.plan, said.models.get(model.plan.key, Sizes(problem="its size is not known"))
     problem = model.problem() or sizes.problem
     if problem is not None:
-        yield Level.PROBLEM, f"{plan.folder}: {problem}"
+        yield Level.PROBLEM, f"{plan.source}: {problem}"
         return
-    yield Level.OK, f"{plan.folder} is whole"
+    yield Level.OK, f"{plan.source} is whole"
     if said.device.startswith("cuda") and plan.compile and (lacking := requirements.missing_for_compile()) is not None:
         yield Level.PROBLEM, lacking
     room = said.room_bytes if sizes.room_bytes is None else sizes.room_bytes

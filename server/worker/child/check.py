@@ -1,7 +1,7 @@
 """The process in which ``darkroom check`` builds models without their weights: the front has no torch.
 
-Reads one JSON object from standard input, ``{"folders": {KEY: PATH}, "deep": false}``; writes a line of JSON for each
-folder as it is done, and with ``deep`` one now and then for the bytes that were read. Knows neither models.yaml nor
+Reads one JSON object from standard input, ``{"plans": {KEY: PLAN}, "deep": false}``; writes a line of JSON for each
+plan as it is done, and with ``deep`` one now and then for the bytes that were read. Knows neither models.yaml nor
 HTTP; fetches nothing.
 """
 
@@ -10,14 +10,17 @@ from __future__ import annotations
 import json
 import os
 import sys
-from pathlib import Path
 from typing import Any, TextIO
+
+import msgspec
+
+from pipelines.plan import ModelPlan
 
 _REPORT_BYTES = 32 * 1024 * 1024
 
 
 def main() -> None:
-    """Check the folders of standard input, and say of each what is wrong with it."""
+    """Check the plans of standard input, and say of each what is wrong with it."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what the libraries print is no line of ours
     asked = json.load(sys.stdin)
@@ -27,9 +30,9 @@ def main() -> None:
         _say(out, missing=str(error))
         return
     loader.quiet_libraries()
-    for key, folder in asked["folders"].items():
+    for key, plan in asked["plans"].items():
         progress = _Progress(out, key) if asked["deep"] else None
-        problem = dry_run.problem(Path(folder), progress)
+        problem = dry_run.problem(msgspec.convert(plan, ModelPlan), progress)
         if progress is not None:
             progress.flush()
         _say(out, key=key, problem=problem)

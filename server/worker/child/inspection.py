@@ -7,9 +7,7 @@ sizes and the room are told by the code that serving decides by.
 from __future__ import annotations
 
 import importlib.metadata
-import math
 import sys
-from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -71,7 +69,7 @@ class Answer(msgspec.Struct, frozen=True):
 def _sizes(plan: ModelPlan, device: Any, budget: int) -> Sizes:
     from pipelines.engine.shared import DENOISERS
     from pipelines.errors import LoadRefused
-    from pipelines.facts import folder
+    from pipelines.facts import model_files
     from pipelines.models import loader, memory
     from pipelines.models.device import choose_dtype
     from server.worker.child.device import working_bytes
@@ -93,14 +91,14 @@ def _sizes(plan: ModelPlan, device: Any, budget: int) -> Sizes:
             if plan.encoders == "device":
                 others = {"encoders: host": msgspec.structs.replace(plan, encoders="host"), **others}
             otherwise = {word: size_of(other)[0] for word, other in others.items() if other != plan}
-        denoisers = [part for part in folder.parts(Path(plan.folder)) if part.component.name in DENOISERS]
+        denoisers = [part for part in model_files.parts(plan) if part.component.name in DENOISERS]
         return Sizes(
-            dtype=str(choose_dtype(plan.dtype, device)).removeprefix("torch."),
+            dtype=str(choose_dtype(plan.dtype, device, stored_bytes=model_files.inspect(plan))).removeprefix("torch."),
             as_it_is=size,
             otherwise=otherwise,
             encoders_on_host=on_host,
             room_bytes=room,
-            denoiser_elements=sum(math.prod(shape) for part in denoisers for _, shape in loader._shapes(part.weights)),
+            denoiser_elements=sum(tensor.elements for part in denoisers for tensor in part.tensors().values()),
         )
     except (LoadRefused, OSError) as error:
         return Sizes(problem=str(error))

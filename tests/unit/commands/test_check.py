@@ -16,6 +16,8 @@ from server import interpreter
 from server.commands.doctor import machine
 from tests.running import ROOT
 from tests.unit.commands.command_line import run
+from tests.unit.pipelines.facts.test_checkpoint import sd
+from tests.unit.pipelines.facts.test_checkpoint import write as write_header_of
 
 
 def test_check_passes_what_ships(capsys: pytest.CaptureFixture[str]) -> None:
@@ -145,3 +147,19 @@ def test_a_folder_that_ends_the_process_that_checks_it_is_named_and_the_rest_is_
     said = capsys.readouterr()
     assert f"{tmp_path / 'copy'}: checking it ended the process" in said.err
     assert "1 of 2 folders with problems" in said.out
+
+
+def test_checkpoints_are_checked_as_folders_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A file in the folder of checkpoints that is none is told, as is one that its classes do not fit."""
+    (tmp_path / "files").mkdir()
+    write_header_of(tmp_path / "files" / "lora.safetensors", {"a.lora_up.weight": (4, 4)})
+    write_header_of(tmp_path / "files" / "hollow.safetensors", sd())
+    file = tmp_path / "models.yaml"
+    file.write_text("default: hollow\ncheckpoints: files\n")
+    assert run("check", "--models", str(file)) == 1
+    said = capsys.readouterr()
+    assert f"{file}: checkpoints: lora.safetensors: lora.safetensors is a LoRA: list it" in said.err
+    hollow = tmp_path / "files" / "hollow.safetensors"
+    assert f"{file}: models.hollow: {hollow}: hollow.safetensors (" in said.err
+    assert "lacks" in said.err
+    assert "1 models, 1 of 1 folders with problems" in said.out

@@ -20,6 +20,7 @@ from server.worker.local import LocalWorker
 from server.worker.served import Changes, ServedCatalog
 from server.worker.status import ModelState, ModelStatus
 from tests.running import ROOT
+from tests.unit.pipelines.facts.test_checkpoint import sd, write
 
 pytestmark = pytest.mark.anyio
 
@@ -202,3 +203,26 @@ async def test_two_readings_at_once_end_alike(place: Place) -> None:
     found = list(await asyncio.gather(*(catalog.reload() for _ in range(3))))
     assert found == [Changes(("other",)), Changes(), Changes()]
     assert len(place.worker.served) == 1
+
+
+async def test_checkpoints_that_are_put_into_their_folder_are_models(
+    place: Place, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A half-copied one is told in the log, takes nothing down, and is a model once it is whole."""
+    folder = place.folder / "files"
+    folder.mkdir()
+    place.write(TEXT + "checkpoints: files\n")
+    whole = write(place.folder / "whole.safetensors", sd()).read_bytes()
+    async with watched(place, monkeypatch) as catalog:
+        (folder / "some.safetensors").write_bytes(whole[:2000])
+        await until(lambda: "checkpoint cannot be served" in caplog.text)
+        assert ids(catalog) == {"mini"}
+        (folder / "some.safetensors").write_bytes(whole)
+        await until(lambda: ids(catalog) == {"mini", "some"})
+        assert catalog.current.refused_checkpoints == {}
+        before = catalog.current.resolve("some").plan
+        write(folder / "some.safetensors", sd() | {"more": (4,)})
+        await until(lambda: catalog.current.resolve("some").plan != before)
+        (folder / "some.safetensors").unlink()
+        await until(lambda: ids(catalog) == {"mini"})
+    assert place.worker.served[-1] == {"mini"}

@@ -294,6 +294,19 @@ def test_packages_that_a_model_needs_are_named(
     assert requirements.missing(part, files, {"config.json": config}) is None
 
 
+@pytest.mark.parametrize(
+    ("version", "says"),
+    [("0.14.9", "needs torchao 0.15 or newer: pip install -U"), ("0.15.0", None), ("1.0", None), ("0.15rc1+cpu", None)],
+)
+def test_a_package_that_is_too_old_is_named(version: str, says: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One heard "requires torchao >= 0.15.0 for construction from dict" at load."""
+    monkeypatch.setattr(requirements, "_is_installed", lambda name: True)
+    monkeypatch.setattr("importlib.metadata.version", lambda name: version)
+    config = {"config.json": {"quantization_config": {"quant_method": "torchao"}}}
+    said = requirements.missing(UNET, Files((), (), None, ()), config)
+    assert said is None if says is None else says in str(said)
+
+
 def test_a_fast_tokenizer_needs_nothing_and_neither_does_qwens_processor(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(requirements, "_is_installed", lambda name: False)
     fast = Files((), ("spiece.model", "tokenizer.json"), None, ())

@@ -86,3 +86,16 @@ def test_values_that_name_code_or_something_to_fetch(config: dict[str, Any], dee
 )
 def test_configs_as_hubs_have_them(config: dict[str, Any]) -> None:
     judge(config, "unet/config.json")
+
+
+@pytest.mark.parametrize(
+    ("method", "says"),
+    [
+        ("gguf", "name the .gguf file under transformer"),
+        ("modelopt", "is 'modelopt', which is not served"),
+        ("auto-round", "is 'auto-round', which is not served"),
+    ],
+)
+def test_a_way_of_quantising_that_is_not_served_is_named_with_what_to_do(method: str, says: str) -> None:
+    with pytest.raises(LoadRefused, match=says):
+        judge({"quantization_config": {"quant_method": method}}, "transformer/config.json")

@@ -1,0 +1,177 @@
+"""Checkpoints and files beside folders in models.yaml: what an entry of them becomes."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import get_args
+
+import pytest
+
+from pipelines.facts.checkpoint import ARCHITECTURES, BASES
+from pipelines.spec import Task
+from server.catalog.entries import Base
+from server.errors import ConfigError
+from tests.unit.catalog.models_files import catalog
+from tests.unit.pipelines.facts.test_checkpoint import sd, write
+
+ENTRY = "default: a\nmodels:\n  a:\n    checkpoint: some.safetensors\n"
+
+
+def test_every_base_may_be_written() -> None:
+    assert get_args(Base) == BASES
+
+
+@pytest.mark.parametrize(
+    ("width", "channels", "family", "side"),
+    [
+        (768, 4, "stable-diffusion", 512),
+        (768, 9, "stable-diffusion-inpainting", 512),
+        (1024, 4, "stable-diffusion", 768),
+        (1024, 9, "stable-diffusion-inpainting", 512),
+        (2048, 4, "stable-diffusion-xl", 1024),
+        (2048, 9, "stable-diffusion-xl-inpainting", 1024),
+        (1280, 4, "stable-diffusion-xl-refiner", 1024),
+    ],
+)
+def test_family_and_size_are_told_from_the_header(
+    width: int, channels: int, family: str, side: int, tmp_path: Path
+) -> None:
+    write(tmp_path / "some.safetensors", sd(width, channels))
+    model = catalog(tmp_path, ENTRY).resolve("a")
+    assert (model.family.name, model.area.native_width) == (family, side)
+    assert model.plan.source == str(tmp_path / "some.safetensors")
+    assert (Task.TEXT_TO_IMAGE in model.family.tasks) == (channels == 4 and width != 1280)
+
+
+def test_sd_2_1_base_draws_512(tmp_path: Path) -> None:
+    write(tmp_path / "some.safetensors", sd(1024))
+    assert catalog(tmp_path, f"{ENTRY}    prediction: epsilon\n").resolve("a").area.native_width == 512
+    assert catalog(tmp_path, f"{ENTRY}    native_size: 640x640\n").resolve("a").area.native_width == 640
+
+
+def test_a_checkpoint_that_is_missing_leaves_the_others_serving(tmp_path: Path) -> None:
+    text = f"{ENTRY}  b:\n    path: weights\n"
+    model = catalog(tmp_path, text).resolve("a")
+    assert model.problem() == "some.safetensors does not exist"
+    assert model.weight_bytes is None
+
+
+def test_weights_are_counted_from_the_header(tmp_path: Path) -> None:
+    write(tmp_path / "some.safetensors", sd())
+    model = catalog(tmp_path, ENTRY).resolve("a")
+    assert model.problem() is None
+    assert model.weight_bytes == 2 * (320 * 4 * 9 + 320 * 768 + 512 * 4 * 9 + 77)
+
+
+def test_ids_that_are_like_a_checkpoint_share_its_weights(tmp_path: Path) -> None:
+    write(tmp_path / "some.safetensors", sd())
+    models = catalog(tmp_path, f"{ENTRY}    prediction: v\n  b:\n    like: a\n")
+    assert models.resolve("b").plan == models.resolve("a").plan
+    assert models.resolve("b").plan.prediction == "v"
+
+
+def test_other_files_are_other_weights(tmp_path: Path) -> None:
+    """The plan is what tells weights apart: with one VAE or another they are not the same."""
+    write(tmp_path / "some.safetensors", sd())
+    plain = catalog(tmp_path, ENTRY).resolve("a").plan
+    other = catalog(tmp_path, f"{ENTRY}    vae: vae.safetensors\n").resolve("a").plan
+    assert plain.mark != other.mark
+
+
+def test_a_file_that_has_been_replaced_is_other_weights(tmp_path: Path) -> None:
+    file = write(tmp_path / "some.safetensors", sd())
+    before = catalog(tmp_path, ENTRY).resolve("a").plan
+    assert catalog(tmp_path, ENTRY).resolve("a").plan == before
+    write(file, sd() | {"more": (4,)})
+    assert catalog(tmp_path, ENTRY).resolve("a").plan != before
+
+
+FOLDER = "default: one\ncheckpoints: files\n"
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """A folder with one checkpoint."""
+    (tmp_path / "files").mkdir()
+    write(tmp_path / "files" / "one.safetensors", sd())
+    return tmp_path / "files"
+
+
+def test_each_file_of_the_folder_is_a_model_by_its_stem(files: Path, tmp_path: Path) -> None:
+    write(files / "two-v1.5.safetensors", sd(2048))
+    models = catalog(tmp_path, FOLDER)
+    assert {model.id: model.family.name for model in models} == {
+        "one": "stable-diffusion",
+        "two-v1.5": "stable-diffusion-xl",
+    }
+    assert models.refused_checkpoints == {}
+    assert models.watched_folders == (files,)
+    assert models.resolve("one").plan.checkpoint == str(files / "one.safetensors")
+
+
+def test_a_file_that_is_wrong_does_not_take_the_others_down(files: Path, tmp_path: Path) -> None:
+    write(files / "lora.safetensors", {"a.lora_up.weight": (4, 4)})
+    write(files / "odd.safetensors", sd(999))
+    write(files / "a b.safetensors", sd())
+    (files / "half.safetensors").write_bytes((files / "one.safetensors").read_bytes()[:1000])
+    (files / "._one.safetensors").write_bytes(b"what a system left")
+    (files / "notes.txt").write_text("mine")
+    models = catalog(tmp_path, FOLDER)
+    assert [model.id for model in models] == ["one"]
+    assert sorted(models.refused_checkpoints) == [
+        "a b.safetensors",
+        "half.safetensors",
+        "lora.safetensors",
+        "odd.safetensors",
+    ]
+    assert "is truncated" in models.refused_checkpoints["half.safetensors"]
+    assert "under loras" in models.refused_checkpoints["lora.safetensors"]
+
+
+def test_names_that_models_yaml_has_stay_with_it(files: Path, tmp_path: Path) -> None:
+    text = f"{FOLDER}models:\n  one: {{ path: weights, aliases: [two] }}\n"
+    write(files / "two.safetensors", sd())
+    models = catalog(tmp_path, text)
+    assert models.resolve("one").plan.checkpoint is None
+    assert models.refused_checkpoints == {
+        "one.safetensors": "one already stands for one; rename the file",
+        "two.safetensors": "two already stands for one; rename the file",
+    }
+
+
+def test_old_ids_may_be_like_a_file_of_the_folder(files: Path, tmp_path: Path) -> None:
+    models = catalog(tmp_path, f"{FOLDER}models:\n  dall-e-3: {{ like: one }}\n")
+    assert models.resolve("dall-e-3").plan == models.resolve("one").plan
+
+
+def test_a_default_that_is_broken_is_a_model_that_says_so(files: Path, tmp_path: Path) -> None:
+    """It would have kept the server from starting, and the others from serving."""
+    (files / "one.safetensors").write_bytes(b"half of it")
+    write(files / "two.safetensors", sd())
+    models = catalog(tmp_path, FOLDER)
+    assert "one.safetensors is not a safetensors file" in str(models.resolve("one").problem())
+    assert models.resolve("two").id == "two"
+
+
+def test_a_folder_that_is_missing(tmp_path: Path) -> None:
+    models = catalog(tmp_path, f"{FOLDER}models:\n  one: {{ path: weights }}\n")
+    assert models.refused_checkpoints == {"checkpoints": "the folder does not exist, or is none"}
+    with pytest.raises(ConfigError, match="default = 'one': must be one of the files in checkpoints"):
+        catalog(tmp_path, FOLDER)
+    with pytest.raises(ConfigError, match="needs models, or checkpoints"):
+        catalog(tmp_path, "default: one\n")
+
+
+def test_configurations_of_the_owners(tmp_path: Path) -> None:
+    shutil.copytree(ARCHITECTURES / "sdxl", tmp_path / "mine")
+    write(tmp_path / "some.safetensors", sd(999))
+    model = catalog(tmp_path, f"{ENTRY}    config: mine\n").resolve("a")
+    assert model.family.name == "stable-diffusion-xl"
+    assert model.plan.folder == str(tmp_path / "mine")
+
+
+def test_configurations_that_are_missing(tmp_path: Path) -> None:
+    write(tmp_path / "some.safetensors", sd())
+    model = catalog(tmp_path, f"{ENTRY}    config: nowhere\n").resolve("a")
+    assert model.problem() == "config: nowhere does not exist, or is no folder"
