@@ -121,8 +121,7 @@ def inspect(folder: Path, found: Iterable[Part] | None = None, *, with_seal: boo
     size = sum(_inspect_part(part, folder) for part in found)
     _inspect_marks(found, folder)
     if with_seal:
-        replaced = [part.component.name for part in found if part.source is not None]
-        seal.compare(folder, _names(found), replaced)
+        seal.compare(folder, {*_names(found), *_passed_by(folder, found)})
     return size
 
 
@@ -133,6 +132,13 @@ def files_read(folder: Path) -> tuple[str, ...]:
 
 def _names(found: Iterable[Part]) -> tuple[str, ...]:
     return (INDEX, *(f"{part.component.name}/{name}" for part in found for name in part.files))
+
+
+def _passed_by(folder: Path, found: Iterable[Part]) -> tuple[str, ...]:
+    """What was sealed of components whose weights come from single files: it is still part of the folder."""
+    replaced = tuple(f"{part.component.name}/" for part in found if part.source is not None)
+    sealed = seal.read(folder) if replaced else None
+    return () if sealed is None else tuple(name for name in sealed.files if name.startswith(replaced))
 
 
 def problem(folder: Path) -> str | None:

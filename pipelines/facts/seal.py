@@ -113,15 +113,13 @@ def _is_sha256(value: Any) -> bool:
     return isinstance(value, str) and len(value) == 64 and set(value) <= _HEX
 
 
-def compare(folder: Path, names: Collection[str], replaced: Collection[str] = ()) -> None:
+def compare(folder: Path, names: Collection[str]) -> None:
     """Compare the files that loading reads with the seal, where there is one: sizes, headers of weights, and small
-    files whole. Milliseconds. Of components that are ``replaced`` by files from elsewhere, the folder's own weights do
-    not count. Raises LoadRefused naming the first file that is another."""
+    files whole. Milliseconds. Raises LoadRefused naming the first file that is another."""
     seal = read(folder)
     if seal is None:
         return
-    unread = {name for name in seal.files.keys() - set(names) if name.partition("/")[0] in replaced}
-    for name in sorted({*names, *seal.files} - unread):
+    for name in sorted({*names, *seal.files}):
         said = _difference(folder, name, seal.files.get(name), name in names)
         if said is not None:
             helps = "`darkroom models verify` says what else does, and `darkroom models seal --again` seals a change"

@@ -211,7 +211,7 @@ def load(
                 **({} if variant is None else {"variant": variant}),
                 **({} if quantised is None else {"quantization_config": quantised}),
                 **processors.without_torchvision(parts),
-                **single_file.components(plan, parts, dtype, mapping),
+                **single_file.components(plan, parts, dtype, mapping, component_done),
             )
     except (LoadRefused, torch.AcceleratorError):
         raise  # the second is no fault of the files: the device is full, or lost to this process

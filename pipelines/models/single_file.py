@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import gzip
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -33,9 +33,13 @@ _VISIBLE = (range(ord("!"), ord("~") + 1), range(ord("¡"), ord("¬") + 1), rang
 
 
 def components(
-    plan: ModelPlan, parts: Iterable[Part], dtype: torch.dtype, quantised: Mapping[str, Any]
+    plan: ModelPlan,
+    parts: Iterable[Part],
+    dtype: torch.dtype,
+    quantised: Mapping[str, Any],
+    done: Callable[[], None] = lambda: None,
 ) -> dict[str, Any]:
-    """The components of a model that its folder does not have, by name, in ``dtype``.
+    """The components of a model that its folder does not have, by name, in ``dtype``; ``done`` is told of each.
 
     ``quantised`` has the quantization_config of those that get smaller on the way. Raises LoadRefused, and what the
     libraries raise.
@@ -46,6 +50,9 @@ def components(
             made[part.component.name] = tokenizer(part.folder)
         elif part.source is not None:
             made[part.component.name] = _load(part, dtype, quantised.get(part.component.name))
+        else:
+            continue
+        done()
     changed = model_files.scheduler(plan)
     if changed is not None:
         name, config = changed

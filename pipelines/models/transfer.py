@@ -23,8 +23,10 @@ _ALIGNMENT = 64  # bytes; a view of a slab must begin at a multiple of its eleme
 
 
 def is_plain(tensor: torch.Tensor) -> bool:
-    """Can a tensor be copied as bytes? Not those of torchao and bitsandbytes, which hold others, and none with gaps."""
-    holds_others = hasattr(tensor, "__tensor_flatten__") or type(tensor).__module__.startswith("bitsandbytes")
+    """Can a tensor be copied as bytes? Not those of torchao and bitsandbytes, which hold others, nor GGUF's, which know
+    a type beside their bytes, and none with gaps."""
+    words = ("__tensor_flatten__", "quant_type")
+    holds_others = any(hasattr(tensor, word) for word in words) or type(tensor).__module__.startswith("bitsandbytes")
     return not holds_others and tensor.is_contiguous()
 
 

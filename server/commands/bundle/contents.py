@@ -38,21 +38,23 @@ def of_models(catalog: Catalog, names: Collection[str]) -> tuple[Contents, str]:
     for key in sorted(keys):
         _add_model(contents, catalog.models[key])
     written = yaml.safe_load(catalog.path.read_text(encoding="utf-8"))
-    written.pop("checkpoints", None)  # a folder of files that stay here
-    entries = {each: dict(entry) for each, entry in written["models"].items() if each in chosen}
+    entries = {each: dict(entry) for each, entry in written.get("models", {}).items() if each in chosen}
     for each, entry in entries.items():
         _add_adapters(contents, catalog, each, entry)
         if "path" in entry:
             entry["path"] = f"models/{each}"
+    written.pop("checkpoints", None)  # its files are not packed
     default = catalog.default if catalog.default in chosen else next(iter(entries))
     return contents, yaml.safe_dump({**written, "default": default, "models": entries}, sort_keys=False)
 
 
 def _add_model(contents: Contents, model: Model) -> None:
-    plan = model.plan
-    if plan.checkpoint or plan.transformer or plan.vae:
-        raise CommandFailed(f"{model.id} is not packed: it has single files, and only folders are sealed")
-    folder = Path(plan.folder)
+    for single in (model.plan.checkpoint, model.plan.transformer, model.plan.vae):
+        if single is not None:
+            raise CommandFailed(
+                f"{model.id} is not packed: {single} is a single file, and sealed folders alone are packed"
+            )
+    folder = Path(model.plan.folder)
     try:
         model_folder.inspect(folder)
         sealed = seal.read(folder)

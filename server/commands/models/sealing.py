@@ -28,7 +28,6 @@ def seal_model(settings: Settings, name: str, *, again: bool) -> None:
     """Write the seal of a model's folder. Raises CommandFailed for one that cannot be served, or that differs from the
     seal that it has, unless ``again`` says that the change was meant; OSError."""
     owner = _owner(settings, name)
-    _refuse_checkpoint(owner)
     folder = Path(owner.plan.folder)
     try:
         model_folder.inspect(folder, with_seal=False)
@@ -47,11 +46,6 @@ def seal_model(settings: Settings, name: str, *, again: bool) -> None:
     print(f"SHA-256 of the seal: {sealed.sha256}")
 
 
-def _refuse_checkpoint(owner: Model) -> None:
-    if owner.plan.checkpoint is not None:
-        raise CommandFailed(f"{owner.id} is a checkpoint in one file: only model folders can be sealed")
-
-
 def _refuse_changed(folder: Path, name: str) -> None:
     try:
         seal.compare(folder, model_folder.files_read(folder))
@@ -65,7 +59,6 @@ def verify_model(settings: Settings, name: str) -> int:
     """Read every byte of a sealed model and say what differs. 0 where nothing does, else 1. Raises CommandFailed for
     one that is not sealed, OSError."""
     owner = _owner(settings, name)
-    _refuse_checkpoint(owner)
     folder = Path(owner.plan.folder)
     try:
         sealed = seal.read(folder)
@@ -127,7 +120,10 @@ def _owner(settings: Settings, name: str) -> Model:
     from server.catalog.load import find_models_file, load_catalog
 
     catalog = load_catalog(find_models_file(settings.models))
-    return catalog.models[catalog.resolve(name).plan.key]
+    owner = catalog.models[catalog.resolve(name).plan.key]
+    if owner.plan.checkpoint is not None:
+        raise CommandFailed(f"{owner.id} is the single file {owner.plan.checkpoint}; seals are for folders")
+    return owner
 
 
 @contextmanager

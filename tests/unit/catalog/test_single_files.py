@@ -13,6 +13,7 @@ from pipelines.spec import Task
 from server.catalog.entries import Base
 from server.errors import ConfigError
 from tests.unit.catalog.models_files import catalog
+from tests.unit.commands.command_line import run
 from tests.unit.pipelines.facts.test_checkpoint import sd, write
 
 ENTRY = "default: a\nmodels:\n  a:\n    checkpoint: some.safetensors\n"
@@ -175,3 +176,13 @@ def test_configurations_that_are_missing(tmp_path: Path) -> None:
     write(tmp_path / "some.safetensors", sd())
     model = catalog(tmp_path, f"{ENTRY}    config: nowhere\n").resolve("a")
     assert model.problem() == "config: nowhere does not exist, or is no folder"
+
+
+@pytest.mark.parametrize("action", ["seal", "verify"])
+def test_a_single_file_is_not_sealed(action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """A seal would have been written beside the configurations that ship."""
+    write(tmp_path / "some.safetensors", sd())
+    (tmp_path / "models.yaml").write_text(ENTRY)
+    assert run("models", "--models", str(tmp_path / "models.yaml"), action, "a") != 0
+    assert "some.safetensors; seals are for folders" in capsys.readouterr().err
+    assert sorted(path.name for path in (ARCHITECTURES / "sd15").iterdir() if path.is_file()) == ["model_index.json"]
