@@ -1,8 +1,7 @@
 """``darkroom models``: list the models to draw with, and the actions upon one of them.
 
 Knows the rows of /v1/models and of the catalog, and one table for both. A running server is asked; without one,
-models.yaml is read. ``pull``, ``seal`` and
-``verify`` stand in modules of their own.
+models.yaml is read. ``pull``, ``import``, ``seal`` and ``verify`` stand in modules of their own.
 """
 
 from __future__ import annotations
@@ -36,6 +35,11 @@ def add_parser(commands: Any) -> None:
     actions = parser.add_subparsers(dest="action", metavar="ACTION")
     fetch = actions.add_parser("pull", help="fetch a model's folder from the hub (the one command that may)")
     fetch.add_argument("id", metavar="ID")
+    imports = actions.add_parser("import", help="say what a file of weights is, and print its entry for models.yaml")
+    imports.add_argument("file", metavar="FILE", type=Path)
+    imports.add_argument("--as", dest="name", metavar="ID", help="the model's ID (default: from the file's name)")
+    imports.add_argument("--into", metavar="ID", help="the model that a transformer, a VAE or a LoRA belongs to")
+    imports.add_argument("--write", action="store_true", help="add the entry of a checkpoint to models.yaml")
     seals = actions.add_parser("seal", help="note what a model's files are, for loading and verify to compare")
     seals.add_argument("id", metavar="ID")
     seals.add_argument("--again", action="store_true", help="although it is sealed and has changed")
@@ -55,6 +59,10 @@ def run(arguments: Namespace) -> int:
         from server.commands.models.pull import pull
 
         pull(settings, arguments.id)
+    elif arguments.action == "import":
+        from server.commands.models.importing import import_file
+
+        import_file(settings, arguments.file, name=arguments.name, into=arguments.into, write=arguments.write)
     elif arguments.action == "seal":
         from server.commands.models.sealing import seal_model
 
