@@ -31,10 +31,3 @@ def test_a_server_that_starts_again_does_not_check_again(tmp_path: Path) -> None
         assert checked(running)["known"] is False
         assert '"record cannot be read"' in running.log
         assert running.draw().status_code == 200
-
-
-def test_a_data_folder_that_keeps_no_checks_is_no_fault(tmp_path: Path) -> None:
-    (tmp_path / "checks").write_text("in the way")
-    with start(tmp_path, models=FILE) as running:
-        assert checked(running)["known"] is False
-        assert running.draw().status_code == 200

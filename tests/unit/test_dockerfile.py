@@ -265,7 +265,9 @@ def test_the_models_file_of_the_mounted_folder_is_served_and_its_paths_are_relat
     monkeypatch.chdir(tmp_path / "work")
     assert find_models_file(None) == ROOT / "models.yaml"
     (tmp_path / "models" / "models.yaml").touch()
-    assert find_models_file(None) == tmp_path / "models" / "models.yaml"
+    found = find_models_file(None)
+    assert found == tmp_path / "work" / "models.yaml", "the link may be turned while the server runs"
+    assert found.resolve() == tmp_path / "models" / "models.yaml"
 
 
 def test_the_healthcheck_fails_where_nobody_listens() -> None:

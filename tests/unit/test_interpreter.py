@@ -75,5 +75,11 @@ def test_every_python_process_is_started_that_way() -> None:
         for file in (ROOT / folder).rglob("*.py")
         if "sys.executable" in file.read_text(encoding="utf-8")
     ]
-    # The doctor's code is its own, on the command line with -P: it imports torch alone, and dies by intent.
-    assert sorted(users) == ["pipelines/doctor/device_sections.py", "server/interpreter.py"]
+    # The doctor's code is its own, on the command line with -P: it imports torch alone, and dies by intent. A bundle's
+    # install.py stands alone, and runs pip in isolation (-I), as packing does.
+    assert sorted(users) == [
+        "pipelines/doctor/device_sections.py",
+        "server/commands/bundle/install.py",
+        "server/commands/bundle/wheels.py",
+        "server/interpreter.py",
+    ]

@@ -23,7 +23,11 @@ def main() -> None:
     """Check the plans of standard input, and say of each what is wrong with it."""
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what the libraries print is no line of ours
-    asked = json.load(sys.stdin)
+    answer(json.load(sys.stdin), out)
+
+
+def answer(asked: dict[str, Any], out: TextIO) -> None:
+    """Write what is wrong with each plan that is asked for."""
     try:
         from pipelines.models import dry_run, loader
     except ImportError as error:

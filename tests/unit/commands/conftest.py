@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from server.commands import check
+from tests.unit.commands.near_child import NearChild
+
 
 @pytest.fixture(autouse=True)
 def _plain_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -13,3 +16,9 @@ def _plain_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("DARKROOM_DATA_DIR", str(tmp_path / "data"))
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def near_child(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``darkroom check`` does in this process what it has a child do."""
+    monkeypatch.setattr(check, "_start_child", NearChild)

@@ -33,6 +33,7 @@ def test_check_names_a_missing_folder(tmp_path: Path, capsys: pytest.CaptureFixt
     assert f"{file}: models.a: {tmp_path / 'nowhere'}: the folder does not exist" in said
 
 
+@pytest.mark.usefixtures("near_child")
 def test_check_names_the_compiler_where_compile_has_an_effect(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -97,6 +98,7 @@ def zero(folder: Path) -> None:
     change(folder / "text_encoder" / "model.safetensors", lambda _, tensor: torch.zeros_like(tensor))
 
 
+@pytest.mark.usefixtures("near_child")
 @pytest.mark.parametrize(
     ("how", "says"),
     [
@@ -116,6 +118,7 @@ def test_check_builds_what_it_checks(
     assert "2 models, 1 of 2 folders with problems" in said.out
 
 
+@pytest.mark.usefixtures("near_child")
 @pytest.mark.parametrize(
     ("how", "says"),
     [
@@ -149,6 +152,7 @@ def test_a_folder_that_ends_the_process_that_checks_it_is_named_and_the_rest_is_
     assert "1 of 2 folders with problems" in said.out
 
 
+@pytest.mark.usefixtures("near_child")
 def test_checkpoints_are_checked_as_folders_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A file in the folder of checkpoints that is none is told, as is one that its classes do not fit."""
     (tmp_path / "files").mkdir()

@@ -390,7 +390,7 @@ def test_ctrl_c_leaves_the_folder_as_it_was(hub: Hub, model: Path) -> None:
     (hub.folder / SHARD).write_bytes(weights(b"\1" * 16))
     hub.hold[SHARD] = threading.Event()
     command = [sys.executable, "-m", "server", "models", "--models", str(model.parent / "models.yaml"), "pull", "z"]
-    environment = {**os.environ, "HF_ENDPOINT": hub.url, "PYTHONPATH": str(ROOT)}
+    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
         hub.wait_asked(SHARD)
         process.send_signal(signal.SIGINT)

@@ -66,6 +66,7 @@ def test_verify_names_each_file_and_keeps_its_result(
     assert not last.intact
 
 
+@pytest.mark.usefixtures("near_child")
 def test_a_model_that_is_not_sealed_works_as_ever_and_verify_says_so(
     file: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -104,6 +105,7 @@ def test_others_may_read_a_seal(file: Path, tmp_path: Path) -> None:
     assert (tmp_path / "model" / seal.NAME).stat().st_mode & 0o777 == 0o644
 
 
+@pytest.mark.usefixtures("near_child")
 def test_a_deep_check_verifies_what_is_sealed(file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     models(file, "seal", "a")
     assert run("check", "--models", str(file), "--deep") == 0
