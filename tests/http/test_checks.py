@@ -24,10 +24,5 @@ def test_a_server_that_starts_again_does_not_check_again(tmp_path: Path) -> None
         with start(tmp_path, models=FILE) as running:
             assert checked(running)["known"] is known
             assert running.draw().status_code == 200
-            (file,) = (tmp_path / "checks").iterdir()
+            assert len(list((tmp_path / "checks").iterdir())) == 1
             assert running.stop() == 0
-    file.write_bytes(file.read_bytes()[:100])
-    with start(tmp_path, models=FILE) as running:
-        assert checked(running)["known"] is False
-        assert '"record cannot be read"' in running.log
-        assert running.draw().status_code == 200
