@@ -6,6 +6,7 @@ model, and holds its module and its tensors (diffusers' QwenEmbedRope: 4 MiB, an
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,5 +27,6 @@ def _caches(cls: type) -> Iterator[Any]:
             yield member
         # diffusers wraps the cached function in one of its own, which shows nothing of it.
         for cell in getattr(member, "__closure__", None) or ():
-            if hasattr(cell.cell_contents, "cache_clear"):
-                yield cell.cell_contents
+            with contextlib.suppress(ValueError):  # one that is empty still
+                if hasattr(cell.cell_contents, "cache_clear"):
+                    yield cell.cell_contents

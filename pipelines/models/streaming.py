@@ -153,5 +153,7 @@ def stream_encoders(
     copies, pinned = make_copies(device), device.type == "cuda" and size <= host_bytes
     for name, part in pipeline.components.items():
         if isinstance(part, torch.nn.Module) and name not in found:
-            transfer.bring(part, device) if device.type == "cuda" else part.to(device)
+            if device.type == "cuda":
+                transfer.bring_weights(part, device)
+            part.to(device)
     return {name: Streamed(encoder, device, copies, pinned=pinned) for name, encoder in found.items()}

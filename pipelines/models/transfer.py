@@ -35,10 +35,10 @@ def plain_tensors(module: torch.nn.Module) -> list[torch.Tensor]:
     return [tensor for tensor in (*module.parameters(), *module.buffers()) if is_plain(tensor)]
 
 
-def bring(module: torch.nn.Module, device: torch.device) -> None:
-    """Bring a module to ``device``; return when all of it is there."""
+def bring_weights(module: torch.nn.Module, device: torch.device) -> None:
+    """Bring what can be copied as bytes of a module to ``device``; return when it is there. Its own ``to`` brings the
+    rest."""
     bring_tensors([tensor for tensor in plain_tensors(module) if tensor.device.type == "cpu"], device)
-    module.to(device)
 
 
 def bring_tensors(tensors: Sequence[torch.Tensor], device: torch.device) -> None:

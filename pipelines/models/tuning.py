@@ -86,12 +86,11 @@ def place(
         )
     elif host_encoders and device.type == "cuda":
         streamed = streaming.stream_encoders(pipeline, device, host_bytes=memory.host_share())
-    elif device.type == "cuda" and plan.quantise is None and plan.quantise_encoders is None:
-        for part in pipeline.components.values():
-            if isinstance(part, torch.nn.Module):
-                transfer.bring(part, device)
     else:
-        pipeline.to(device)
+        for part in pipeline.components.values():
+            if device.type == "cuda" and isinstance(part, torch.nn.Module):
+                transfer.bring_weights(part, device)
+        pipeline.to(device)  # what is left: it knows which parts their libraries move by themselves
     if device.type == "cuda":
         _speed_up(pipeline, plan)
     _write_nothing(pipeline)

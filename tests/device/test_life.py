@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,9 +12,9 @@ import torch
 
 from pipelines.engine.engine import Engine
 from pipelines.engine.sink import KeepingSink
-from pipelines.models import transfer
+from pipelines.models import transfer, tuning
 from pipelines.models.loader import LoadedModel, load, weight_bytes
-from pipelines.plan import Drawing
+from pipelines.plan import Drawing, ModelPlan
 from server.catalog.catalog import Catalog
 from tests.device.cards import MIB
 from tests.device.fake import FakeCuda
@@ -173,3 +174,17 @@ def test_the_embedded_model_takes_the_bytes_that_its_files_promise(fake_cuda: Fa
     check(model)
     assert model.shares, model.reason
     assert not fake_cuda.unknown
+
+
+class _MovedByItsLibrary(torch.nn.Linear):
+    """As bitsandbytes' int8 models: they are on their device, and their own ``to`` refuses."""
+
+    def to(self, *args: Any, **kwargs: Any) -> Any:
+        raise ValueError("`.to` is not supported for 8-bit models")
+
+
+def test_a_part_that_only_its_library_moves_is_left_to_the_pipeline(fake_cuda: FakeCuda) -> None:
+    asked: list[torch.device] = []
+    pipeline = SimpleNamespace(components={"unet": _MovedByItsLibrary(2, 2)}, to=asked.append)
+    tuning.place(pipeline, ModelPlan("a", "", "other"), CUDA)
+    assert asked == [CUDA]
