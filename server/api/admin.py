@@ -12,6 +12,7 @@ from fastapi import APIRouter, Depends, Request, Response
 from fastapi.responses import JSONResponse
 
 from server.api import openapi
+from server.api.ops import worker_state
 from server.api.prefixes import add_under_both
 from server.api.services import Services
 from server.errors import (
@@ -71,14 +72,14 @@ def router(services: Services) -> APIRouter:
     async def sleep() -> dict[str, Any]:
         """The worker process ends once nothing is drawn, and the next request starts it again."""
         services.worker.sleep()
-        return {"worker": _worker(services)}
+        return {"worker": {"state": worker_state(services)}}
 
     @_post(routes, "/admin/wake", status_code=202, summary="Take the device again", response_description="It will.")
     async def wake() -> dict[str, Any]:
         """The worker process starts, if it sleeps, and loads the models that have `preload`."""
         _require_open(services)
         services.worker.wake()
-        return {"worker": _worker(services)}
+        return {"worker": {"state": worker_state(services)}}
 
     @_post(
         routes,
@@ -120,7 +121,3 @@ def _require_admin(request: Request) -> None:
 def _require_open(services: Services) -> None:
     if services.queue.draining:
         raise Draining("The server is shutting down.")
-
-
-def _worker(services: Services) -> dict[str, str]:
-    return {"state": "asleep" if services.worker.asleep else "up"}

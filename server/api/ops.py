@@ -53,6 +53,15 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
+def worker_state(services: Services) -> str:
+    """asleep, up, failing or starting."""
+    if services.worker.asleep:
+        return "asleep"
+    if services.worker.up:
+        return "up"
+    return "failing" if services.worker.start_failure else "starting"
+
+
 def readiness(services: Services) -> dict[str, Any]:
     """What /readyz says: the models by name, and why those that cannot be served cannot."""
     models: dict[str, Any] = {}
@@ -68,8 +77,7 @@ def readiness(services: Services) -> dict[str, Any]:
     ready = services.worker.settled and servable and not services.queue.draining
     failure = services.worker.start_failure
     problem = services.served.problem
-    up = "asleep" if services.worker.asleep else "up" if services.worker.up else ""
-    worker = {"state": up or ("failing" if failure else "starting")}
+    worker = {"state": worker_state(services)}
     reason = failure or services.worker.device_problem
     return {
         "ready": ready,

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from pipelines.facts import requirements
+from server.commands.byte_progress import bars
 from server.commands.models.sealing import problems_of_sealed
 
 if TYPE_CHECKING:
@@ -87,11 +88,7 @@ def _problems_inside(catalog: Catalog, plans: Mapping[str, ModelPlan], *, deep: 
     """The problems of plans whose files look whole: what their classes, tensors and tokenizers tell."""
     if not deep:
         return _ask_child(plans, deep=False, report=lambda key, read: None)
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
+    with bars() as progress:
         tasks = {key: progress.add_task(key, total=catalog.models[key].weight_bytes) for key in plans}
         return _ask_child(plans, deep=True, report=lambda key, read: progress.advance(tasks[key], read))
 

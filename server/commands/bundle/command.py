@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import tempfile
 from argparse import Namespace
-from collections.abc import Iterator
-from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from server import __version__
 from server.commands.bundle import install
+from server.commands.byte_progress import bar
 from server.commands.failure import CommandFailed
 
 if TYPE_CHECKING:
@@ -105,7 +104,7 @@ def pack(settings: Settings, arguments: Namespace) -> None:
             "machine": target.machine,
             "extras": extras,
         }
-        with _progress(out.name, sum(path.stat().st_size for path in files.values())) as report:
+        with bar(out.name, sum(path.stat().st_size for path in files.values())) as report:
             archive.write(out, files, facts, found.known, sign=sign, report=report)
     print(f"{out}: {len(files)} files, {out.stat().st_size / 1e6:.0f} MB{', signed' if sign else ''}")
 
@@ -136,14 +135,3 @@ def _version(wheels: Path) -> str:
     """The version of Darkroom that is packed, which need not be this one."""
     names = [path.name.split("-")[1] for path in wheels.glob("darkroom-*.whl")]
     return names[0] if names else __version__
-
-
-@contextmanager
-def _progress(name: str, total: int) -> Iterator[Any]:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(name, total=total)
-        yield lambda read: progress.advance(task, read)

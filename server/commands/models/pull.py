@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.errors import LoadRefused
 from pipelines.facts import component, seal
+from server.commands.byte_progress import bars
 from server.commands.failure import CommandFailed
 from server.commands.models import hub
 from server.commands.models.hub import Download, HubFile, Report, Repository
@@ -100,12 +101,8 @@ def _wanted(repository: Repository, folder: ModelFolder, download: Download) -> 
 
 def _fetch(repository: Repository, wanted: Collection[str], folder: ModelFolder, download: Download) -> dict[str, Path]:
     """Have every wanted file that the folder does not have, whole, beside it."""
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
-
     files = [repository.files[name] for name in wanted]
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=Console(stderr=True)) as progress:
+    with bars(time_left=True) as progress:
         task = progress.add_task(f"{repository.name} → {folder.folder}", total=sum(file.size or 0 for file in files))
 
         def report(come: int) -> None:

@@ -6,8 +6,7 @@ Knows how both show their progress, and where a result is kept; what a seal is, 
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +14,7 @@ from pipelines.errors import LoadRefused
 from pipelines.facts import folder as model_folder
 from pipelines.facts import seal
 from pipelines.facts.seal import Report, State
+from server.commands.byte_progress import bar
 from server.commands.failure import CommandFailed
 from server.storage import atomic
 from server.storage.verified import VerifiedFolders
@@ -34,7 +34,7 @@ def seal_model(settings: Settings, name: str, *, again: bool) -> None:
         if not again:
             _refuse_changed(folder, owner.id)
         names = model_folder.files_read(folder)
-        with _progress(owner.id, sum((folder / each).stat().st_size for each in names)) as report:
+        with bar(owner.id, sum((folder / each).stat().st_size for each in names)) as report:
             manifest = seal.make(folder, names, report)
     except LoadRefused as refusal:
         raise CommandFailed(f"{folder}: not sealed: {refusal}") from None
@@ -66,7 +66,7 @@ def verify_model(settings: Settings, name: str) -> int:
         raise CommandFailed(f"{folder}: {refusal}") from None
     if sealed is None:
         raise CommandFailed(f"{folder} is not sealed: `darkroom models seal {owner.id}` seals it as it is now")
-    with _progress(owner.id, sealed.size) as report:
+    with bar(owner.id, sealed.size) as report:
         found = _verify(settings, folder, sealed, report)
     wrong = {name: state for name, state in found.items() if state is not State.SAME}
     for each, state in wrong.items():
@@ -86,7 +86,7 @@ def problems_of_sealed(settings: Settings, folders: Mapping[str, str]) -> dict[s
             sealed = seal.read(folder)
             if sealed is None:
                 continue
-            with _progress(f"{key} against its seal", sealed.size) as report:
+            with bar(f"{key} against its seal", sealed.size) as report:
                 found = _verify(settings, folder, sealed, report)
         except (LoadRefused, OSError) as error:
             problems[key] = f"its seal could not be verified: {error}"
@@ -124,14 +124,3 @@ def _owner(settings: Settings, name: str) -> Model:
     if owner.plan.checkpoint is not None:
         raise CommandFailed(f"{owner.id} is the single file {owner.plan.checkpoint}; seals are for folders")
     return owner
-
-
-@contextmanager
-def _progress(name: str, total: int) -> Iterator[Report]:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
-
-    columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn())
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(name, total=total)
-        yield lambda read: progress.advance(task, read)
