@@ -8,7 +8,7 @@ import msgspec
 import pytest
 import torch
 
-from pipelines.doctor import model_sections, sections
+from pipelines.doctor import sections
 from pipelines.doctor.probe import Probe
 from pipelines.doctor.record import Record
 from pipelines.models.loader import LoadedModel
@@ -16,14 +16,12 @@ from server.catalog.catalog import Catalog
 from server.worker.child import inspection
 from tests.device.fake import FakeCuda
 from tests.device.placed import CUDA, placed
+from tests.unit.pipelines.doctor.shortened import shorten
 
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_sections, "_COPIES", (1, 2, 3))
-    monkeypatch.setattr(model_sections, "_RUNS", 4)
-    monkeypatch.setattr(model_sections, "_STEPS", 2)
-    monkeypatch.setattr(model_sections, "_BESIDE_TENSORS", 4)
+    shorten(monkeypatch)
 
 
 def run(name: str, model: LoadedModel | None = None) -> dict[str, str]:

@@ -2,29 +2,19 @@
 
 from __future__ import annotations
 
-from types import SimpleNamespace
-
 import pytest
 
 from server.worker import hearing, protocol
 from server.worker.hearing import Hearing
+from tests.unit.worker.clock import Clock, set_clock
 
 GOES_ON = protocol.LoadProgress("mini", 3, 0)
 LOADING, READY = protocol.Moved("mini", "loading", "", 0.0), protocol.Moved("mini", "ready", "", 9.0)
 
 
-class Clock:
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(hearing, "time", SimpleNamespace(monotonic=made.monotonic))
-    return made
+    return set_clock(monkeypatch, hearing)
 
 
 def test_a_load_that_goes_on_is_not_silent(clock: Clock) -> None:

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import os
 import signal
-import socket
-from collections.abc import AsyncIterator, Callable, Iterable
 from types import SimpleNamespace
-from typing import Any
 
 import msgspec
 import pytest
 
-from pipelines.plan import Drawing, ModelPlan
-from pipelines.spec import Encoding, ImageSpec
+from pipelines.spec import Encoding
 from server.errors import ModelUnavailable, WorkerLost
 from server.settings import Settings
 from server.telemetry import Metrics
@@ -24,99 +18,9 @@ from server.worker import protocol
 from server.worker.hearing import Hearing
 from server.worker.local import LocalWorker
 from server.worker.status import ModelState
+from tests.unit.worker.children import BROKEN, DRAWING, HELLO, MINI, Children, move, started, until
 
 pytestmark = pytest.mark.anyio
-
-MINI, BROKEN = ModelPlan("mini", "/mini", "other"), ModelPlan("broken", "/broken", "other")
-DRAWING = Drawing("job_1", MINI, ImageSpec("mini", "p", 48, 32, 24, 16, 4, 1.0), (5,))
-HELLO = protocol.Hello("cpu", "CPU", "2")
-
-
-class Child:
-    """Stands in for the worker process, at the other end of the real socket: says what it is told to."""
-
-    def __init__(self, pid: int, fd: int) -> None:
-        self.pid = pid
-        self.heard: list[protocol.ToWorker] = []
-        self.returncode: int | None = None
-        self.obeys = True
-        self._socket = socket.socket(fileno=os.dup(fd))
-        self._ended = asyncio.Event()
-
-    async def listen(self) -> None:
-        reader, self._writer = await asyncio.open_connection(sock=self._socket)
-        self._listening = asyncio.create_task(self._listen(reader))
-
-    def say(self, message: protocol.ToFront) -> None:
-        self._writer.write(protocol.pack(message))
-
-    def listen_no_more(self) -> None:
-        self._listening.cancel()
-        self._writer.transport.pause_reading()  # type: ignore[attr-defined]
-
-    def has_unread(self) -> bool:
-        with contextlib.suppress(BlockingIOError):
-            return bool(self._socket.recv(1, socket.MSG_PEEK))
-        return False
-
-    def end(self, code: int) -> None:
-        self.returncode = code
-        self._writer.close()
-        self._ended.set()
-
-    async def wait(self) -> int | None:
-        await self._ended.wait()
-        return self.returncode
-
-    async def _listen(self, reader: asyncio.StreamReader) -> None:
-        with contextlib.suppress(asyncio.IncompleteReadError):  # it has ended
-            while protocol.Stop() not in self.heard:
-                (length,) = protocol.HEADER.unpack(await reader.readexactly(protocol.HEADER.size))
-                self.heard.append(protocol.unpack_to_worker(await reader.readexactly(length)))
-            if self.obeys:
-                self.end(0)
-
-
-Children = asyncio.Queue[Child]
-
-
-@pytest.fixture
-def children(monkeypatch: pytest.MonkeyPatch) -> Children:
-    """The worker processes that were started, in order."""
-    queue = Children()
-    of_pid: dict[int, Child] = {}
-
-    async def start(*command: str, pass_fds: list[int], **options: Any) -> Child:
-        pid = 2**31 - 1 - len(of_pid)  # nobody's: no system numbers its processes so high
-        child = of_pid[pid] = Child(pid, *pass_fds)
-        await child.listen()
-        queue.put_nowait(child)
-        return child
-
-    monkeypatch.setattr(os, "kill", lambda pid, number: of_pid[pid].end(-number))
-    monkeypatch.setattr(asyncio, "create_subprocess_exec", start)
-    return queue
-
-
-@contextlib.asynccontextmanager
-async def started(preload: Iterable[ModelPlan]) -> AsyncIterator[LocalWorker]:
-    worker = LocalWorker(Settings(), [MINI, BROKEN], preload, Metrics())
-    worker.start()
-    async with asyncio.timeout(10):
-        yield worker
-        await worker.stop()
-
-
-async def until(fact: Callable[[], bool]) -> None:
-    while not fact():  # noqa: ASYNC110, no event tells of it
-        await asyncio.sleep(0.001)
-
-
-async def move(worker: LocalWorker, child: Child, key: str, place: str, reason: str = "") -> None:
-    """Return when the worker knows that these weights have come or gone."""
-    before = worker.models[key]
-    child.say(protocol.Moved(key, place, reason, 0.1))
-    await until(lambda: worker.models[key] is not before)
 
 
 async def test_a_client_that_left_is_no_failure_in_the_log(
@@ -298,71 +202,6 @@ async def test_a_model_that_is_new_to_preload_is_loaded_and_not_waited_for(child
         assert worker.models["broken"].state is ModelState.LOADING
         assert worker.models["mini"].state is ModelState.READY
         assert worker.settled, "a change of models.yaml takes no server out of its balancer"
-
-
-async def asleep(worker: LocalWorker, child: Child) -> None:
-    worker.sleep()
-    assert worker.asleep
-    await until(lambda: child.returncode == 0)
-
-
-async def test_a_worker_that_sleeps_is_woken_by_the_next_drawing_and_loads_no_more_than_that(
-    children: Children, caplog: pytest.LogCaptureFixture
-) -> None:
-    async with started([MINI]) as worker:
-        child = await children.get()
-        child.say(HELLO)
-        await move(worker, child, "mini", "ready")
-        await asleep(worker, child)
-        assert worker.settled
-        assert worker.models["mini"].state is not ModelState.LOADING
-        drawing = asyncio.create_task(worker.draw(DRAWING, Encoding("png", 90), lambda done, of: None))
-        child = await children.get()
-        assert worker.settled, "a balancer would take it out for being asked"
-        child.say(HELLO)
-        await until(lambda: bool(child.heard))
-        assert [type(message) for message in child.heard] == [protocol.Draw]
-        child.say(protocol.Finished("job_1", (), 0.1))
-        await drawing
-        assert worker.settled
-    assert not [record for record in caplog.records if record.levelno > logging.INFO]
-
-
-async def test_a_drawing_that_comes_while_the_worker_ends_is_drawn_by_the_next(children: Children) -> None:
-    async with started([]) as worker:
-        child = await children.get()
-        child.obeys = False
-        child.say(HELLO)
-        await until(lambda: worker.up)
-        worker.sleep()
-        drawing = asyncio.create_task(worker.draw(DRAWING, Encoding("png", 90), lambda done, of: None))
-        await until(lambda: protocol.Stop() in child.heard)
-        child.end(0)
-        child = await children.get()
-        child.say(HELLO)
-        await until(lambda: bool(child.heard))
-        child.say(protocol.Finished("job_1", (), 0.1))
-        await drawing
-
-
-async def test_sleep_waits_for_what_is_drawn_and_wake_preloads(children: Children) -> None:
-    async with started([MINI]) as worker:
-        child = await children.get()
-        child.say(HELLO)
-        await move(worker, child, "mini", "ready")
-        drawing = asyncio.create_task(worker.draw(DRAWING, Encoding("png", 90), lambda done, of: None))
-        await until(lambda: len(child.heard) == 2)
-        worker.sleep()
-        assert not worker.asleep
-        child.say(protocol.Finished("job_1", (), 0.1))
-        await drawing
-        assert worker.asleep
-        await until(lambda: child.returncode == 0)
-        worker.wake()
-        child = await children.get()
-        child.say(HELLO)
-        await until(lambda: bool(child.heard))
-        assert child.heard == [protocol.Load(MINI)]
 
 
 async def test_a_load_that_somebody_waits_for_ends_with_the_model_there_or_refused(children: Children) -> None:

@@ -7,12 +7,13 @@ from typing import Any
 import pytest
 import torch
 
-from pipelines.doctor import device_sections, model_sections, random_weights, sections
+from pipelines.doctor import random_weights, sections
 from pipelines.doctor.probe import Probe
 from pipelines.doctor.record import Record
 from pipelines.models.loader import LoadedModel
 from server.commands.doctor import gpu
 from tests.families import tiny
+from tests.unit.pipelines.doctor.shortened import shorten
 
 CPU = torch.device("cpu")
 
@@ -24,11 +25,7 @@ def model(request: pytest.FixtureRequest) -> LoadedModel:
 
 @pytest.fixture(autouse=True)
 def _short(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(model_sections, "_COPIES", (1, 2, 3))
-    monkeypatch.setattr(model_sections, "_RUNS", 4)
-    monkeypatch.setattr(model_sections, "_STEPS", 2)
-    monkeypatch.setattr(model_sections, "_BESIDE_TENSORS", 4)
-    monkeypatch.setattr(device_sections, "_LAUNCHES", 20)
+    shorten(monkeypatch)
 
 
 def run(name: str, model: LoadedModel | None = None) -> tuple[dict[str, Any], dict[str, str]]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
@@ -19,6 +18,7 @@ from server.worker import protocol
 from server.worker.child import signs
 from server.worker.child.signs import LoadSigns
 from tests.running import ROOT, eventually
+from tests.unit.worker.clock import Clock, set_clock
 
 PLAN = ModelPlan("m", "/m", "other")
 
@@ -31,18 +31,9 @@ class Link:
         self.sent.append(message)
 
 
-class Clock:
-    now = 0.0
-
-    def monotonic(self) -> float:
-        return self.now
-
-
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
-    made = Clock()
-    monkeypatch.setattr(signs, "time", SimpleNamespace(monotonic=made.monotonic))
-    return made
+    return set_clock(monkeypatch, signs)
 
 
 def begun(link: Link, read: Any = lambda: 0) -> LoadSigns:
