@@ -17,6 +17,7 @@ from tests.device.allocator import Caching, Exact, Expandable
 from tests.device.cards import GIB, MIB, small
 from tests.device.fake import FakeCuda
 from tests.device.placed import CUDA
+from tests.device.sizes import SIZES
 from tests.device.sparse import write_folder, write_sparse
 from tests.families import matrix as family_matrix
 from tests.families import tiny
@@ -46,7 +47,7 @@ def test_what_quantising_would_make_of_a_model_is_told_from_its_headers(fake_cud
     int8, nf4 = real_sizes.otherwise(plan)
     assert nf4.weights < int8.weights < loader.weight_bytes(plan, CUDA)
     assert (int8.says, int8.on_host) == ("computed, not run: quantise: int8: fits", False)
-    refused = real_sizes.Result(real_sizes.SIZES["sdxl"], small(1), "refused", 9, otherwise=(int8, nf4))
+    refused = real_sizes.Result(SIZES["sdxl"], small(1), "refused", 9, otherwise=(int8, nf4))
     assert [line.count("|") for line in refused.lines()] == [real_sizes.HEAD.splitlines()[0].count("|")] * 3
 
 
