@@ -2,6 +2,8 @@
 
 Knows torch's functions that draw normal numbers; knows neither pipelines nor seeds. What such a function makes of a
 seed in half precision differs between versions of torch, so a picture would change with them, and with the precision.
+Numbers that a pipeline makes a tensor of are float32 as well, whatever torch's default is: loading another model sets
+it for the whole process.
 """
 
 from __future__ import annotations
@@ -47,6 +49,12 @@ def _normal_(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     return tensor.copy_(torch.empty_like(tensor, dtype=torch.float32).normal_(*args, **kwargs))
 
 
+def _tensor(data: Any, *, dtype: torch.dtype | None = None, **kwargs: Any) -> torch.Tensor:
+    made = torch.tensor(data, dtype=dtype, **kwargs)
+    by_default = dtype is None and made.dtype is torch.get_default_dtype() and isinstance(data, float | list | tuple)
+    return torch.tensor(data, dtype=torch.float32, **kwargs) if by_default and made.dtype in HALF else made
+
+
 def _cast(draw: Callable[..., torch.Tensor], dtype: torch.dtype, *args: Any, **kwargs: Any) -> torch.Tensor:
     if dtype not in HALF or kwargs.get("out") is not None:
         return draw(*args, dtype=dtype, **kwargs)
@@ -57,6 +65,7 @@ _DRAWS: dict[Any, Callable[..., Any]] = {
     torch.randn: _randn,
     torch.randn_like: _randn_like,
     torch.Tensor.normal_: _normal_,
+    torch.tensor: _tensor,
 }
 
 

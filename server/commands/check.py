@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +20,7 @@ import msgspec
 
 from pipelines.facts import requirements
 from server.commands.byte_progress import bars
+from server.commands.failure import CommandFailed
 from server.commands.models.sealing import problems_of_sealed
 
 if TYPE_CHECKING:
@@ -63,6 +64,9 @@ def check(settings: Settings, *, deep: bool = False) -> int:
         )
     for key, problem in problems.items():
         print(f"{catalog.path}: models.{key}: {catalog.plans[key].source}: {problem}", file=sys.stderr)
+    whole_ones = catalog.plans.keys() - problems
+    if whole_ones and settings.device != "cpu" and (settings.device != "auto" or machine.has_cuda_device()):
+        _say_room(catalog, settings, whole_ones)
     adapters = _adapter_problems(catalog)
     for where, problem in adapters.items():
         print(f"{catalog.path}: {where}: {problem}", file=sys.stderr)
@@ -82,6 +86,27 @@ def _problems(catalog: Catalog, *, compiles: bool) -> dict[str, str]:
     if compiles and (lacking := requirements.missing_for_compile()) is not None:
         found |= {key: lacking for key, plan in catalog.plans.items() if plan.compile and found[key] is None}
     return {key: problem for key, problem in found.items() if problem is not None}
+
+
+def _say_room(catalog: Catalog, settings: Settings, whole: Collection[str]) -> None:
+    """Say how much of the device each whole model takes, and whether it has room now. No problem of the configuration:
+    a server that is running may have the device's memory, and another machine may serve this file."""
+    from server.commands.doctor import findings, inquiry
+
+    try:
+        said = inquiry.ask(catalog, settings)
+    except CommandFailed as failure:
+        print(f"the device was not asked for its memory: {failure}", file=sys.stderr)
+        return
+    if said.device_problem:
+        print(f"the device cannot be used here: {said.device_problem}", file=sys.stderr)
+    if said.device == "cpu":
+        return
+    for key in sorted(whole):
+        sizes = said.models.get(catalog.models[key].plan.key)
+        if sizes is not None and sizes.problem is None:
+            _, text = findings.room(catalog.models[key], said)
+            print(f"{catalog.path}: models.{key}: {text} ({said.device_name})")
 
 
 def _problems_inside(catalog: Catalog, plans: Mapping[str, ModelPlan], *, deep: bool) -> dict[str, str]:

@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from server import interpreter
-from server.commands.doctor import machine
+from server.commands.doctor import inquiry, machine
+from server.worker.child.inspection import Sizes
 from tests.running import ROOT
 from tests.unit.commands.command_line import run
+from tests.unit.commands.doctor.machines import RTX_4090, on
 from tests.unit.pipelines.facts.test_checkpoint import sd
 from tests.unit.pipelines.facts.test_checkpoint import write as write_header_of
 
@@ -47,6 +49,38 @@ def test_check_names_the_compiler_where_compile_has_an_effect(
     assert "compile: true needs a C compiler: apt-get install gcc libc6-dev python3-dev" in capsys.readouterr().err
     monkeypatch.setenv("DARKROOM_DEVICE", "cpu")
     assert run("check", "--models", str(file)) == 0
+
+
+@pytest.mark.usefixtures("near_child")
+@pytest.mark.parametrize(("gib", "says"), [(5, "5.0 GiB of the device as bfloat16: it fits"), (90, "it does not fit")])
+def test_check_says_what_a_model_takes_of_a_device(
+    gib: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the doctor said so; whoever checked a file learnt from a serving server that its model has no room."""
+    file = tmp_path / "models.yaml"
+    file.write_text(f"default: a\nmodels:\n  a: {{ path: {ROOT / 'weights/darkroom-mini'} }}\n")
+    monkeypatch.setattr(inquiry, "ask", lambda catalog, settings: on(RTX_4090, Sizes("bfloat16", gib * machine.GIB)))
+    monkeypatch.setattr(machine, "has_cuda_device", lambda: True)
+    assert run("check", "--models", str(file)) == 0, "another may have the memory now"
+    assert says in (said := capsys.readouterr().out)
+    assert f"{file}: models.a: its weights take" in said
+    monkeypatch.setenv("DARKROOM_DEVICE", "cpu")
+    run("check", "--models", str(file))
+    assert "weights take" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("near_child")
+def test_check_says_that_a_device_that_is_named_cannot_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        inquiry, "ask", lambda catalog, settings: on(None, Sizes(), device_problem="torch is a build without CUDA")
+    )
+    monkeypatch.setenv("DARKROOM_DEVICE", "cuda")
+    assert run("check", "--models", str(ROOT / "models.yaml")) == 0
+    said = capsys.readouterr()
+    assert "the device cannot be used here: torch is a build without CUDA" in said.err
+    assert "weights take" not in said.out
 
 
 def broken(tmp_path: Path, how: Callable[[Path], None]) -> Path:
