@@ -70,9 +70,13 @@ _DRAWS: dict[Any, Callable[..., Any]] = {
 
 
 def in_float32(components: Iterable[object]) -> contextlib.AbstractContextManager[object]:
-    """Float32Noise for pipeline code on these components; nothing where none of them computes in half precision."""
+    """Float32Noise for pipeline code on these components; nothing where none of them computes in half precision.
+
+    Nor while another model loads in it: torch's default type is the process's, and LCM's guidance scale was rounded.
+    """
     modules = (component for component in components if isinstance(component, torch.nn.Module))
-    return Float32Noise() if any(_dtype(module) in HALF for module in modules) else contextlib.nullcontext()
+    half = torch.get_default_dtype() in HALF or any(_dtype(module) in HALF for module in modules)
+    return Float32Noise() if half else contextlib.nullcontext()
 
 
 def drawing(function: Callable[..., _T]) -> Callable[..., _T]:
