@@ -46,8 +46,8 @@ def problem(plan: ModelPlan, progress: Progress | None = None) -> str | None:
 def _empty(part: Part) -> Any:
     """A component without memory, or a tokenizer as it is; None for all others."""
     component = part.component
-    if part.lends_vocabulary:
-        return single_file.tokenizer(part.folder)
+    if part.lends_vocabulary or part.vocabulary is not None:
+        return single_file.tokenizer(part.folder, part.vocabulary)
     if component.kind is Kind.TOKENIZER:
         loaded = library.class_of(component.library, component.class_name)
         return None if loaded is None else loaded.from_pretrained(str(part.folder), local_files_only=True)

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,6 +30,9 @@ from pipelines.facts.folder import Part
 from pipelines.models import library
 from pipelines.plan import ModelPlan
 
+_PROJECTION = "text_projection.weight"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_T5_FIRST = ("<pad>", "</s>", "<unk>")
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 _VISIBLE = (range(ord("!"), ord("~") + 1), range(ord("¡"), ord("¬") + 1), range(ord("®"), ord("ÿ") + 1))
 
@@ -46,13 +51,14 @@ def components(
     """
     made: dict[str, Any] = {}
     for part in parts:
-        if part.lends_vocabulary:
-            made[part.component.name] = tokenizer(part.folder)
+        if part.lends_vocabulary or part.vocabulary is not None:
+            made[part.component.name] = tokenizer(part.folder, part.vocabulary)
         elif part.source is not None:
             made[part.component.name] = _load(part, dtype, quantised.get(part.component.name))
         else:
             continue
         done()
+    made |= dict.fromkeys(model_files.left_out(plan))
     changed = model_files.scheduler(plan)
     if changed is not None:
         name, config = changed
@@ -69,7 +75,7 @@ def convert(
     """
     try:
         if library.is_a(loaded, transformers.PreTrainedModel):
-            return _convert_clip(tensors, config)
+            return _convert_text(loaded, tensors, config)
         name = single_file_model._get_single_file_loadable_mapping_class(loaded)
         if name is None:
             raise LoadRefused(f"{part.where}: the weights of {loaded.__name__} are read from its folder alone")
@@ -87,11 +93,19 @@ def convert(
         ) from error
 
 
-def _convert_clip(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
+def _convert_text(loaded: Any, tensors: dict[str, Any], config: Any) -> dict[str, Any]:
+    if not isinstance(config, transformers.CLIPTextConfig):
+        return tensors  # T5 and language models have one set of names
     prefix = next((name.partition("transformer.")[0] for name in tensors if ".model.transformer." in name), None)
-    if prefix is None:
-        return dict(single_file_utils.convert_ldm_clip_checkpoint(tensors))
-    return dict(single_file_utils.convert_open_clip_checkpoint(SimpleNamespace(config=config), tensors, prefix))
+    if prefix is not None:
+        return dict(single_file_utils.convert_open_clip_checkpoint(SimpleNamespace(config=config), tensors, prefix))
+    converted = dict(single_file_utils.convert_ldm_clip_checkpoint(tensors)) or tensors
+    projects = library.is_a(loaded, transformers.CLIPTextModelWithProjection)
+    if projects and _PROJECTION not in converted and config.hidden_act == "quick_gelu":
+        # Of Stable Diffusion 3's CLIP-L there is none: what is pooled is taken as it is.
+        some = next(iter(converted.values()))
+        converted = {**converted, _PROJECTION: torch.eye(config.hidden_size, dtype=some.dtype, device=some.device)}
+    return converted
 
 
 def _load(part: Part, dtype: torch.dtype, quantised: Any) -> Any:
@@ -149,12 +163,30 @@ def _read_gguf(part: Part) -> dict[str, Any]:
     return {names[name]: tensor for name, tensor in load_gguf_checkpoint(str(part.source.path)).items()}
 
 
-def tokenizer(folder: Path) -> Any:
-    """A CLIP tokenizer with the configuration of a folder and the words that all of them have."""
-    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+def tokenizer(folder: Path, words: Path | None = None) -> Any:
+    """A tokenizer with the configuration of a folder: of CLIP with the words that all of them have, or of T5 with those
+    of a file that its owner names."""
+    if words is not None:
+        with tempfile.TemporaryDirectory(prefix="darkroom-") as temporary:  # the library reads folders alone
+            shutil.copyfile(folder / _TOKENIZER_CONFIG, Path(temporary) / _TOKENIZER_CONFIG)
+            shutil.copyfile(words, Path(temporary) / words.name)
+            made = transformers.T5Tokenizer.from_pretrained(temporary, local_files_only=True)
+        _refuse_other_words(words, made)
+        return made
+    config = json.loads((folder / _TOKENIZER_CONFIG).read_text(encoding="utf-8"))
     merges = _merges()
     kept = {key: value for key, value in config.items() if not key.endswith("_class")}
     return transformers.CLIPTokenizer(vocab=_vocabulary(merges), merges=merges, **kept)
+
+
+def _refuse_other_words(file: Path, made: Any) -> None:
+    """Raise LoadRefused for the words of another model than T5, which has no place in its embeddings."""
+    ids = made.convert_tokens_to_ids(list(_T5_FIRST))
+    if ids != list(range(len(_T5_FIRST))):
+        raise LoadRefused(
+            f"tokenizer: {file.name} is not T5's: its first tokens are not {', '.join(_T5_FIRST)}; take that of the"
+            " model's diffusers folder"
+        )
 
 
 def _merges() -> list[tuple[str, str]]:

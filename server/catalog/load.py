@@ -31,6 +31,7 @@ from server.errors import BadRequest, ConfigError
 _WEIGHT_KEYS = (
     *("family", "dtype", "quantise", "quantise_encoders", "encoders", "offload", "compile", "fuse_qkv"),
     *("idle", "idle_unload", "base", "config", "prediction", "transformer", "vae"),
+    *("text_encoders", "tokenizer"),
 )
 
 _MAX_SHOWN = 200  # characters of a wrong value
@@ -274,8 +275,11 @@ def _model(folder: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
         adapters=loras.files(entry.loras, folder),
         checkpoint=single_files.absolute(folder, entry.checkpoint),
         prediction=entry.prediction,
+        is_transformer_alone=entry.transformer is not None and entry.path is None,
         transformer=single_files.absolute(folder, entry.transformer),
         vae=single_files.absolute(folder, entry.vae),
+        text_encoders=tuple(str((folder / each).absolute()) for each in entry.text_encoders),
+        tokenizer=single_files.absolute(folder, entry.tokenizer),
     )
     plan = msgspec.structs.replace(plan, revision=single_files.revision(plan))
     return Model(model_id, entry, plan, family, area, found)
