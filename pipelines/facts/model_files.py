@@ -73,11 +73,12 @@ def scheduler(plan: ModelPlan) -> tuple[str, dict[str, Any]] | None:
 
 
 def left_out(plan: ModelPlan) -> tuple[str, ...]:
-    """The components that a plan's configurations name, and that it does without. Raises LoadRefused."""
-    folder = Path(plan.folder)
-    return (
-        tuple(set(_components(folder)) - {part.component.name for part in _read(plan)[1]}) if plan.is_of_files else ()
-    )
+    """The text encoders and tokenizers that a plan's model does without: diffusers must be told so, of a folder that
+    says it too. Raises LoadRefused."""
+    index = _json(Path(plan.folder) / INDEX)
+    there = {part.component.name for part in _read(plan)[1]}
+    pairs = {name for name, value in index.items() if isinstance(value, list) and len(value) == 2}
+    return tuple(sorted(name for name in pairs - there if name.startswith(("text_encoder", "tokenizer"))))
 
 
 def _read(plan: ModelPlan) -> tuple[Told | None, tuple[Part, ...]]:

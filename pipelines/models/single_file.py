@@ -108,29 +108,38 @@ def _convert_text(loaded: Any, tensors: dict[str, Any], config: Any) -> dict[str
     return converted
 
 
-def _load(part: Part, dtype: torch.dtype, quantised: Any) -> Any:
-    """A component from its file. Raises LoadRefused for tensors that are missing: ``compare`` tells beforehand."""
+def named(part: Part, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    """The class of a part, and the tensors of its file by the names of that class: mapped, but what is stored in fp8,
+    which is in ``dtype``, times its scale. Raises LoadRefused."""
     loaded = library.class_of(part.component.library, part.component.class_name)
     tensors = _read_gguf(part) if part.is_quantised else _read(part, dtype)
     if library.is_a(loaded, transformers.PreTrainedModel):
         config = loaded.config_class.from_pretrained(str(part.folder), local_files_only=True)
-        return loaded.from_pretrained(
-            None,
-            config=config,
-            state_dict=convert(part, loaded, tensors, {}, config),
-            dtype=dtype,
-            local_files_only=True,
-            **({} if quantised is None else {"quantization_config": quantised}),
-        )
+        return loaded, convert(part, loaded, tensors, {}, config)
     model, config = library.empty_model(loaded, part.folder)
     expected = model.state_dict()
     converted = convert(part, loaded, tensors, expected, config)
     model._fix_state_dict_keys_on_load(converted)
+    return loaded, {name: converted[name] for name in expected if name in converted}
+
+
+def _load(part: Part, dtype: torch.dtype, quantised: Any) -> Any:
+    """A component from its file. Raises LoadRefused for tensors that are missing: ``compare`` tells beforehand."""
+    loaded, tensors = named(part, dtype)
+    if library.is_a(loaded, transformers.PreTrainedModel):
+        return loaded.from_pretrained(
+            None,
+            config=loaded.config_class.from_pretrained(str(part.folder), local_files_only=True),
+            state_dict=tensors,
+            dtype=dtype,
+            local_files_only=True,
+            **({} if quantised is None else {"quantization_config": quantised}),
+        )
     if part.is_quantised:
         quantised = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
     # With these names alone, the library takes them for its own and converts nothing again.
     return loaded.from_single_file(
-        {name: converted[name] for name in expected if name in converted},
+        tensors,
         config=str(part.folder),
         dtype=dtype,
         local_files_only=True,

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from pipelines.errors import LoadRefused
 from pipelines.facts import checkpoint, model_files
 from pipelines.facts.checkpoint import ARCHITECTURES, TRANSFORMER_BASES
-from pipelines.models import dry_run, library, selfcheck
+from pipelines.models import conversion, dry_run, library, selfcheck
 from pipelines.models.loader import load, weight_bytes
 from pipelines.plan import ModelPlan
 from tests.families.test_disk import save, set_class
@@ -300,6 +300,27 @@ def test_a_tensor_that_is_missing_is_named(lacks: str, tmp_path: Path) -> None:
     says = rf"^{component}\.safetensors \({component}\) lacks 1 of the .*final_layer_norm"
     with pytest.raises(LoadRefused, match=says):
         load(pieces.plan(), CPU)
+
+
+def test_files_copied_into_a_folder_are_the_same_model(tmp_path: Path) -> None:
+    pieces = Pieces("SD3", tmp_path)
+    plan = pieces.checkpoint(without="text_encoder_3")
+    (tmp_path / "copy").mkdir()
+    written: list[int] = []
+    conversion.write(plan, tmp_path / "copy", written.append)
+    assert sum(written) == model_files.inspect(plan)
+    index = json.loads((tmp_path / "copy" / "model_index.json").read_text())
+    assert index["text_encoder_3"] == index["tokenizer_3"] == [None, None]
+    copied = msgspec.structs.replace(pieces.model.plan, folder=str(tmp_path / "copy"))
+    pieces.same_as(copied, without=("text_encoder_3",))
+
+
+def test_the_words_of_t5_are_copied_too(words: bytes, tmp_path: Path) -> None:
+    pieces = without_words(Pieces("FLUX.1", tmp_path))
+    (tmp_path / "spiece.model").write_bytes(words)
+    (tmp_path / "copy").mkdir()
+    conversion.write(pieces.plan(tokenizer=str(tmp_path / "spiece.model")), tmp_path / "copy", lambda written: None)
+    pieces.same_as(msgspec.structs.replace(pieces.model.plan, folder=str(tmp_path / "copy")))
 
 
 def real_parts(base: str) -> dict[str, torch.nn.Module]:
