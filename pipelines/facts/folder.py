@@ -125,16 +125,17 @@ def inspect(folder: Path, found: Iterable[Part] | None = None, *, with_seal: boo
     size = sum(_inspect_part(part, folder) for part in found)
     _inspect_marks(found, folder)
     if with_seal:
-        seal.compare(folder, {*_names(found), *_passed_by(folder, found)})
+        seal.compare(folder, {*names_of(found), *_passed_by(folder, found)})
     return size
 
 
 def files_read(folder: Path) -> tuple[str, ...]:
     """All files of a model folder that loading reads, as paths in it. Raises LoadRefused."""
-    return _names(parts(folder))
+    return names_of(parts(folder))
 
 
-def _names(found: Iterable[Part]) -> tuple[str, ...]:
+def names_of(found: Iterable[Part]) -> tuple[str, ...]:
+    """The files of these parts of a model folder that loading reads, as paths in it."""
     return (INDEX, *(f"{part.component.name}/{name}" for part in found for name in part.files))
 
 
@@ -228,8 +229,9 @@ def _inspect_marks(found: Iterable[Part], folder: Path) -> None:
         marks.refuse_other_prediction(denoiser.tensors(), "unet", config)
 
 
-def inspect_adapter(path: Path) -> int:
-    """Check the file of a LoRA and return its bytes. Raises LoadRefused.
+def inspect_adapter(path: Path, *, with_seal: bool = True) -> int:
+    """Check the file of a LoRA and return its bytes. With ``with_seal``, one that has a seal must be as it was sealed.
+    Raises LoadRefused.
 
     The name as it is written counts: in a hub's cache it is a link to a file that is named by its hash.
     """
@@ -239,13 +241,16 @@ def inspect_adapter(path: Path) -> int:
         raise LoadRefused(f"{path.name} is a folder, not a file; path names the .safetensors file in it")
     if not path.is_file():
         raise LoadRefused(f"{path.name} {'is a link to nothing' if path.is_symlink() else 'does not exist'}")
-    return headers.read(path).file_size
+    size = headers.read(path).file_size
+    if with_seal:
+        seal.compare(path.parent, (path.name,), seal.name_for(path.name))
+    return size
 
 
-def adapter_problem(path: Path) -> str | None:
+def adapter_problem(path: Path, *, with_seal: bool = True) -> str | None:
     """Why a file cannot be a LoRA; None if it looks whole."""
     try:
-        inspect_adapter(path)
+        inspect_adapter(path, with_seal=with_seal)
     except LoadRefused as refusal:
         return str(refusal)
     except OSError as error:

@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import checkpoint, component, text_encoders, transformer_bases
+from pipelines.facts import checkpoint, component, seal, text_encoders, transformer_bases
 from pipelines.facts import folder as model_folder
 from pipelines.facts.checkpoint import ARCHITECTURES, BASES, TRANSFORMER_BASES, Told, WeightFile
 from pipelines.facts.component import INDEX, Component, Kind
 from pipelines.facts.folder import T5_TOKENIZERS, Given, Part
 from pipelines.plan import ModelPlan
 
-_WORDS = ("tokenizer.json", "spiece.model")  # of T5, the first that a folder has
+WORDS = ("tokenizer.json", "spiece.model")  # of T5, the first that a folder has
 _NAMES = {"unet": "UNet", "vae": "VAE", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
 _ZERO_SNR = {"rescale_betas_zero_snr": True, "timestep_spacing": "trailing"}
 _WITHOUT_ZERO_SNR = "PNDMScheduler"
@@ -37,13 +37,24 @@ def parts(plan: ModelPlan) -> tuple[Part, ...]:
     return _read(plan)[1]
 
 
-def inspect(plan: ModelPlan) -> int:
-    """Check a plan's files and return the bytes of its weights. Raises LoadRefused, saying which is wrong."""
+def inspect(plan: ModelPlan, *, with_seal: bool = True) -> int:
+    """Check a plan's files and return the bytes of its weights. With ``with_seal``, what has a seal must be as it was
+    sealed. Raises LoadRefused, saying which is wrong."""
     told, found = _read(plan)
-    size = model_folder.inspect(Path(plan.folder), found)
+    size = model_folder.inspect(Path(plan.folder), found, with_seal=with_seal)
+    if with_seal:
+        _compare_with_seals(found)
     if told is not None:
         _scheduler(plan, told)
     return size
+
+
+def _compare_with_seals(found: Iterable[Part]) -> None:
+    """Compare the single files of a model with their seals, where they have one. Raises LoadRefused."""
+    files = {part.source.path for part in found if part.source is not None}
+    files |= {part.vocabulary for part in found if part.vocabulary is not None}
+    for file in sorted(files):
+        seal.compare(file.parent, (file.name,), seal.name_for(file.name))
 
 
 def problem(plan: ModelPlan) -> str | None:
@@ -51,6 +62,7 @@ def problem(plan: ModelPlan) -> str | None:
     try:
         told, found = _read(plan)
         model_folder.inspect(Path(plan.folder), found)
+        _compare_with_seals(found)
         model_folder.refuse_unscheduled(found)
         if told is not None:
             _scheduler(plan, told)
@@ -130,7 +142,7 @@ def _words(plan: ModelPlan, components: Iterable[Component]) -> Path | None:
         lacking = [each for each in takers if not _has_words(Path(plan.folder) / each.name)]
         if lacking:
             raise LoadRefused(
-                f"T5 is without its words, which do not ship with Darkroom: name its {' or '.join(_WORDS)} under"
+                f"T5 is without its words, which do not ship with Darkroom: name its {' or '.join(WORDS)} under"
                 f" tokenizer in models.yaml (diffusers folders of such models have it in {lacking[0].name}/)"
             )
         return None
@@ -138,14 +150,14 @@ def _words(plan: ModelPlan, components: Iterable[Component]) -> Path | None:
         raise LoadRefused("tokenizer: this model has no T5 text encoder that would ask for it; take it out")
     path = Path(plan.tokenizer)
     if path.is_dir():
-        found = next((path / name for name in _WORDS if (path / name).is_file()), None)
+        found = next((path / name for name in WORDS if (path / name).is_file()), None)
         if found is None:
-            raise LoadRefused(f"tokenizer: {path.name}/ has neither {' nor '.join(_WORDS)}")
+            raise LoadRefused(f"tokenizer: {path.name}/ has neither {' nor '.join(WORDS)}")
         return found
     if not path.is_file():
         raise LoadRefused(f"tokenizer: {path.name} does not exist")
-    if path.name not in _WORDS:
-        raise LoadRefused(f"tokenizer: {path.name} is no {' or '.join(_WORDS)}, which T5's words come in")
+    if path.name not in WORDS:
+        raise LoadRefused(f"tokenizer: {path.name} is no {' or '.join(WORDS)}, which T5's words come in")
     return path
 
 

@@ -52,9 +52,7 @@ def check(settings: Settings, *, deep: bool = False) -> int:
     whole = {key: plan for key, plan in catalog.plans.items() if key not in problems}
     problems |= _problems_inside(catalog, whole, deep=deep)
     if deep:
-        problems |= problems_of_sealed(
-            settings, {key: plan.folder for key, plan in whole.items() if key not in problems}
-        )
+        problems |= problems_of_sealed(settings, {key: plan for key, plan in whole.items() if key not in problems})
     for key, problem in problems.items():
         print(f"{catalog.path}: models.{key}: {catalog.plans[key].source}: {problem}", file=sys.stderr)
     adapters = _adapter_problems(catalog)
