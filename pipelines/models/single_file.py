@@ -28,6 +28,7 @@ from pipelines.facts import model_files
 from pipelines.facts.checkpoint import ARCHITECTURES
 from pipelines.facts.folder import Part
 from pipelines.models import library
+from pipelines.models.scales import multiplied
 from pipelines.plan import ModelPlan
 
 _PROJECTION = "text_projection.weight"
@@ -158,8 +159,7 @@ def _read(part: Part, dtype: torch.dtype) -> dict[str, Any]:
         for ours, name in names.items():
             tensor = file.get_tensor(name)
             if ours in scales:
-                factor = file.get_tensor(of_scales[scales[ours]]).float()
-                tensor = (tensor.float() * factor.reshape(-1, *(1 for _ in tensor.shape[1:]))).to(dtype)
+                tensor = multiplied(tensor, file.get_tensor(of_scales[scales[ours]])).to(dtype)
             elif tensor.is_floating_point() and tensor.element_size() == 1:
                 tensor = tensor.to(dtype)
             found[ours] = tensor

@@ -25,6 +25,7 @@ from pipelines.facts.folder import Part
 from pipelines.facts.headers import Stored
 from pipelines.models import library, single_file
 from pipelines.models.library import is_a
+from pipelines.models.scales import multiplied
 
 _MAX_NAMED = 3  # tensors, of those that are wrong
 _TEXTS = ("a red apple, ein Haus, 猫", "two dogs on a beach, ein Baum, 犬")  # each tokenizer knows some of them
@@ -200,9 +201,8 @@ def descale(components: Mapping[str, Any], parts: Iterable[Part]) -> None:
                     f"{part.where} has {scale.scale}, but {scale.weight} is not loaded as it is stored:"
                     " take weights in fp16 or bf16"
                 )
-            factor = values[scale.scale].float().to(weight.device).reshape(-1, *(1 for _ in weight.shape[1:]))
             with torch.no_grad():
-                weight.copy_(weight.float() * factor)
+                weight.copy_(multiplied(weight, values[scale.scale]))
 
 
 def _is_plain(weight: torch.Tensor, shape: tuple[int, ...]) -> bool:
