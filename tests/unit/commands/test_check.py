@@ -201,3 +201,50 @@ def test_checkpoints_are_checked_as_folders_are(tmp_path: Path, capsys: pytest.C
     assert f"{file}: models.hollow: {hollow}: hollow.safetensors (" in said.err
     assert "lacks" in said.err
     assert "1 models, 1 of 1 folders with problems" in said.out
+
+
+@pytest.mark.usefixtures("near_child")
+def test_a_folder_that_is_refused_leaves_no_empty_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It stood there at 0 of so many megabytes, as if it were still read."""
+    assert run("check", "--models", str(broken(tmp_path, renamed)), "--deep") == 1
+    bars = [line for line in capsys.readouterr().err.splitlines() if "MB" in line]
+    assert any(line.startswith("whole ") for line in bars)
+    assert not any(line.startswith("copy ") for line in bars)
+
+
+def test_what_the_process_said_last_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was thrown away, and the exit code told nobody anything."""
+    lines = (
+        "import os, sys; print('x' * 9999 + '\\n' + 'early\\n' * 50, *range(7), sep='\\n', file=sys.stderr, flush=True)"
+    )
+    dying = [sys.executable, "-c", f"{lines}; print('\\x1b[2Jout of memory', file=sys.stderr, flush=True); os.abort()"]
+    monkeypatch.setattr(interpreter, "python", lambda module: dying)
+    file = tmp_path / "models.yaml"
+    file.write_text(f"default: a\nmodels:\n  a: {{ path: {ROOT / 'weights/darkroom-mini'} }}\n")
+    assert run("check", "--models", str(file)) == 1
+    said = capsys.readouterr().err
+    assert "checking it ended the process (exit code -6), and it said last:\n  0\n  1" in said
+    assert said.endswith("  6\n  ?[2Jout of memory\n")
+    assert "early" not in said
+
+
+def test_files_in_the_lora_folder_of_each_id_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of IDs that share weights, the owner's alone were."""
+    for name in ("own", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.safetensors").write_bytes(b"torn")
+    file = tmp_path / "models.yaml"
+    file.write_text(
+        "default: a\nmodels:\n  a: { path: nowhere, lora_folder: own }\n  b: { like: a, lora_folder: other }\n"
+        "  c: { like: a }\n  d: { like: a, lora_folder: gone, loras: { x: { path: x.safetensors } } }\n"
+    )
+    assert run("check", "--models", str(file)) == 1
+    said = capsys.readouterr().err
+    assert f"{file}: models.a.loras.own.safetensors: " in said
+    assert f"{file}: models.b.loras.other.safetensors: " in said
+    assert f"{file}: models.d.loras.lora_folder: the folder does not exist" in said
+    assert f"{file}: models.d.loras.x: x.safetensors does not exist" in said
+    assert "models.c" not in said, "what it has from another is told there"
+    assert said.count("loras.") == 4
