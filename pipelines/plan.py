@@ -19,6 +19,13 @@ class AdapterFile(msgspec.Struct, frozen=True):
     path: str  # absolute, one safetensors file
 
 
+class EmbeddingFile(msgspec.Struct, frozen=True):
+    """A word that prompts may say, and the file with the vectors that it stands for (textual inversion)."""
+
+    token: str
+    path: str  # absolute, one safetensors file
+
+
 class ModelPlan(msgspec.Struct, frozen=True):
     """One set of weights on one device. Several IDs of models.yaml may share a plan, and so the weights."""
 
@@ -40,6 +47,7 @@ class ModelPlan(msgspec.Struct, frozen=True):
     prediction: str | None = None  # of a checkpoint: epsilon or v; None: as its file and its configurations say
     transformer: str | None = None  # absolute paths of files with a part's weights, in place of the folder's
     vae: str | None = None
+    embeddings: tuple[EmbeddingFile, ...] = ()  # by token
     revision: str = ""  # of these files: it changes with them
 
     @property

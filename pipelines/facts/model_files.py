@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import checkpoint, component
+from pipelines.facts import checkpoint, component, textual_inversion
 from pipelines.facts import folder as model_folder
 from pipelines.facts.checkpoint import ARCHITECTURES, BASES, Told, WeightFile
 from pipelines.facts.component import INDEX, Component, Kind
@@ -42,6 +42,7 @@ def inspect(plan: ModelPlan) -> int:
     size = model_folder.inspect(Path(plan.folder), found)
     if told is not None:
         _scheduler(plan, told)
+    textual_inversion.inspect(plan)
     return size
 
 
@@ -53,6 +54,7 @@ def problem(plan: ModelPlan) -> str | None:
         model_folder.refuse_unscheduled(found)
         if told is not None:
             _scheduler(plan, told)
+        textual_inversion.inspect(plan)
     except LoadRefused as refusal:
         return str(refusal)
     except OSError as error:

@@ -17,7 +17,7 @@ from pipelines.errors import LoadRefused
 from pipelines.facts import model_files
 from pipelines.facts.component import Kind
 from pipelines.facts.folder import Part
-from pipelines.models import library, single_file, verify
+from pipelines.models import inversion, library, single_file, verify
 from pipelines.plan import ModelPlan
 
 Progress = Callable[[int], None]  # bytes that were read since the last call
@@ -32,7 +32,9 @@ def problem(plan: ModelPlan, progress: Progress | None = None) -> str | None:
     try:
         parts = model_files.parts(plan)
         verify.check_classes(folder, parts)
-        verify.check_tokenizers({part.component.name: _empty(part) for part in parts})
+        components = {part.component.name: _empty(part) for part in parts}
+        verify.check_tokenizers(components)
+        inversion.check(plan, components)
         if progress is not None:
             for part in parts:
                 _read(part, progress)

@@ -20,7 +20,7 @@ from pipelines.facts import schedulers
 from pipelines.facts.families import FamilyTable
 from pipelines.facts.presets import DrawingArea
 from pipelines.plan import ModelPlan
-from server.catalog import lines, loras, single_files
+from server.catalog import embeddings, lines, loras, single_files
 from server.catalog.catalog import Catalog, Model
 from server.catalog.entries import ID, MIN_SIDE, ModelEntry, ModelsFile, PresetEntry, parse_size
 from server.catalog.loras import LoraEntry
@@ -30,7 +30,7 @@ from server.errors import BadRequest, ConfigError
 # Keys of an entry with weights of its own alone: how they are loaded, which is once for all IDs that share them.
 _WEIGHT_KEYS = (
     *("family", "dtype", "quantise", "quantise_encoders", "encoders", "offload", "compile", "fuse_qkv"),
-    *("idle", "idle_unload", "base", "config", "prediction", "transformer", "vae"),
+    *("idle", "idle_unload", "base", "config", "prediction", "transformer", "vae", "embeddings"),
 )
 
 _MAX_SHOWN = 200  # characters of a wrong value
@@ -276,6 +276,7 @@ def _model(folder: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
         prediction=entry.prediction,
         transformer=single_files.absolute(folder, entry.transformer),
         vae=single_files.absolute(folder, entry.vae),
+        embeddings=embeddings.files(entry.embeddings, folder),
     )
     plan = msgspec.structs.replace(plan, revision=single_files.revision(plan))
     return Model(model_id, entry, plan, family, area, found)

@@ -80,7 +80,8 @@ def absolute(folder: Path, path: str | None) -> str | None:
 
 def revision(plan: ModelPlan) -> str:
     """A text that changes with a plan's single files: what has been put in the place of one is other weights."""
-    stamps = (file_stamp(Path(each)) for each in (plan.checkpoint, plan.transformer, plan.vae) if each is not None)
+    files = (plan.checkpoint, plan.transformer, plan.vae, *(file.path for file in plan.embeddings))
+    stamps = (file_stamp(Path(each)) for each in files if each is not None)
     return " ".join("-" if stamp is None else f"{stamp[0]}:{stamp[1]}" for stamp in stamps)
 
 
