@@ -47,9 +47,7 @@ def load(plan: ModelPlan, components: Mapping[str, Any]) -> None:
         tokenizer, encoder = components[slot.tokenizer], components[slot.encoder]
         # diffusers makes room too, but has the new rows drawn from the distribution of the old ones first: a minute of
         # linear algebra for T5, whose result it overwrites.
-        encoder.resize_token_embeddings(
-            len(tokenizer) + sum(found.count for _, found in files), mean_resizing=False
-        )
+        encoder.resize_token_embeddings(len(tokenizer) + sum(found.count for _, found in files), mean_resizing=False)
         _Loader(components).load_textual_inversion(
             [_tensor(file, found) for file, found in files],
             token=[file.token for file, _ in files],

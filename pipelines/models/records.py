@@ -173,7 +173,8 @@ def _files(plan: ModelPlan) -> Iterator[tuple[Path, bool]]:
     for part in model_files.parts(plan):
         yield from ((part.folder / name, True) for name in part.files.configs)
         yield from ((path, False) for path in part.weights)
-    yield from ((Path(file.path), False) for file in (*plan.adapters, *plan.embeddings))
+    yield from ((Path(adapter.path), False) for adapter in plan.adapters)
+    yield from ((Path(embedding.path), False) for embedding in plan.embeddings)
 
 
 def _described(path: Path, *, whole: bool) -> _File:

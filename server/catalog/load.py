@@ -16,7 +16,8 @@ import msgspec
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipelines.facts import schedulers
+from pipelines.facts import prompt_weights, schedulers
+from pipelines.facts.component import INDEX
 from pipelines.facts.families import FamilyTable
 from pipelines.facts.presets import DrawingArea
 from pipelines.plan import ModelPlan
@@ -33,6 +34,7 @@ _WEIGHT_KEYS = (
     *("idle", "idle_unload", "base", "config", "prediction", "transformer", "vae", "embeddings"),
 )
 
+_WEIGHTED = ", ".join(sorted(prompt_weights.FAMILIES))
 _MAX_SHOWN = 200  # characters of a wrong value
 
 Location = tuple[str | int, ...]  # the keys and indices that lead to a value of the file
@@ -127,6 +129,7 @@ def _decide(source: _Source, file: ModelsFile) -> Catalog:
             raise source.error(("models", model_id, key), str(error), None) from None
         _check_edit_size(source, models[model_id])
         _check_schedulers(source, models[model_id])
+        _check_prompt_weights(source, models[model_id])
     _share_weights(source, models)
     if file.default not in names:
         known = ", ".join(models) or "the files in checkpoints, and there are none"
@@ -219,6 +222,28 @@ def _check_schedulers(source: _Source, model: Model) -> None:
                 where = ("models", model.id, kind, name, "scheduler")
                 allowed = f"is not for {model.family.name}; it must be one of {', '.join(model.scheduler_names)}"
                 raise source.error(where, allowed, preset.scheduler)
+
+
+def _check_prompt_weights(source: _Source, model: Model) -> None:
+    """Raises ConfigError where nobody knows how the model's prompts are weighted, or where its own texts are too
+    heavy: every request with them would fail."""
+    if not model.entry.prompt_weights:
+        return
+    where = ("models", model.id)
+    is_there = (Path(model.plan.folder) / INDEX).is_file()  # else nobody knows what it is
+    if model.family.name not in prompt_weights.FAMILIES and (model.family.classes or is_there):
+        message = f"cannot be had with family {model.family.name}; those that have it: {_WEIGHTED}"
+        raise source.error((*where, "prompt_weights"), message, None)
+    texts: list[tuple[Location, str]] = [((*where, "matting_prompt"), model.entry.matting_prompt)]
+    for kind in ("quality", "style"):
+        for name, preset in getattr(model.entry, kind).items():
+            for key in ("prompt_suffix", "negative_prompt"):
+                texts.append(((*where, kind, name, key), getattr(preset, key) or ""))
+    for place, text in texts:
+        try:
+            prompt_weights.parse(text)
+        except prompt_weights.TooHeavy as error:
+            raise source.error(place, str(error), text) from None
 
 
 def _claim_names(source: _Source, names: dict[str, str], model_id: str, entry: ModelEntry) -> None:

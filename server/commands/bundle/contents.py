@@ -15,7 +15,7 @@ import yaml
 
 from pipelines.errors import LoadRefused
 from pipelines.facts import folder as model_folder
-from pipelines.facts import seal
+from pipelines.facts import seal, textual_inversion
 from server.catalog.catalog import Catalog, Model
 from server.catalog.watch import weights_in
 from server.commands.failure import CommandFailed
@@ -57,6 +57,7 @@ def _add_model(contents: Contents, model: Model) -> None:
     folder = Path(model.plan.folder)
     try:
         model_folder.inspect(folder)
+        textual_inversion.inspect(model.plan)
         sealed = seal.read(folder)
     except LoadRefused as refusal:
         raise CommandFailed(f"{model.id} is not packed: {refusal}") from None
@@ -76,11 +77,22 @@ def _add_adapters(contents: Contents, catalog: Catalog, name: str, entry: dict[s
             lora: {**written, "path": _adapter(contents, here / written["path"], f"loras/{name}/{number}")}
             for number, (lora, written) in enumerate(entry["loras"].items())
         }
+    if entry.get("embeddings"):
+        entry["embeddings"] = {
+            token: _embedding(contents, here / written, f"embeddings/{name}/{number}")
+            for number, (token, written) in enumerate(entry["embeddings"].items())
+        }
     if entry.get("lora_folder"):
         folder = here / entry["lora_folder"]
         for path in weights_in(folder):
             _adapter(contents, path, f"lora_folders/{name}")
         entry["lora_folder"] = f"lora_folders/{name}"
+
+
+def _embedding(contents: Contents, path: Path, folder: str) -> str:
+    name = f"{folder}/{path.name}"
+    contents.files[name] = path  # judged with its model
+    return name
 
 
 def _adapter(contents: Contents, path: Path, folder: str) -> str:
