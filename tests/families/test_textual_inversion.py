@@ -1,4 +1,4 @@
-"""Embeddings: prompts that say their word draw what bare diffusers draws with them, all others what they drew before."""
+"""Embeddings: prompts that say their word draw what bare diffusers draws with it, all others what they drew before."""
 
 from __future__ import annotations
 
