@@ -52,7 +52,7 @@ def test_the_list_of_models_shows_their_words(paper: Paper) -> None:
     ],
 )
 def test_a_weight_that_no_picture_survives_is_refused_by_its_field(paper: Paper, field: str, text: str) -> None:
-    error = assert_api_error(paper.post({"prompt": "a cat", field: text}), 400, "invalid_request")
+    error = assert_api_error(paper.post({"prompt": "a cat", field: text}), 400, "invalid_value")
     assert error["param"] == field
     assert error["message"].startswith(f"{field} has a weight beyond 10")
     assert not paper.worker.drawings
@@ -74,5 +74,5 @@ def test_a_style_that_makes_a_prompt_heavier_is_counted(paper: Paper) -> None:
     """A bracket left open holds over what the owner adds: the sum counts, and not the client's part alone."""
     prompt = "(" * 24 + "a"
     assert paper.post({"prompt": prompt, "style": "vivid"}).status_code == 200
-    error = assert_api_error(paper.post({"prompt": prompt, "style": "natural"}), 400, "invalid_request")
+    error = assert_api_error(paper.post({"prompt": prompt, "style": "natural"}), 400, "invalid_value")
     assert error["param"] == "prompt"

@@ -13,7 +13,8 @@ from pipelines.facts.textual_inversion import clash, vectors
 from pipelines.plan import EmbeddingFile
 from tests.unit.pipelines.facts.test_checkpoint import Shapes, write
 
-ONE, SDXL = {"emb_params": (2, 768)}, {"clip_l": (2, 768), "clip_g": (3, 1280)}
+ONE: Shapes = {"emb_params": (2, 768)}
+SDXL: Shapes = {"clip_l": (2, 768), "clip_g": (3, 1280)}
 
 
 def read(tmp_path: Path, shapes: Shapes, family: str, dtype: str = "F16") -> dict[str, tuple[str, int, int]]:
