@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import safetensors
+import torch
 import transformers
 from diffusers.loaders import TextualInversionLoaderMixin
 
@@ -45,15 +46,22 @@ def load(plan: ModelPlan, components: Mapping[str, Any]) -> None:
             by_slot.setdefault(found.slot, []).append((file, found))
     for slot, files in by_slot.items():
         tokenizer, encoder = components[slot.tokenizer], components[slot.encoder]
-        # diffusers makes room too, but has the new rows drawn from the distribution of the old ones first: a minute of
-        # linear algebra for T5, whose result it overwrites.
-        encoder.resize_token_embeddings(len(tokenizer) + sum(found.count for _, found in files), mean_resizing=False)
-        _Loader(components).load_textual_inversion(
-            [_tensor(file, found) for file, found in files],
-            token=[file.token for file, _ in files],
-            tokenizer=tokenizer,
-            text_encoder=encoder,
-        )
+        # diffusers makes room too, but has the new rows drawn from the distribution of the old ones first, and then
+        # overwrites them: much linear algebra for a wide encoder.
+        size = len(tokenizer) + sum(found.count for _, found in files)
+        try:
+            encoder.resize_token_embeddings(size, mean_resizing=False)
+            _Loader(components).load_textual_inversion(
+                [_tensor(file, found) for file, found in files],
+                token=[file.token for file, _ in files],
+                tokenizer=tokenizer,
+                text_encoder=encoder,
+            )
+        except (LoadRefused, torch.AcceleratorError):
+            raise  # the second is no fault of the files
+        except Exception as error:  # of the libraries, which raise all kinds
+            words = ", ".join(file.token for file, _ in files)
+            raise LoadRefused(f"embeddings: {words}: {type(error).__name__}: {str(error)[:300]}") from error
 
 
 def _check(file: EmbeddingFile, found: Vectors, components: Mapping[str, Any]) -> None:
@@ -81,6 +89,9 @@ def _check(file: EmbeddingFile, found: Vectors, components: Mapping[str, Any]) -
         )
 
 
-def _tensor(file: EmbeddingFile, found: Vectors) -> Any:
+def _tensor(file: EmbeddingFile, found: Vectors) -> torch.Tensor:
     with safetensors.safe_open(file.path, framework="pt") as opened:
-        return opened.get_tensor(found.name)
+        tensor: torch.Tensor = opened.get_tensor(found.name)
+    if not bool(torch.isfinite(tensor).all()):
+        raise LoadRefused(f"embeddings: {file.token}: {Path(file.path).name} has NaN or infinity in it; fetch it again")
+    return tensor

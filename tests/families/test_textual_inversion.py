@@ -158,6 +158,13 @@ def test_what_cannot_be_taught_is_refused_by_check_and_at_load(
     assert said == str(refused.value)
 
 
+def test_vectors_that_are_no_numbers_are_refused_at_load(tmp_path: Path) -> None:
+    saved = Saved("SD 1.x", tmp_path)
+    save_file({"x": torch.full((2, 16), torch.nan)}, saved.file)
+    with pytest.raises(LoadRefused, match=r"^embeddings: <toy>: toy\.safetensors has NaN or infinity"):
+        load(saved.with_words("<toy>"), CPU)
+
+
 def test_a_word_that_a_tokenizer_folds_into_its_own_is_refused(tmp_path: Path) -> None:
     """CLIP's folds case: "Cat" as a token took the place of "cat" in every prompt, and diffusers said nothing."""
     from pipelines.models import inversion, single_file
