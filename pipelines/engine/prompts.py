@@ -9,6 +9,7 @@ the one that bare diffusers draws, bit by bit.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,17 +30,21 @@ _BACKTRACK = 20  # tokens after the last comma that go over to the next chunk wi
 def prompt_arguments(pipeline: Any, family: Family, drawing: Drawing, arguments: dict[str, Any]) -> dict[str, Any]:
     """The arguments of a pipeline's call, with the prompts that ``drawing`` means."""
     spec = drawing.spec
+    tokens = tuple(file.token for file in drawing.plan.embeddings)
     if not spec.prompt_weights:
-        return _written_out(pipeline, arguments) if drawing.plan.embeddings else arguments
+        return _with_words(pipeline, tokens, arguments) if tokens else arguments
     encoders = [
-        _Encoder(pipeline, end) for end in ("", "_2") if getattr(pipeline, f"text_encoder{end}", None) is not None
+        _Encoder(pipeline, end, tokens)
+        for end in ("", "_2")
+        if getattr(pipeline, f"text_encoder{end}", None) is not None
     ]
     asked = {"": prompt_weights.parse(spec.prompt)}
     if spec.guidance > family.negative_above and spec.negative_prompt is not None:
         asked["negative_"] = prompt_weights.parse(spec.negative_prompt)
     whole = {f"{name}prompt": _whole(sections, encoders) for name, sections in asked.items()}
     if None not in whole.values():
-        return {**arguments, **whole}
+        arguments = {**arguments, **whole}
+        return _with_words(pipeline, tokens, arguments) if tokens else arguments
     if (
         spec.guidance > family.negative_above
         and spec.negative_prompt is None
@@ -106,8 +111,9 @@ class _Chunk:
 class _Encoder:
     """One of a pipeline's text encoders with its tokenizer."""
 
-    def __init__(self, pipeline: Any, end: str) -> None:
-        """``end`` is that of the names of its components: "" or "_2"."""
+    def __init__(self, pipeline: Any, end: str, tokens: Sequence[str]) -> None:
+        """``end`` is that of the names of its components, "" or "_2"; ``tokens`` are the words of embeddings."""
+        self._embeddings = tokens
         self._tokenizer = tokenizer = getattr(pipeline, f"tokenizer{end}")
         self._encoder = getattr(pipeline, f"text_encoder{end}")
         self._device = pipeline._execution_device
@@ -145,7 +151,8 @@ class _Encoder:
         for piece in section:
             if not piece.text.strip():
                 continue
-            text = _Words().maybe_convert_prompt(piece.text, self._tokenizer) if self._sizes else piece.text
+            text = spelled(piece.text, self._tokenizer, self._embeddings) if self._embeddings else piece.text
+            text = _Words().maybe_convert_prompt(text, self._tokenizer) if self._sizes else text
             tokens = self._tokenizer(text, add_special_tokens=False).input_ids
             at = 0
             while at < len(tokens):
@@ -186,15 +193,43 @@ class _Words(TextualInversionLoaderMixin):  # type: ignore[misc]
     """Writes tokens of several vectors out, as diffusers' pipelines do."""
 
 
-def _written_out(pipeline: Any, arguments: dict[str, Any]) -> dict[str, Any]:
-    """The same prompts, with tokens of several vectors written out where the pipeline's class does not: without, it
-    would hear the first vector alone. FLUX.1's for sources and masks are such."""
-    if isinstance(pipeline, TextualInversionLoaderMixin):
-        return arguments
-    prompt = arguments["prompt"]
-    tokenizers = {"prompt": pipeline.tokenizer, "prompt_2": pipeline.tokenizer_2}
-    written = {name: _Words().maybe_convert_prompt(prompt, each) for name, each in tokenizers.items()}
-    return {**arguments, **written}
+def _with_words(pipeline: Any, tokens: Sequence[str], arguments: dict[str, Any]) -> dict[str, Any]:
+    """The same texts, with the words of embeddings as the pipeline finds them.
+
+    Where its class does not write words of several vectors out, that is done here: it would hear the first vector
+    alone. FLUX.1's for sources and masks are such.
+    """
+    tokenizers = [each for name in ("tokenizer", "tokenizer_2") if (each := getattr(pipeline, name, None)) is not None]
+    writes = isinstance(pipeline, TextualInversionLoaderMixin)
+
+    def seen_by(tokenizer: Any, text: str) -> str:
+        text = spelled(text, tokenizer, tokens)
+        if writes:
+            return text
+        written: str = _Words().maybe_convert_prompt(text, tokenizer)
+        return written
+
+    texts = {name: arguments[name] for name in ("prompt", "negative_prompt") if arguments.get(name) is not None}
+    changed = {name: seen_by(tokenizers[0], text) for name, text in texts.items()}
+    second = seen_by(tokenizers[-1], arguments["prompt"])
+    if second != changed["prompt"]:
+        changed["prompt_2"] = second
+    return {**arguments, **changed}
+
+
+def spelled(text: str, tokenizer: Any, tokens: Sequence[str]) -> str:
+    """The text with each of these words spelt as its tokenizer has it: CLIP's finds a word in any case, but diffusers
+    writes out the vectors of one in the tokenizer's own case alone."""
+    if not folds_case(tokenizer):
+        return text
+    for token in tokens:
+        text = re.sub(re.escape(token), token.lower(), text, flags=re.IGNORECASE)
+    return text
+
+
+def folds_case(tokenizer: Any) -> bool:
+    """Is a word the same to it in capitals?"""
+    return bool(tokenizer.tokenize("A") == tokenizer.tokenize("a"))
 
 
 def _sizes(tokenizer: Any) -> dict[int, int]:

@@ -15,6 +15,7 @@ import torch
 import transformers
 from diffusers.loaders import TextualInversionLoaderMixin
 
+from pipelines.engine.prompts import folds_case
 from pipelines.errors import LoadRefused
 from pipelines.facts import textual_inversion
 from pipelines.facts.textual_inversion import Slot, Vectors
@@ -53,7 +54,7 @@ def load(plan: ModelPlan, components: Mapping[str, Any]) -> None:
             encoder.resize_token_embeddings(size, mean_resizing=False)
             _Loader(components).load_textual_inversion(
                 [_tensor(file, found) for file, found in files],
-                token=[file.token for file, _ in files],
+                token=[_word(file, tokenizer) for file, _ in files],
                 tokenizer=tokenizer,
                 text_encoder=encoder,
             )
@@ -77,8 +78,8 @@ def _check(file: EmbeddingFile, found: Vectors, components: Mapping[str, Any]) -
                 f"{where}{name} has vectors of {found.width} numbers, and {found.slot.encoder} takes {width}: it was"
                 " made for another kind of model"
             )
-    words = tokenizer.get_vocab()
-    for word in (file.token, *(f"{file.token}_{number}" for number in range(1, found.count))):
+    words, own = tokenizer.get_vocab(), _word(file, tokenizer)
+    for word in (own, *(f"{own}_{number}" for number in range(1, found.count))):
         if word in words:
             raise LoadRefused(f"{where}{word} is in {found.slot.tokenizer}'s vocabulary already: choose another token")
     pieces = tokenizer.tokenize(file.token)
@@ -87,6 +88,12 @@ def _check(file: EmbeddingFile, found: Vectors, components: Mapping[str, Any]) -
             f"{where}{found.slot.tokenizer} knows it as a word already, which no prompt could say any more: choose"
             f" another token, as <{file.token}>"
         )
+
+
+def _word(file: EmbeddingFile, tokenizer: Any) -> str:
+    """The word as a tokenizer is to have it. In capitals, CLIP's would find it, and diffusers not: it would be drawn
+    with the first of its vectors alone."""
+    return file.token.lower() if folds_case(tokenizer) else file.token
 
 
 def _tensor(file: EmbeddingFile, found: Vectors) -> torch.Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
 from typing import Any
 
@@ -9,15 +10,17 @@ import diffusers
 import msgspec
 import pytest
 import torch
+import transformers
 from diffusers.loaders import TextualInversionLoaderMixin
 from safetensors.torch import save_file
 
 from pipelines.engine.embeddings import EmbeddingCache
 from pipelines.engine.sink import KeepingSink
 from pipelines.errors import LoadRefused
+from pipelines.facts.checkpoint import ARCHITECTURES
 from pipelines.facts.families import FAMILIES
 from pipelines.facts.textual_inversion import SLOTS
-from pipelines.models import dry_run
+from pipelines.models import dry_run, inversion, single_file
 from pipelines.models.loader import LoadedModel, load
 from pipelines.plan import EmbeddingFile, ModelPlan
 from tests.families import tiny
@@ -165,18 +168,47 @@ def test_vectors_that_are_no_numbers_are_refused_at_load(tmp_path: Path) -> None
         load(saved.with_words("<toy>"), CPU)
 
 
-def test_a_word_that_a_tokenizer_folds_into_its_own_is_refused(tmp_path: Path) -> None:
-    """CLIP's folds case: "Cat" as a token took the place of "cat" in every prompt, and diffusers said nothing."""
-    from pipelines.models import inversion, single_file
+@pytest.fixture(scope="module")
+def clip_words() -> Any:
+    """CLIP's own tokenizer, with the words that ship."""
+    return single_file.tokenizer(ARCHITECTURES / "sd15" / "tokenizer")
 
-    tokenizer = single_file.tokenizer(Path(inversion.__file__).parent.parent / "facts/architectures/sd15/tokenizer")
+
+def test_a_word_that_a_tokenizer_folds_into_its_own_is_refused(clip_words: Any, tmp_path: Path) -> None:
+    """CLIP's folds case: "Cat" as a token took the place of "cat" in every prompt, and diffusers said nothing."""
     save_file({"x": torch.zeros(2, 768)}, tmp_path / "cat.safetensors")
     for word in ("cat", "Cat", "CAT"):
-        plan = ModelPlan(
-            "m", "", "stable-diffusion", embeddings=(EmbeddingFile(word, str(tmp_path / "cat.safetensors")),)
-        )
+        files = (EmbeddingFile(word, str(tmp_path / "cat.safetensors")),)
+        plan = ModelPlan("m", "", "stable-diffusion", embeddings=files)
         with pytest.raises(LoadRefused, match=f"^embeddings: {word}: .*already"):
-            inversion.check(plan, {"tokenizer": tokenizer, "text_encoder": None})
+            inversion.check(plan, {"tokenizer": clip_words, "text_encoder": None})
+
+
+@pytest.mark.parametrize("weighted", [False, True])
+def test_a_word_in_capitals_is_heard_with_all_of_its_vectors(weighted: bool, clip_words: Any, tmp_path: Path) -> None:
+    """CLIP's tokenizer finds a word in any case; diffusers, which looks for its own, wrote none of its vectors out but
+    the first: EasyNegative, as its authors spell it, was a third of itself."""
+    save_file({"x": torch.randn(3, 16, generator=torch.Generator().manual_seed(3))}, tmp_path / "easy.safetensors")
+    built = tiny.build("SD 1.x")
+    config = built._base.text_encoder.config
+    config.vocab_size = len(clip_words)
+    torch.manual_seed(0)
+    encoder = transformers.CLIPTextModel(config).eval()
+    built._base.register_modules(tokenizer=copy.deepcopy(clip_words), text_encoder=encoder)
+    files = (EmbeddingFile("EasyNegative", str(tmp_path / "easy.safetensors")),)
+    plan = msgspec.structs.replace(built.plan, embeddings=files)
+    inversion.load(plan, built._base.components)
+    model = LoadedModel(plan, built._base, built.family, CPU)
+
+    def with_negative(text: str) -> torch.Tensor:
+        return one(model, "an old map", negative_prompt=text, prompt_weights=weighted, guidance=5.0)
+
+    whole = "easynegative, (dim:1.3)" if weighted else "easynegative, dim"
+    drawn = with_negative(whole)
+    for word in ("EasyNegative", "EASYNEGATIVE"):
+        assert torch.equal(with_negative(whole.replace("easynegative", word)), drawn)
+    encoder.get_input_embeddings().weight.data[-2:] = 0
+    assert not torch.allclose(with_negative(whole), drawn, atol=1e-4), "the others counted"
 
 
 def test_the_families_that_take_embeddings_are_those_whose_pipelines_do() -> None:
