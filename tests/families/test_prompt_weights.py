@@ -9,12 +9,14 @@ import msgspec
 import pytest
 import torch
 
+from pipelines.engine.embeddings import EmbeddingCache
 from pipelines.engine.prompts import MAX_CHUNKS, prompt_arguments
+from pipelines.engine.sink import KeepingSink
 from pipelines.facts.prompt_weights import FAMILIES, TooHeavy, parse
 from pipelines.models.loader import LoadedModel, load
 from pipelines.plan import EmbeddingFile
 from tests.families import tiny
-from tests.families.drive import check, draw, drawing, half_mask, picture
+from tests.families.drive import check, draw, drawing, half_mask, picture, run
 from tests.families.test_textual_inversion import Saved
 
 BUILDS = ["SD 1.x", "SDXL", "LCM"]
@@ -193,6 +195,31 @@ def test_weighted_and_plain_long_and_short_are_together_what_they_are_alone(buil
 def test_whatever_is_written_is_drawn(prompt: str, sd: LoadedModel) -> None:
     drawn = one(sd, prompt, negative_prompt=prompt)
     assert torch.isfinite(drawn).all()
+
+
+def test_what_was_encoded_is_kept_whatever_its_weights(sdxl: LoadedModel) -> None:
+    cache, sink = EmbeddingCache(), KeepingSink()
+    prompts = ["a cat", "(a cat:1.2)", "[a cat] BREAK a dog", "a dog"]
+    drawings = [
+        drawing(sdxl, number, prompt, steps=2, prompt_weights=True, negative_prompt="dim")
+        for number, prompt in enumerate(prompts)
+    ]
+    run(sdxl, drawings, sink, cache)
+    assert not sink.errors, sink.errors
+    assert cache.misses == 2 * len(["a cat", "a dog", "dim", ""]), "two encoders"
+    for each in drawings:
+        alone = draw(sdxl, [each]).pictures[each.job_id]
+        assert float((sink.pictures[each.job_id] - alone).abs().max()) <= 1e-5, each.spec.prompt
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_in_half_precision_it_is_the_plain_picture_too(dtype: torch.dtype) -> None:
+    model = tiny.build("SDXL")
+    model._base.to(dtype)
+    plain = one(model, "a cat", prompt_weights=False, negative_prompt="dim")
+    assert torch.equal(one(model, "(a cat:1)", negative_prompt="dim"), plain)
+    assert not torch.equal(one(model, "a (cat:2)", negative_prompt="dim"), plain)
+    assert torch.isfinite(one(model, "(a:-10)(cat:10)", negative_prompt="(dim:-10)")).all()
 
 
 def test_edits_and_repaints_are_weighted_too(sdxl: LoadedModel) -> None:
