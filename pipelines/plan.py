@@ -19,6 +19,13 @@ class AdapterFile(msgspec.Struct, frozen=True):
     path: str  # absolute, one safetensors file
 
 
+class EmbeddingFile(msgspec.Struct, frozen=True):
+    """A word that prompts may say, and the file with the vectors that it stands for (textual inversion)."""
+
+    token: str
+    path: str  # absolute, one safetensors file
+
+
 class ModelPlan(msgspec.Struct, frozen=True):
     """One set of weights on one device. Several IDs of models.yaml may share a plan, and so the weights."""
 
@@ -43,6 +50,7 @@ class ModelPlan(msgspec.Struct, frozen=True):
     vae: str | None = None
     text_encoders: tuple[str, ...] = ()
     tokenizer: str | None = None  # absolute path of T5's words, or of the folder that has them
+    embeddings: tuple[EmbeddingFile, ...] = ()  # by token
     revision: str = ""  # of these files: it changes with them
 
     @property

@@ -67,6 +67,7 @@ class ImageSpec(msgspec.Struct, frozen=True):
     adapters: tuple[Adapter, ...] = ()  # by name, none twice, none of weight 0
     kept: Pixels | None = None  # width × height, shown untouched where the mask is 0; None: the first source
     matting: str | None = None  # what cuts the object from its ground (pipelines.pictures.matting); None: nothing does
+    prompt_weights: bool = False  # are the prompts read by pipelines.facts.prompt_weights?
 
     @property
     def task(self) -> Task:

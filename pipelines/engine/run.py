@@ -23,6 +23,7 @@ from pipelines.engine.batch import free_cached
 from pipelines.engine.call import Call, History
 from pipelines.engine.embeddings import EmbeddingCache
 from pipelines.engine.model import Model
+from pipelines.engine.prompts import prompt_arguments
 from pipelines.engine.shared import SharedModule
 from pipelines.engine.sink import Sink
 from pipelines.engine.thread_state import ThreadState
@@ -103,7 +104,8 @@ class Run:
                 shared.forget()
         view = bind(pipeline, self, modules=model.shared_modules, scheduler=spec.scheduler, embeddings=self._embeddings)
         with noise.in_float32(pipeline.components.values()):
-            drawn: torch.Tensor = view(**call_arguments(view, model.family, spec, self.drawing.seeds)).images
+            arguments = call_arguments(view, model.family, spec, self.drawing.seeds)
+            drawn: torch.Tensor = view(**prompt_arguments(view, model.family, self.drawing, arguments)).images
         return drawn
 
     def _require_wanted(self) -> None:

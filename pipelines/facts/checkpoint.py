@@ -6,6 +6,7 @@ parts are told from the prefixes of their names, its base (which of our configur
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -15,6 +16,7 @@ from pathlib import Path
 from pipelines.errors import LoadRefused
 from pipelines.facts import gguf, headers, transformer_bases
 from pipelines.facts.headers import Header, Stored
+from pipelines.facts.textual_inversion import MAX_VECTORS
 
 ARCHITECTURES = Path(__file__).parent / "architectures"  # configurations, a folder for each base
 BASES = ("sd15", "sd15-inpaint", "sd21", "sd21-inpaint", "sdxl", "sdxl-inpaint", "sdxl-refiner")
@@ -37,7 +39,7 @@ _WRAPPED = (_UNET, "diffusion_model.", "transformer.")  # what programs put befo
 # Marks beside a transformer's weights that nobody asks for, once its scales are heeded.
 _IDLE = re.compile(r"(^|\.)(scaled_fp8|scale_input|input_scale|comfy_quant)$")
 _LORA = re.compile(r"\.(lora_(down|up|A|B)(\.\w+)?\.weight|hada_w[12]_[ab]|lokr_w[12](_[ab])?|oft_blocks|dora_scale)$")
-_EMBEDDING = frozenset({"emb_params", "clip_l", "clip_g", "string_to_param.*", "t5xxl"})
+_EMBEDDING = frozenset({"emb_params", "clip_l", "clip_g", "string_to_param.*", "t5xxl", "t5"})
 _CONTROLNET = re.compile(r"(^|\.)(control_model|controlnet_\w+|input_hint_block|zero_convs|control_add_embedding)\.")
 _UNET_ALONE = re.compile(r"(input_blocks\.\d+|down_blocks\.\d+\.resnets)\.")
 _TRANSFORMER = re.compile(
@@ -79,7 +81,7 @@ _INSTEAD = {
     Kind.VAE: "name it under vae, beside path or checkpoint",
     Kind.TEXT_ENCODER: "name it under text_encoders, beside transformer, path or checkpoint",
     Kind.LORA: "list it under loras of the model that it was made for",
-    Kind.EMBEDDING: "embeddings are not served",
+    Kind.EMBEDDING: "list it under embeddings of the model that it was made for",
     Kind.CONTROLNET: "ControlNets are not served",
     Kind.UPSCALER: "upscalers are not served",
     Kind.UNKNOWN: "take a checkpoint in the original layout, or a diffusers folder",
@@ -217,7 +219,13 @@ def kind_of(tensors: Mapping[str, Stored]) -> Kind:
     ):
         if any(pattern.match(_unwrapped(name)) for name in names):
             return kind
-    return Kind.UNKNOWN
+    return Kind.EMBEDDING if _is_named_vectors(tensors) else Kind.UNKNOWN
+
+
+def _is_named_vectors(tensors: Mapping[str, Stored]) -> bool:
+    """Is it an embedding as diffusers writes one: some vectors, by the word that they stand for?"""
+    shapes = [stored.shape for stored in tensors.values()]
+    return len(shapes) == 1 and len(shapes[0]) in (1, 2) and math.prod(shapes[0][:-1]) <= MAX_VECTORS < shapes[0][-1]
 
 
 def _any(pattern: re.Pattern[str], names: Iterable[str]) -> bool:

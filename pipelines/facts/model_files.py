@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import checkpoint, component, seal, text_encoders, transformer_bases
+from pipelines.facts import checkpoint, component, seal, text_encoders, textual_inversion, transformer_bases
 from pipelines.facts import folder as model_folder
 from pipelines.facts.checkpoint import ARCHITECTURES, BASES, TRANSFORMER_BASES, Told, WeightFile
 from pipelines.facts.component import INDEX, Component, Kind
@@ -43,16 +43,18 @@ def inspect(plan: ModelPlan, *, with_seal: bool = True) -> int:
     told, found = _read(plan)
     size = model_folder.inspect(Path(plan.folder), found, with_seal=with_seal)
     if with_seal:
-        _compare_with_seals(found)
+        _compare_with_seals(plan, found)
     if told is not None:
         _scheduler(plan, told)
+    textual_inversion.inspect(plan)
     return size
 
 
-def _compare_with_seals(found: Iterable[Part]) -> None:
+def _compare_with_seals(plan: ModelPlan, found: Iterable[Part]) -> None:
     """Compare the single files of a model with their seals, where they have one. Raises LoadRefused."""
     files = {part.source.path for part in found if part.source is not None}
     files |= {part.vocabulary for part in found if part.vocabulary is not None}
+    files |= {Path(embedding.path) for embedding in plan.embeddings}
     for file in sorted(files):
         seal.compare(file.parent, (file.name,), seal.name_for(file.name))
 
@@ -62,10 +64,11 @@ def problem(plan: ModelPlan) -> str | None:
     try:
         told, found = _read(plan)
         model_folder.inspect(Path(plan.folder), found)
-        _compare_with_seals(found)
+        _compare_with_seals(plan, found)
         model_folder.refuse_unscheduled(found)
         if told is not None:
             _scheduler(plan, told)
+        textual_inversion.inspect(plan)
     except LoadRefused as refusal:
         return str(refusal)
     except OSError as error:

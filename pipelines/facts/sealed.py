@@ -1,4 +1,4 @@
-"""What of a model has seals: its folder, each of its single files, each of its adapters.
+"""What of a model has seals: its folder, each of its single files, adapters and embeddings.
 
 Knows plans and where a seal lies; what a seal is, ``seal`` knows. The seal of a single file lies beside it, under its
 name: so it travels with the file, is one for all models that share the file, and is found at load by whoever reads the
@@ -38,9 +38,9 @@ class Sealed:
         return self.folder / (seal.NAME if self.file is None else seal.name_for(self.file))
 
     @property
-    def is_adapter(self) -> bool:
-        """Is it no part of the weights, which draw without it?"""
-        return self.key == "loras"
+    def is_spare(self) -> bool:
+        """Is it no part of the weights, and may be without a seal beside them?"""
+        return self.key in ("loras", "embeddings")
 
     def names(self) -> tuple[str, ...]:
         """The files that loading reads of it now, as paths in the folder. Raises LoadRefused."""
@@ -69,6 +69,7 @@ def of(plan: ModelPlan) -> tuple[Sealed, ...]:
     named = [("checkpoint", plan.checkpoint), ("transformer", plan.transformer), ("vae", plan.vae)]
     named += [("text_encoders", each) for each in plan.text_encoders]
     named += [("tokenizer", plan.tokenizer), *(("loras", adapter.path) for adapter in plan.adapters)]
+    named += [("embeddings", embedding.path) for embedding in plan.embeddings]
     for key, path in named:
         if path is None:
             continue

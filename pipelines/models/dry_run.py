@@ -17,7 +17,7 @@ from pipelines.errors import LoadRefused
 from pipelines.facts import model_files
 from pipelines.facts.component import Kind
 from pipelines.facts.folder import Part
-from pipelines.models import library, single_file, tuning, verify
+from pipelines.models import inversion, library, single_file, tuning, verify
 from pipelines.plan import ModelPlan
 
 Progress = Callable[[int], None]  # bytes that were read since the last call
@@ -34,6 +34,7 @@ def problem(plan: ModelPlan, progress: Progress | None = None) -> str | None:
         verify.check_classes(folder, parts)
         empty = {part.component.name: _empty(part) for part in parts}
         verify.check_tokenizers(empty)
+        inversion.check(plan, empty)
         _check_quantised(plan, parts, empty)
         if progress is not None:
             for part in parts:

@@ -36,7 +36,7 @@ from pipelines.errors import LoadRefused, Unsupported
 from pipelines.facts import folder as model_folder
 from pipelines.facts import model_files
 from pipelines.facts.families import Family, FamilyTable
-from pipelines.models import components, memoised, processors, single_file, transfer, tuning, verify
+from pipelines.models import components, inversion, memoised, processors, single_file, transfer, tuning, verify
 from pipelines.models.device import choose_dtype
 from pipelines.models.streaming import MIN_STREAMED_BYTES, Streamed
 from pipelines.models.tokens import TokenCounter
@@ -224,6 +224,7 @@ def load(
     verify.refuse_unloaded(pipeline.components)
     verify.check_tokenizers(pipeline.components)
     verify.descale(pipeline.components, parts)
+    inversion.load(plan, pipeline.components)
     loaded = adapters.load(pipeline, plan.adapters)  # before placing: they go to the device with their modules
     streamed = tuning.place(pipeline, plan, device, host_encoders=host_encoders)
     families = FamilyTable()

@@ -176,6 +176,7 @@ def _files(plan: ModelPlan) -> Iterator[tuple[Path, bool]]:
         if part.vocabulary is not None:
             yield part.vocabulary, True
     yield from ((Path(adapter.path), False) for adapter in plan.adapters)
+    yield from ((Path(embedding.path), False) for embedding in plan.embeddings)
 
 
 def _described(path: Path, *, whole: bool) -> _File:

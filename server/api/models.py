@@ -86,6 +86,8 @@ def _row(services: Services, model: Model, seals: Mapping[str, Any]) -> dict[str
             {"name": name, "weight": lora.weight, "description": lora.description}
             for name, lora in model.entry.loras.items()
         ],
+        "embeddings": sorted(model.entry.embeddings),
+        "prompt_weights": model.entry.prompt_weights,
         "backgrounds": model.backgrounds,
         "weight_bytes": model.weight_bytes,
         "seal": seals.get(model.plan.key),

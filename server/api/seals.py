@@ -35,10 +35,10 @@ class SealStates:
     def of(self, plan: ModelPlan) -> dict[str, Any] | None:
         """The state of a plan's weights and sealed adapters together; None where none of its weights is sealed."""
         found = [(each, self._state(each)) for each in sealed.of(plan)]
-        weights = [state for each, state in found if not each.is_adapter]
+        weights = [state for each, state in found if not each.is_spare]
         if not any(weights):
             return None
-        states = [state for each, state in found if state is not None or not each.is_adapter]
+        states = [state for each, state in found if state is not None or not each.is_spare]
         told = [state for state in states if state is not None]
         damaged = next((state for state in told if state["state"] == "damaged"), None)
         if damaged is not None:

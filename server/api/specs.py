@@ -10,7 +10,7 @@ import math
 import secrets
 from dataclasses import dataclass
 
-from pipelines.facts import schedulers
+from pipelines.facts import prompt_weights, schedulers
 from pipelines.facts.presets import STYLES, Preset
 from pipelines.spec import Adapter, Encoding, ImageSpec, Pixels, Task
 from server.api.wire import ImageFields, is_of_shape, sides_of
@@ -57,9 +57,21 @@ def check(fields: ImageFields, model: Model, *, images: int, mask: bool) -> None
     if fields.scheduler is not None and fields.scheduler not in model.scheduler_names:
         allowed = ", ".join(model.scheduler_names)
         raise BadRequest(f"scheduler must be one of {allowed}.", param="scheduler")
+    _check_weights(fields, model)
     _check_loras(fields, model)
     _check_background(fields, model)
     _check_task(model, images=images, mask=mask)
+
+
+def _check_weights(fields: ImageFields, model: Model) -> None:
+    if not model.entry.prompt_weights:
+        return
+    prompt = _prompt(fields, model, model.preset(fields.quality, fields.style))
+    for name, text in (("prompt", prompt), ("negative_prompt", fields.negative_prompt or "")):
+        try:
+            prompt_weights.parse(text)
+        except prompt_weights.TooHeavy as error:
+            raise BadRequest(f"{name} {error}.", param=name) from None
 
 
 def _check_loras(fields: ImageFields, model: Model) -> None:
@@ -177,6 +189,7 @@ def make_spec(
         steps=steps,
         guidance=_guidance(fields, model, preset),
         negative_prompt=fields.negative_prompt if fields.negative_prompt is not None else preset.negative_prompt,
+        prompt_weights=model.entry.prompt_weights,
         scheduler=scheduler,
         strength=strength,
         sources=sources.images,

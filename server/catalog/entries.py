@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pipelines.facts import schedulers
 from pipelines.facts.families import FamilyTable
 from pipelines.facts.presets import Quality, Style
+from server.catalog.embeddings import Embeddings
 from server.catalog.loras import LoraEntry, LoraName
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}", re.ASCII)  # or a part of one, between slashes
@@ -184,6 +185,13 @@ class ModelEntry(_Entry):
         None,
         min_length=1,
         description="a folder whose .safetensors files requests may name by their stems, read while the server runs",
+    )
+    embeddings: Embeddings = Field(
+        default_factory=dict,
+        description="words that prompts may say, and the .safetensors file of each (textual inversion)",
+    )
+    prompt_weights: bool = Field(
+        False, description="read (word:1.3), (word) and [word] in prompts, and prompts of more than 75 tokens"
     )
     alpha_mask: bool = Field(
         False, description="repaint what is transparent in a single source that comes without a mask, as dall-e-2 does"

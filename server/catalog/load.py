@@ -16,11 +16,12 @@ import msgspec
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipelines.facts import schedulers
+from pipelines.facts import prompt_weights, schedulers
+from pipelines.facts.component import INDEX
 from pipelines.facts.families import FamilyTable
 from pipelines.facts.presets import DrawingArea
 from pipelines.plan import ModelPlan
-from server.catalog import lines, loras, single_files
+from server.catalog import embeddings, lines, loras, single_files
 from server.catalog.catalog import Catalog, Model
 from server.catalog.entries import ID, MIN_SIDE, ModelEntry, ModelsFile, PresetEntry, parse_size
 from server.catalog.loras import LoraEntry
@@ -31,9 +32,10 @@ from server.errors import BadRequest, ConfigError
 _WEIGHT_KEYS = (
     *("family", "dtype", "quantise", "quantise_encoders", "encoders", "offload", "compile", "fuse_qkv"),
     *("idle", "idle_unload", "base", "config", "prediction", "transformer", "vae"),
-    *("text_encoders", "tokenizer"),
+    *("text_encoders", "tokenizer", "embeddings"),
 )
 
+_WEIGHTED = ", ".join(sorted(prompt_weights.FAMILIES))
 _MAX_SHOWN = 200  # characters of a wrong value
 
 Location = tuple[str | int, ...]  # the keys and indices that lead to a value of the file
@@ -128,6 +130,7 @@ def _decide(source: _Source, file: ModelsFile) -> Catalog:
             raise source.error(("models", model_id, key), str(error), None) from None
         _check_edit_size(source, models[model_id])
         _check_schedulers(source, models[model_id])
+        _check_prompt_weights(source, models[model_id])
     _share_weights(source, models)
     if file.default not in names:
         known = ", ".join(models) or "the files in checkpoints, and there are none"
@@ -222,6 +225,28 @@ def _check_schedulers(source: _Source, model: Model) -> None:
                 raise source.error(where, allowed, preset.scheduler)
 
 
+def _check_prompt_weights(source: _Source, model: Model) -> None:
+    """Raises ConfigError where nobody knows how the model's prompts are weighted, or where its own texts are too
+    heavy: every request with them would fail."""
+    if not model.entry.prompt_weights:
+        return
+    where = ("models", model.id)
+    is_there = (Path(model.plan.folder) / INDEX).is_file()  # else nobody knows what it is
+    if model.family.name not in prompt_weights.FAMILIES and (model.family.classes or is_there):
+        message = f"cannot be had with family {model.family.name}; those that have it: {_WEIGHTED}"
+        raise source.error((*where, "prompt_weights"), message, None)
+    texts: list[tuple[Location, str]] = [((*where, "matting_prompt"), model.entry.matting_prompt)]
+    for kind in ("quality", "style"):
+        for name, preset in getattr(model.entry, kind).items():
+            for key in ("prompt_suffix", "negative_prompt"):
+                texts.append(((*where, kind, name, key), getattr(preset, key) or ""))
+    for place, text in texts:
+        try:
+            prompt_weights.parse(text)
+        except prompt_weights.TooHeavy as error:
+            raise source.error(place, str(error), text) from None
+
+
 def _claim_names(source: _Source, names: dict[str, str], model_id: str, entry: ModelEntry) -> None:
     """Adds the ID and its aliases to ``names``. Raises ConfigError for one that already stands for another ID."""
     where = ("models", model_id)
@@ -280,6 +305,7 @@ def model_of(folder: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
         vae=single_files.absolute(folder, entry.vae),
         text_encoders=tuple(str((folder / each).absolute()) for each in entry.text_encoders),
         tokenizer=single_files.absolute(folder, entry.tokenizer),
+        embeddings=embeddings.files(entry.embeddings, folder),
     )
     plan = msgspec.structs.replace(plan, revision=single_files.revision(plan))
     return Model(model_id, entry, plan, family, area, found)

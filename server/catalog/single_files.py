@@ -85,7 +85,8 @@ def absolute(folder: Path, path: str | None) -> str | None:
 
 def revision(plan: ModelPlan) -> str:
     """A text that changes with a plan's single files: what has been put in the place of one is other weights."""
-    stamps = (file_stamp(Path(each)) for each in plan.single_files)
+    files = (*plan.single_files, *(file.path for file in plan.embeddings))
+    stamps = (file_stamp(Path(each)) for each in files)
     return " ".join("-" if stamp is None else f"{stamp[0]}:{stamp[1]}" for stamp in stamps)
 
 

@@ -54,7 +54,7 @@ def _add_model(contents: Contents, model: Model) -> dict[str, Any]:
     """Bring a model's folder and its single files along. The keys of its entry, as they are where they will lie."""
     try:
         model_files.inspect(model.plan)
-        seals = [(each, each.read()) for each in sealed.of(model.plan) if not each.is_adapter]
+        seals = [(each, each.read()) for each in sealed.of(model.plan) if not each.is_spare]
     except LoadRefused as refusal:
         raise CommandFailed(f"{model.id} is not packed: {refusal}") from None
     keys: dict[str, Any] = {}
@@ -90,6 +90,11 @@ def _add_adapters(contents: Contents, catalog: Catalog, name: str, entry: dict[s
             lora: {**written, "path": _adapter(contents, here / written["path"], f"loras/{name}/{number}")}
             for number, (lora, written) in enumerate(entry["loras"].items())
         }
+    if entry.get("embeddings"):
+        entry["embeddings"] = {
+            token: _packed(contents, here / written, f"embeddings/{name}/{number}")
+            for number, (token, written) in enumerate(entry["embeddings"].items())
+        }
     if entry.get("lora_folder"):
         folder = here / entry["lora_folder"]
         for path in weights_in(folder):
@@ -101,10 +106,15 @@ def _adapter(contents: Contents, path: Path, folder: str) -> str:
     problem = model_folder.adapter_problem(path)
     if problem is not None:
         raise CommandFailed(f"not packed: {problem}")
+    return _packed(contents, path, folder)
+
+
+def _packed(contents: Contents, path: Path, folder: str) -> str:
+    """The name in the bundle of a file that has been found whole, with its seal if it has one."""
     name = f"{folder}/{path.name}"
     contents.files[name] = path
     manifest = seal.name_for(path.name)
-    found = seal.read(path.parent, manifest)  # that it is whole, the check of the adapter has told
+    found = seal.read(path.parent, manifest)
     if found is not None:
         contents.files[f"{folder}/{manifest}"] = path.parent / manifest
         contents.known[name] = found.files[path.name].sha256

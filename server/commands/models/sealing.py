@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 def seal_model(settings: Settings, name: str, *, again: bool) -> None:
-    """Write the seals of a model: of its folder, of each of its single files, of each of its adapters. Raises
+    """Write the seals of a model: of its folder, of each of its single files, adapters and embeddings. Raises
     CommandFailed for one that cannot be served, or that differs from a seal that it has, unless ``again`` says that the
     change was meant; OSError."""
     owner = _owner(settings, name)
@@ -37,7 +37,7 @@ def seal_model(settings: Settings, name: str, *, again: bool) -> None:
         model_files.inspect(plan, with_seal=False)
     except LoadRefused as refusal:
         raise CommandFailed(f"{plan.source}: not sealed: {refusal}") from None
-    wanted = [each for each in sealed.of(plan) if not each.is_adapter or _is_whole(each)]
+    wanted = [each for each in sealed.of(plan) if each.key != "loras" or _is_whole(each)]
     if not again:
         for each in wanted:
             _refuse_changed(each, owner.id)
@@ -102,9 +102,9 @@ def verify_model(settings: Settings, name: str) -> int:
             raise CommandFailed(f"{each.path}: {refusal}") from None
         if found is not None:
             seals[each] = found
-        elif not each.is_adapter:
+        elif not each.is_spare:
             bare.append(each)
-    if not any(not each.is_adapter for each in seals):
+    if not any(not each.is_spare for each in seals):
         helps = f"`darkroom models seal {owner.id}` seals it as it is now"
         raise CommandFailed(f"{owner.plan.source} is not sealed: {helps}")
     wrong = files = 0

@@ -178,13 +178,12 @@ def test_configurations_that_are_missing(tmp_path: Path) -> None:
     assert model.problem() == "config: nowhere does not exist, or is no folder"
 
 
-@pytest.mark.parametrize("action", ["seal", "verify"])
-def test_a_single_file_is_not_sealed(action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A seal would have been written beside the configurations that ship."""
+def test_a_seal_lies_beside_its_file_and_not_in_our_configurations(tmp_path: Path) -> None:
+    """It would have been written beside the configurations that ship."""
     write(tmp_path / "some.safetensors", sd())
     (tmp_path / "models.yaml").write_text(ENTRY)
-    assert run("models", "--models", str(tmp_path / "models.yaml"), action, "a") != 0
-    assert "some.safetensors; seals are for folders" in capsys.readouterr().err
+    assert run("models", "--models", str(tmp_path / "models.yaml"), "seal", "a") == 0
+    assert (tmp_path / "some.safetensors.darkroom-seal.json").is_file()
     assert sorted(path.name for path in (ARCHITECTURES / "sd15").iterdir() if path.is_file()) == ["model_index.json"]
 
 

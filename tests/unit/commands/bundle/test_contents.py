@@ -100,6 +100,23 @@ def test_an_adapter_that_is_broken_is_not_packed(file: Path, tmp_path: Path) -> 
         contents.of_models(load_catalog(file), ["a"])
 
 
+def test_the_words_of_a_model_travel_with_it(file: Path, tmp_path: Path) -> None:
+    """A file outside of the sealed folder stayed behind: where the bundle arrived, the model was not served."""
+    toy = write(tmp_path / "toy.safetensors", {"x": (2, 64)})
+    text = file.read_text().replace("aliases: [x]", "aliases: [x], embeddings: { <toy>: toy.safetensors }")
+    file.write_text(text)
+    found, text = contents.of_models(load_catalog(file), ["b"])
+    there = load_catalog(unpacked(found, text, tmp_path / "there"))
+    (word,) = there.models["b"].plan.embeddings
+    assert word.token == "<toy>"
+    assert Path(word.path).read_bytes() == toy.read_bytes()
+    assert Path(word.path).is_relative_to(tmp_path / "there")
+    assert there.models["a"].problem() is None
+    toy.write_bytes(b"torn")
+    with pytest.raises(CommandFailed, match="a is not packed: embeddings: <toy>: "):
+        contents.of_models(load_catalog(file), ["b"])
+
+
 def test_names_in_a_bundle_are_plain_files(file: Path) -> None:
     from server.commands.bundle.install import refuse_name
 

@@ -95,6 +95,11 @@ def test_a_file_of_another_models_is_told_where_it_belongs(file: Path, capsys: p
     assert f"models.a:\n\n    loras:\n      ink: {{ path: {lora} }}" in capsys.readouterr().out
     assert imports(file, write(file.parent / "flux.safetensors", TRANSFORMER)) == 0
     assert "    transformer: " in capsys.readouterr().out
+    toy = write(file.parent / "cat toy.safetensors", {"<some>": (2, 768)})
+    assert imports(file, toy, "--into", "a") == 0
+    assert f"models.a, by the word that prompts shall say:\n\n    embeddings:\n      <cat-toy>: {toy}" in (
+        capsys.readouterr().out
+    )
 
 
 def test_what_is_served_under_no_key_is_refused_with_what_to_do(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

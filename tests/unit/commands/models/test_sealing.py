@@ -213,6 +213,20 @@ def test_an_adapter_that_has_changed_leaves_its_model_serving(single: Path, tmp_
     assert "ink.safetensors has" in one.lora_problems()["ink"]
 
 
+def test_an_embedding_that_has_changed_is_refused_by_name(single: Path, tmp_path: Path) -> None:
+    """It is a part of what its model draws: every prompt that says its word would draw something else."""
+    toy = write(tmp_path / "toy.safetensors", {"x": (2, 768)})
+    single.write_text(single.read_text().replace("  one: { ", "  one: { embeddings: { <toy>: toy.safetensors }, "))
+    assert models(single, "seal", "one") == 0
+    assert manifest(tmp_path, "toy").is_file()
+    [one, two] = load_catalog(single)
+    assert one.problem() is None
+    write(toy, {"x": (3, 768)})
+    [one, two] = load_catalog(single)
+    assert str(one.problem()).startswith("toy.safetensors has ")
+    assert two.problem() is None
+
+
 def test_bytes_that_no_header_tells_are_verified(
     single: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
