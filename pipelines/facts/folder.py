@@ -206,7 +206,7 @@ def _inspect_part(part: Part, folder: Path) -> int:
     for token_file in files.tokens:
         _inspect_tokens(part.folder / token_file, folder)
     if part.vocabulary is not None:
-        _inspect_tokens(part.vocabulary, part.vocabulary.parent)
+        _inspect_words(part.vocabulary)
         files = replace(files, tokens=(part.vocabulary.name,))
     lacking = requirements.missing(part.component, files, read)
     if lacking is not None:
@@ -276,6 +276,19 @@ def _inspect_tokens(path: Path, folder: Path) -> None:
             path.read_text(encoding="utf-8")
         except ValueError as error:
             raise LoadRefused(f"{where} is not text in UTF-8") from error
+
+
+def _inspect_words(path: Path) -> None:
+    """As a tokenizer's file, but wherever it lies: it is the owner who names it, and in a hub's cache it is a link."""
+    headers.refuse_pointer(path, path.name)
+    size = path.stat().st_size
+    if not 0 < size <= _MAX_JSON_BYTES:
+        raise LoadRefused(f"tokenizer: {path.name} is {'too large' if size else 'empty'}")
+    if path.suffix == ".json":
+        try:
+            json.loads(path.read_text(encoding="utf-8"))
+        except (ValueError, RecursionError) as error:
+            raise LoadRefused(f"tokenizer: {path.name} is not valid JSON") from error
 
 
 def _check_place(path: Path, folder: Path) -> str:

@@ -5,6 +5,7 @@ Knows FLUX.1 and Stable Diffusion 3 by the names of their first programs and by 
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Mapping
 
@@ -49,7 +50,7 @@ def tell(tensors: Mapping[str, Stored]) -> tuple[str | None, str | None]:
     if table is None or len(table.shape) != 3:
         return None, None
     _, positions, width = table.shape
-    side = round(positions**0.5)
+    side = math.isqrt(positions)
     layers = blocks.get("joint_blocks", blocks.get("transformer_blocks", 0))
     normed = _any(tensors, (".x_block.attn.ln_q.", ".attn.norm_q."))
     twice = _any(tensors, (".x_block.attn2.", ".attn2."))

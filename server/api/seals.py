@@ -35,8 +35,7 @@ class SealStates:
     def of(self, plan: ModelPlan) -> dict[str, Any] | None:
         """The state of a plan's weights and sealed adapters together; None where none of its weights is sealed."""
         found = [(each, self._state(each)) for each in sealed.of(plan)]
-        weights = [state for each, state in found if not each.is_spare]
-        if not any(weights):
+        if not any(state for each, state in found if not each.is_spare and each.key != "config"):
             return None
         states = [state for each, state in found if state is not None or not each.is_spare]
         told = [state for state in states if state is not None]

@@ -219,8 +219,9 @@ def without_words(pieces: Pieces) -> Pieces:
 def test_the_words_of_t5_are_its_owners(form: str, words: bytes, tmp_path: Path) -> None:
     pieces = without_words(Pieces("FLUX.1", tmp_path))
     (tmp_path / "words").mkdir()
+    (tmp_path / "blob").write_bytes(words)
     spiece = tmp_path / "words" / "spiece.model"
-    spiece.write_bytes(words)
+    spiece.symlink_to(tmp_path / "blob")  # as in a hub's cache
     plan = pieces.plan(tokenizer=str(tmp_path / "words" if form == "folder" else spiece))
     if form == "tokenizer.json":
         load(plan, CPU).components["tokenizer_2"].save_pretrained(tmp_path / "fast")
@@ -248,6 +249,10 @@ def test_words_that_are_missing_or_wrong(words: bytes, tmp_path: Path) -> None:
         assert says in str(model_files.problem(pieces.plan(tokenizer=str(named))))
     others = tmp_path / "other" / "tokenizer.json"
     others.parent.mkdir()
+    for content, says in (("", "is empty"), ("{", "is not valid JSON"), ("[" * 10**5, "is not valid JSON")):
+        others.write_text(content)
+        said = str(model_files.problem(pieces.plan(tokenizer=str(others))))
+        assert said == f"tokenizer: tokenizer.json {says}"
     others.write_text((pieces.config / "tokenizer" / "tokenizer.json").read_text())
     said = str(dry_run.problem(pieces.plan(tokenizer=str(others))))
     assert "tokenizer.json is not T5's" in said or "could not be built" in said

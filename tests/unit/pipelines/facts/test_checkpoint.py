@@ -303,3 +303,29 @@ def test_sd_2_1_predicts_v_unless_told_otherwise(file: Path) -> None:
     found = model_files.scheduler(plan(file, "sd21", prediction="epsilon"))
     assert found is not None
     assert found[1]["prediction_type"] == "epsilon"
+
+
+HUGE = 10**400  # times nothing, it takes no bytes, so its file is as large as it says
+
+
+@pytest.mark.parametrize(
+    "shapes",
+    [
+        {"pos_embed": (1, HUGE, 0), "joint_blocks.0.x": (0, HUGE)},
+        {"img_in.weight": (3072, HUGE, 0), "vector_in.in_layer.weight": (0, HUGE), "double_blocks.0.x": ()},
+        {"img_in.weight": (), "vector_in.in_layer.weight": ()},
+        {"text_model.embeddings.token_embedding.weight": (), "text_model.encoder.layers.0.x": (HUGE, 0)},
+        {"shared.weight": (0, HUGE), "encoder.block.0.layer.0.SelfAttention.q.weight": ()},
+        {"text_encoders.a.transformer.shared.weight": (HUGE, 0), f"{UNET}joint_blocks.0.x": (0, HUGE)},
+        {"a.weight": (0, HUGE), "a.weight_scale": (HUGE, 0)},
+    ],
+)
+def test_shapes_that_no_number_holds(shapes: Shapes, file: Path) -> None:
+    """A float of them is an OverflowError, in the front."""
+    empty = {name: (*shape, 0) if 0 not in shape else shape for name, shape in shapes.items()}
+    write(file, empty, dtype="F8_E4M3")
+    checkpoint.tell(file)
+    for key in ("checkpoint", "transformer", "text_encoders"):
+        named: Any = (str(file),) if key == "text_encoders" else str(file)
+        alone = {"is_transformer_alone": key == "transformer", key: named}
+        assert model_files.problem(ModelPlan("m", str(ARCHITECTURES / "flux-dev"), "other", **alone)) is not None
