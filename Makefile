@@ -2,13 +2,18 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test serve check format docs train evaluate clean
+.PHONY: demo test coverage serve check format docs train evaluate clean
 
 demo: .venv/.installed
 	$(BIN)/darkroom demo
 
 test: .venv/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 2
+
+# How much of server/ and pipelines/ the tests run: half as long again.
+coverage: .venv/.installed
+	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 2 --cov --cov-report=
+	$(BIN)/coverage report --skip-covered
 
 serve: .venv/.installed
 	$(BIN)/darkroom serve $(ARGS)

@@ -44,16 +44,30 @@ class ModelPlan(msgspec.Struct, frozen=True):
     fuse_qkv: bool = False  # one projection for query, key and value
     adapters: tuple[AdapterFile, ...] = ()
     checkpoint: str | None = None  # absolute path of one file with all weights
+    is_transformer_alone: bool = False  # folder has configurations alone, and transformer leads the model's files
     prediction: str | None = None  # of a checkpoint: epsilon or v; None: as its file and its configurations say
     transformer: str | None = None  # absolute paths of files with a part's weights, in place of the folder's
     vae: str | None = None
+    text_encoders: tuple[str, ...] = ()
+    tokenizer: str | None = None  # absolute path of T5's words, or of the folder that has them
     embeddings: tuple[EmbeddingFile, ...] = ()  # by token
     revision: str = ""  # of these files: it changes with them
 
     @property
     def source(self) -> str:
         """The file or folder that models.yaml names for the weights."""
-        return self.checkpoint or self.folder
+        return self.checkpoint or (self.transformer if self.is_transformer_alone else None) or self.folder
+
+    @property
+    def is_of_files(self) -> bool:
+        """Do all weights come from single files, and configurations alone from the folder?"""
+        return self.checkpoint is not None or self.is_transformer_alone
+
+    @property
+    def single_files(self) -> tuple[str, ...]:
+        """The files of its weights and words that lie in no folder of a model."""
+        named = (self.checkpoint, self.transformer, self.vae, *self.text_encoders, self.tokenizer)
+        return tuple(each for each in named if each is not None)
 
     @property
     def mark(self) -> str:

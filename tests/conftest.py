@@ -14,7 +14,7 @@ from server.errors import WorkerLost
 from tests.paper import Paper, PaperServers
 from tests.running import ROOT, Running, start
 
-pytest_plugins = ["tests.skipped", "tests.device.plugin"]
+pytest_plugins = ["tests.skipped", "tests.stuck", "tests.device.plugin"]
 
 # One thread a process: several workers run at a time here, and OpenMP threads that wait for each other at every
 # operation on busy cores made these tests ten times slower.

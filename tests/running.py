@@ -136,9 +136,9 @@ def start(
         if process.poll() is None:
             _kill_group(process.pid)
         process.wait()
-        reader.join(20)  # a worker ends by itself when its front has gone, and keeps the pipe open until then
+        reader.join(60)  # a worker ends by itself when its front has gone, and keeps the pipe open until then
         _kill_group(process.pid)
-        reader.join(20)
+        reader.join(60)
         assert not reader.is_alive(), "something holds the pipe: closing it now would wait for ever, past any timeout"
         if process.stderr is not None:
             process.stderr.close()

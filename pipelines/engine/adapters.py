@@ -147,7 +147,8 @@ def _forward(layer: Any, plan: _Plan, x: torch.Tensor, *args: Any, **kwargs: Any
         for name, weight in named:
             if name in layer.lora_A:
                 down, up = layer.lora_A[name], layer.lora_B[name]
-                shared += up(down(part.to(down.weight.dtype))) * (weight * layer.scaling[name])
+                # Three kernels a group of rows and layer: with several groups the host launches more than it computes.
+                shared.add_(up(down(part.to(down.weight.dtype))), alpha=weight * layer.scaling[name])
     return result
 
 

@@ -2,6 +2,8 @@
 
 Knows torch's functions that draw normal numbers; knows neither pipelines nor seeds. What such a function makes of a
 seed in half precision differs between versions of torch, so a picture would change with them, and with the precision.
+Numbers that a pipeline makes a tensor of are float32 as well, whatever torch's default is: loading another model sets
+it for the whole process.
 """
 
 from __future__ import annotations
@@ -47,6 +49,12 @@ def _normal_(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     return tensor.copy_(torch.empty_like(tensor, dtype=torch.float32).normal_(*args, **kwargs))
 
 
+def _tensor(data: Any, *, dtype: torch.dtype | None = None, **kwargs: Any) -> torch.Tensor:
+    made = torch.tensor(data, dtype=dtype, **kwargs)
+    by_default = dtype is None and made.dtype is torch.get_default_dtype() and isinstance(data, float | list | tuple)
+    return torch.tensor(data, dtype=torch.float32, **kwargs) if by_default and made.dtype in HALF else made
+
+
 def _cast(draw: Callable[..., torch.Tensor], dtype: torch.dtype, *args: Any, **kwargs: Any) -> torch.Tensor:
     if dtype not in HALF or kwargs.get("out") is not None:
         return draw(*args, dtype=dtype, **kwargs)
@@ -57,13 +65,18 @@ _DRAWS: dict[Any, Callable[..., Any]] = {
     torch.randn: _randn,
     torch.randn_like: _randn_like,
     torch.Tensor.normal_: _normal_,
+    torch.tensor: _tensor,
 }
 
 
 def in_float32(components: Iterable[object]) -> contextlib.AbstractContextManager[object]:
-    """Float32Noise for pipeline code on these components; nothing where none of them computes in half precision."""
+    """Float32Noise for pipeline code on these components; nothing where none of them computes in half precision.
+
+    Nor while another model loads in it: torch's default type is the process's, and LCM's guidance scale was rounded.
+    """
     modules = (component for component in components if isinstance(component, torch.nn.Module))
-    return Float32Noise() if any(_dtype(module) in HALF for module in modules) else contextlib.nullcontext()
+    half = torch.get_default_dtype() in HALF or any(_dtype(module) in HALF for module in modules)
+    return Float32Noise() if half else contextlib.nullcontext()
 
 
 def drawing(function: Callable[..., _T]) -> Callable[..., _T]:

@@ -14,17 +14,20 @@ from enum import StrEnum
 from pathlib import Path
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import gguf, headers
+from pipelines.facts import gguf, headers, transformer_bases
 from pipelines.facts.headers import Header, Stored
 from pipelines.facts.textual_inversion import MAX_VECTORS
 
 ARCHITECTURES = Path(__file__).parent / "architectures"  # configurations, a folder for each base
 BASES = ("sd15", "sd15-inpaint", "sd21", "sd21-inpaint", "sdxl", "sdxl-inpaint", "sdxl-refiner")
+TRANSFORMER_BASES = transformer_bases.BASES
 PREDICTIONS = ("epsilon", "v")
 SUFFIXES = (".safetensors", ".gguf")
 
 _UNET = "model.diffusion_model."
 _VAE = "first_stage_model."
+_VAES = (_VAE, "vae.")
+_TEXTS = re.compile(r"text_encoders\.\w+\.transformer\.")  # of checkpoints of transformers: an encoder each
 _SD1_TEXT, _SD2_TEXT = "cond_stage_model.transformer.", "cond_stage_model.model."
 _XL_TEXT, _XL_TEXT_2, _REFINER_TEXT = (
     "conditioner.embedders.0.transformer.",
@@ -70,11 +73,13 @@ class Kind(StrEnum):
 
 
 _INSTEAD = {
-    Kind.ALL_IN_ONE: "have its diffusers folder under path, and name it under transformer there: that is taken from it",
-    Kind.TRANSFORMER: "have its diffusers folder under path, and name it under transformer there",
+    Kind.ALL_IN_ONE: "none of our configurations fits it. Name a folder that has them under config, or have its"
+    " diffusers folder under path, and name it under transformer there: that is taken from it",
+    Kind.TRANSFORMER: "name it under transformer, with text_encoders and vae beside it, or over its diffusers folder"
+    " under path",
     Kind.UNET: "a text encoder and a VAE are missing: take a complete checkpoint",
     Kind.VAE: "name it under vae, beside path or checkpoint",
-    Kind.TEXT_ENCODER: "take a complete checkpoint, or a diffusers folder",
+    Kind.TEXT_ENCODER: "name it under text_encoders, beside transformer, path or checkpoint",
     Kind.LORA: "list it under loras of the model that it was made for",
     Kind.EMBEDDING: "list it under embeddings of the model that it was made for",
     Kind.CONTROLNET: "ControlNets are not served",
@@ -107,8 +112,9 @@ class Told:
 
     path: Path
     kind: Kind
-    base: str | None  # of BASES
+    base: str | None  # of BASES or TRANSFORMER_BASES
     parts: Mapping[str, WeightFile]  # by the component's name
+    texts: tuple[WeightFile, ...]  # text encoders of a transformer's checkpoint, which have no names of components
     dtypes: Mapping[str, tuple[str, ...]]  # of each part's tensors, as stored
     prediction: str | None  # of PREDICTIONS; None: it does not say
     is_marked: bool  # a tensor says it, rather than the writer's remarks
@@ -131,23 +137,37 @@ def tell(path: Path) -> Told:
     """What a file is. Raises LoadRefused for one that is damaged or no file of weights at all."""
     header = read(path)
     tensors = header.tensors
-    kind = _kind(tensors)
-    parts = {name: WeightFile(path, names, tensors) for name, names in _parts(tensors).items()}
-    dtypes = {name: tuple(sorted({tensors[each].dtype for each in part.names})) for name, part in parts.items()}
+    kind = kind_of(tensors)
+    is_transformer = kind in (Kind.ALL_IN_ONE, Kind.TRANSFORMER)
+    found = _parts_of_transformer(tensors) if is_transformer else _parts(tensors)
+    parts = {name: WeightFile(path, names, tensors) for name, names in found.items()}
+    texts = tuple(WeightFile(path, _names(tensors, each, keep_prefix=False), tensors) for each in _texts(tensors))
+    told = {**parts, **{f"text encoder {number}": each for number, each in enumerate(texts, 1)}}
+    dtypes = {name: tuple(sorted({tensors[each].dtype for each in part.names})) for name, part in told.items()}
     marked = "v_pred" in tensors
     remark = header.metadata.get("modelspec.prediction_type", "")
     prediction = "v" if marked else {"v": "v", "epsilon": "epsilon"}.get(remark)
-    base, problem = _base(tensors) if kind is Kind.CHECKPOINT else (None, f"is {kind}: {_INSTEAD[kind]}")
+    base: str | None = None
+    problem: str | None = f"is {kind}: {_INSTEAD.get(kind)}"
+    if kind is Kind.CHECKPOINT:
+        base, problem = _base(tensors)
+    elif is_transformer:
+        base, why = transformer_bases.tell(parts["transformer"].tensors())
+        if why is not None:
+            problem = f"is {kind}: {why}"
+        elif base is not None and kind is Kind.ALL_IN_ONE:
+            problem = None
     problem = None if problem is None else f"{path.name} {problem}"
-    return Told(path, kind, base, parts, dtypes, prediction, marked, "ztsnr" in tensors, problem)
+    return Told(path, kind, base, parts, texts, dtypes, prediction, marked, "ztsnr" in tensors, problem)
 
 
-def checkpoint(path: Path) -> Told:
-    """What a checkpoint's header tells. Raises LoadRefused for a file that cannot be served as one."""
+def checkpoint(path: Path, *, has_config: bool = False) -> Told:
+    """What a checkpoint's header tells. Raises LoadRefused for a file that cannot be served as one: with the
+    configurations that its owner names (``has_config``), one of any transformer can."""
     if path.suffix == ".gguf":
         raise LoadRefused(f"{path.name} has a transformer alone, as all GGUF files: {_INSTEAD[Kind.TRANSFORMER]}")
     told = tell(path)
-    if told.problem is not None:
+    if told.problem is not None and not (has_config and told.kind is Kind.ALL_IN_ONE):
         raise LoadRefused(told.problem)
     return told
 
@@ -155,8 +175,8 @@ def checkpoint(path: Path) -> Told:
 def transformer(path: Path) -> WeightFile:
     """The transformer of a file. Raises LoadRefused for a file that has none."""
     tensors = read(path).tensors
-    kind = _kind(tensors)
-    wrapped = next((prefix for prefix in _WRAPPED if any(name.startswith(prefix) for name in tensors)), "")
+    kind = kind_of(tensors)
+    wrapped = _wrapped(tensors)
     is_unet = any(_UNET_ALONE.match(name.removeprefix(wrapped)) for name in tensors)
     if is_unet or kind not in (Kind.TRANSFORMER, Kind.ALL_IN_ONE, Kind.UNKNOWN):
         raise LoadRefused(f"{path.name} is {kind}, no transformer")
@@ -168,20 +188,22 @@ def vae(path: Path) -> WeightFile:
     if path.suffix == ".gguf":
         raise LoadRefused(f"{path.name} is a GGUF file; a VAE comes as .safetensors")
     tensors = read(path).tensors
-    kind = _kind(tensors)
+    kind = kind_of(tensors)
     if kind is not Kind.VAE:
         raise LoadRefused(f"{path.name} is {kind}, no VAE")
-    return WeightFile(path, {name: name for name in tensors if not _IDLE.search(name)}, tensors)
+    return WeightFile(path, _names(tensors, "", keep_prefix=False), tensors)
 
 
-def _kind(tensors: Mapping[str, Stored]) -> Kind:
+def kind_of(tensors: Mapping[str, Stored]) -> Kind:
+    """What a file with these tensors is."""
     names = tensors.keys()
     if _any(_CONTROLNET, names):
         return Kind.CONTROLNET
     if _any(_LORA, names):
         return Kind.LORA
     if any(name.startswith(_UNET) for name in names):
-        beside = any(name.startswith((_VAE, "cond_stage_model.", "conditioner.", "text_encoders.")) for name in names)
+        others = (*_VAES, "cond_stage_model.", "conditioner.", "text_encoders.")
+        beside = any(name.startswith(others) for name in names)
         if _any(re.compile(re.escape(_UNET) + "input_blocks"), names):
             return Kind.CHECKPOINT if beside else Kind.UNET
         return Kind.ALL_IN_ONE if beside else Kind.TRANSFORMER
@@ -225,6 +247,24 @@ def _parts(tensors: Mapping[str, Stored]) -> dict[str, dict[str, str]]:
     prefixes = {"unet": _UNET, "vae": _VAE, **texts}
     found = {part: _names(tensors, prefix, keep_prefix=True) for part, prefix in prefixes.items()}
     return {part: names for part, names in found.items() if names}
+
+
+def _parts_of_transformer(tensors: Mapping[str, Stored]) -> dict[str, dict[str, str]]:
+    """The names of a transformer's checkpoint, or of a transformer alone, as the converters know them."""
+    wrapped = _wrapped(tensors)
+    of_vae = next((prefix for prefix in _VAES if any(name.startswith(prefix) for name in tensors)), None)
+    found = {"transformer": _names(tensors, wrapped, keep_prefix=False)}
+    return found if of_vae is None else {**found, "vae": _names(tensors, of_vae, keep_prefix=False)}
+
+
+def _texts(tensors: Mapping[str, Stored]) -> list[str]:
+    """The beginnings of the names of text encoders, of each in a transformer's checkpoint."""
+    return sorted({match[0] for match in map(_TEXTS.match, tensors) if match is not None})
+
+
+def _wrapped(tensors: Mapping[str, Stored]) -> str:
+    """What stands before a transformer's names."""
+    return next((prefix for prefix in _WRAPPED if any(name.startswith(prefix) for name in tensors)), "")
 
 
 def _names(tensors: Mapping[str, Stored], prefix: str, *, keep_prefix: bool) -> dict[str, str]:

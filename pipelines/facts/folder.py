@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from pipelines.facts.marks import Scale
 
 _MAX_JSON_BYTES = 64 * 1024 * 1024
 _CLIP_TOKENIZERS = ("CLIPTokenizer", "CLIPTokenizerFast")
+T5_TOKENIZERS = ("T5Tokenizer", "T5TokenizerFast")
 
 
 @dataclass(frozen=True)
@@ -34,6 +35,7 @@ class Part:
     files: Files
     source: WeightFile | None = None  # of its weights, in place of files in its folder
     lends_vocabulary: bool = False  # a CLIP tokenizer without words of its own: it gets ours
+    vocabulary: Path | None = None  # the file of a T5 tokenizer's words, where its folder has none
 
     @property
     def where(self) -> str:
@@ -82,28 +84,30 @@ class Part:
         return () if self.is_quantised else marks.scales(self.tensors(), self.where)
 
 
-def parts(
-    folder: Path, given: Mapping[str, WeightFile] | None = None, *, lends_vocabulary: bool = False
-) -> tuple[Part, ...]:
-    """The components of a model folder, with the files that loading reads. Raises LoadRefused.
+@dataclass(frozen=True)
+class Given:
+    """What comes from elsewhere than a model's folder."""
 
-    The weights of components in ``given`` come from these files. With ``lends_vocabulary``, CLIP tokenizers may lack
-    their words.
-    """
-    given = given or {}
+    weights: Mapping[str, WeightFile] = field(default_factory=dict)  # by the component's name
+    is_all: bool = False  # the folder has configurations alone, and its tokenizers may lack their words
+    words: Path | None = None  # T5's
+    left_out: Collection[str] = ()  # components that the model does without
+
+
+def parts(folder: Path, given: Given | None = None) -> tuple[Part, ...]:
+    """The components of a model folder, with the files that loading reads. Raises LoadRefused."""
+    given = given or Given()
     if folder.is_file():
         raise LoadRefused("it is a file, not a folder; path names the folder that holds model_index.json")
     if not folder.is_dir():
         raise LoadRefused("the folder does not exist; put the model there or run `darkroom models pull`")
     index = _read_json(folder / INDEX, folder)
     configs.judge(index, INDEX)
-    found = component.components(index)
+    found = [each for each in component.components(index) if each.name not in given.left_out]
     _refuse_code(folder, "None.py")  # diffusers takes it for the pipeline, where none is asked for by name
-    parts = tuple(_part(folder, each, None, given.get(each.name), lends_vocabulary) for each in found)
+    parts = tuple(_part(folder, each, None, given) for each in found)
     variant = variant_of(parts)
-    if variant is None:
-        return parts
-    return tuple(_part(folder, each, variant, given.get(each.name), lends_vocabulary) for each in found)
+    return parts if variant is None else tuple(_part(folder, each, variant, given) for each in found)
 
 
 def variant_of(parts: Iterable[Part]) -> str | None:
@@ -121,16 +125,17 @@ def inspect(folder: Path, found: Iterable[Part] | None = None, *, with_seal: boo
     size = sum(_inspect_part(part, folder) for part in found)
     _inspect_marks(found, folder)
     if with_seal:
-        seal.compare(folder, {*_names(found), *_passed_by(folder, found)})
+        seal.compare(folder, {*names_of(found), *_passed_by(folder, found)})
     return size
 
 
 def files_read(folder: Path) -> tuple[str, ...]:
     """All files of a model folder that loading reads, as paths in it. Raises LoadRefused."""
-    return _names(parts(folder))
+    return names_of(parts(folder))
 
 
-def _names(found: Iterable[Part]) -> tuple[str, ...]:
+def names_of(found: Iterable[Part]) -> tuple[str, ...]:
+    """The files of these parts of a model folder that loading reads, as paths in it."""
     return (INDEX, *(f"{part.component.name}/{name}" for part in found for name in part.files))
 
 
@@ -161,9 +166,8 @@ def refuse_unscheduled(found: Iterable[Part]) -> None:
             raise LoadRefused(f"{part.component.name}/scheduler_config.json is missing")
 
 
-def _part(
-    folder: Path, each: Component, variant: str | None, source: WeightFile | None, lends_vocabulary: bool
-) -> Part:
+def _part(folder: Path, each: Component, variant: str | None, given: Given) -> Part:
+    source = given.weights.get(each.name)
     part = folder / each.name
     if part.is_file():
         raise LoadRefused(f"{each.name} is a file, not a component folder; fetch the model again")
@@ -175,11 +179,12 @@ def _part(
     templates = part / TEMPLATES
     if templates.is_dir():
         names += [f"{TEMPLATES}/{path.name}" for path in templates.iterdir()]
-    lends = lends_vocabulary and each.class_name in _CLIP_TOKENIZERS and not component.has_vocabulary(names)
-    files = component.files_read(
-        each, names, lambda name: _read_json(part / name, folder), variant, bare=lends or source is not None
-    )
-    return Part(each, part, files, source, lends)
+    lacks_words = given.is_all and each.kind is Kind.TOKENIZER and not component.has_vocabulary(names)
+    lends = lacks_words and each.class_name in _CLIP_TOKENIZERS
+    words = given.words if lacks_words and each.class_name in T5_TOKENIZERS else None
+    is_bare = lends or words is not None or source is not None
+    files = component.files_read(each, names, lambda name: _read_json(part / name, folder), variant, bare=is_bare)
+    return Part(each, part, files, source, lends, words)
 
 
 def _refuse_code(folder: Path, name: str) -> None:
@@ -200,6 +205,9 @@ def _inspect_part(part: Part, folder: Path) -> int:
         raise LoadRefused(f"{name}/ is an adapter of another model; list its .safetensors under loras in models.yaml")
     for token_file in files.tokens:
         _inspect_tokens(part.folder / token_file, folder)
+    if part.vocabulary is not None:
+        _inspect_tokens(part.vocabulary, part.vocabulary.parent)
+        files = replace(files, tokens=(part.vocabulary.name,))
     lacking = requirements.missing(part.component, files, read)
     if lacking is not None:
         raise LoadRefused(lacking)
@@ -221,8 +229,9 @@ def _inspect_marks(found: Iterable[Part], folder: Path) -> None:
         marks.refuse_other_prediction(denoiser.tensors(), "unet", config)
 
 
-def inspect_adapter(path: Path) -> int:
-    """Check the file of a LoRA and return its bytes. Raises LoadRefused.
+def inspect_adapter(path: Path, *, with_seal: bool = True) -> int:
+    """Check the file of a LoRA and return its bytes. With ``with_seal``, one that has a seal must be as it was sealed.
+    Raises LoadRefused.
 
     The name as it is written counts: in a hub's cache it is a link to a file that is named by its hash.
     """
@@ -232,13 +241,16 @@ def inspect_adapter(path: Path) -> int:
         raise LoadRefused(f"{path.name} is a folder, not a file; path names the .safetensors file in it")
     if not path.is_file():
         raise LoadRefused(f"{path.name} {'is a link to nothing' if path.is_symlink() else 'does not exist'}")
-    return headers.read(path).file_size
+    size = headers.read(path).file_size
+    if with_seal:
+        seal.compare(path.parent, (path.name,), seal.name_for(path.name))
+    return size
 
 
-def adapter_problem(path: Path) -> str | None:
+def adapter_problem(path: Path, *, with_seal: bool = True) -> str | None:
     """Why a file cannot be a LoRA; None if it looks whole."""
     try:
-        inspect_adapter(path)
+        inspect_adapter(path, with_seal=with_seal)
     except LoadRefused as refusal:
         return str(refusal)
     except OSError as error:

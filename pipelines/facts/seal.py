@@ -1,4 +1,4 @@
-"""The seal of a model folder: a manifest that says what its files were when their owner sealed them.
+"""The seal of a model folder, or of a single file: a manifest that says what it was when its owner sealed it.
 
 Knows sizes and SHA-256; loads nothing, and knows no components: whoever asks names the files that loading reads. A seal
 shows accidents (a copy that broke off, a disk that forgets, a file that somebody replaced). It is no defence against
@@ -18,7 +18,7 @@ from typing import Any
 from pipelines.errors import LoadRefused
 from pipelines.facts import headers
 
-NAME = "darkroom-seal.json"  # beside model_index.json
+NAME = "darkroom-seal.json"  # beside model_index.json; of a single file: its name, a dot, and this
 _FORMAT = 1
 _MAX_BYTES = 16 * 1024 * 1024  # of a seal
 _MAX_SMALL = 1024 * 1024  # a file up to this is read whole at each load: configurations, merges, most vocabularies
@@ -74,24 +74,29 @@ def make(folder: Path, names: Collection[str], report: Report) -> bytes:
     return (json.dumps({"format": _FORMAT, "files": files}, indent=1) + "\n").encode()
 
 
-def read(folder: Path) -> Seal | None:
-    """The seal of a folder; None where it has none. Raises LoadRefused for one that is damaged."""
-    path = folder / NAME
+def name_for(file: str) -> str:
+    """The name of a single file's seal, which lies beside it."""
+    return f"{file}.{NAME}"
+
+
+def read(folder: Path, manifest: str = NAME) -> Seal | None:
+    """The seal of a folder, or of a file in it; None where it has none. Raises LoadRefused for one that is damaged."""
+    path = folder / manifest
     try:
         if path.stat().st_size > _MAX_BYTES:
-            raise LoadRefused(f"{NAME} is too large")
+            raise LoadRefused(f"{manifest} is too large")
         data = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:
-        raise LoadRefused(f"{NAME} cannot be read: {error.strerror}") from error
+        raise LoadRefused(f"{manifest} cannot be read: {error.strerror}") from error
     try:
         value = json.loads(data)
         if value["format"] != _FORMAT:
-            raise LoadRefused(f"{NAME} was made by another version of Darkroom: seal the folder again")
+            raise LoadRefused(f"{manifest} was made by another version of Darkroom: seal the model again")
         files = {_name(name): _file(entry) for name, entry in value["files"].items()}
     except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise LoadRefused(f"{NAME} is damaged: seal the folder again, or take it away") from error
+        raise LoadRefused(f"{manifest} is damaged: seal the model again, or take it away") from error
     return Seal(files, hashlib.sha256(data).hexdigest())
 
 
@@ -113,10 +118,10 @@ def _is_sha256(value: Any) -> bool:
     return isinstance(value, str) and len(value) == 64 and set(value) <= _HEX
 
 
-def compare(folder: Path, names: Collection[str]) -> None:
+def compare(folder: Path, names: Collection[str], manifest: str = NAME) -> None:
     """Compare the files that loading reads with the seal, where there is one: sizes, headers of weights, and small
     files whole. Milliseconds. Raises LoadRefused naming the first file that is another."""
-    seal = read(folder)
+    seal = read(folder, manifest)
     if seal is None:
         return
     for name in sorted({*names, *seal.files}):

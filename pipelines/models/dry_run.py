@@ -6,7 +6,7 @@ no devices and draws nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from pipelines.errors import LoadRefused
 from pipelines.facts import model_files
 from pipelines.facts.component import Kind
 from pipelines.facts.folder import Part
-from pipelines.models import inversion, library, single_file, verify
+from pipelines.models import inversion, library, single_file, tuning, verify
 from pipelines.plan import ModelPlan
 
 Progress = Callable[[int], None]  # bytes that were read since the last call
@@ -32,9 +32,10 @@ def problem(plan: ModelPlan, progress: Progress | None = None) -> str | None:
     try:
         parts = model_files.parts(plan)
         verify.check_classes(folder, parts)
-        components = {part.component.name: _empty(part) for part in parts}
-        verify.check_tokenizers(components)
-        inversion.check(plan, components)
+        empty = {part.component.name: _empty(part) for part in parts}
+        verify.check_tokenizers(empty)
+        inversion.check(plan, empty)
+        _check_quantised(plan, parts, empty)
         if progress is not None:
             for part in parts:
                 _read(part, progress)
@@ -45,11 +46,23 @@ def problem(plan: ModelPlan, progress: Progress | None = None) -> str | None:
     return None
 
 
+def _check_quantised(plan: ModelPlan, parts: Iterable[Part], empty: Mapping[str, Any]) -> None:
+    """Raise LoadRefused for parts that what models.yaml says of them cannot be done to."""
+    wanted = tuning.quantisation(plan)
+    for part in parts if wanted is not None else ():
+        config = wanted.quant_mapping.get(part.component.name)
+        module = empty[part.component.name]
+        if config is None or part.is_quantised or not isinstance(module, torch.nn.Module):
+            continue
+        word = plan.quantise_encoders if part.component.name in tuning.ENCODERS else plan.quantise
+        verify.compare_quantised(part, module, config, str(word))
+
+
 def _empty(part: Part) -> Any:
     """A component without memory, or a tokenizer as it is; None for all others."""
     component = part.component
-    if part.lends_vocabulary:
-        return single_file.tokenizer(part.folder)
+    if part.lends_vocabulary or part.vocabulary is not None:
+        return single_file.tokenizer(part.folder, part.vocabulary)
     if component.kind is Kind.TOKENIZER:
         loaded = library.class_of(component.library, component.class_name)
         return None if loaded is None else loaded.from_pretrained(str(part.folder), local_files_only=True)

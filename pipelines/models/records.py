@@ -173,6 +173,8 @@ def _files(plan: ModelPlan) -> Iterator[tuple[Path, bool]]:
     for part in model_files.parts(plan):
         yield from ((part.folder / name, True) for name in part.files.configs)
         yield from ((path, False) for path in part.weights)
+        if part.vocabulary is not None:
+            yield part.vocabulary, True
     yield from ((Path(adapter.path), False) for adapter in plan.adapters)
     yield from ((Path(embedding.path), False) for embedding in plan.embeddings)
 

@@ -23,8 +23,18 @@ from pipelines.engine.cost import BUCKETS, MIN_ROWS, StepCost, fit_cost
 from pipelines.engine.shared import SharedModule
 from pipelines.errors import DrawError, is_out_of_memory
 from pipelines.models.loader import LoadedModel
-from pipelines.models.shortcheck import ShortCheck, are_mixed, is_on_cuda, note_pixels, synchronise, trace
-from pipelines.models.trial import PROMPT_A, PROMPT_B, STEPS_A, STEPS_B, Trial, allowed, first_calls, refuse_deaf
+from pipelines.models.shortcheck import ShortCheck, are_mixed, is_on_cuda, note_pixels, synchronise, tensors, trace
+from pipelines.models.trial import (
+    PROMPT_A,
+    PROMPT_B,
+    PROMPT_LONG,
+    STEPS_A,
+    STEPS_B,
+    Trial,
+    allowed,
+    first_calls,
+    refuse_deaf,
+)
 from pipelines.models.verdict import Verdict
 from pipelines.plan import Drawing
 from pipelines.spec import Adapter, Task
@@ -68,9 +78,7 @@ def check(
             _measure_all(denoisers, first, native if trial is not native else None)
         elif trial is native and not costs_hold:
             _measure_all([shared for shared in denoisers if not is_on_cuda(shared)], first, None)
-        for shared in denoisers:
-            if shared.compiled:
-                _warm(shared, first[shared])
+        _warm_all([shared for shared in denoisers if shared.compiled], native)
     log.info(
         "model checked",
         extra={
@@ -283,19 +291,43 @@ class _Room:
         self._row_bytes = (torch.cuda.max_memory_allocated(self._device) - before) / rows
 
 
-def _warm(shared: SharedModule, call: Call) -> None:
-    """Run a compiled module once with each number of rows that it will be called with: it compiles before anybody
-    waits for it."""
+def _warm_all(modules: list[SharedModule], native: Trial) -> None:
+    """Run compiled modules with all that they will be called with: they compile before anybody waits for them."""
+    if not modules:
+        return
+    short, long = (
+        first_calls(native.begin(native.drawing(prompt, 1), forwards=0)) for prompt in (PROMPT_A, PROMPT_LONG)
+    )
+    for shared in modules:
+        if shared in short:
+            _warm(shared, short[shared], long.get(shared))
+
+
+def _warm(shared: SharedModule, call: Call, longer: Call | None) -> None:
+    """Run a compiled module once with each number of rows that it will be called with: rows alike, and, where prompts
+    of different lengths share steps, rows of which one is longer. Some denoisers give their blocks a mask only then,
+    and a mask where there was none is another graph."""
     row = collate.take_rows(call.arguments, 0, 1, call.rows, shared.parts)
+    long = None
+    if longer is not None and longer.key == call.key and _shapes(longer) != _shapes(call):
+        long = collate.take_rows(longer.arguments, 0, 1, longer.rows, shared.parts)
     for rows in (size for size in BUCKETS if size <= shared.most_rows(call.area)):
         try:
             _seconds(shared, collate.merge([row] * rows, [1] * rows, shared.parts))
+            if long is not None and rows > 1:
+                mixed = [*[row] * (rows - 1), long]
+                mixed = mixed if shared.ragged is None else shared.ragged.levelled(mixed)
+                _seconds(shared, collate.merge(mixed, [1] * rows, shared.parts))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             shared.learned_rows[call.area] = max(1, rows // 2)
             torch.cuda.empty_cache()
             break
+
+
+def _shapes(call: Call) -> list[torch.Size]:
+    return [tensor.shape for tensor in tensors(call.arguments)]
 
 
 def _seconds(shared: SharedModule, arguments: dict[str, object]) -> float:

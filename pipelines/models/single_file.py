@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import gzip
 import json
+import shutil
+import tempfile
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from types import SimpleNamespace
@@ -26,8 +28,12 @@ from pipelines.facts import model_files
 from pipelines.facts.checkpoint import ARCHITECTURES
 from pipelines.facts.folder import Part
 from pipelines.models import library
+from pipelines.models.scales import multiplied
 from pipelines.plan import ModelPlan
 
+_PROJECTION = "text_projection.weight"
+_TOKENIZER_CONFIG = "tokenizer_config.json"
+_T5_FIRST = ("<pad>", "</s>", "<unk>")
 _SPECIAL = ("<|startoftext|>", "<|endoftext|>")
 _VISIBLE = (range(ord("!"), ord("~") + 1), range(ord("¡"), ord("¬") + 1), range(ord("®"), ord("ÿ") + 1))
 
@@ -46,13 +52,14 @@ def components(
     """
     made: dict[str, Any] = {}
     for part in parts:
-        if part.lends_vocabulary:
-            made[part.component.name] = tokenizer(part.folder)
+        if part.lends_vocabulary or part.vocabulary is not None:
+            made[part.component.name] = tokenizer(part.folder, part.vocabulary)
         elif part.source is not None:
             made[part.component.name] = _load(part, dtype, quantised.get(part.component.name))
         else:
             continue
         done()
+    made |= dict.fromkeys(model_files.left_out(plan))
     changed = model_files.scheduler(plan)
     if changed is not None:
         name, config = changed
@@ -69,7 +76,7 @@ def convert(
     """
     try:
         if library.is_a(loaded, transformers.PreTrainedModel):
-            return _convert_clip(tensors, config)
+            return _convert_text(loaded, tensors, config)
         name = single_file_model._get_single_file_loadable_mapping_class(loaded)
         if name is None:
             raise LoadRefused(f"{part.where}: the weights of {loaded.__name__} are read from its folder alone")
@@ -87,36 +94,53 @@ def convert(
         ) from error
 
 
-def _convert_clip(tensors: dict[str, Any], config: Any) -> dict[str, Any]:
+def _convert_text(loaded: Any, tensors: dict[str, Any], config: Any) -> dict[str, Any]:
+    if not isinstance(config, transformers.CLIPTextConfig):
+        return tensors  # T5 and language models have one set of names
     prefix = next((name.partition("transformer.")[0] for name in tensors if ".model.transformer." in name), None)
-    if prefix is None:
-        return dict(single_file_utils.convert_ldm_clip_checkpoint(tensors))
-    return dict(single_file_utils.convert_open_clip_checkpoint(SimpleNamespace(config=config), tensors, prefix))
+    if prefix is not None:
+        return dict(single_file_utils.convert_open_clip_checkpoint(SimpleNamespace(config=config), tensors, prefix))
+    converted = dict(single_file_utils.convert_ldm_clip_checkpoint(tensors)) or tensors
+    projects = library.is_a(loaded, transformers.CLIPTextModelWithProjection)
+    if projects and _PROJECTION not in converted and config.hidden_act == "quick_gelu":
+        # Of Stable Diffusion 3's CLIP-L there is none: what is pooled is taken as it is.
+        some = next(iter(converted.values()))
+        converted = {**converted, _PROJECTION: torch.eye(config.hidden_size, dtype=some.dtype, device=some.device)}
+    return converted
 
 
-def _load(part: Part, dtype: torch.dtype, quantised: Any) -> Any:
-    """A component from its file. Raises LoadRefused for tensors that are missing: ``compare`` tells beforehand."""
+def named(part: Part, dtype: torch.dtype) -> tuple[Any, dict[str, Any]]:
+    """The class of a part, and the tensors of its file by the names of that class: mapped, but what is stored in fp8,
+    which is in ``dtype``, times its scale. Raises LoadRefused."""
     loaded = library.class_of(part.component.library, part.component.class_name)
     tensors = _read_gguf(part) if part.is_quantised else _read(part, dtype)
     if library.is_a(loaded, transformers.PreTrainedModel):
         config = loaded.config_class.from_pretrained(str(part.folder), local_files_only=True)
-        return loaded.from_pretrained(
-            None,
-            config=config,
-            state_dict=convert(part, loaded, tensors, {}, config),
-            dtype=dtype,
-            local_files_only=True,
-            **({} if quantised is None else {"quantization_config": quantised}),
-        )
+        return loaded, convert(part, loaded, tensors, {}, config)
     model, config = library.empty_model(loaded, part.folder)
     expected = model.state_dict()
     converted = convert(part, loaded, tensors, expected, config)
     model._fix_state_dict_keys_on_load(converted)
+    return loaded, {name: converted[name] for name in expected if name in converted}
+
+
+def _load(part: Part, dtype: torch.dtype, quantised: Any) -> Any:
+    """A component from its file. Raises LoadRefused for tensors that are missing: ``compare`` tells beforehand."""
+    loaded, tensors = named(part, dtype)
+    if library.is_a(loaded, transformers.PreTrainedModel):
+        return loaded.from_pretrained(
+            None,
+            config=loaded.config_class.from_pretrained(str(part.folder), local_files_only=True),
+            state_dict=tensors,
+            dtype=dtype,
+            local_files_only=True,
+            **({} if quantised is None else {"quantization_config": quantised}),
+        )
     if part.is_quantised:
         quantised = diffusers.GGUFQuantizationConfig(compute_dtype=dtype)
     # With these names alone, the library takes them for its own and converts nothing again.
     return loaded.from_single_file(
-        {name: converted[name] for name in expected if name in converted},
+        tensors,
         config=str(part.folder),
         dtype=dtype,
         local_files_only=True,
@@ -135,8 +159,7 @@ def _read(part: Part, dtype: torch.dtype) -> dict[str, Any]:
         for ours, name in names.items():
             tensor = file.get_tensor(name)
             if ours in scales:
-                factor = file.get_tensor(of_scales[scales[ours]]).float()
-                tensor = (tensor.float() * factor.reshape(-1, *(1 for _ in tensor.shape[1:]))).to(dtype)
+                tensor = multiplied(tensor, file.get_tensor(of_scales[scales[ours]])).to(dtype)
             elif tensor.is_floating_point() and tensor.element_size() == 1:
                 tensor = tensor.to(dtype)
             found[ours] = tensor
@@ -149,12 +172,30 @@ def _read_gguf(part: Part) -> dict[str, Any]:
     return {names[name]: tensor for name, tensor in load_gguf_checkpoint(str(part.source.path)).items()}
 
 
-def tokenizer(folder: Path) -> Any:
-    """A CLIP tokenizer with the configuration of a folder and the words that all of them have."""
-    config = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8"))
+def tokenizer(folder: Path, words: Path | None = None) -> Any:
+    """A tokenizer with the configuration of a folder: of CLIP with the words that all of them have, or of T5 with those
+    of a file that its owner names."""
+    if words is not None:
+        with tempfile.TemporaryDirectory(prefix="darkroom-") as temporary:  # the library reads folders alone
+            shutil.copyfile(folder / _TOKENIZER_CONFIG, Path(temporary) / _TOKENIZER_CONFIG)
+            shutil.copyfile(words, Path(temporary) / words.name)
+            made = transformers.T5Tokenizer.from_pretrained(temporary, local_files_only=True)
+        _refuse_other_words(words, made)
+        return made
+    config = json.loads((folder / _TOKENIZER_CONFIG).read_text(encoding="utf-8"))
     merges = _merges()
     kept = {key: value for key, value in config.items() if not key.endswith("_class")}
     return transformers.CLIPTokenizer(vocab=_vocabulary(merges), merges=merges, **kept)
+
+
+def _refuse_other_words(file: Path, made: Any) -> None:
+    """Raise LoadRefused for the words of another model than T5, which has no place in its embeddings."""
+    ids = made.convert_tokens_to_ids(list(_T5_FIRST))
+    if ids != list(range(len(_T5_FIRST))):
+        raise LoadRefused(
+            f"tokenizer: {file.name} is not T5's: its first tokens are not {', '.join(_T5_FIRST)}; take that of the"
+            " model's diffusers folder"
+        )
 
 
 def _merges() -> list[tuple[str, str]]:

@@ -21,6 +21,7 @@ from pipelines.spec import ImageSpec, Pixels, Task
 
 STEPS_A, STEPS_B = 2, 3  # different, so that the two are at different timesteps when they share a step
 PROMPT_A, PROMPT_B = "a red apple", "two dogs on a beach"
+PROMPT_LONG = " ".join(["a long row of old red boats"] * 7)  # of tokens, more than any multiple that prompts pad to
 # How far a picture may be from itself drawn alone, against how far the two pictures are from each other. Measured
 # on a dozen families: 1e-6 in float32; half precision rounds at every layer.
 _TOLERANCE = {torch.float32: 1e-3, torch.bfloat16: 5e-2, torch.float16: 2e-2}

@@ -8,6 +8,7 @@ docs/gpu.md lists each of them, its expected effect and where that is from.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
 from typing import Any
 
 import diffusers
@@ -25,6 +26,12 @@ log = logging.getLogger("darkroom.tuning")
 
 ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
 
+# The projections of diffusers' fused attentions, and those whose numbers they have.
+_FUSED = {
+    "to_qkv": ("to_q", "to_k", "to_v"),
+    "to_kv": ("to_k", "to_v"),
+    "to_added_qkv": ("add_q_proj", "add_k_proj", "add_v_proj"),
+}
 _TILE_PIXELS = 1536  # a side: larger pictures are decoded in tiles, smaller ones whole (tiles leave seams)
 
 
@@ -80,6 +87,7 @@ def place(
         # Tensor cores for what stays in float32. No cuDNN search and no channels-last: an engine's batches have ever
         # other shapes, each of which was searched for seconds, in each thread, for kernels no faster (docs/gpu.md).
         torch.set_float32_matmul_precision("high")
+        _fuse(pipeline, plan)  # before placing: offloading moves what it finds, and what is dropped is not copied
     if plan.offload and device.type == "cuda":
         streamed = offload.offload(
             pipeline, device, host_bytes=memory.host_share(), streams_encoders=plan.quantise_encoders is None
@@ -91,24 +99,33 @@ def place(
             if device.type == "cuda" and isinstance(part, torch.nn.Module):
                 transfer.bring_weights(part, device)
         pipeline.to(device)  # what is left: it knows which parts their libraries move by themselves
-    if device.type == "cuda":
-        _speed_up(pipeline, plan)
+    if device.type == "cuda" and plan.compile:
+        for module in _denoisers(pipeline):
+            _compile(module)
     _write_nothing(pipeline)
     _slice(pipeline)
     _tile(pipeline)
     return streamed
 
 
-def _speed_up(pipeline: Any, plan: ModelPlan) -> None:
-    for name in DENOISERS:
-        module: Any = getattr(pipeline, name, None)
-        if not isinstance(module, torch.nn.Module):
-            continue
-        if plan.fuse_qkv and hasattr(module, "fuse_qkv_projections"):
-            model: Any = module
-            model.fuse_qkv_projections()
-        if plan.compile:
-            _compile(module)
+def _denoisers(pipeline: Any) -> Iterator[Any]:
+    parts = (getattr(pipeline, name, None) for name in DENOISERS)
+    return (part for part in parts if isinstance(part, torch.nn.Module))
+
+
+def _fuse(pipeline: Any, plan: ModelPlan) -> None:
+    """Give each attention one projection for query, key and value, and drop those that it replaces: a denoiser takes
+    what it took, a tenth and more of which they were."""
+    for module in _denoisers(pipeline) if plan.fuse_qkv else ():
+        if plan.quantise is not None:  # packed numbers are no matrices to be joined
+            log.warning("fuse_qkv has no effect on a quantised model", extra={"model": plan.key})
+        elif hasattr(module, "fuse_qkv_projections"):
+            module.fuse_qkv_projections()
+            for attention in module.modules():
+                for fused, replaced in _FUSED.items():
+                    if getattr(attention, fused, None) is not None:
+                        for name in replaced:
+                            delattr(attention, name)
 
 
 def _compile(model: Any) -> None:

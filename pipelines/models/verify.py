@@ -18,13 +18,17 @@ import safetensors
 import torch
 import transformers
 from diffusers import DiffusionPipeline
+from diffusers.quantizers.auto import DiffusersAutoQuantizer
+from transformers.quantizers.auto import AutoHfQuantizer
 
 from pipelines.errors import LoadRefused
 from pipelines.facts.component import INDEX
 from pipelines.facts.folder import Part
 from pipelines.facts.headers import Stored
+from pipelines.facts.quantised import Plain, plain
 from pipelines.models import library, single_file
 from pipelines.models.library import is_a
+from pipelines.models.scales import multiplied
 
 _MAX_NAMED = 3  # tensors, of those that are wrong
 _TEXTS = ("a red apple, ein Haus, 猫", "two dogs on a beach, ein Baum, 犬")  # each tokenizer knows some of them
@@ -52,13 +56,14 @@ def check_classes(folder: Path, parts: Iterable[Part]) -> None:
 
 
 def compare(part: Part) -> torch.nn.Module | None:
-    """Compare the tensors of a component's files with those that its class has, by name and shape.
+    """Compare the tensors of a component's files with those that its class has, by name and shape; of weights that a
+    library has quantised already, by name, and by shape as far as they are stored as they were.
 
-    Returns the component without memory, or None for one that cannot be told this way: what a library has quantised,
-    and classes that load in ways of their own. Raises LoadRefused naming tensors that are missing, or of another shape.
+    Returns the component without memory, or None for classes that load in ways of their own. Raises LoadRefused naming
+    tensors that are missing, or of another shape.
     """
     loaded = library.class_of(part.component.library, part.component.class_name)
-    if not part.component.loads_weights or (part.is_quantised and part.source is None):
+    if not part.component.loads_weights:
         return None
     if is_a(loaded, diffusers.ModelMixin) and _loads_as(loaded, diffusers.ModelMixin):
         return _compare_diffusers(loaded, part)
@@ -67,9 +72,33 @@ def compare(part: Part) -> torch.nn.Module | None:
     return None
 
 
+def compare_quantised(part: Part, module: torch.nn.Module, config: Any, word: str) -> None:
+    """Have a library replace the layers of a component without memory by its quantised ones, as loading does, and
+    compare the names again. Raises LoadRefused where it cannot, or names are lost."""
+    before = set(module.state_dict())
+    of_diffusers = isinstance(module, diffusers.ModelMixin)
+    maker: Any = DiffusersAutoQuantizer if of_diffusers else AutoHfQuantizer
+    try:
+        quantiser = maker.from_config(config, pre_quantized=False)
+        quantiser.preprocess_model(model=module, device_map=None, keep_in_fp32_modules=[])
+    except Exception as error:  # the libraries raise all kinds
+        said = f"{type(error).__name__}: {str(error)[:200]}"
+        raise LoadRefused(f"quantise: {word} cannot be had for {part.where}: {said}") from error
+    missing = before - set(module.state_dict())
+    if missing:
+        raise LoadRefused(f"quantise: {word} cannot be had for {part.where}: its library has no {_some(missing)} then")
+
+
+def _stored(part: Part) -> tuple[dict[str, Any], frozenset[str]]:
+    """A part's tensors without memory, and the names of those whose shape says nothing."""
+    tensors = part.tensors()
+    found = plain(tensors) if part.is_quantised and part.source is None else Plain(tensors, frozenset())
+    return {name: _empty(tensor) for name, tensor in found.tensors.items()}, found.packed
+
+
 def _compare_diffusers(loaded: Any, part: Part) -> torch.nn.Module:
     model, config = library.empty_model(loaded, part.folder)
-    stored: dict[str, Any] = {name: _empty(tensor) for name, tensor in part.tensors().items()}
+    stored, packed = _stored(part)
     expected: dict[str, torch.Tensor] = model.state_dict()
     if part.source is not None:
         stored = single_file.convert(part, loaded, stored, expected, config)
@@ -79,7 +108,8 @@ def _compare_diffusers(loaded: Any, part: Part) -> torch.nn.Module:
     needed = {name for name in expected if name in parameters or name.endswith(_MEASURED)}
     _refuse_missing(part, needed - stored.keys(), len(expected), stored.keys() - expected.keys())
     shapes = {
-        name: (tuple(stored[name].shape), tuple(expected[name].shape)) for name in stored.keys() & expected.keys()
+        name: (tuple(stored[name].shape), tuple(expected[name].shape))
+        for name in stored.keys() & expected.keys() - packed
     }
     _refuse_shapes(part, {name: pair for name, pair in shapes.items() if pair[0] != pair[1]})
     module: torch.nn.Module = model
@@ -88,9 +118,11 @@ def _compare_diffusers(loaded: Any, part: Part) -> torch.nn.Module:
 
 def _compare_transformers(loaded: Any, part: Part) -> torch.nn.Module:
     config = loaded.config_class.from_pretrained(str(part.folder), local_files_only=True)
-    stored: dict[str, Any] = {name: _empty(tensor) for name, tensor in part.tensors().items()}
+    stored, packed = _stored(part)
     if part.source is not None:
         stored = single_file.convert(part, loaded, stored, {}, config)
+    elif hasattr(config, "quantization_config"):
+        del config.quantization_config  # the names are those of the class as it is
     # The library itself tells the names: it renames, ties and leaves out tensors by rules of each class.
     model, info = loaded.from_pretrained(
         None,
@@ -104,7 +136,8 @@ def _compare_transformers(loaded: Any, part: Part) -> torch.nn.Module:
     )
     missing = {name for name in info["missing_keys"] if not _UNUSED.search(name)}
     _refuse_missing(part, missing, len(model.state_dict()), info["unexpected_keys"])
-    _refuse_shapes(part, {name: (tuple(had), tuple(wanted)) for name, had, wanted in info["mismatched_keys"]})
+    mismatched = {name: (tuple(had), tuple(wanted)) for name, had, wanted in info["mismatched_keys"]}
+    _refuse_shapes(part, {name: pair for name, pair in mismatched.items() if _name_of(name, packed) not in packed})
     module: torch.nn.Module = model
     return module
 
@@ -200,9 +233,8 @@ def descale(components: Mapping[str, Any], parts: Iterable[Part]) -> None:
                     f"{part.where} has {scale.scale}, but {scale.weight} is not loaded as it is stored:"
                     " take weights in fp16 or bf16"
                 )
-            factor = values[scale.scale].float().to(weight.device).reshape(-1, *(1 for _ in weight.shape[1:]))
             with torch.no_grad():
-                weight.copy_(weight.float() * factor)
+                weight.copy_(multiplied(weight, values[scale.scale]))
 
 
 def _is_plain(weight: torch.Tensor, shape: tuple[int, ...]) -> bool:

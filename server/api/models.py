@@ -3,39 +3,37 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 from anyio import to_thread
 from fastapi import APIRouter
 
-from pipelines.errors import LoadRefused
-from pipelines.facts import seal
 from pipelines.facts.presets import QUALITIES, STYLES
 from pipelines.plan import ModelPlan
 from server.api import openapi
 from server.api.prefixes import add_under_both
+from server.api.seals import SealStates
 from server.api.services import Services
 from server.catalog.catalog import Model
 from server.errors import ModelNotFound, Unauthorized
-from server.storage.verified import VerifiedFolders
 
 # The file has no dates; clients only need an integer. 2026-01-01, the year the vendors' models ended.
 _CREATED = 1767225600
 
 
 def router(services: Services) -> APIRouter:
+    states = SealStates(services.settings.data_dir)
     routes = APIRouter(tags=["models"], dependencies=[openapi.KEY], responses=openapi.errors(Unauthorized))
 
     async def models() -> dict[str, Any]:
         """Every model of models.yaml, and a row for each of its aliases: clients look for the name that they send."""
-        seals = await _seals(services, services.catalog.plans.values())
+        seals = await _seals(states, services.catalog.plans.values())
         rows = [row for model in services.catalog for row in _rows(services, model, seals)]
         return {"object": "list", "data": rows}
 
     async def model(model_id: str) -> dict[str, Any]:
         """One model, by ID or alias, with or without a provider prefix."""
-        seals = await _seals(services, (services.catalog.resolve(model_id).plan,))
+        seals = await _seals(states, (services.catalog.resolve(model_id).plan,))
         model = services.catalog.resolve(model_id)  # not before: the catalog may be another now
         alias = next((name for name in model.entry.aliases if model_id == name or model_id.endswith(f"/{name}")), None)
         return _row(services, model, seals) if alias is None else _alias_row(services, model, alias, seals)
@@ -55,24 +53,10 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-async def _seals(services: Services, plans: Iterable[ModelPlan]) -> dict[str, Any]:
-    """What each plan's ``seal`` is, by key. Files are read: off the loop, as a folder may lie on another machine."""
-    kept = VerifiedFolders(services.settings.data_dir)
-    folders = {plan.key: plan.folder for plan in plans}
-    return await to_thread.run_sync(lambda: {key: _seal(kept, folder) for key, folder in folders.items()})
-
-
-def _seal(kept: VerifiedFolders, folder: str) -> dict[str, Any] | None:
-    try:
-        sealed = seal.read(Path(folder))
-    except LoadRefused:
-        return {"state": "damaged", "verified_at": None}
-    if sealed is None:
-        return None
-    last = kept.last(folder, sealed.sha256)
-    if last is None:
-        return {"state": "unknown", "verified_at": None}
-    return {"state": "intact" if last.intact else "damaged", "verified_at": last.at}
+async def _seals(states: SealStates, plans: Iterable[ModelPlan]) -> dict[str, Any]:
+    """What each plan's ``seal`` is, by key. Files are looked at: off the loop, as they may lie on another machine."""
+    asked = tuple(plans)
+    return await to_thread.run_sync(lambda: {plan.key: states.of(plan) for plan in asked})
 
 
 def _rows(services: Services, model: Model, seals: Mapping[str, Any]) -> list[dict[str, Any]]:

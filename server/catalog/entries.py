@@ -56,7 +56,11 @@ def _check_duration(text: str) -> str:
     return text
 
 
-Base = Literal["sd15", "sd15-inpaint", "sd21", "sd21-inpaint", "sdxl", "sdxl-inpaint", "sdxl-refiner"]
+Base = (
+    Literal["sd15", "sd15-inpaint", "sd21", "sd21-inpaint", "sdxl", "sdxl-inpaint", "sdxl-refiner"]
+    | Literal["flux-dev", "flux-schnell", "flux-kontext", "sd3-medium", "sd35-medium", "sd35-large"]
+)
+FilePath = Annotated[str, Field(min_length=1)]
 Duration = Annotated[str, AfterValidator(_check_duration)]
 Size = Annotated[str, AfterValidator(_check_size)]
 SchedulerName = Annotated[str, AfterValidator(_check_scheduler)]
@@ -81,24 +85,39 @@ class ModelEntry(_Entry):
 
     path: str | None = Field(None, description="model folder, relative to models.yaml")
     checkpoint: str | None = Field(
-        None, min_length=1, description="instead of path: one .safetensors file in the original layout (SD 1, 2, SDXL)"
+        None,
+        min_length=1,
+        description="instead of path: one .safetensors file with all parts (SD 1, 2, 3, SDXL, FLUX.1)",
     )
     like: str | None = Field(None, description="another ID whose weights and keys this one takes over")
     base: Base | None = Field(
-        None, description="of a checkpoint: whose configurations fit; default: told from the file"
+        None, description="of single files: whose configurations fit; default: told from the file"
     )
     config: str | None = Field(
-        None, min_length=1, description="of a checkpoint: a folder of configurations and tokenizers in place of ours"
+        None, min_length=1, description="of single files: a folder of configurations and tokenizers in place of ours"
     )
     prediction: Literal["epsilon", "v"] | None = Field(
         None,
         description="of a checkpoint: what it predicts; default: told from the file, else the base's",
     )
     transformer: str | None = Field(
-        None, min_length=1, description="a .safetensors or .gguf file in the place of the weights of path's transformer"
+        None,
+        min_length=1,
+        description="a .safetensors or .gguf file: in the place of the weights of path's transformer, or without path,"
+        " beside text_encoders and vae",
     )
     vae: str | None = Field(
         None, min_length=1, description="a .safetensors file for the VAE, in place of its own or of none"
+    )
+    text_encoders: list[FilePath] = Field(
+        default_factory=list,
+        max_length=4,
+        description=".safetensors files (CLIP, T5, language models), in place of its own text encoders or of none",
+    )
+    tokenizer: str | None = Field(
+        None,
+        min_length=1,
+        description="without path: T5's tokenizer.json or spiece.model, or the folder that has it",
     )
     hub: str | None = Field(None, description="the hub name that `darkroom models pull` fetches into path")
     aliases: list[str] = Field(default_factory=list, description="further names of this ID")
@@ -184,15 +203,24 @@ class ModelEntry(_Entry):
 
     @model_validator(mode="after")
     def _has_weights(self) -> ModelEntry:
-        if sum(word is not None for word in (self.path, self.checkpoint, self.like)) != 1:
-            raise ValueError("needs one of path (a model folder), checkpoint (one file) or like (another ID)")
-        for key in ("base", "config", "prediction"):
-            if getattr(self, key) is not None and self.checkpoint is None:
-                raise ValueError(f"{key} belongs to checkpoint: a folder says it itself")
+        alone = None if self.path is not None else self.transformer
+        named = [word for word in (self.path, self.checkpoint, self.like, alone) if word is not None]
+        if self.checkpoint is not None and alone is not None:
+            raise ValueError("transformer belongs to path, or stands without checkpoint: each has a transformer")
+        if len(named) != 1:
+            raise ValueError(
+                "needs one of path (a model folder), checkpoint (one file), transformer (with text_encoders and vae) or"
+                " like (another ID)"
+            )
+        for key in ("base", "config", "tokenizer"):
+            if getattr(self, key) is not None and self.path is not None:
+                raise ValueError(f"{key} belongs to checkpoint, or transformer without path: a folder says it itself")
+            if getattr(self, key) is not None and self.like is not None:
+                raise ValueError(f"{key} belongs to the entry with the weights")
+        if self.prediction is not None and self.checkpoint is None:
+            raise ValueError("prediction belongs to checkpoint: a folder says it itself")
         if self.base is not None and self.config is not None:
             raise ValueError("base and config exclude each other: each says which configurations to take")
-        if self.transformer is not None and self.path is None:
-            raise ValueError("transformer belongs to path: the folder has the configurations and the other parts")
         if self.hub is not None and self.path is None:
             raise ValueError("hub belongs to path: it is a folder that `darkroom models pull` fetches")
         if self.keep and (self.idle or self.idle_unload):

@@ -31,7 +31,8 @@ from server.errors import BadRequest, ConfigError
 # Keys of an entry with weights of its own alone: how they are loaded, which is once for all IDs that share them.
 _WEIGHT_KEYS = (
     *("family", "dtype", "quantise", "quantise_encoders", "encoders", "offload", "compile", "fuse_qkv"),
-    *("idle", "idle_unload", "base", "config", "prediction", "transformer", "vae", "embeddings"),
+    *("idle", "idle_unload", "base", "config", "prediction", "transformer", "vae"),
+    *("text_encoders", "tokenizer", "embeddings"),
 )
 
 _WEIGHTED = ", ".join(sorted(prompt_weights.FAMILIES))
@@ -121,7 +122,7 @@ def _decide(source: _Source, file: ModelsFile) -> Catalog:
         entry = _with_max_steps(source, model_id, entry)
         _claim_names(source, names, model_id, entry)
         try:
-            models[model_id] = _model(source.path.parent, model_id, written.like or model_id, entry)
+            models[model_id] = model_of(source.path.parent, model_id, written.like or model_id, entry)
         except single_files.Clash as clash:
             raise source.error(("models", model_id, clash.key), str(clash), None) from None
         except (ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
@@ -257,7 +258,7 @@ def _claim_names(source: _Source, names: dict[str, str], model_id: str, entry: M
         names[name] = model_id
 
 
-def _model(folder: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
+def model_of(folder: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
     """One ID with everything decided. Paths are relative to ``folder``. Raises ValueError for adapters that cannot be
     had with the entry's other keys."""
     clash = loras.clash(compile=entry.compile, fuse_qkv=entry.fuse_qkv, quantise=entry.quantise)
@@ -299,8 +300,11 @@ def _model(folder: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
         adapters=loras.files(entry.loras, folder),
         checkpoint=single_files.absolute(folder, entry.checkpoint),
         prediction=entry.prediction,
+        is_transformer_alone=entry.transformer is not None and entry.path is None,
         transformer=single_files.absolute(folder, entry.transformer),
         vae=single_files.absolute(folder, entry.vae),
+        text_encoders=tuple(str((folder / each).absolute()) for each in entry.text_encoders),
+        tokenizer=single_files.absolute(folder, entry.tokenizer),
         embeddings=embeddings.files(entry.embeddings, folder),
     )
     plan = msgspec.structs.replace(plan, revision=single_files.revision(plan))

@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import checkpoint
-from pipelines.facts.checkpoint import ARCHITECTURES
+from pipelines.facts import checkpoint, model_files
+from pipelines.facts.checkpoint import ARCHITECTURES, Kind
 from pipelines.plan import ModelPlan
 from server.catalog.entries import ID, ModelEntry, ModelsFile
 from server.catalog.watch import file_stamp, weights_in
@@ -67,9 +67,14 @@ def _problem(weights: Path) -> str | None:
         return str(refusal)
     except OSError as error:
         return f"{weights.name} cannot be read: {error.strerror}"
-    return (
-        f"{weights.name} is of no base that is known: name it under models, with config" if told.base is None else None
-    )
+    if told.base is None:
+        return f"{weights.name} is of no base that is known: name it under models, with config"
+    if told.kind is Kind.ALL_IN_ONE:  # FLUX.1 needs a tokenizer beside it, which this folder has no place for
+        lacking = model_files.problem(
+            ModelPlan(weights.stem, str(ARCHITECTURES / told.base), "other", checkpoint=str(weights))
+        )
+        return None if lacking is None else f"{lacking}; what needs more files stands under models"
+    return None
 
 
 def absolute(folder: Path, path: str | None) -> str | None:
@@ -80,21 +85,21 @@ def absolute(folder: Path, path: str | None) -> str | None:
 
 def revision(plan: ModelPlan) -> str:
     """A text that changes with a plan's single files: what has been put in the place of one is other weights."""
-    files = (plan.checkpoint, plan.transformer, plan.vae, *(file.path for file in plan.embeddings))
-    stamps = (file_stamp(Path(each)) for each in files if each is not None)
+    files = (*plan.single_files, *(file.path for file in plan.embeddings))
+    stamps = (file_stamp(Path(each)) for each in files)
     return " ".join("-" if stamp is None else f"{stamp[0]}:{stamp[1]}" for stamp in stamps)
 
 
 def folder_of(entry: ModelEntry, folder: Path) -> Path:
     """The folder of an entry's weights, or of its checkpoint's configurations: the entry's own, or ours for the base
     that the file's header tells. Where that cannot be told, it is a folder without any."""
-    if entry.checkpoint is None or entry.config is not None:
-        own = entry.path if entry.checkpoint is None else entry.config
+    if entry.path is not None or entry.config is not None:
+        own = entry.path if entry.config is None else entry.config
         return Path(os.path.realpath(folder / (own or "")))  # unlike resolve, it raises for no loop of links
     base: str | None = entry.base
     if base is None:
         try:
-            base = checkpoint.checkpoint(folder / entry.checkpoint).base
+            base = checkpoint.tell(folder / (entry.checkpoint or entry.transformer or "")).base
         except (LoadRefused, OSError):  # told by whoever asks for the model's problem
             base = None
     return ARCHITECTURES / (base or "")

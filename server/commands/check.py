@@ -6,31 +6,26 @@ torch is done in a process of its own (server/worker/child/check.py).
 
 from __future__ import annotations
 
-import contextlib
-import json
-import os
-import subprocess
 import sys
 from argparse import Namespace
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from pipelines.facts import requirements
+from server.commands import child
 from server.commands.byte_progress import bars
+from server.commands.failure import CommandFailed
 from server.commands.models.sealing import problems_of_sealed
 
 if TYPE_CHECKING:
+    from rich.progress import TaskID
+
     from pipelines.plan import ModelPlan
     from server.catalog.catalog import Catalog
     from server.settings import Settings
-
-_OFFLINE = {
-    **dict.fromkeys(("HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE", "HF_HUB_DISABLE_TELEMETRY", "DO_NOT_TRACK"), "1"),
-    "PYTHONWARNINGS": "ignore",
-}
 
 
 def add_parser(commands: Any) -> None:
@@ -58,11 +53,12 @@ def check(settings: Settings, *, deep: bool = False) -> int:
     whole = {key: plan for key, plan in catalog.plans.items() if key not in problems}
     problems |= _problems_inside(catalog, whole, deep=deep)
     if deep:
-        problems |= problems_of_sealed(
-            settings, {key: plan.folder for key, plan in whole.items() if key not in problems}
-        )
+        problems |= problems_of_sealed(settings, {key: plan for key, plan in whole.items() if key not in problems})
     for key, problem in problems.items():
         print(f"{catalog.path}: models.{key}: {catalog.plans[key].source}: {problem}", file=sys.stderr)
+    whole_ones = catalog.plans.keys() - problems
+    if whole_ones and settings.device != "cpu" and (settings.device != "auto" or machine.has_cuda_device()):
+        _say_room(catalog, settings, whole_ones)
     adapters = _adapter_problems(catalog)
     for where, problem in adapters.items():
         print(f"{catalog.path}: {where}: {problem}", file=sys.stderr)
@@ -84,28 +80,56 @@ def _problems(catalog: Catalog, *, compiles: bool) -> dict[str, str]:
     return {key: problem for key, problem in found.items() if problem is not None}
 
 
+def _say_room(catalog: Catalog, settings: Settings, whole: Collection[str]) -> None:
+    """Say how much of the device each whole model takes, and whether it has room now. No problem of the configuration:
+    a server that is running may have the device's memory, and another machine may serve this file."""
+    from server.commands.doctor import findings, inquiry
+
+    try:
+        said = inquiry.ask(catalog, settings)
+    except CommandFailed as failure:
+        print(f"the device was not asked for its memory: {failure}", file=sys.stderr)
+        return
+    if said.device_problem:
+        print(f"the device cannot be used here: {said.device_problem}", file=sys.stderr)
+    if said.device == "cpu":
+        return
+    for key in sorted(whole):
+        sizes = said.models.get(catalog.models[key].plan.key)
+        if sizes is not None and sizes.problem is None:
+            _, text = findings.room(catalog.models[key], said)
+            print(f"{catalog.path}: models.{key}: {text} ({said.device_name})")
+
+
 def _problems_inside(catalog: Catalog, plans: Mapping[str, ModelPlan], *, deep: bool) -> dict[str, str]:
     """The problems of plans whose files look whole: what their classes, tensors and tokenizers tell."""
     if not deep:
-        return _ask_child(plans, deep=False, report=lambda key, read: None)
+        return _ask_child(plans, deep=False, report=lambda key, read: None, done=lambda key: None)
     with bars() as progress:
-        tasks = {key: progress.add_task(key, total=catalog.models[key].weight_bytes) for key in plans}
-        return _ask_child(plans, deep=True, report=lambda key, read: progress.advance(tasks[key], read))
+        tasks: dict[str, TaskID] = {}
+
+        def report(key: str, read: int) -> None:
+            if key not in tasks:
+                tasks[key] = progress.add_task(key, total=catalog.models[key].weight_bytes)
+            progress.advance(tasks[key], read)
+
+        def done(key: str) -> None:
+            """One that was refused before all of it was read: its bar would stand there as if it were still read."""
+            if key in tasks:
+                progress.remove_task(tasks.pop(key))
+
+        return _ask_child(plans, deep=True, report=report, done=done)
 
 
-def _ask_child(plans: Mapping[str, ModelPlan], *, deep: bool, report: Callable[[str, int], None]) -> dict[str, str]:
+def _ask_child(
+    plans: Mapping[str, ModelPlan], *, deep: bool, report: Callable[[str, int], None], done: Callable[[str], None]
+) -> dict[str, str]:
     """The problems that the child finds. Where one ends it, that is the problem, and the rest is asked of another."""
     found: dict[str, str] = {}
     rest = {key: msgspec.to_builtins(plan) for key, plan in plans.items()}
     while rest:
-        with _start_child() as child:
-            assert child.stdin is not None
-            assert child.stdout is not None
-            with contextlib.suppress(BrokenPipeError):  # it has ended already
-                json.dump({"plans": rest, "deep": deep}, child.stdin)
-                child.stdin.close()
-            for line in child.stdout:
-                said = json.loads(line)
+        with child.start("server.worker.child.check") as asked:
+            for said in asked.answers({"plans": rest, "deep": deep}):
                 if "missing" in said:
                     print(f"weights are not compared with their configurations: {said['missing']}", file=sys.stderr)
                     return found
@@ -115,31 +139,32 @@ def _ask_child(plans: Mapping[str, ModelPlan], *, deep: bool, report: Callable[[
                 del rest[said["key"]]
                 if said["problem"] is not None:
                     found[said["key"]] = said["problem"]
-        if rest:
-            key = next(iter(rest))
-            found[key] = f"checking it ended the process (exit code {child.returncode})"
-            del rest[key]
+                    done(said["key"])
+            if rest:
+                key = next(iter(rest))
+                words = asked.last_words()
+                last = f", and it said last:\n{words}" if words else ""
+                found[key] = f"checking it ended the process (exit code {asked.returncode}){last}"
+                done(key)
+                del rest[key]
     return found
 
 
-def _start_child() -> subprocess.Popen[str]:
-    from server import interpreter
-
-    return subprocess.Popen(  # noqa: S603, a module of ours
-        interpreter.python("server.worker.child.check"),
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        text=True,
-        env={**interpreter.environment(os.environ), **_OFFLINE},
-    )
-
-
 def _adapter_problems(catalog: Catalog) -> dict[str, str]:
-    """LoRA files that cannot be used: the place in models.yaml, and what is wrong."""
+    """LoRA files that cannot be used, of each ID that has them: the place in models.yaml, and what is wrong. What an ID
+    has from the one that it is like is told there."""
     owners = {key: catalog.models[key] for key in catalog.plans}
-    return {
-        f"models.{key}.loras.{name}": problem
-        for key, model in owners.items()
-        for name, problem in model.lora_problems().items()
-    }
+    found: dict[str, str] = {}
+    told: set[tuple[str, str]] = set()  # of which weights, and which file or folder
+    for model in (*owners.values(), *(model for model in catalog if model.id not in owners)):
+        folder = model.lora_folder
+        files = {file.name: file.path for file in model.plan.adapters}
+        for name, problem in model.lora_problems().items():
+            is_refused = folder is not None and name in folder.refused
+            if not is_refused and name not in model.entry.loras:
+                continue  # another ID's, with which it shares its weights
+            what = f"{folder.path if folder is not None and is_refused else ''}:{files.get(name, name)}"
+            if (model.plan.key, what) not in told:
+                told.add((model.plan.key, what))
+                found[f"models.{model.id}.loras.{name}"] = problem
+    return found

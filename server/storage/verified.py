@@ -1,7 +1,8 @@
 """The last results of verifying sealed models, kept in the data folder.
 
-Knows one small file for each model folder; knows neither seals' contents nor HTTP. A result is of one seal: once a
-folder is sealed anew, nobody has verified it. A file that cannot be read is a result that nobody knows.
+Knows one small file for each folder or file that has a seal; knows neither seals' contents nor HTTP. A result is of
+one seal: once a folder is sealed anew, nobody has verified it. A file that cannot be read is a result that nobody
+knows.
 """
 
 from __future__ import annotations
@@ -35,12 +36,12 @@ class VerifiedFolders:
         """Keep a result. ``seal`` is the SHA-256 of the manifest. Raises OSError."""
         self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         result = {"folder": folder, "seal": seal, "at": int(time.time()), "intact": intact}
-        atomic.write(self._path(folder), json.dumps(result).encode())
+        atomic.write(self.path(folder), json.dumps(result).encode())
 
     def last(self, folder: str, seal: str) -> Verified | None:
         """The last result for a folder with this seal; None where there is none."""
         try:
-            with self._path(folder).open("rb") as file:
+            with self.path(folder).open("rb") as file:
                 result = json.loads(file.read(_MAX_BYTES))
             at, intact = result["at"], result["intact"]
             same = (result["folder"], result["seal"]) == (folder, seal)
@@ -48,5 +49,6 @@ class VerifiedFolders:
             return None
         return Verified(at, intact) if same and type(at) is int and type(intact) is bool else None
 
-    def _path(self, folder: str) -> Path:
+    def path(self, folder: str) -> Path:
+        """The file of a folder's result, or of a single file's."""
         return self._folder / f"{hashlib.sha256(folder.encode('utf-8', 'surrogateescape')).hexdigest()[:32]}.json"

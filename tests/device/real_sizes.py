@@ -1,8 +1,9 @@
 """Models of real size, without weights, on a card of 24 GB and one of 80 GB: what fits, and what it takes.
 
 ``python -m tests.device.real_sizes`` writes each model as a folder of true headers and no bytes, has the real loader
-put it onto a fake card, checks it as a worker does, and draws mixed requests. A line of a Markdown table for each.
-Minutes a model.
+put it onto a fake card, checks it as a worker does, and draws mixed requests. A line of a Markdown table for each; for
+one that is refused, lines of what ``quantise`` would make of it, told from its headers: those libraries' kernels do not
+run here. Minutes a model.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import msgspec
 import torch
 
 from pipelines.engine.cost import StepCost
@@ -49,6 +51,21 @@ HEAD = """| model | card | outcome | weights, GiB | peak in use | peak reserved 
 
 
 @dataclass(frozen=True)
+class Otherwise:
+    """A model as another word of models.yaml would have it, told from its headers."""
+
+    word: str
+    weights: int  # bytes on the device
+    on_host: bool  # are its text encoders in host memory?
+    room: int  # bytes for weights
+
+    @property
+    def says(self) -> str:
+        where = ", text encoders on the host" * self.on_host
+        return f"computed, not run: {self.word}{where}: {'fits' if self.weights <= self.room else 'refused'}"
+
+
+@dataclass(frozen=True)
 class Result:
     """What came of a model on a card. Bytes are 0 where it was refused."""
 
@@ -62,6 +79,13 @@ class Result:
     ooms: int = 0
     waits: float = 0.0  # of the host for the device, a step of one request
     seconds: float = 0.0  # on the machine that this ran on: says nothing of a card
+    otherwise: tuple[Otherwise, ...] = ()  # where it was refused
+
+    def lines(self) -> Iterator[str]:
+        yield self.line()
+        card = f"{math.ceil(self.card.total / GIB)} GB"
+        for each in self.otherwise:
+            yield f"| {self.size.name} | {card} | {each.says} | {each.weights / GIB:.2f} | | | | | |"
 
     def line(self) -> str:
         card = f"{math.ceil(self.card.total / GIB)} GB"
@@ -88,7 +112,7 @@ def try_on(size: Size, card: Card, *, requests: int, allocator: str, more: dict[
             try:
                 model = _brought(plan)
             except DrawError as error:
-                return Result(size, card, f"refused: {error}", promised)
+                return Result(size, card, f"refused: {error}", promised, otherwise=tuple(otherwise(plan)))
             weights = device.memory.allocated
             selfcheck.check(model)
             _bound_rows(model)
@@ -126,6 +150,22 @@ def _brought(plan: ModelPlan) -> LoadedModel:
         worker._residency._load = load  # without the check, which comes when the weights have been weighed
         try:
             return worker._residency.pin(plan)
+        finally:
+            worker.close()
+            worker._link.close()
+
+
+def otherwise(plan: ModelPlan) -> Iterator[Otherwise]:
+    """What a plan's weights would take with each kind of ``quantise``, as a worker would decide it on this card."""
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        worker = Device(CUDA, Link(ours))
+        try:
+            for kind in ("int8", "nf4"):
+                changed = msgspec.structs.replace(plan, quantise=kind)
+                weights = worker._size_of(changed)
+                room = worker._residency.limit(changed)
+                yield Otherwise(f"quantise: {kind}", weights, worker._host_encoders[changed], room)
         finally:
             worker.close()
             worker._link.close()
@@ -182,7 +222,7 @@ def main() -> int:
                 mock.patch.object(selfcheck, "refuse_deaf"),  # what encoders make has no numbers here
             ):
                 result = try_on(SIZES[name], CARDS[card], requests=asked.requests, allocator=asked.allocator, more=more)
-            print(result.line(), flush=True)
+            print(*result.lines(), sep="\n", flush=True)
             gc.collect()
     return 0
 

@@ -14,9 +14,10 @@ from pipelines.models import loader
 from pipelines.plan import ModelPlan
 from tests.device import fragmentation, matrix, real_sizes
 from tests.device.allocator import Caching, Exact, Expandable
-from tests.device.cards import GIB, MIB
+from tests.device.cards import GIB, MIB, small
 from tests.device.fake import FakeCuda
 from tests.device.placed import CUDA
+from tests.device.sizes import SIZES
 from tests.device.sparse import write_folder, write_sparse
 from tests.families import matrix as family_matrix
 from tests.families import tiny
@@ -34,6 +35,20 @@ def test_a_folder_without_bytes_loads_as_any_does(fake_cuda: FakeCuda, tmp_path:
     model = loader.load(plan, CUDA)
     assert model.weight_bytes() == pytest.approx(promised, rel=0.01)
     assert model._base.unet.conv_in.weight.device.type == "cuda"
+
+
+@pytest.mark.fake_cuda(card=small(1))
+def test_what_quantising_would_make_of_a_model_is_told_from_its_headers(fake_cuda: FakeCuda, tmp_path: Path) -> None:
+    pipeline = tiny.build("SDXL")._base
+    for part in (pipeline.unet, pipeline.vae, pipeline.text_encoder, pipeline.text_encoder_2):
+        part.bfloat16()
+    write_folder(pipeline, tmp_path / "model")
+    plan = ModelPlan("sdxl", str(tmp_path / "model"), "stable-diffusion-xl", native_width=32, native_height=32)
+    int8, nf4 = real_sizes.otherwise(plan)
+    assert nf4.weights < int8.weights < loader.weight_bytes(plan, CUDA)
+    assert (int8.says, int8.on_host) == ("computed, not run: quantise: int8: fits", False)
+    refused = real_sizes.Result(SIZES["sdxl"], small(1), "refused", 9, otherwise=(int8, nf4))
+    assert [line.count("|") for line in refused.lines()] == [real_sizes.HEAD.splitlines()[0].count("|")] * 3
 
 
 def test_large_tensors_take_no_disk(tmp_path: Path) -> None:

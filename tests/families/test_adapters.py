@@ -8,6 +8,7 @@ from typing import Any
 import msgspec
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipelines.engine import adapters
 from pipelines.engine.arguments import call_arguments
@@ -22,6 +23,7 @@ from tests.families.drive import check, draw, drawing, run
 from tests.loras import write_lora
 
 pytestmark = pytest.mark.filterwarnings("ignore:Already found a `peft_config`")  # what is compared with loads two too
+aten = torch.ops.aten
 SAME = 1e-5
 # A denoiser each: UNet with its text encoder, two transformers with theirs, one whose text encoder takes none.
 BUILDS = ["SD 1.x", "SDXL", "SD3", "FLUX.1", "Qwen-Image"]
@@ -187,3 +189,34 @@ def test_a_model_without_adapters_is_left_as_it_is() -> None:
     model.adapters = adapters.load(part_of(model), [])
     assert {name: type(module) for name, module in part_of(model).unet.named_modules()} == before
     assert not model.adapters
+
+
+class _Kernels(TorchDispatchMode):  # type: ignore[no-untyped-call]
+    """Counts operators that compute: each is a launch of a kernel on a device."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.count: int = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.count += not func.is_view and func.overloadpacket not in (aten.detach, aten._unsafe_view)
+        return func(*args, **(kwargs or {}))
+
+
+def test_a_group_of_rows_with_an_adapter_costs_three_kernels_a_layer(tmp_path: Path) -> None:
+    """It was four: with many groups a step, launching those of 700 layers takes the host longer than the device."""
+    files = {name: write("SDXL", tmp_path, seed=seed, parts=["unet"]) for seed, name in enumerate("ab")}
+    model = adapted("SDXL", files)
+    unet = part_of(model).unet
+    layer = next(module for name, module in unet.named_modules() if name.endswith("attn1.to_q"))
+
+    def kernels(*wanted: tuple[Adapter, ...]) -> int:
+        model.adapters.use(unet, [adapters.Share(1, each) for each in wanted])
+        seen = _Kernels()
+        with torch.no_grad(), seen:
+            layer(torch.zeros(len(wanted), 4, layer.in_features))
+        return seen.count
+
+    base = kernels((), (), ())
+    assert kernels((), (A,), ()) == base + 3
+    assert kernels((A,), (B,), (A,)) == base + 9

@@ -17,7 +17,7 @@ from pipelines.engine.sink import KeepingSink
 from pipelines.models.loader import LoadedModel
 from pipelines.plan import Drawing
 from tests.families import tiny
-from tests.families.drive import drawing, half_mask, picture
+from tests.families.drive import draw, drawing, half_mask, picture
 
 
 class Draws(TorchDispatchMode):  # type: ignore[no-untyped-call]
@@ -88,3 +88,18 @@ def test_sources_are_encoded_with_the_same_noise_in_half_precision() -> None:
     assert same("SD 1.x", steps=4, sources=(source,), strength=0.8) == 4, "the source's, and where its picture starts"
     masked = {"sources": (source,), "mask": half_mask(32, 32), "strength": 0.8}
     assert same("SD 1.x", steps=4, **masked) >= 4
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32])
+def test_lcm_draws_the_same_while_another_model_loads(dtype: torch.dtype) -> None:
+    """Loading sets torch's default type for the whole process, and LCM made a tensor of its guidance scale in it."""
+    model = built("LCM", dtype, None)
+    one = drawing(model, 1, "a cat", steps=2, guidance=7.3)
+    before = torch.get_default_dtype()
+    alone = draw(model, [one]).pictures["1"]
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        beside = draw(model, [one]).pictures["1"]
+    finally:
+        torch.set_default_dtype(before)
+    torch.testing.assert_close(alone, beside, rtol=0, atol=1e-6)  # LCM's scheduler still multiplies integers by it

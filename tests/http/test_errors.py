@@ -251,7 +251,7 @@ def test_a_full_queue_is_429_in_no_time_and_its_places_come_back(paper_servers: 
     assert min(waits) - min(others) < 0.05
     paper.worker.gate.set()
     for thread in admitted:
-        thread.join(20)
+        thread.join(60)
     eventually(lambda: queue.held == 0)
     assert paper.post({"prompt": "x"}).status_code == 200
 
@@ -267,7 +267,7 @@ def test_one_keys_share_of_the_queue_is_429_for_that_key_alone(paper_servers: Pa
     threading.Timer(0.1, paper.worker.gate.set).start()
     with paper.live.client(headers={"authorization": f"Bearer {other}"}) as client:
         assert eventually(lambda: client.post("/v1/images/generations", json={"prompt": "x"}).status_code == 200)
-    first.join(10)
+    first.join(60)
 
 
 @pytest.mark.parametrize(

@@ -120,7 +120,7 @@ def test_wrong_key_and_full_queue_have_their_classes(paper_servers: PaperServers
         with pytest.raises(openai.RateLimitError) as full:
             client.images.generate(prompt="y")
         paper.worker.gate.set()
-        first.join(10)
+        first.join(60)
     assert full.value.code == "queue_full"
     assert int(full.value.response.headers["retry-after"]) >= 1
 
@@ -134,7 +134,7 @@ def test_the_client_comes_again_after_a_429_and_gets_its_picture(paper_servers: 
         eventually(lambda: paper.worker.drawings)
         threading.Timer(0.3, paper.worker.gate.set).start()
         answer = client.images.generate(prompt="y")
-        first.join(10)
+        first.join(60)
     assert answer.data is not None
     assert len(paper.worker.drawings) == 2
 

@@ -98,7 +98,7 @@ def front(
     finally:
         process.kill()
         process.wait()
-        reader.join(10)
+        reader.join(60)
         if process.stderr is not None:
             process.stderr.close()
 
@@ -147,7 +147,7 @@ def test_who_still_waits_after_the_time_to_drain_is_told(tmp_path: Path) -> None
         assert b"transfer-encoding" not in events
         assert events.endswith(b"\n\n")
         assert b'"code":"draining"' in events
-        assert running.process.wait(20) == 0, running.lines
+        assert running.process.wait(60) == 0, running.lines
     assert not any("Exception in ASGI" in line for line in running.lines)
     (record,) = (json.loads(line) for line in running.lines if "cut off at" in line)
     assert (record["level"], record["requests"]) == ("info", 6)
@@ -161,7 +161,7 @@ def test_a_signal_drains_and_the_exit_is_clean(tmp_path: Path, number: signal.Si
             time.sleep(0.5)
             running.process.send_signal(number)
             assert_api_error(parse(read_all(connection)), 503, "draining")
-        assert running.process.wait(20) == 0, running.lines
+        assert running.process.wait(60) == 0, running.lines
 
 
 def test_garbage_is_one_record_and_a_body_that_does_not_come_holds_up_no_stop(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_garbage_is_one_record_and_a_body_that_does_not_come_holds_up_no_stop(tm
         client = stack.enter_context(running.client())
         eventually(lambda: "darkroom_connections 2.0" in client.get("/metrics").text)
         running.process.send_signal(signal.SIGTERM)
-        assert running.process.wait(20) == 0, running.lines
+        assert running.process.wait(60) == 0, running.lines
         assert_api_error(parse(read_all(connection)), 503, "draining")
     assert sum("Invalid HTTP" in line for line in running.lines) == 1
 
@@ -191,7 +191,7 @@ def test_a_closed_terminal_drains_and_the_exit_is_clean(tmp_path: Path) -> None:
             time.sleep(0.5)
             os.close(ours)
             assert_api_error(parse(read_all(connection)), 503, "draining")
-        assert running.process.wait(20) == 0, running.lines
+        assert running.process.wait(60) == 0, running.lines
 
 
 def test_a_hangup_without_a_terminal_reads_models_yaml_again(tmp_path: Path) -> None:

@@ -15,7 +15,9 @@ import yaml
 
 from pipelines.errors import LoadRefused
 from pipelines.facts import folder as model_folder
-from pipelines.facts import seal, textual_inversion
+from pipelines.facts import model_files, seal, sealed
+from pipelines.facts.seal import Seal
+from pipelines.facts.sealed import Sealed
 from server.catalog.catalog import Catalog, Model
 from server.catalog.watch import weights_in
 from server.commands.failure import CommandFailed
@@ -35,38 +37,49 @@ def of_models(catalog: Catalog, names: Collection[str]) -> tuple[Contents, str]:
     keys = {catalog.models[each].plan.key for each in chosen}
     chosen |= keys  # who owns the weights is named by those that are like it
     contents = Contents()
-    for key in sorted(keys):
-        _add_model(contents, catalog.models[key])
     written = yaml.safe_load(catalog.path.read_text(encoding="utf-8"))
-    entries = {each: dict(entry) for each, entry in written.get("models", {}).items() if each in chosen}
+    # One of the folder of checkpoints has no entry: there it gets one.
+    listed = {**written.get("models", {}), **{each: {} for each in chosen if each not in written.get("models", {})}}
+    entries = {each: dict(entry) for each, entry in listed.items() if each in chosen}
+    for key in sorted(keys):
+        entries[key] |= _add_model(contents, catalog.models[key])
     for each, entry in entries.items():
         _add_adapters(contents, catalog, each, entry)
-        if "path" in entry:
-            entry["path"] = f"models/{each}"
-    written.pop("checkpoints", None)  # its files are not packed
+    written.pop("checkpoints", None)
     default = catalog.default if catalog.default in chosen else next(iter(entries))
     return contents, yaml.safe_dump({**written, "default": default, "models": entries}, sort_keys=False)
 
 
-def _add_model(contents: Contents, model: Model) -> None:
-    for single in (model.plan.checkpoint, model.plan.transformer, model.plan.vae):
-        if single is not None:
-            raise CommandFailed(
-                f"{model.id} is not packed: {single} is a single file, and sealed folders alone are packed"
-            )
-    folder = Path(model.plan.folder)
+def _add_model(contents: Contents, model: Model) -> dict[str, Any]:
+    """Bring a model's folder and its single files along. The keys of its entry, as they are where they will lie."""
     try:
-        model_folder.inspect(folder)
-        textual_inversion.inspect(model.plan)
-        sealed = seal.read(folder)
+        model_files.inspect(model.plan)
+        seals = [(each, each.read()) for each in sealed.of(model.plan) if not each.is_spare]
     except LoadRefused as refusal:
         raise CommandFailed(f"{model.id} is not packed: {refusal}") from None
-    if sealed is None:
-        raise CommandFailed(f"{model.id} is not sealed: run `darkroom models seal {model.id}` first")
-    for name, file in sealed.files.items():
-        contents.files[f"models/{model.id}/{name}"] = folder / name
-        contents.known[f"models/{model.id}/{name}"] = file.sha256
-    contents.files[f"models/{model.id}/{seal.NAME}"] = folder / seal.NAME
+    keys: dict[str, Any] = {}
+    for number, (each, found) in enumerate(seals):
+        if found is None:
+            what = model.id if each.file is None else f"{model.id}: {each.path}"
+            raise CommandFailed(f"{what} is not sealed: run `darkroom models seal {model.id}` first")
+        if each.file is None:
+            place = f"{'configs' if each.key == 'config' else 'models'}/{model.id}"
+            keys[each.key] = place
+        else:
+            place = f"files/{model.id}/{number}"  # two of them may have one name
+            if each.key == "text_encoders":
+                keys.setdefault(each.key, []).append(f"{place}/{each.file}")
+            else:
+                keys[each.key] = f"{place}/{each.file}"
+        _add_sealed(contents, place, each, found)
+    return keys
+
+
+def _add_sealed(contents: Contents, place: str, each: Sealed, found: Seal) -> None:
+    for name, file in found.files.items():
+        contents.files[f"{place}/{name}"] = each.folder / name
+        contents.known[f"{place}/{name}"] = file.sha256
+    contents.files[f"{place}/{each.manifest.name}"] = each.manifest
 
 
 def _add_adapters(contents: Contents, catalog: Catalog, name: str, entry: dict[str, Any]) -> None:
@@ -79,7 +92,7 @@ def _add_adapters(contents: Contents, catalog: Catalog, name: str, entry: dict[s
         }
     if entry.get("embeddings"):
         entry["embeddings"] = {
-            token: _embedding(contents, here / written, f"embeddings/{name}/{number}")
+            token: _packed(contents, here / written, f"embeddings/{name}/{number}")
             for number, (token, written) in enumerate(entry["embeddings"].items())
         }
     if entry.get("lora_folder"):
@@ -89,16 +102,20 @@ def _add_adapters(contents: Contents, catalog: Catalog, name: str, entry: dict[s
         entry["lora_folder"] = f"lora_folders/{name}"
 
 
-def _embedding(contents: Contents, path: Path, folder: str) -> str:
-    name = f"{folder}/{path.name}"
-    contents.files[name] = path  # judged with its model
-    return name
-
-
 def _adapter(contents: Contents, path: Path, folder: str) -> str:
     problem = model_folder.adapter_problem(path)
     if problem is not None:
         raise CommandFailed(f"not packed: {problem}")
+    return _packed(contents, path, folder)
+
+
+def _packed(contents: Contents, path: Path, folder: str) -> str:
+    """The name in the bundle of a file that has been found whole, with its seal if it has one."""
     name = f"{folder}/{path.name}"
     contents.files[name] = path
+    manifest = seal.name_for(path.name)
+    found = seal.read(path.parent, manifest)
+    if found is not None:
+        contents.files[f"{folder}/{manifest}"] = path.parent / manifest
+        contents.known[name] = found.files[path.name].sha256
     return name

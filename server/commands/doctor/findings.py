@@ -107,7 +107,18 @@ def _model(model: Model, said: Answer) -> Iterator[tuple[Level, str]]:
     yield Level.OK, f"{plan.source} is whole"
     if said.device.startswith("cuda") and plan.compile and (lacking := requirements.missing_for_compile()) is not None:
         yield Level.PROBLEM, lacking
-    room = said.room_bytes if sizes.room_bytes is None else sizes.room_bytes
+    level, text = room(model, said)
+    yield level, text
+    if level is Level.OK:
+        yield from _speed(model, sizes, said)
+    for name, reason in model.lora_problems().items():
+        yield Level.PROBLEM, f"loras.{name}: {reason}"
+
+
+def room(model: Model, said: Answer) -> tuple[Level, str]:
+    """How much of the device a model's weights take, whether they fit, and what would make them fit."""
+    plan, sizes = model.plan, said.models[model.plan.key]
+    most = said.room_bytes if sizes.room_bytes is None else sizes.room_bytes
     words = (
         f"quantise: {plan.quantise}" if plan.quantise else "",
         "offload" * plan.offload,
@@ -115,23 +126,15 @@ def _model(model: Model, said: Answer) -> Iterator[tuple[Level, str]]:
     )
     how = [word for word in words if word]
     takes = f"its weights take {_gib(sizes.as_it_is)} of the device as {' with '.join([sizes.dtype, *how])}"
-    fits = [f"{word} ({_gib(size)})" for word, size in sizes.otherwise.items() if size <= room]
+    fits = [f"{word} ({_gib(size)})" for word, size in sizes.otherwise.items() if size <= most]
     others = ", ".join(f"{word} {_gib(size)}" for word, size in sizes.otherwise.items())
-    if sizes.as_it_is <= room:
-        yield Level.OK, f"{takes}: it fits" + (f"; otherwise: {others}" if others else "")
-        yield from _speed(model, sizes, said)
-    elif fits:
-        yield Level.PROBLEM, f"{takes}, of {_gib(room)}: it does not fit. It would with {' or '.join(fits)}"
-    else:
-        yield (
-            Level.PROBLEM,
-            (
-                f"{takes}, of {_gib(room)}: it does not fit"
-                + (f", nor otherwise: {others}" if others else "; a machine with more memory is needed")
-            ),
-        )
-    for name, reason in model.lora_problems().items():
-        yield Level.PROBLEM, f"loras.{name}: {reason}"
+    if sizes.as_it_is <= most:
+        return Level.OK, f"{takes}: it fits" + (f"; otherwise: {others}" if others else "")
+    if fits:
+        return Level.PROBLEM, f"{takes}, of {_gib(most)}: it does not fit. It would with {' or '.join(fits)}"
+    return Level.PROBLEM, f"{takes}, of {_gib(most)}: it does not fit" + (
+        f", nor otherwise: {others}" if others else "; a machine with more memory is needed"
+    )
 
 
 def _speed(model: Model, sizes: Sizes, said: Answer) -> Iterator[tuple[Level, str]]:

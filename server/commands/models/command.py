@@ -38,8 +38,17 @@ def add_parser(commands: Any) -> None:
     imports = actions.add_parser("import", help="say what a file of weights is, and print its entry for models.yaml")
     imports.add_argument("file", metavar="FILE", type=Path)
     imports.add_argument("--as", dest="name", metavar="ID", help="the model's ID (default: from the file's name)")
-    imports.add_argument("--into", metavar="ID", help="the model that a transformer, a VAE or a LoRA belongs to")
-    imports.add_argument("--write", action="store_true", help="add the entry of a checkpoint to models.yaml")
+    imports.add_argument(
+        "--into", metavar="WHERE", help="the ID that a VAE or a LoRA belongs to; with --copy, the folder to make"
+    )
+    imports.add_argument("--write", action="store_true", help="add the entry of a model to models.yaml")
+    imports.add_argument("--copy", action="store_true", help="write the model as a folder in diffusers' format")
+    imports.add_argument("--config", metavar="DIR", type=Path, help="a folder of configurations in place of ours")
+    imports.add_argument("--vae", metavar="FILE", type=Path, help="the VAE, where FILE has none")
+    imports.add_argument(
+        *("--text-encoder",), metavar="FILE", type=Path, action="append", default=[], help="a text encoder; repeatable"
+    )
+    imports.add_argument("--tokenizer", metavar="PATH", type=Path, help="T5's tokenizer.json or spiece.model")
     seals = actions.add_parser("seal", help="note what a model's files are, for loading and verify to compare")
     seals.add_argument("id", metavar="ID")
     seals.add_argument("--again", action="store_true", help="although it is sealed and has changed")
@@ -60,9 +69,19 @@ def run(arguments: Namespace) -> int:
 
         pull(settings, arguments.id)
     elif arguments.action == "import":
-        from server.commands.models.importing import import_file
+        from server.commands.models.importing import Wanted, import_file
 
-        import_file(settings, arguments.file, name=arguments.name, into=arguments.into, write=arguments.write)
+        beside = {"config": arguments.config, "vae": arguments.vae, "tokenizer": arguments.tokenizer}
+        wanted = Wanted(
+            arguments.file,
+            {key: path for key, path in beside.items() if path is not None},
+            tuple(arguments.text_encoder),
+            name=arguments.name,
+            into=arguments.into,
+            writes=arguments.write,
+            copies=arguments.copy,
+        )
+        import_file(settings, wanted)
     elif arguments.action == "seal":
         from server.commands.models.sealing import seal_model
 

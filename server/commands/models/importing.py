@@ -1,7 +1,7 @@
 """``darkroom models import``: what a single file is, and its entry in models.yaml.
 
-Knows what a header tells, and where in models.yaml an entry goes; loads nothing. A file of another kind than a
-checkpoint is told with what to do with it.
+Knows what a header tells, and where in models.yaml an entry goes; loads nothing. A file that is no model by itself is
+told with what to do with it. Copying into a folder stands in ``copying``.
 """
 
 from __future__ import annotations
@@ -9,6 +9,8 @@ from __future__ import annotations
 import re
 import secrets
 import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,8 @@ from pipelines.facts import checkpoint
 from pipelines.facts.checkpoint import BASES, Kind, Told
 from server.catalog.entries import ID
 from server.commands.failure import CommandFailed
+from server.commands.models import copying
+from server.commands.models.copying import Keys
 from server.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -27,36 +31,74 @@ if TYPE_CHECKING:
 _PARTS = {"unet": "UNet", "vae": "VAE", "text_encoder": "text encoder", "text_encoder_2": "second text encoder"}
 _NO_ID = re.compile(r"[^A-Za-z0-9._:-]+")
 _MAX_ID = 100
+_MODELS = (Kind.CHECKPOINT, Kind.ALL_IN_ONE)
 # The key of an entry under which a file of this kind stands, beside the folder's path.
 _BESIDE = {Kind.TRANSFORMER: "transformer", Kind.ALL_IN_ONE: "transformer", Kind.VAE: "vae"}
 
 
-def import_file(settings: Settings, file: Path, *, name: str | None, into: str | None, write: bool) -> None:
-    """Say what a file is, and print its entry, or with ``write`` add it to models.yaml. Raises CommandFailed for a file
-    that cannot be served, saying what to do with it; OSError."""
-    path = file.absolute()
+@dataclass(frozen=True)
+class Wanted:
+    """What is to be done with a file."""
+
+    file: Path
+    beside: Mapping[str, Path]  # the keys of an entry that name further files
+    text_encoders: tuple[Path, ...] = ()
+    name: str | None = None  # the ID
+    into: str | None = None
+    writes: bool = False  # the entry into models.yaml
+    copies: bool = False  # the model into a folder
+
+    @property
+    def keys(self) -> dict[str, str | list[str]]:
+        """The keys of an entry for what stands beside the file."""
+        found: dict[str, str | list[str]] = {key: str(path.absolute()) for key, path in self.beside.items()}
+        if self.text_encoders:
+            found["text_encoders"] = [str(path.absolute()) for path in self.text_encoders]
+        return found
+
+
+def import_file(settings: Settings, wanted: Wanted) -> None:
+    """Say what a file is, and print its entry, or add it to models.yaml; first copy it into a folder, if that is
+    wanted. Raises CommandFailed for a file that cannot be served, saying what to do with it; OSError."""
+    path = wanted.file.absolute()
     try:
         told = checkpoint.tell(path)
     except LoadRefused as refusal:
         raise CommandFailed(str(refusal)) from None
     print(f"{path.name}: {_about(told)}")
-    if told.kind is not Kind.CHECKPOINT:
-        print(_beside(told, into))
+    leads = told.kind is Kind.TRANSFORMER and bool(wanted.keys)
+    if told.kind not in _MODELS and not leads:
+        if wanted.copies:
+            raise CommandFailed(f"--copy is for whole models: {told.problem or f'{path.name} is {told.kind}'}")
+        print(_beside(told, wanted.into))
         return
-    if told.problem is not None:
+    if told.problem is not None and not leads and "config" not in wanted.beside:
+        if told.kind is Kind.ALL_IN_ONE and not wanted.copies:
+            print(_beside(told, wanted.into))
+            return
         raise CommandFailed(told.problem)
-    if into is not None:
+    if wanted.into is not None and not wanted.copies:
         raise CommandFailed("--into is for transformers, VAEs and LoRAs: a checkpoint is a model of its own")
-    key = name or _id_of(path)
+    key = wanted.name or _id_of(path)
     if not ID.fullmatch(key):
         raise CommandFailed(f"{key!r} cannot be an ID: letters, digits and . _ : - alone, at most {_MAX_ID}")
-    if write:
-        written = _write(settings, key, path)
+    keys = {"checkpoint" if told.kind in _MODELS else "transformer": str(path), **wanted.keys}
+    if wanted.copies:
+        keys = {"path": str(copying.copy(key, keys, path, wanted.into))}
+    _offer(settings, key, keys, told, writes=wanted.writes)
+
+
+def _offer(settings: Settings, key: str, keys: Keys, told: Told, *, writes: bool) -> None:
+    """Print an entry, or add it to models.yaml, and say what it lacks."""
+    if writes:
+        written = _write(settings, key, keys)
         print(f"{written}: {key} added; a running server takes it within 3 s, and `darkroom check` tries it")
-    else:
-        print(f"its entry, under models in models.yaml (--write adds it):\n\n{_entry(key, path, '  ')}", end="")
-    if told.base is None:
+        return
+    print(f"its entry, under models in models.yaml (--write adds it):\n\n{_entry(key, keys, '  ')}", end="")
+    if told.base is None and not {"config", "path"} & keys.keys():
         print(f"none of {', '.join(BASES)} fits: name a folder with its configurations there, under config")
+    elif told.kind is not Kind.CHECKPOINT and (lacking := copying.model(key, keys).problem()) is not None:
+        print(f"before it can be served: {lacking}")
 
 
 def _about(told: Told) -> str:
@@ -89,16 +131,20 @@ def _id_of(path: Path) -> str:
     return _NO_ID.sub("-", path.stem).strip("-._:")[:_MAX_ID] or "model"
 
 
-def _entry(key: str, path: Path, indent: str) -> str:
-    return f"{indent}{_scalar(key)}:\n{indent * 2}checkpoint: {_scalar(str(path))}\n"
+def _entry(key: str, keys: Keys, indent: str) -> str:
+    lines = [f"{indent}{_scalar(key)}:\n"]
+    for name, value in keys.items():
+        shown = _scalar(value) if isinstance(value, str) else f"[{', '.join(map(_scalar, value))}]"
+        lines.append(f"{indent * 2}{name}: {shown}\n")
+    return "".join(lines)
 
 
 def _scalar(text: str) -> str:
-    """As YAML writes it, quoted where it must be."""
-    return yaml.safe_dump(text, width=10_000, allow_unicode=True).splitlines()[0]
+    """As YAML writes it, quoted where it must be, also in a list."""
+    return yaml.safe_dump([text], width=10_000, allow_unicode=True, default_flow_style=True).strip()[1:-1]
 
 
-def _write(settings: Settings, key: str, path: Path) -> Path:
+def _write(settings: Settings, key: str, keys: Keys) -> Path:
     """Add an entry behind the last of models.yaml, whose other lines stay as they are, if the result can be served.
     The file."""
     from server.catalog.load import find_models_file, load_catalog
@@ -115,7 +161,7 @@ def _write(settings: Settings, key: str, path: Path) -> Path:
     text = file.read_text(encoding="utf-8")
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}.part")
     try:
-        temporary.write_text(_with_entry(text, key, path, file), encoding="utf-8")
+        temporary.write_text(_with_entry(text, key, keys, file), encoding="utf-8")
         shutil.copymode(file, temporary)
         try:
             added = load_catalog(temporary)
@@ -130,7 +176,7 @@ def _write(settings: Settings, key: str, path: Path) -> Path:
     return file
 
 
-def _with_entry(text: str, key: str, path: Path, file: Path) -> str:
+def _with_entry(text: str, key: str, keys: Keys, file: Path) -> str:
     """The text with an entry behind the last one, indented as the others are."""
     root = yaml.compose(text, Loader=yaml.SafeLoader)
     pairs = root.value if isinstance(root, yaml.MappingNode) else []
@@ -142,7 +188,7 @@ def _with_entry(text: str, key: str, path: Path, file: Path) -> str:
     if at and not lines[at - 1].endswith("\n"):
         lines[at - 1] += "\n"
     indent = " " * models.value[0][0].start_mark.column
-    return "".join((*lines[:at], "\n", _entry(key, path, indent), *lines[at:]))
+    return "".join((*lines[:at], "\n", _entry(key, keys, indent), *lines[at:]))
 
 
 def _last_line(node: yaml.Node) -> int:

@@ -1,6 +1,7 @@
 """``darkroom models seal`` and ``verify``: say what a model's files are, and whether they are that still.
 
-Knows how both show their progress, and where a result is kept; what a seal is, pipelines/facts/seal.py knows.
+Knows how both show their progress, and where a result is kept; what a seal is, pipelines/facts/seal.py knows, and what
+of a model has one, pipelines/facts/sealed.py.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ from typing import TYPE_CHECKING
 
 from pipelines.errors import LoadRefused
 from pipelines.facts import folder as model_folder
-from pipelines.facts import seal
-from pipelines.facts.seal import Report, State
+from pipelines.facts import model_files, seal, sealed
+from pipelines.facts.seal import Report, Seal, State
+from pipelines.facts.sealed import Sealed
+from pipelines.plan import ModelPlan
 from server.commands.byte_progress import bar
 from server.commands.failure import CommandFailed
 from server.storage import atomic
@@ -25,92 +28,147 @@ if TYPE_CHECKING:
 
 
 def seal_model(settings: Settings, name: str, *, again: bool) -> None:
-    """Write the seal of a model's folder. Raises CommandFailed for one that cannot be served, or that differs from the
-    seal that it has, unless ``again`` says that the change was meant; OSError."""
+    """Write the seals of a model: of its folder, of each of its single files, adapters and embeddings. Raises
+    CommandFailed for one that cannot be served, or that differs from a seal that it has, unless ``again`` says that the
+    change was meant; OSError."""
     owner = _owner(settings, name)
-    folder = Path(owner.plan.folder)
+    plan = owner.plan
     try:
-        model_folder.inspect(folder, with_seal=False)
-        if not again:
-            _refuse_changed(folder, owner.id)
-        names = model_folder.files_read(folder)
-        with bar(owner.id, sum((folder / each).stat().st_size for each in names)) as report:
-            manifest = seal.make(folder, names, report)
+        model_files.inspect(plan, with_seal=False)
     except LoadRefused as refusal:
-        raise CommandFailed(f"{folder}: not sealed: {refusal}") from None
-    atomic.write(folder / seal.NAME, manifest, mode=0o644)
-    sealed = seal.read(folder)
-    assert sealed is not None
-    _note(settings, folder, sealed, intact=True)
-    print(f"{owner.id}: sealed {len(names)} files, {sealed.size / 1e6:.0f} MB: {folder / seal.NAME}")
-    print(f"SHA-256 of the seal: {sealed.sha256}")
+        raise CommandFailed(f"{plan.source}: not sealed: {refusal}") from None
+    wanted = [each for each in sealed.of(plan) if each.key != "loras" or _is_whole(each)]
+    if not again:
+        for each in wanted:
+            _refuse_changed(each, owner.id)
+    for each in wanted:
+        # A file that others share may be sealed: a folder is read again, as ever.
+        kept = _read_or_none(each) if each.file is not None and not again else None
+        found = _seal(settings, owner.id, each) if kept is None else kept
+        files = f"{len(found.files)} files, {found.size / 1e6:.0f} MB: {each.manifest}"
+        print(f"{owner.id}: {'sealed' if kept is None else 'sealed already:'} {files}")
+        print(f"SHA-256 of the seal: {found.sha256}")
 
 
-def _refuse_changed(folder: Path, name: str) -> None:
+def _seal(settings: Settings, name: str, each: Sealed) -> Seal:
     try:
-        seal.compare(folder, model_folder.files_read(folder))
+        names = each.names()
+        size = sum((each.folder / file).stat().st_size for file in names)
+        with bar(name if each.file is None else each.file, size) as report:
+            manifest = seal.make(each.folder, names, report)
     except LoadRefused as refusal:
-        said = str(refusal).partition(": `darkroom")[0]
-        helps = f"`darkroom models seal {name} --again` seals it as it is now"
-        raise CommandFailed(f"{folder} is sealed, and {said}; if that was meant, {helps}") from None
-
-
-def verify_model(settings: Settings, name: str) -> int:
-    """Read every byte of a sealed model and say what differs. 0 where nothing does, else 1. Raises CommandFailed for
-    one that is not sealed, OSError."""
-    owner = _owner(settings, name)
-    folder = Path(owner.plan.folder)
-    try:
-        sealed = seal.read(folder)
-    except LoadRefused as refusal:
-        raise CommandFailed(f"{folder}: {refusal}") from None
-    if sealed is None:
-        raise CommandFailed(f"{folder} is not sealed: `darkroom models seal {owner.id}` seals it as it is now")
-    with bar(owner.id, sealed.size) as report:
-        found = _verify(settings, folder, sealed, report)
-    wrong = {name: state for name, state in found.items() if state is not State.SAME}
-    for each, state in wrong.items():
-        print(f"{state}: {each}")
-    count = f"{len(found)} files, {sealed.size / 1e6:.0f} MB"
-    print(f"{owner.id}: {f'{len(wrong)} of {count} are not what was sealed' if wrong else f'{count}: as sealed'}")
-    print(f"SHA-256 of the seal: {sealed.sha256}")
-    return 1 if wrong else 0
-
-
-def problems_of_sealed(settings: Settings, folders: Mapping[str, str]) -> dict[str, str]:
-    """Read every byte of those of these folders that are sealed. The problems, by key."""
-    problems = {}
-    for key, each in folders.items():
-        folder = Path(each)
-        try:
-            sealed = seal.read(folder)
-            if sealed is None:
-                continue
-            with bar(f"{key} against its seal", sealed.size) as report:
-                found = _verify(settings, folder, sealed, report)
-        except (LoadRefused, OSError) as error:
-            problems[key] = f"its seal could not be verified: {error}"
-            continue
-        wrong = [f"{name} ({state})" for name, state in found.items() if state is not State.SAME]
-        if wrong:
-            problems[key] = f"not what was sealed: {', '.join(wrong)}"
-    return problems
-
-
-def _verify(settings: Settings, folder: Path, sealed: seal.Seal, report: Report) -> dict[str, State]:
-    try:
-        names = model_folder.files_read(folder)
-    except LoadRefused:  # something is missing: what was sealed says which
-        names = ()
-    found = dict(seal.verify(folder, sealed, names, report))
-    _note(settings, folder, sealed, intact=all(state is State.SAME for state in found.values()))
+        raise CommandFailed(f"{each.path}: not sealed: {refusal}") from None
+    atomic.write(each.manifest, manifest, mode=0o644)
+    found = each.read()
+    assert found is not None
+    _note(settings, each, found, intact=True)
     return found
 
 
-def _note(settings: Settings, folder: Path, sealed: seal.Seal, *, intact: bool) -> None:
+def _is_whole(adapter: Sealed) -> bool:
+    """Can an adapter be used? Another is told as such, and its model serves without it."""
+    problem = model_folder.adapter_problem(adapter.path, with_seal=False)
+    if problem is not None:
+        print(f"not sealed: {adapter.path}: {problem}", file=sys.stderr)
+    return problem is None
+
+
+def _read_or_none(each: Sealed) -> Seal | None:
+    try:
+        return each.read()
+    except LoadRefused:
+        return None
+
+
+def _refuse_changed(each: Sealed, name: str) -> None:
+    try:
+        each.compare()
+    except LoadRefused as refusal:
+        said = str(refusal).partition(": `darkroom")[0]
+        helps = f"`darkroom models seal {name} --again` seals it as it is now"
+        raise CommandFailed(f"{each.path} is sealed, and {said}; if that was meant, {helps}") from None
+
+
+def verify_model(settings: Settings, name: str) -> int:
+    """Read every byte of a sealed model and say what differs. 0 where nothing does and all of its weights are sealed,
+    else 1. Raises CommandFailed for one that is not sealed, OSError."""
+    owner = _owner(settings, name)
+    seals: dict[Sealed, Seal] = {}
+    bare = []
+    for each in sealed.of(owner.plan):
+        try:
+            found = each.read()
+        except LoadRefused as refusal:
+            raise CommandFailed(f"{each.path}: {refusal}") from None
+        if found is not None:
+            seals[each] = found
+        elif not each.is_spare:
+            bare.append(each)
+    if not any(not each.is_spare for each in seals):
+        helps = f"`darkroom models seal {owner.id}` seals it as it is now"
+        raise CommandFailed(f"{owner.plan.source} is not sealed: {helps}")
+    wrong = files = 0
+    with bar(owner.id, sum(found.size for found in seals.values())) as report:
+        states = {each: _verify(settings, each, found, report) for each, found in seals.items()}
+    for state_of in states.values():
+        files += len(state_of)
+        for file, state in state_of.items():
+            if state is not State.SAME:
+                wrong += 1
+                print(f"{state}: {file}")
+    for each in bare:
+        print(f"not sealed: {each.path}")
+    count = f"{files} files, {sum(found.size for found in seals.values()) / 1e6:.0f} MB"
+    print(f"{owner.id}: {f'{wrong} of {count} are not what was sealed' if wrong else f'{count}: as sealed'}")
+    for found in seals.values():
+        print(f"SHA-256 of the seal: {found.sha256}")
+    return 1 if wrong or bare else 0
+
+
+def problems_of_sealed(settings: Settings, plans: Mapping[str, ModelPlan]) -> dict[str, str]:
+    """Read every byte of what is sealed of these plans, once. The problems, by key."""
+    problems: dict[str, str] = {}
+    verified: dict[Path, str | None] = {}
+    for key, plan in plans.items():
+        found = []
+        for each in sealed.of(plan):
+            if each.manifest not in verified:
+                verified[each.manifest] = _problem_of(settings, key, each)
+            problem = verified[each.manifest]
+            if problem is not None:
+                found.append(problem)
+        if found:
+            problems[key] = "; ".join(found)
+    return problems
+
+
+def _problem_of(settings: Settings, key: str, each: Sealed) -> str | None:
+    try:
+        found = each.read()
+        if found is None:
+            return None
+        with bar(f"{key if each.file is None else each.file} against its seal", found.size) as report:
+            states = _verify(settings, each, found, report)
+    except (LoadRefused, OSError) as error:
+        return f"its seal could not be verified: {error}"
+    wrong = [f"{name} ({state})" for name, state in states.items() if state is not State.SAME]
+    return f"not what was sealed: {', '.join(wrong)}" if wrong else None
+
+
+def _verify(settings: Settings, each: Sealed, found: Seal, report: Report) -> dict[str, State]:
+    try:
+        names = each.names()
+    except LoadRefused:  # something is missing: what was sealed says which
+        names = ()
+    states = dict(seal.verify(each.folder, found, names, report))
+    _note(settings, each, found, intact=all(state is State.SAME for state in states.values()))
+    return states
+
+
+def _note(settings: Settings, each: Sealed, found: Seal, *, intact: bool) -> None:
     """Keep a result, for /v1/models. Who may read a model need not be who may write to the data folder."""
     try:
-        VerifiedFolders(settings.data_dir).note(str(folder), sealed.sha256, intact=intact)
+        VerifiedFolders(settings.data_dir).note(str(each.path), found.sha256, intact=intact)
     except OSError as error:
         print(f"{settings.data_dir}: /v1/models will not show this: {error.strerror}", file=sys.stderr)
 
@@ -120,7 +178,4 @@ def _owner(settings: Settings, name: str) -> Model:
     from server.catalog.load import find_models_file, load_catalog
 
     catalog = load_catalog(find_models_file(settings.models))
-    owner = catalog.models[catalog.resolve(name).plan.key]
-    if owner.plan.checkpoint is not None:
-        raise CommandFailed(f"{owner.id} is the single file {owner.plan.checkpoint}; seals are for folders")
-    return owner
+    return catalog.models[catalog.resolve(name).plan.key]

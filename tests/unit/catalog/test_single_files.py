@@ -8,19 +8,19 @@ from typing import get_args
 
 import pytest
 
-from pipelines.facts.checkpoint import ARCHITECTURES, BASES
+from pipelines.facts.checkpoint import ARCHITECTURES, BASES, TRANSFORMER_BASES
 from pipelines.spec import Task
 from server.catalog.entries import Base
 from server.errors import ConfigError
 from tests.unit.catalog.models_files import catalog
 from tests.unit.commands.command_line import run
-from tests.unit.pipelines.facts.test_checkpoint import sd, write
+from tests.unit.pipelines.facts.test_checkpoint import Shapes, sd, write
 
 ENTRY = "default: a\nmodels:\n  a:\n    checkpoint: some.safetensors\n"
 
 
 def test_every_base_may_be_written() -> None:
-    assert get_args(Base) == BASES
+    assert tuple(base for each in get_args(Base) for base in get_args(each)) == BASES + TRANSFORMER_BASES
 
 
 @pytest.mark.parametrize(
@@ -178,11 +178,80 @@ def test_configurations_that_are_missing(tmp_path: Path) -> None:
     assert model.problem() == "config: nowhere does not exist, or is no folder"
 
 
-@pytest.mark.parametrize("action", ["seal", "verify"])
-def test_a_single_file_is_not_sealed(action: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """A seal would have been written beside the configurations that ship."""
+def test_a_seal_lies_beside_its_file_and_not_in_our_configurations(tmp_path: Path) -> None:
+    """It would have been written beside the configurations that ship."""
     write(tmp_path / "some.safetensors", sd())
     (tmp_path / "models.yaml").write_text(ENTRY)
-    assert run("models", "--models", str(tmp_path / "models.yaml"), action, "a") != 0
-    assert "some.safetensors; seals are for folders" in capsys.readouterr().err
+    assert run("models", "--models", str(tmp_path / "models.yaml"), "seal", "a") == 0
+    assert (tmp_path / "some.safetensors.darkroom-seal.json").is_file()
     assert sorted(path.name for path in (ARCHITECTURES / "sd15").iterdir() if path.is_file()) == ["model_index.json"]
+
+
+def test_a_checkpoint_of_flux_has_no_place_for_its_tokenizer_in_the_folder(files: Path, tmp_path: Path) -> None:
+    """Its words come from a file, which an entry names."""
+    all_in_one = {f"model.diffusion_model.{name}": shape for name, shape in flux().items()}
+    clip = {"text_encoders.clip_l.transformer.text_model.embeddings.token_embedding.weight": (4, 768)}
+    t5: Shapes = {
+        f"text_encoders.t5xxl.transformer.{name}": (4, 4096)
+        for name in ("shared.weight", "encoder.block.0.layer.0.SelfAttention.q.weight")
+    }
+    write(files / "all.safetensors", {**all_in_one, **clip, **t5, "vae.decoder.conv_in.weight": (4, 4, 3, 3)})
+    models = catalog(tmp_path, FOLDER)
+    assert "T5 is without its words" in models.refused_checkpoints["all.safetensors"]
+    assert "stands under models" in models.refused_checkpoints["all.safetensors"]
+
+
+def flux() -> Shapes:
+    """A few names of FLUX.1 schnell, enough to tell what it is."""
+    found: Shapes = {"img_in.weight": (3072, 64), "vector_in.in_layer.weight": (3072, 768)}
+    found |= {f"double_blocks.{number}.x": (1,) for number in range(19)}
+    return found | {f"single_blocks.{number}.x": (1,) for number in range(38)}
+
+
+FILES = """default: a
+models:
+  a:
+    transformer: flux.safetensors
+    text_encoders: [clip_l.safetensors, t5.safetensors]
+    vae: ae.safetensors
+    tokenizer: t5/tokenizer.json
+"""
+
+
+def test_files_alone_are_a_model_of_the_base_that_the_transformer_tells(tmp_path: Path) -> None:
+    write(tmp_path / "flux.safetensors", flux())
+    model = catalog(tmp_path, FILES).resolve("a")
+    assert (model.family.name, model.plan.folder) == ("flux", str(ARCHITECTURES / "flux-schnell"))
+    assert model.plan.source == str(tmp_path / "flux.safetensors")
+    assert model.plan.text_encoders == (str(tmp_path / "clip_l.safetensors"), str(tmp_path / "t5.safetensors"))
+    assert model.problem() == "ae.safetensors does not exist"
+    write(tmp_path / "flux.safetensors", flux() | {"guidance_in.in_layer.weight": (1,)})
+    assert catalog(tmp_path, FILES).resolve("a").plan.folder == str(ARCHITECTURES / "flux-dev")
+    kontext = catalog(tmp_path, f"{FILES}    base: flux-kontext\n").resolve("a")
+    assert kontext.family.name == "flux-kontext"
+    write(tmp_path / "t5.safetensors", {"shared.weight": (4, 4)})
+    assert catalog(tmp_path, FILES).resolve("a").plan.mark != model.plan.mark
+
+
+@pytest.mark.parametrize(
+    ("lines", "says"),
+    [
+        ("    path: x\n    tokenizer: y\n", "tokenizer belongs to checkpoint, or transformer without path"),
+        ("    path: x\n    config: y\n", "config belongs to checkpoint, or transformer without path"),
+        ("    checkpoint: x\n    transformer: y\n", "transformer belongs to path, or stands without checkpoint"),
+        ("    text_encoders: [x]\n", "needs one of path (a model folder), checkpoint (one file), transformer (with"),
+        ("    transformer: x\n    prediction: v\n", "prediction belongs to checkpoint"),
+        ("    path: x\n    text_encoders: x\n", "valid list"),
+        ("    path: x\n    text_encoders: ['']\n", "at least 1 character"),
+        ("    path: x\n    text_encoders: [a, b, c, d, e]\n", "at most 4 items"),
+    ],
+)
+def test_keys_that_do_not_go_together(lines: str, says: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as refused:
+        catalog(tmp_path, f"default: a\nmodels:\n  a:\n{lines}")
+    assert says in str(refused.value)
+
+
+def test_who_is_like_files_does_not_name_others(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"models\.b\.text_encoders: is a's to say"):
+        catalog(tmp_path, f"{FILES}  b: {{ like: a, text_encoders: [x] }}\n")

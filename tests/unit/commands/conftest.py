@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from server.commands import check
+from server.commands import child
 from tests.unit.commands.near_child import NearChild
 
 
@@ -20,5 +20,5 @@ def _plain_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.fixture
 def near_child(monkeypatch: pytest.MonkeyPatch) -> None:
-    """``darkroom check`` does in this process what it has a child do."""
-    monkeypatch.setattr(check, "_start_child", NearChild)
+    """Commands do in this process what they have a child do."""
+    monkeypatch.setattr(child, "start", NearChild)

@@ -13,9 +13,11 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from server import interpreter
-from server.commands.doctor import machine
+from server.commands.doctor import inquiry, machine
+from server.worker.child.inspection import Sizes
 from tests.running import ROOT
 from tests.unit.commands.command_line import run
+from tests.unit.commands.doctor.machines import RTX_4090, on
 from tests.unit.pipelines.facts.test_checkpoint import sd
 from tests.unit.pipelines.facts.test_checkpoint import write as write_header_of
 
@@ -47,6 +49,38 @@ def test_check_names_the_compiler_where_compile_has_an_effect(
     assert "compile: true needs a C compiler: apt-get install gcc libc6-dev python3-dev" in capsys.readouterr().err
     monkeypatch.setenv("DARKROOM_DEVICE", "cpu")
     assert run("check", "--models", str(file)) == 0
+
+
+@pytest.mark.usefixtures("near_child")
+@pytest.mark.parametrize(("gib", "says"), [(5, "5.0 GiB of the device as bfloat16: it fits"), (90, "it does not fit")])
+def test_check_says_what_a_model_takes_of_a_device(
+    gib: int, says: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Only the doctor said so; whoever checked a file learnt from a serving server that its model has no room."""
+    file = tmp_path / "models.yaml"
+    file.write_text(f"default: a\nmodels:\n  a: {{ path: {ROOT / 'weights/darkroom-mini'} }}\n")
+    monkeypatch.setattr(inquiry, "ask", lambda catalog, settings: on(RTX_4090, Sizes("bfloat16", gib * machine.GIB)))
+    monkeypatch.setattr(machine, "has_cuda_device", lambda: True)
+    assert run("check", "--models", str(file)) == 0, "another may have the memory now"
+    assert says in (said := capsys.readouterr().out)
+    assert f"{file}: models.a: its weights take" in said
+    monkeypatch.setenv("DARKROOM_DEVICE", "cpu")
+    run("check", "--models", str(file))
+    assert "weights take" not in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("near_child")
+def test_check_says_that_a_device_that_is_named_cannot_be_used(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(
+        inquiry, "ask", lambda catalog, settings: on(None, Sizes(), device_problem="torch is a build without CUDA")
+    )
+    monkeypatch.setenv("DARKROOM_DEVICE", "cuda")
+    assert run("check", "--models", str(ROOT / "models.yaml")) == 0
+    said = capsys.readouterr()
+    assert "the device cannot be used here: torch is a build without CUDA" in said.err
+    assert "weights take" not in said.out
 
 
 def broken(tmp_path: Path, how: Callable[[Path], None]) -> Path:
@@ -167,3 +201,50 @@ def test_checkpoints_are_checked_as_folders_are(tmp_path: Path, capsys: pytest.C
     assert f"{file}: models.hollow: {hollow}: hollow.safetensors (" in said.err
     assert "lacks" in said.err
     assert "1 models, 1 of 1 folders with problems" in said.out
+
+
+@pytest.mark.usefixtures("near_child")
+def test_a_folder_that_is_refused_leaves_no_empty_bar(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """It stood there at 0 of so many megabytes, as if it were still read."""
+    assert run("check", "--models", str(broken(tmp_path, renamed)), "--deep") == 1
+    bars = [line for line in capsys.readouterr().err.splitlines() if "MB" in line]
+    assert any(line.startswith("whole ") for line in bars)
+    assert not any(line.startswith("copy ") for line in bars)
+
+
+def test_what_the_process_said_last_is_shown(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It was thrown away, and the exit code told nobody anything."""
+    lines = (
+        "import os, sys; print('x' * 9999 + '\\n' + 'early\\n' * 50, *range(7), sep='\\n', file=sys.stderr, flush=True)"
+    )
+    dying = [sys.executable, "-c", f"{lines}; print('\\x1b[2Jout of memory', file=sys.stderr, flush=True); os.abort()"]
+    monkeypatch.setattr(interpreter, "python", lambda module: dying)
+    file = tmp_path / "models.yaml"
+    file.write_text(f"default: a\nmodels:\n  a: {{ path: {ROOT / 'weights/darkroom-mini'} }}\n")
+    assert run("check", "--models", str(file)) == 1
+    said = capsys.readouterr().err
+    assert "checking it ended the process (exit code -6), and it said last:\n  0\n  1" in said
+    assert said.endswith("  6\n  ?[2Jout of memory\n")
+    assert "early" not in said
+
+
+def test_files_in_the_lora_folder_of_each_id_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of IDs that share weights, the owner's alone were."""
+    for name in ("own", "other"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / f"{name}.safetensors").write_bytes(b"torn")
+    file = tmp_path / "models.yaml"
+    file.write_text(
+        "default: a\nmodels:\n  a: { path: nowhere, lora_folder: own }\n  b: { like: a, lora_folder: other }\n"
+        "  c: { like: a }\n  d: { like: a, lora_folder: gone, loras: { x: { path: x.safetensors } } }\n"
+    )
+    assert run("check", "--models", str(file)) == 1
+    said = capsys.readouterr().err
+    assert f"{file}: models.a.loras.own.safetensors: " in said
+    assert f"{file}: models.b.loras.other.safetensors: " in said
+    assert f"{file}: models.d.loras.lora_folder: the folder does not exist" in said
+    assert f"{file}: models.d.loras.x: x.safetensors does not exist" in said
+    assert "models.c" not in said, "what it has from another is told there"
+    assert said.count("loras.") == 4

@@ -67,7 +67,7 @@ def serve(app: Any, settings: Settings) -> Iterator[Live]:
         yield Live(listener.getsockname()[1])
     finally:
         server.should_exit = True
-        thread.join(10)
+        thread.join(60)
         listener.close()
         gc.unfreeze()
         assert not thread.is_alive()

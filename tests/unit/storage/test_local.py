@@ -288,7 +288,7 @@ async def test_slow_disk_does_not_stop_the_event_loop(store: LocalStore, monkeyp
             assert threading.get_ident() != main
             turned = threading.Event()
             loop.call_soon_threadsafe(turned.set)
-            assert turned.wait(10), f"the loop waits for {name}"
+            assert turned.wait(60), f"the loop waits for {name}"
             slow.add(name)
             return call(*args, **options)
 

@@ -14,7 +14,9 @@ from server.catalog.load import load_catalog
 from server.commands.bundle import contents
 from server.commands.failure import CommandFailed
 from tests.running import ROOT
-from tests.unit.pipelines.facts.test_checkpoint import write as write_weights
+from tests.unit.catalog.test_single_files import flux
+from tests.unit.commands.command_line import run
+from tests.unit.pipelines.facts.test_checkpoint import sd, write
 from tests.unit.pipelines.facts.test_folder import weights
 from tests.unit.pipelines.facts.test_seal import WEIGHTS, flip
 
@@ -100,7 +102,7 @@ def test_an_adapter_that_is_broken_is_not_packed(file: Path, tmp_path: Path) -> 
 
 def test_the_words_of_a_model_travel_with_it(file: Path, tmp_path: Path) -> None:
     """A file outside of the sealed folder stayed behind: where the bundle arrived, the model was not served."""
-    toy = write_weights(tmp_path / "toy.safetensors", {"x": (2, 64)})
+    toy = write(tmp_path / "toy.safetensors", {"x": (2, 64)})
     text = file.read_text().replace("aliases: [x]", "aliases: [x], embeddings: { <toy>: toy.safetensors }")
     file.write_text(text)
     found, text = contents.of_models(load_catalog(file), ["b"])
@@ -122,3 +124,62 @@ def test_names_in_a_bundle_are_plain_files(file: Path) -> None:
     assert f"models/a/{WEIGHTS}" in found.files
     for name in found.files:
         refuse_name(name)
+
+
+FILES = """
+default: xl
+checkpoints: files
+models:
+  flux:
+    transformer: parts/flux.safetensors
+    text_encoders: [parts/l.safetensors, parts/t5/model.safetensors]
+    vae: parts/vae/model.safetensors
+    tokenizer: parts/t5
+  other: { like: flux }
+  mini: { path: FOLDER }
+"""
+
+
+@pytest.fixture
+def single(file: Path, tmp_path: Path) -> Path:
+    """A models.yaml with a model of single files, and one in the folder of checkpoints; all of it is sealed."""
+    parts = tmp_path / "parts"
+    (parts / "t5").mkdir(parents=True)
+    (parts / "vae").mkdir()
+    (tmp_path / "files").mkdir()
+    write(parts / "flux.safetensors", flux())
+    write(parts / "l.safetensors", {"text_model.embeddings.token_embedding.weight": (4, 768)})
+    block = "encoder.block.0.layer.0.SelfAttention.q.weight"
+    write(parts / "t5" / "model.safetensors", {"shared.weight": (4, 4096), block: (4, 4)})
+    write(parts / "vae" / "model.safetensors", {"decoder.conv_in.weight": (4, 4, 3, 3)})
+    (parts / "t5" / "tokenizer.json").write_text("{}")
+    write(tmp_path / "files" / "xl.safetensors", sd())
+    file.write_text(FILES.replace("FOLDER", str(tmp_path / "deep" / "model")))
+    for name in ("flux", "xl"):
+        assert run("models", "--models", str(file), "seal", name) == 0
+    return file
+
+
+def test_single_files_travel_as_folders_do(single: Path, tmp_path: Path) -> None:
+    """They were refused: only folders had seals."""
+    found, text = contents.of_models(load_catalog(single), ["other", "xl"])
+    assert str(tmp_path) not in text
+    there = load_catalog(unpacked(found, text, tmp_path / "there"))
+    assert sorted(there.models) == ["flux", "other", "xl"]
+    assert there.default == "xl"
+    for model in there:
+        assert model.problem() is None
+    plan = there.resolve("other").plan
+    assert {Path(each).name for each in plan.text_encoders} == {"l.safetensors", "model.safetensors"}
+    assert all(str(tmp_path / "there") in each for each in plan.single_files)
+    assert len(found.known) == 6
+    write(Path(plan.text_encoders[0]), {"text_model.embeddings.token_embedding.weight": (5, 768)})
+    assert "l.safetensors has " in str(there.resolve("flux").problem())
+
+
+def test_a_single_file_without_a_seal_is_not_packed(single: Path, tmp_path: Path) -> None:
+    (tmp_path / "parts" / "l.safetensors.darkroom-seal.json").unlink()
+    with pytest.raises(
+        CommandFailed, match=r"flux: .*l\.safetensors is not sealed: run `darkroom models seal flux` first"
+    ):
+        contents.of_models(load_catalog(single), ["flux"])

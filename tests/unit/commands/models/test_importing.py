@@ -119,3 +119,21 @@ def test_a_link_to_models_yaml_stays_one(file: Path) -> None:
     assert imports(link, write(file.parent / "some.safetensors", sd()), "--write") == 0
     assert link.readlink() == file
     assert "some" in load_catalog(file).models
+
+
+def test_files_beside_a_transformer_are_an_entry_together(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    flux: Shapes = {"img_in.weight": (3072, 64), "vector_in.in_layer.weight": (3072, 768)}
+    flux |= {f"double_blocks.{number}.x": (1,) for number in range(19)}
+    flux |= {f"single_blocks.{number}.x": (1,) for number in range(38)}
+    weights = write(file.parent / "flux.safetensors", flux)
+    clip = write(file.parent / "clip, l.safetensors", {"text_model.embeddings.token_embedding.weight": (4, 768)})
+    assert imports(file, weights, "--text-encoder", str(clip)) == 0
+    said = capsys.readouterr().out
+    assert f"  flux:\n    transformer: {weights}\n    text_encoders: ['{clip}']\n" in said
+    assert "before it can be served: flux.safetensors has no VAE, no text encoder T5 (t5xxl_fp16.safetensors)" in said
+    all_in_one = {f"model.diffusion_model.{name}": shape for name, shape in flux.items()}
+    write(weights, {**all_in_one, "vae.decoder.conv_in.weight": (4, 4)})
+    assert imports(file, weights) == 0
+    said = capsys.readouterr().out
+    assert f"    checkpoint: {weights}\n" in said
+    assert "has no text encoder CLIP-L (clip_l.safetensors), no text encoder T5" in said

@@ -205,9 +205,12 @@ def test_ctrl_c_leaves_the_folder_as_it_was(hub: Hub, model: Path) -> None:
     command = [sys.executable, "-m", "server", "models", "--models", str(model.parent / "models.yaml"), "pull", "z"]
     environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HUB_OFFLINE": "0", "PYTHONPATH": str(ROOT)}
     with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
-        hub.wait_asked(SHARD)
-        process.send_signal(signal.SIGINT)
-        _, said = process.communicate(timeout=60)
+        try:
+            hub.wait_asked(SHARD)
+            process.send_signal(signal.SIGINT)
+            _, said = process.communicate(timeout=60)
+        finally:
+            process.kill()  # or leaving the block waits for it
     assert process.returncode == 130
     assert "run it again to go on" in said.replace("\n", " ")
     assert "Traceback" not in said

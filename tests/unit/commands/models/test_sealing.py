@@ -13,9 +13,12 @@ from pipelines.errors import LoadRefused
 from pipelines.facts import seal
 from pipelines.models import loader
 from pipelines.plan import ModelPlan
+from server.api.seals import SealStates
+from server.catalog.load import load_catalog
 from server.storage.verified import VerifiedFolders
 from tests.running import ROOT
 from tests.unit.commands.command_line import run
+from tests.unit.pipelines.facts.test_checkpoint import sd, write
 from tests.unit.pipelines.facts.test_seal import WEIGHTS, flip
 
 
@@ -140,3 +143,118 @@ def test_a_result_that_cannot_be_kept_is_told_all_the_same(
     captured = capsys.readouterr()
     assert "/v1/models will not show this" in captured.err
     assert "as sealed" in captured.out
+
+
+@pytest.fixture
+def single(tmp_path: Path) -> Path:
+    """A models.yaml with a checkpoint that has a LoRA, and one that shares its VAE."""
+    for name in ("one", "two"):
+        write(tmp_path / f"{name}.safetensors", {k: v for k, v in sd().items() if not k.startswith("first_stage")})
+    write(tmp_path / "vae.safetensors", {"decoder.conv_in.weight": (512, 4, 3, 3)})
+    write(tmp_path / "ink.safetensors", {"a.lora_up.weight": (4, 4)})
+    path = tmp_path / "models.yaml"
+    loras = "loras: { ink: { path: ink.safetensors } }"
+    path.write_text(
+        f"default: one\nmodels:\n  one: {{ checkpoint: one.safetensors, vae: vae.safetensors, {loras} }}\n"
+        "  two: { checkpoint: two.safetensors, vae: vae.safetensors }\n"
+    )
+    return path
+
+
+def manifest(tmp_path: Path, name: str) -> Path:
+    return tmp_path / f"{name}.safetensors.darkroom-seal.json"
+
+
+def test_single_files_have_seals_beside_them(single: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Seals were for folders alone."""
+    assert models(single, "seal", "one") == 0
+    for name in ("one", "vae", "ink"):
+        assert manifest(tmp_path, name).stat().st_mode & 0o777 == 0o644
+    assert "one: sealed 1 files" in capsys.readouterr().out
+    assert models(single, "verify", "one") == 0
+    said = capsys.readouterr().out
+    assert "one: 3 files" in said
+    assert said.count("SHA-256 of the seal: ") == 3
+    assert models(single, "verify", "two") == 1
+    assert f"not sealed: {tmp_path / 'two.safetensors'}\n" in capsys.readouterr().out
+    before = manifest(tmp_path, "vae").stat().st_mtime_ns
+    assert models(single, "seal", "two") == 0
+    assert "sealed already: 1 files" in capsys.readouterr().out
+    assert manifest(tmp_path, "vae").stat().st_mtime_ns == before, "what others share is not read again"
+    assert models(single, "verify", "two") == 0
+
+
+@pytest.mark.parametrize("how", ["shorter", "header"])
+def test_a_single_file_that_has_changed_is_refused_by_name(
+    how: str, single: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    models(single, "seal", "one")
+    models(single, "seal", "two")
+    vae = tmp_path / "vae.safetensors"
+    shape = (512, 4, 2, 2) if how == "shorter" else (512, 4, 9, 1)
+    write(vae, {"decoder.conv_in.weight": shape})
+    for model in load_catalog(single):
+        assert str(model.problem()).startswith("vae.safetensors has ")
+    assert run("check", "--models", str(single)) == 1
+    assert "when it was sealed" in capsys.readouterr().err
+    assert models(single, "seal", "two") == 1
+    assert f"{vae} is sealed, and vae.safetensors has" in capsys.readouterr().err
+    assert models(single, "verify", "two") == 1
+    assert "differs: vae.safetensors" in capsys.readouterr().out
+    assert models(single, "seal", "two", "--again") == 0
+    assert models(single, "verify", "two") == 0
+
+
+def test_an_adapter_that_has_changed_leaves_its_model_serving(single: Path, tmp_path: Path) -> None:
+    models(single, "seal", "one")
+    write(tmp_path / "ink.safetensors", {"a.lora_up.weight": (5, 4)})
+    [one, _] = load_catalog(single)
+    assert one.problem() is None
+    assert "ink.safetensors has" in one.lora_problems()["ink"]
+
+
+def test_an_embedding_that_has_changed_is_refused_by_name(single: Path, tmp_path: Path) -> None:
+    """It is a part of what its model draws: every prompt that says its word would draw something else."""
+    toy = write(tmp_path / "toy.safetensors", {"x": (2, 768)})
+    single.write_text(single.read_text().replace("  one: { ", "  one: { embeddings: { <toy>: toy.safetensors }, "))
+    assert models(single, "seal", "one") == 0
+    assert manifest(tmp_path, "toy").is_file()
+    [one, two] = load_catalog(single)
+    assert one.problem() is None
+    write(toy, {"x": (3, 768)})
+    [one, two] = load_catalog(single)
+    assert str(one.problem()).startswith("toy.safetensors has ")
+    assert two.problem() is None
+
+
+def test_bytes_that_no_header_tells_are_verified(
+    single: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By verify, and by a deep check; /v1/models shows what they found, of all of a model's files."""
+    models(single, "seal", "one")
+    states = SealStates(tmp_path / "data")
+    [one, two] = (model.plan for model in load_catalog(single))
+    assert states.of(two) == {"state": "unknown", "verified_at": None}, "half of it is sealed"
+    assert states.of(one)["state"] == "intact"  # type: ignore[index]
+    read: list[Path] = []
+    real = seal.read
+
+    def reading(folder: Path, name: str) -> seal.Seal | None:
+        read.append(folder / name)
+        return real(folder, name)
+
+    monkeypatch.setattr(seal, "read", reading)
+    assert states.of(one)["state"] == "intact"  # type: ignore[index]
+    assert read == [], "a seal is read again once it has changed"
+    monkeypatch.undo()
+    monkeypatch.setenv("DARKROOM_DATA_DIR", str(tmp_path / "data"))
+    flip(tmp_path / "one.safetensors", -1)
+    assert next(iter(load_catalog(single))).problem() is None, "the front looks at headers alone"
+    assert models(single, "verify", "one") == 1
+    assert states.of(one)["state"] == "damaged"  # type: ignore[index]
+    flip(tmp_path / "one.safetensors", -1)
+    assert models(single, "verify", "one") == 0
+    assert states.of(one)["state"] == "intact"  # type: ignore[index]
+    manifest(tmp_path, "one").write_text("{")
+    assert states.of(one) == {"state": "damaged", "verified_at": None}
+    assert "is damaged: seal the model again" in str(next(iter(load_catalog(single))).problem())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
@@ -73,6 +74,22 @@ def test_noise_of_no_named_type_is_float32_while_another_model_loads() -> None:
     finally:
         torch.set_default_dtype(before)
     assert torch.equal(drawn, exact)
+
+
+def test_numbers_of_no_named_type_are_what_they_are_while_another_model_loads() -> None:
+    """LCM makes a tensor of its guidance scale: what was drawn while a half-precision model loaded was another picture,
+    a quarter of the range away."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.bfloat16)
+    try:
+        with Float32Noise():
+            assert torch.tensor(7.3 - 1).item() == pytest.approx(6.3)
+            assert torch.tensor([0.1, 0.2]).dtype is torch.float32
+            assert torch.tensor([1, 2]).dtype is torch.int64
+            assert torch.tensor(0.1, dtype=torch.float16).dtype is torch.float16
+            assert torch.tensor(np.array([0.1], np.float16)).dtype is torch.float16
+    finally:
+        torch.set_default_dtype(before)
 
 
 def test_only_pipelines_with_half_precision_pay_for_it() -> None:

@@ -119,8 +119,8 @@ def test_names_of_old_programs_are_read_as_those_of_today(file: Path) -> None:
         ([f"{UNET}joint_blocks.0.x", "first_stage_model.x"], Kind.ALL_IN_ONE, "that is taken from it"),
         (["encoder.conv_in.weight", "decoder.conv_in.weight"], Kind.VAE, "name it under vae"),
         (["first_stage_model.decoder.conv_in.weight"], Kind.VAE, "name it under vae"),
-        (["text_model.encoder.layers.0.mlp.fc1.weight"], Kind.TEXT_ENCODER, "take a complete checkpoint"),
-        (["encoder.block.0.layer.0.SelfAttention.q.weight"], Kind.TEXT_ENCODER, "take a complete checkpoint"),
+        (["text_model.encoder.layers.0.mlp.fc1.weight"], Kind.TEXT_ENCODER, "name it under text_encoders"),
+        (["encoder.block.0.layer.0.SelfAttention.q.weight"], Kind.TEXT_ENCODER, "name it under text_encoders"),
         (["conv_first.weight", "body.0.rdb1.conv1.weight"], Kind.UPSCALER, "not served"),
         (["something"], Kind.UNKNOWN, "original layout"),
         ([], Kind.UNKNOWN, "original layout"),
@@ -236,7 +236,11 @@ def test_a_checkpoint_of_no_base_that_is_known(file: Path) -> None:
     ("lacks", "says"),
     [
         ("first_stage_model", "some.safetensors has no VAE: name one under vae in models.yaml"),
-        ("cond_stage_model", "some.safetensors has no text encoder: take a complete checkpoint"),
+        (
+            "cond_stage_model",
+            "some.safetensors has no text encoder: take a complete checkpoint, or name CLIP-L (clip_l.safetensors)"
+            " under text_encoders",
+        ),
     ],
 )
 def test_a_part_that_is_not_in_the_file(lacks: str, says: str, file: Path) -> None:

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import save_file
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import headers
+from pipelines.facts import headers, marks
 from pipelines.facts.folder import inspect, parts
+from pipelines.models.scales import multiplied
 
 FLOAT8 = torch.zeros(4, 2).to(torch.float8_e4m3fn)
 
@@ -60,8 +61,8 @@ def test_a_tensor_that_is_not_as_large_as_its_shape_says(model: Path, shape: Any
 @pytest.mark.parametrize("mark", ["scale_weight", "weight_scale"])
 @pytest.mark.parametrize("shape", [(), (1,), (4,), (4, 1)])
 def test_scales_of_fp8_are_found(model: Path, mark: str, shape: tuple[int, ...]) -> None:
-    marks = {"scaled_fp8": FLOAT8.clone(), "a__scale_input": torch.ones(1)}
-    write(model, a__weight=FLOAT8, **{f"a__{mark}": torch.ones(shape)}, **marks)
+    idle = {"scaled_fp8": FLOAT8.clone(), "a__scale_input": torch.ones(1)}
+    write(model, a__weight=FLOAT8, **{f"a__{mark}": torch.ones(shape)}, **idle)
     assert inspect(model) > 0
     (scale,) = parts(model)[0].scales()
     assert (scale.weight, scale.scale) == ("a.weight", f"a.{mark}")
@@ -81,6 +82,76 @@ def test_a_scale_that_cannot_be_undone_is_refused_by_name(model: Path, more: dic
     write(model, **more)
     with pytest.raises(LoadRefused, match=r"unet/ has a\.(scale_weight|weight_scale)"):
         inspect(model)
+
+
+@pytest.mark.parametrize(
+    ("scale", "weight", "lengths"),
+    [
+        ((24, 24), (3072, 3072), (128, 128)),
+        ((48, 192), (3072, 12288), (64, 64)),
+        ((2, 3), (200, 300), (128, 128)),  # the last of each is shorter
+        ((1, 2), (100, 256), (100, 128)),
+        ((3072, 24), (3072, 3072), (1, 128)),
+        ((3072, 24, 1), (3072, 3072), (1, 128)),
+        ((3072,), (3072, 64), (1, 64)),
+        ((), (4, 2), (4, 2)),
+        ((1, 1), (4, 2), (4, 2)),
+        ((3, 3), (200, 300), None),
+        ((3072, 3072), (3072, 3072), None),
+        ((24, 3072), (3072, 3072), None),
+        ((0, 2), (0, 2), None),
+        ((9, 9), (4, 4), None),
+        ((2, 2), (64, 64, 3, 3), None),
+        ((2, 2, 2), (64, 64), None),
+    ],
+)
+def test_the_blocks_of_a_scale(
+    scale: tuple[int, ...], weight: tuple[int, ...], lengths: tuple[int, ...] | None
+) -> None:
+    assert marks.blocks(scale, weight) == lengths
+
+
+@pytest.mark.parametrize(
+    ("scale", "weight"), [((2, 3), (200, 300)), ((8, 2), (8, 64)), ((4, 4), (32, 64)), ((), (3, 5))]
+)
+def test_each_block_is_multiplied_by_its_own(scale: tuple[int, ...], weight: tuple[int, ...]) -> None:
+    lengths = marks.blocks(scale, weight)
+    assert lengths is not None
+    factors, numbers = torch.rand(scale) + 0.5, torch.randn(weight).to(torch.float8_e4m3fn)
+    found = multiplied(numbers, factors)
+    for row in range(weight[0]):
+        for column in range(weight[1]):
+            place = (row // lengths[0], column // lengths[1]) if scale else ()
+            assert found[row, column] == numbers[row, column].float() * factors[place]
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"a__weight": FLOAT8, "a__weight_scale": torch.ones(4, 1, dtype=torch.uint8)}, "a.weight is in MXFP8, which"),
+        (
+            {
+                "a__weight": torch.zeros(4, 2, dtype=torch.uint8),
+                "a__weight_scale": FLOAT8.clone(),
+                "a__weight_scale_2": torch.ones(1),
+            },
+            "has a.weight in NVFP4",
+        ),
+    ],
+)
+def test_formats_of_blocks_that_are_not_served_are_named(model: Path, more: dict[str, torch.Tensor], says: str) -> None:
+    write(model, **more)
+    with pytest.raises(LoadRefused, match=says.replace(".", r"\.")):
+        inspect(model)
+
+
+def test_the_third_spelling_of_a_scale(model: Path) -> None:
+    """Blocks are from 128 numbers on with most: refused, whatever their form, until they were descaled."""
+    weight = torch.zeros(200, 300).to(torch.float8_e4m3fn)
+    write(model, a__weight=weight, a__weight_scale_inv=torch.ones(2, 3))
+    assert inspect(model) > 0
+    (scale,) = parts(model)[0].scales()
+    assert scale.scale == "a.weight_scale_inv"
 
 
 def test_weights_in_integers_are_refused_unless_a_library_has_quantised_them(model: Path) -> None:

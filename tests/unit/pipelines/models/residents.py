@@ -32,7 +32,7 @@ class Weights:
 
     def move(self, device: torch.device) -> None:
         self._house.moving.set()
-        assert self._house.may_move.wait(10)
+        assert self._house.may_move.wait(60)
         if device.type == self._house.no_way_to:
             raise self._house.moving_error
         self.has_host_copy = self.has_host_copy or device.type == "cpu"

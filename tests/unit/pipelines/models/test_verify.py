@@ -6,6 +6,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import msgspec
@@ -15,7 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from pipelines.errors import LoadRefused
 from pipelines.facts import folder as model_folder
-from pipelines.models import selfcheck, verify
+from pipelines.models import dry_run, selfcheck, tuning, verify
 from pipelines.models.loader import LoadedModel, load, weight_bytes
 from pipelines.plan import ModelPlan
 from server.catalog.catalog import Model
@@ -251,3 +252,99 @@ class OneWord:
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._tokenizer, name)
+
+
+def in_four_bits(name: str, tensor: torch.Tensor) -> Tensors:
+    packed = torch.zeros(tensor.numel() // 2, 1, dtype=torch.uint8)
+    beside = {f"{name}.absmax": torch.ones(4), f"{name}.quant_map": torch.ones(16)}
+    return {name: packed, **beside, f"{name}.quant_state.bitsandbytes__nf4": torch.zeros(8, dtype=torch.uint8)}
+
+
+def in_eight_bits(name: str, tensor: torch.Tensor) -> Tensors:
+    scale = {name.replace("weight", "SCB"): torch.ones(len(tensor))}
+    return {name: torch.zeros(tensor.shape, dtype=torch.int8), **scale, f"{name}_format": torch.zeros(())}
+
+
+def of_torchao(name: str, tensor: torch.Tensor) -> Tensors:
+    head = name.removesuffix("weight")
+    data = torch.zeros(tensor.shape).to(torch.float8_e4m3fn)
+    return {f"{head}_weight_qdata": data, f"{head}_weight_scale": torch.ones(len(tensor), 1)}
+
+
+def of_quanto(name: str, tensor: torch.Tensor) -> Tensors:
+    return {f"{name}._data": torch.zeros(tensor.shape, dtype=torch.int8), f"{name}._scale": torch.ones(len(tensor), 1)}
+
+
+Packing = Callable[[str, torch.Tensor], Tensors]
+
+
+@pytest.mark.parametrize("component", ["unet", "text_encoder"])
+@pytest.mark.parametrize(
+    ("method", "pack"),
+    [("bitsandbytes", in_four_bits), ("bitsandbytes", in_eight_bits), ("torchao", of_torchao), ("quanto", of_quanto)],
+)
+def test_weights_that_are_quantised_already_are_compared_by_name(
+    component: str, method: str, pack: Packing, plan: ModelPlan
+) -> None:
+    """They were not compared at all: what was missing was told after minutes of loading, or never."""
+
+    def packed(tensors: Tensors) -> Tensors:
+        found: Tensors = {}
+        for name, tensor in tensors.items():
+            found |= pack(name, tensor) if name.endswith("_proj.weight") or "to_q.weight" in name else {name: tensor}
+        return found
+
+    set_json(Path(plan.folder) / component / "config.json", quantization_config={"quant_method": method})
+    change(plan, component, packed)
+    part = next(each for each in model_folder.parts(Path(plan.folder)) if each.component.name == component)
+    assert part.is_quantised
+    assert verify.compare(part) is not None
+    change(plan, component, lambda tensors: {k: v for k, v in tensors.items() if "attn" not in k or "1" not in k})
+    with pytest.raises(LoadRefused, match=rf"^{component}/ lacks \d+ of the .*attn"):
+        verify.compare(part)
+    change(plan, component, lambda tensors: {name: t[:1] if "norm" in name else t for name, t in tensors.items()})
+    with pytest.raises(LoadRefused, match=rf"^{component}/ (lacks|does not fit)"):
+        verify.compare(part)
+
+
+class Quantiser:
+    """A library's, as far as a model without memory meets it."""
+
+    lost = ""
+    fails = ""
+
+    def preprocess_model(self, model: torch.nn.Module, **_: Any) -> None:
+        if self.fails:
+            raise RuntimeError(self.fails)
+        for name, module in list(model.named_modules()):
+            if isinstance(module, torch.nn.Linear) and name == self.lost:
+                model.set_submodule(name, torch.nn.Identity())
+
+
+@pytest.mark.parametrize(
+    ("lost", "fails", "says"),
+    [
+        ("", "", None),
+        (
+            "time_embedding.linear_1",
+            "",
+            "its library has no time_embedding.linear_1.bias, time_embedding.linear_1.weight",
+        ),
+        ("", "no such layer", "RuntimeError: no such layer"),
+    ],
+)
+def test_a_model_is_built_as_quantise_has_it(
+    lost: str, fails: str, says: str | None, plan: ModelPlan, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check built the plain model, whatever models.yaml said."""
+    plan = msgspec.structs.replace(plan, quantise="int8")
+    mapping = {"unet": object()}
+    monkeypatch.setattr(tuning, "quantisation", lambda plan: SimpleNamespace(quant_mapping=mapping))
+    quantiser = Quantiser()
+    quantiser.lost, quantiser.fails = lost, fails
+    made = SimpleNamespace(from_config=lambda config, pre_quantized: quantiser)
+    monkeypatch.setattr(verify, "DiffusersAutoQuantizer", made)
+    said = dry_run.problem(plan)
+    assert said == (
+        None if says is None else f"quantise: int8 cannot be had for unet/: {says}{' then' if lost else ''}"
+    )

@@ -49,7 +49,7 @@ class Loads:
 
     def load(self, plan: ModelPlan, device: torch.device, **_: Any) -> Any:
         self.begun.append(plan.key)
-        assert self.leave.wait(10)
+        assert self.leave.wait(60)
         raise self.error
 
 

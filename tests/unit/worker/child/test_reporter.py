@@ -73,7 +73,7 @@ def test_previews_are_left_out_while_the_encoders_are_behind(
     encode = images.encode
 
     def late(*arguments: Any, **options: Any) -> Any:
-        assert gate.wait(10)
+        assert gate.wait(60)
         return encode(*arguments, **options)
 
     monkeypatch.setattr(images, "encode", late)
