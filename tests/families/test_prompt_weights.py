@@ -140,6 +140,15 @@ def test_sdxl_keeps_the_zeros_of_no_negative_prompt_and_pools_the_first_chunk(sd
     assert torch.equal(found["prompt_embeds"], encode(sdxl, "a cat"))
 
 
+def test_a_refiner_hears_by_its_second_encoder_alone() -> None:
+    model = tiny.build("SDXL")
+    model._base.register_modules(text_encoder=None, tokenizer=None)
+    found = given(model, "(a cat:1.0) BREAK a dog", negative_prompt="(dim:1.3)")
+    assert torch.equal(found["prompt_embeds"], torch.cat([encode(model, "a cat"), encode(model, "a dog")], 1))
+    assert torch.equal(found["pooled_prompt_embeds"], pooled(model, "a cat"))
+    assert found["negative_prompt_embeds"].shape == found["prompt_embeds"].shape == (1, 154, 16)
+
+
 def test_a_prompt_is_heard_up_to_a_bound(sd: LoadedModel) -> None:
     long = LETTERS * 9  # 3,600
     found = given(sd, long)["prompt_embeds"]
