@@ -41,6 +41,7 @@ class ModelPlan(msgspec.Struct, frozen=True):
     transformer: str | None = None  # absolute paths of files with a part's weights, in place of the folder's
     vae: str | None = None
     revision: str = ""  # of these files: it changes with them
+    devices: tuple[str, ...] = ()  # the devices of the server that it may be on, by name or kind; empty: all
 
     @property
     def source(self) -> str:
