@@ -236,4 +236,8 @@ def working_bytes(plan: ModelPlan) -> int | None:
 
 
 def _advice(device: torch.device, plan: ModelPlan, limit: int) -> str:
-    return loader.advice(plan, device, limit)
+    word = loader.advice(plan, device, limit)
+    if word or device.type == "cpu":
+        return word
+    size = loader.weight_bytes(plan, device)
+    return f"a device that has {size >> 20} MiB for weights; a model is never spread over several"
