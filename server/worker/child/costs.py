@@ -17,7 +17,7 @@ from server.worker.child.link import Link
 _SMOOTHING = 0.05  # of the moving average: about the last forty steps count
 _MIN_STEPS = 16  # between two that are told
 _MOVED = 0.1
-_MAX_RATIO = 5.0  # of one step to what was expected: others kept the machine busy
+_MAX_RATIO = 2.0  # of one step to those before it: something held it up
 
 
 @dataclass
@@ -61,7 +61,7 @@ class CostWatch:
         known = self._known.get(plan)
         if known is None:
             known = self._known[plan] = _Known(0.0, seconds / rows, pixels, most_rows=rows, told=0.0)
-        ratio = min(_MAX_RATIO, seconds / max(known.expected_s(rows, pixels), 1e-9))
+        ratio = min(_MAX_RATIO * known.scale, seconds / max(known.expected_s(rows, pixels), 1e-9))
         known.scale += _SMOOTHING * (ratio - known.scale)
         known.steps += 1
         if known.steps >= _MIN_STEPS and abs(known.scale - known.told) >= _MOVED * known.told:
