@@ -6,6 +6,7 @@ from another, or guessed: a guess costs one drawing a worse place.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 
 from server.worker.company import Company
@@ -16,6 +17,7 @@ from server.worker.status import ModelState, ModelStatus, ModelStatuses
 
 _UNKNOWN_LOAD_S = 10.0
 _UNKNOWN_COST = Cost(0.02, 0.1, 1024 * 1024, 8)
+_SOON_S = 0.5  # until a load ends that has taken longer than the last
 _WAKING_S = 10.0  # a process starts, and imports torch
 
 Elsewhere = Callable[[str], Iterator[ModelStatus]]
@@ -69,6 +71,8 @@ class Books:
         if not own_s:
             known = (status.loads.disk_s for status in self._elsewhere(key) if status.loads.disk_s)
             own_s = next(known, _UNKNOWN_LOAD_S)
+        if status.state is ModelState.LOADING:
+            own_s = max(_SOON_S, own_s - (time.monotonic() - status.since_s))
         return own_s + (_WAKING_S if self.member.asleep else 0.0)
 
     @property

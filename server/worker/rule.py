@@ -28,7 +28,7 @@ class Outlook(Protocol):
         ...
 
     def load_s(self, key: str) -> float:
-        """How long this model would take to come here; 0 where it is."""
+        """How long this model would take to come here, or will still take; 0 where it is."""
         ...
 
     @property
@@ -45,8 +45,14 @@ O = TypeVar("O", bound=Outlook)  # noqa: E741
 
 
 def choose(flight: Flight, devices: Iterable[O]) -> O:
-    """The device for a drawing, of at least one; of equals the one with the fewest drawings."""
-    return min(devices, key=lambda device: (round(ends_s(flight, device), 6), len(device.flights)))
+    """The device for a drawing, of at least one; of equals one where its model is or is awaited, then the one with the
+    fewest drawings."""
+
+    def rank(device: O) -> tuple[float, bool, int]:
+        elsewhere = device.load_s(flight.key) > 0 and flight.key not in device.awaited
+        return round(ends_s(flight, device), 6), elsewhere, len(device.flights)
+
+    return min(devices, key=rank)
 
 
 def ends_s(flight: Flight, device: Outlook) -> float:

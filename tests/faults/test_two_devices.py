@@ -18,7 +18,7 @@ from server.catalog.catalog import Model
 from tests.assertions import assert_api_error
 from tests.running import ROOT, Running, eventually, start
 
-LONG = {"num_inference_steps": 120, "size": "256x256"}  # seconds of drawing
+LONG = {"num_inference_steps": 50, "size": "256x256"}  # seconds of drawing
 SHORT = {"num_inference_steps": 2, "size": "256x256", "response_format": "b64_json"}
 DEVICES = ("cpu:0", "cpu:1")
 
@@ -32,7 +32,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, mini: Model) -> Iterator[Runni
     models = {"both": both, "bound": {**both, "preload": False, "devices": ["cpu:1"]}}
     file: Path = folder / "models.yaml"
     file.write_text(yaml.safe_dump({"default": "both", "models": models}))
-    with start(folder / "data", devices="cpu,cpu", threads=1, models=file) as running:
+    with start(folder / "data", devices="cpu,cpu", threads=1, drain_timeout_s=150, models=file) as running:
         yield running
 
 
