@@ -15,7 +15,7 @@ from typing import Protocol
 
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding
-from server.errors import DarkroomError, ModelUnavailable
+from server.errors import DarkroomError, ModelUnavailable, WorkerLost
 from server.settings import Settings
 from server.telemetry import Metrics
 from server.worker import protocol, rule
@@ -285,8 +285,8 @@ class Fleet:
             self._count(books)
             try:
                 async with books.company.alone() if alone else books.company.together():
-                    if books.available or not self._others_available(books, drawing):
-                        yield Place(books.member, drawing, flight)
+                    if books.available or not self.others_available(books, drawing):
+                        yield Place(self, books, drawing, flight, alone=alone)
                         return
             finally:
                 books.end(flight)
@@ -306,7 +306,8 @@ class Fleet:
             roomy = [books for books in open_ if len(books.flights) < self._settings.running_jobs] or open_
             return roomy[0] if len(roomy) == 1 else rule.choose(Flight.of(drawing), roomy)
 
-    def _others_available(self, books: Books, drawing: Drawing) -> bool:
+    def others_available(self, books: Books, drawing: Drawing) -> bool:
+        """Is there another member that can draw this now?"""
         return any(other.available for other in self._bound(drawing.plan) if other is not books)
 
     def _count(self, books: Books) -> None:
@@ -347,18 +348,31 @@ class Fleet:
 class Place:
     """A drawing's place on a member."""
 
-    def __init__(self, member: Member, drawing: Drawing, flight: Flight) -> None:
-        self.member = member
+    def __init__(self, fleet: Fleet, books: Books, drawing: Drawing, flight: Flight, *, alone: bool) -> None:
+        self.member = books.member
+        self._fleet = fleet
+        self._books = books
         self._drawing = drawing
         self._flight = flight
+        self._alone = alone
 
     async def draw(
         self, encoding: Encoding, progress: Progress, previewed: Previewed = lambda number, picture: None
     ) -> protocol.Finished:
-        """The pictures of the drawing. Raises WorkerLost where the member dies under it."""
+        """The pictures of the drawing. Raises WorkerLost where the member dies under it.
+
+        One that dies before it has come to it is no matter of the drawing: another member draws it, if one can.
+        """
 
         def stepped(done: int, of: int) -> None:
             self._flight.steps_left = max(0, of - done)
             progress(done, of)
 
-        return await self.member.draw(self._drawing, encoding, stepped, previewed)
+        try:
+            return await self.member.draw(self._drawing, encoding, stepped, previewed)
+        except WorkerLost as lost:
+            # Not begun: it waited for a model that may have ended the worker, and would end the next.
+            if lost.started or not lost.begun or not self._fleet.others_available(self._books, self._drawing):
+                raise
+        async with self._fleet.reserve(self._drawing, alone=self._alone) as other:
+            return await other.draw(encoding, progress, previewed)

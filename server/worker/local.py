@@ -183,7 +183,7 @@ class LocalWorker:
             await self._send(protocol.Draw(drawing, encoding))
             return await pending.result
         except ConnectionError:
-            raise failures.lost() from None
+            raise failures.lost(started=False) from None
         except asyncio.CancelledError:
             with contextlib.suppress(ConnectionError):
                 await self._send(protocol.Cancel(drawing.job_id))
@@ -361,14 +361,13 @@ class LocalWorker:
                 log.error("the device cannot be used", extra={"device": self.name, "reason": reason})
                 if not self.device:  # a device that was there once may come back
                     self.on_refused(reason)
-            case protocol.Moved(key, place):
+            case protocol.Moved() | protocol.LoadProgress() | protocol.Checked() | protocol.Cost() | protocol.Tally():
                 news.note(message, self.models, self._metrics, self.name, self._named)
-                if place == ModelState.READY:
-                    self.rest.use(key)
-                self._sleep_if_free()
-            case protocol.LoadProgress() | protocol.Checked() | protocol.Cost() | protocol.Tally():
-                news.note(message, self.models, self._metrics, self.name, self._named)
-            case protocol.Progress() | protocol.Previewed() | protocol.Finished() | protocol.Failed():
+                if isinstance(message, protocol.Moved):
+                    if message.place == ModelState.READY:
+                        self.rest.use(message.key)
+                    self._sleep_if_free()
+            case _:
                 if isinstance(message, protocol.Progress):  # of a job whose client has left, too: it was done
                     self._metrics.stepped(self.name, message.news)
                 self._pending.hear(message)

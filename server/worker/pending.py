@@ -22,6 +22,7 @@ class Pending:
     result: asyncio.Future[protocol.Finished]
     progress: Callable[[int, int], None]  # steps done, of so many
     previewed: Callable[[int, Picture], None]
+    started: bool = False  # the worker has come to it
 
     def end(self, result: protocol.Finished | DarkroomError) -> None:
         """Tell who waits, unless the client has left."""
@@ -43,17 +44,22 @@ class Pendings(dict[str, Pending]):
     def lose(self, models: ModelStatuses) -> set[str]:
         """The worker has ended, and all with it. Returns the keys of the models that were wanted."""
         for pending in self.values():
-            pending.end(failures.lost(begun=models.is_ready(pending.plan)))
+            pending.end(failures.lost(begun=models.is_ready(pending.plan), started=pending.started))
         wanted = {pending.plan.key for pending in self.values() if models.serves(pending.plan)}
         self.clear()
         return wanted
 
-    def hear(self, message: protocol.Progress | protocol.Previewed | protocol.Finished | protocol.Failed) -> None:
+    def hear(
+        self,
+        message: protocol.Started | protocol.Progress | protocol.Previewed | protocol.Finished | protocol.Failed,
+    ) -> None:
         """Pass on what the worker says of a drawing."""
         pending = self.get(message.job_id)
         if pending is None:
             return
         match message:
+            case protocol.Started():
+                pending.started = True
             case protocol.Progress(_, done, of):
                 pending.progress(done, of)
             case protocol.Previewed(_, number, picture):

@@ -113,11 +113,11 @@ class PaperMember:
         for job_id in job_ids or tuple(self.drawings):
             self.drawings[job_id][1].set_result(protocol.Finished(job_id, (), 0.1))
 
-    def die(self) -> None:
-        """The process ends, and is being replaced."""
+    def die(self, *, started: bool = True) -> None:
+        """The process ends, and is being replaced; ``started`` says whether it had come to its drawings."""
         self.up = self.settled = False
         for _, end, _ in self.drawings.values():
-            end.set_exception(failures.lost())
+            end.set_exception(failures.lost(started=started))
         self.statuses.worker_lost()
         self.on_change()
 

@@ -347,3 +347,20 @@ async def test_metrics_tell_the_drawings_of_each_device() -> None:
         member.finish()
     await asyncio.gather(*tasks)
     assert [value("darkroom_device_drawings", {"device": f"cpu:{number}"}) for number in (0, 1)] == [0, 0]
+
+
+async def test_what_a_worker_had_not_come_to_is_drawn_by_another() -> None:
+    """Whoever came in the moment after a death, before the front knew of it, was answered 503 beside idle devices."""
+    fleet = PaperFleet(2)
+    task = fleet.begin(drawing())
+    await settle()
+    fleet.paper[0].die(started=False)
+    await settle()
+    assert spread(fleet) == [0, 1]
+    fleet.paper[1].finish()
+    await task
+    last = fleet.begin(drawing(2))
+    await settle()
+    fleet.paper[1].die(started=False)
+    with pytest.raises(WorkerLost):
+        await last

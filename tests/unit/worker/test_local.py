@@ -253,3 +253,22 @@ async def test_only_a_load_that_stands_still_is_killed(
             await until(lambda before=before: looks[0] > before + 1 or child.returncode is not None)  # type: ignore[misc]
         assert child.returncode == (-signal.SIGKILL if silent else None)
         await worker.stop()
+
+
+async def test_a_worker_that_dies_says_which_drawings_it_had_come_to(children: Children) -> None:
+    async with started([]) as worker:
+        child = await children.get()
+        child.say(HELLO)
+        await move(worker, child, "mini", "ready")
+        tasks = [
+            asyncio.create_task(
+                worker.draw(msgspec.structs.replace(DRAWING, job_id=job), Encoding("png", 90), lambda done, of: None)
+            )
+            for job in ("job_1", "job_2")
+        ]
+        await until(lambda: len(child.heard) == 2)
+        child.say(protocol.Started("job_1"))
+        await move(worker, child, "broken", "loading")
+        child.end(-9)
+        lost = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [error.started for error in lost if isinstance(error, WorkerLost)] == [True, False]
