@@ -52,6 +52,7 @@ class ModelPlan(msgspec.Struct, frozen=True):
     tokenizer: str | None = None  # absolute path of T5's words, or of the folder that has them
     embeddings: tuple[EmbeddingFile, ...] = ()  # by token
     revision: str = ""  # of these files: it changes with them
+    devices: tuple[str, ...] = ()  # the devices of the server that it may be on, by name or kind; empty: all
 
     @property
     def source(self) -> str:

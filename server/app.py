@@ -34,7 +34,9 @@ from server.storage.signing import Signer, load_or_create_secret
 from server.storage.store import Store, open_store
 from server.telemetry import Metrics
 from server.web import docs, page
-from server.worker.idle import IdleWatch
+from server.worker.devices import find
+from server.worker.fleet import Fleet
+from server.worker.idle import watch_idle
 from server.worker.local import LocalWorker
 from server.worker.served import ServedCatalog
 
@@ -42,7 +44,7 @@ log = logging.getLogger("darkroom.app")
 
 
 def create_app(settings: Settings) -> FastAPI:
-    """Build one server's application. Raises ConfigError; opens no port and starts no process yet."""
+    """Build one server's application. Raises ConfigError; opens no port and starts no worker yet."""
     keyring = Keyring(settings.data_dir / "keys.json")
     if not settings.this_machine_only and keyring.empty and not settings.allow_open:
         reached = f"public_url {settings.public_url}" if settings.on_loopback else f"host {settings.host}"
@@ -57,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
         services.worker.start()
         sweep = asyncio.create_task(_sweep(services.store, settings), name="sweep")
         watch = asyncio.create_task(services.served.watch(), name="watch-models")
-        idle = asyncio.create_task(IdleWatch(settings, services.served, services.worker).watch(), name="idle")
+        idle = asyncio.create_task(watch_idle(settings, services.served, services.worker), name="idle")
         try:
             yield
         finally:
@@ -92,7 +94,8 @@ def _counter(metrics: Metrics) -> Callable[[str, int], None]:
 
 
 def _build(settings: Settings, models_file: Path) -> Services:
-    catalog = load_catalog(models_file)
+    devices = find(settings)
+    catalog = load_catalog(models_file, devices)
     metrics = Metrics()
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -106,9 +109,10 @@ def _build(settings: Settings, models_file: Path) -> Services:
     else:
         signer = Signer(load_or_create_secret(settings.data_dir / "signing_key"))
     store = open_store(settings.store, settings.data_dir, settings.s3_endpoint)
-    queue = JobQueue(settings.queue_size, slots=settings.running_jobs, per_key=settings.key_jobs)
     preload = {model.plan for model in catalog if model.entry.preload}
-    worker = LocalWorker(settings, catalog.plans.values(), preload, metrics)
+    fleet = Fleet(settings, devices, catalog.plans.values(), preload, metrics, LocalWorker)
+    queue = JobQueue(settings.queue_size, slots=fleet.slots, per_key=settings.key_jobs)
+    fleet.on_slots = queue.grant
     fetcher = Fetcher(
         settings.fetch,
         timeout_s=settings.fetch_timeout_s,
@@ -120,15 +124,15 @@ def _build(settings: Settings, models_file: Path) -> Services:
     keep_s = min(KEEP_S, settings.url_lifetime_s / 2)
     budget = Budget(settings.held_bytes)
     repeats = Repeats[Outcome](lambda outcome: outcome.size_bytes, keep_s=keep_s, budget=budget)
-    runner = JobRunner(queue, worker, metrics, log_prompts=settings.log_prompts)
+    runner = JobRunner(queue, fleet, metrics, log_prompts=settings.log_prompts)
     return Services(
         settings=settings,
-        served=ServedCatalog(models_file, catalog, worker),
+        served=ServedCatalog(models_file, catalog, fleet, devices),
         queue=queue,
         jobs=registry,
         admission=Admission(queue, registry, repeats, runner, job_timeout_s=settings.job_timeout_s, budget=budget),
         budget=budget,
-        worker=worker,
+        worker=fleet,
         store=store,
         signer=signer,
         fetcher=fetcher,

@@ -152,6 +152,7 @@ class ModelUnavailable(Unavailable):
 
 class WorkerLost(Unavailable):
     begun = True  # False: the drawing waited for its model, so that it cannot have ended the worker
+    started = True  # False: the worker had not come to it either, so that it may be drawn elsewhere
 
 
 class OutOfDeviceMemory(Unavailable):

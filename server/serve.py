@@ -23,7 +23,7 @@ from server.edge.connections import Connections, max_connections, raise_descript
 from server.edge.deadlines import protocol_with_deadlines
 from server.edge.request_id import WithRequestId
 from server.errors import ConfigError
-from server.settings import ENV_PREFIX, Settings
+from server.settings import Settings
 from server.telemetry import Metrics, configure_logging
 
 BACKLOG = 2048  # connections that wait to be accepted
@@ -154,7 +154,7 @@ def serve(settings: Settings) -> None:
             signal.signal(number, server.stop_early)
     server.run(sockets=[listener])
     if server.refusal:
-        raise ConfigError(f"{ENV_PREFIX}DEVICE (--device) = {settings.device}: {server.refusal}")
+        raise ConfigError(f"{settings.devices_as_set}: {server.refusal}")
 
 
 def _has_terminal() -> bool:

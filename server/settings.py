@@ -24,6 +24,8 @@ URL_VARIABLE = "DARKROOM_URL"  # of commands that ask a server, not settings of 
 API_KEY_VARIABLE = "DARKROOM_API_KEY"
 MIB = 1024 * 1024
 _UNITS = {"MiB": MIB, "GiB": 1024 * MIB, "MB": 10**6, "GB": 10**9}
+_DEVICE = re.compile(r"cpu|mps|xpu|cuda:\d{1,3}|(GPU|MIG)-[0-9A-Za-z/-]{1,99}", re.ASCII)
+_MAX_DEVICES = 64
 _MEMORY = re.compile(rf"(?P<amount>\d{{1,9}}(\.\d{{1,6}})?) ?(?P<unit>{'|'.join(_UNITS)}|%|)", re.ASCII)
 
 
@@ -59,9 +61,14 @@ class Settings(BaseSettings):
     models: Path | None = Field(
         None, description="models.yaml; default: the one in this folder, else the one that ships"
     )
-    device: Literal["auto", "cpu", "cuda", "mps", "xpu"] = Field(
+    devices: str = Field(
         "auto",
-        description="auto: CUDA (also AMD's) if it can be used, else the CPU; mps (Apple) and xpu (Intel) are untested",
+        description="what draws, with a worker for each: auto (every CUDA device, also AMD's, else the CPU), cpu, cuda,"
+        " or a list: cuda:0,cuda:2, UUIDs of GPUs and MIG parts, cpu,cpu; mps (Apple) and xpu (Intel) are untested",
+    )
+    device: str | None = Field(None, description="the old name of devices; only one of the two can be set")
+    threads: int | None = Field(
+        None, ge=1, le=1024, description="threads of each worker on the CPU; default: this process's cores, shared out"
     )
     fetch: str = Field(
         "public",
@@ -158,6 +165,19 @@ class Settings(BaseSettings):
             raise ValueError("must be local or s3://bucket/prefix")
         return value
 
+    @field_validator("devices", "device")
+    @classmethod
+    def _are_devices(cls, value: str | None) -> str | None:
+        if value is None or value.strip() in ("auto", "cuda"):
+            return value
+        words = [word.strip() for word in value.split(",")]
+        if len(words) > _MAX_DEVICES or not all(_DEVICE.fullmatch(word) for word in words):
+            raise ValueError(
+                "must be auto, cpu, cuda, mps, xpu, or a list, comma-separated, of cpu, cuda:NUMBER, GPU-UUID and"
+                " MIG-UUID"
+            )
+        return value
+
     @field_validator("fetch")
     @classmethod
     def _is_fetch(cls, value: str) -> str:
@@ -183,6 +203,23 @@ class Settings(BaseSettings):
     def held_bytes(self) -> int:
         """The budget of bytes: ``max_held_bytes``, or what the largest bodies need."""
         return max(self.max_held_bytes, 2 * self.max_body_bytes)
+
+    @property
+    def device_words(self) -> tuple[str, ...]:
+        """What ``devices``, or ``device`` in its place, names."""
+        return tuple(word.strip() for word in (self.device or self.devices).split(","))
+
+    @property
+    def device_kind(self) -> str:
+        """The kind of the first device: auto, cpu, cuda, mps or xpu."""
+        first = self.device_words[0]
+        return "cuda" if first.startswith(("cuda", "GPU-", "MIG-")) else first
+
+    @property
+    def devices_as_set(self) -> str:
+        """The setting with its value, for a message: under the name that it was set by."""
+        name = "devices" if self.device is None else "device"
+        return f"{ENV_PREFIX}{name.upper()} (--{name}) = {getattr(self, name)}"
 
     @property
     def on_loopback(self) -> bool:
@@ -240,6 +277,11 @@ def read_settings(argv: list[str] | None = None, **overrides: Any) -> Settings:
         settings = Settings(**overrides) if argv is None else CliApp.run(Settings, cli_args=argv, **overrides)
     except ValidationError as error:
         raise ConfigError("; ".join(_explain(item) for item in error.errors())) from None
+    if settings.device is not None and "devices" in settings.model_fields_set:
+        raise ConfigError(
+            f"{settings.devices_as_set}: is the old name of {ENV_PREFIX}DEVICES (--devices), which is set too; leave"
+            " one of the two out"
+        )
     written = "max_held_bytes" in settings.model_fields_set  # its default grows with the largest body
     if written and settings.max_held_bytes < settings.held_bytes:
         raise ConfigError(

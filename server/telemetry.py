@@ -5,6 +5,7 @@ Knows names and shapes; keeps prompts, keys and bodies out by never being given 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import sys
@@ -20,19 +21,19 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 class JsonLines(logging.Formatter):
     """One JSON object a record; ``extra`` fields become keys. JSON escaping keeps newlines from forging records."""
 
-    def __init__(self, process: str) -> None:
+    def __init__(self, process: str, device: str = "") -> None:
         super().__init__()
-        self._process = process
+        self._process = {"process": process, **({"device": device} if device else {})}
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
-            "process": self._process,
+            **self._process,
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line |= {key: value for key, value in vars(record).items() if key not in _STANDARD}
+        line |= {key: value for key, value in vars(record).items() if key not in _STANDARD} | self._process
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
@@ -66,10 +67,11 @@ class Seldom(logging.Filter):
         return True
 
 
-def configure_logging(level: str, *, process: str) -> None:
-    """Send this process's log to stderr as JSON lines. Called once, by a process's main."""
+def configure_logging(level: str, *, process: str, device: str = "") -> None:
+    """Send this process's log to stderr as JSON lines. Called once, by a process's main; ``device`` is the one that it
+    draws on, where a server has several."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(JsonLines(process))
+    handler.setFormatter(JsonLines(process, device))
     handler.addFilter(Seldom("uvicorn", "asyncio"))
     root = logging.getLogger()
     root.handlers[:] = [handler]
@@ -116,19 +118,19 @@ class Metrics:
         self.model_shared = Gauge(
             "darkroom_model_shared",
             "1 when the model's runs share denoiser steps, 0 when the check at load found that they may not",
-            ["model"],
+            ["model", "device"],
             registry=self.registry,
         )
         self.engine = Gauge(
             "darkroom_engine",
             "The engine's counters since its worker started: forwards and rows by module, fallbacks",
-            ["counter"],
+            ["counter", "device"],
             registry=self.registry,
         )
         self.device_memory = Gauge(
             "darkroom_device_memory_bytes",
             "Device memory of the worker: in_use by weights and pictures, reserved from the device; not on the CPU",
-            ["kind"],
+            ["kind", "device"],
             registry=self.registry,
         )
         self.device_out_of_memory = Gauge(
@@ -138,18 +140,40 @@ class Metrics:
             registry=self.registry,
         )
         self.model_ready = Gauge(
-            "darkroom_model_ready", "1 when the model can be served", ["model"], registry=self.registry
+            "darkroom_model_ready", "1 when the model can be served", ["model", "device"], registry=self.registry
         )
+
+        self.device_drawings = Gauge(
+            "darkroom_device_drawings", "Drawings that a device has now", ["device"], registry=self.registry
+        )
+        self.device_steps = Counter(
+            "darkroom_device_steps", "Denoising steps done, by run, of each device", ["device"], registry=self.registry
+        )
+        self.device_restarts = Counter(
+            "darkroom_device_restarts", "Workers replaced after death or hang", ["device"], registry=self.registry
+        )
+
+    def stepped(self, device: str, steps: int) -> None:
+        """So many more steps were done."""
+        self.steps.inc(steps)
+        self.device_steps.labels(device).inc(steps)
+
+    def restarted(self, device: str) -> None:
+        """A worker is replaced."""
+        self.worker_restarts.inc()
+        self.device_restarts.labels(device).inc()
 
     def tell(self, counts: dict[str, int], memory: dict[str, int], device: str) -> None:
         """Set what a worker has counted: the engine's counters, and bytes of its device's memory if it has its own."""
         for name, value in counts.items():
-            self.engine.labels(name).set(value)
+            self.engine.labels(name, device).set(value)
         for name in memory.keys() & {"in_use", "reserved"}:
-            self.device_memory.labels(name).set(memory[name])
+            self.device_memory.labels(name, device).set(memory[name])
         if "out_of_memory" in memory:
             self.device_out_of_memory.labels(device).set(memory["out_of_memory"])
 
-    def forget_memory(self) -> None:
+    def forget_memory(self, device: str) -> None:
         """A worker has ended: what it held is free, and nothing is known of the device until the next has come up."""
-        self.device_memory.clear()
+        for kind in ("in_use", "reserved"):
+            with contextlib.suppress(KeyError):
+                self.device_memory.remove(kind, device)

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import io
 import threading
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,20 +24,36 @@ from server.errors import DarkroomError, ModelUnavailable
 from server.settings import Settings
 from server.telemetry import Metrics
 from server.worker import protocol
-from server.worker.status import ModelState, ModelStatus
+from server.worker.devices import WorkerDevice
+from server.worker.rest import Rest
+from server.worker.status import Deaths, ModelState, ModelStatus
 from tests.running import ROOT
 from tests.unit.edge.live import Live, serve
 
 
 class PaperWorker:
-    """Stands in for LocalWorker. Remembers every drawing; holds them while ``gate`` is shut; fails as told."""
+    """Stands in for LocalWorker: a member of the fleet. Remembers every drawing; holds them while ``gate`` is shut;
+    fails as told."""
 
     up = settled = True
     asleep = busy = False
-    start_failure = device_problem = ""
+    start_failure = device_problem = device_name = ""
     device = "paper"
 
-    def __init__(self, settings: Settings, plans: Iterable[ModelPlan], preload: Iterable[ModelPlan], metrics: Metrics):
+    def __init__(
+        self,
+        settings: Settings,
+        plans: Iterable[ModelPlan],
+        preload: Iterable[ModelPlan],
+        metrics: Metrics,
+        device: WorkerDevice,
+        deaths: Deaths,
+    ) -> None:
+        self.name = device.name or "paper"
+        self.rest = Rest()
+        self.on_refused: Callable[[str], None] = lambda reason: None
+        self.on_change: Callable[[], None] = lambda: None
+        self.models: MutableMapping[str, ModelStatus]
         self.models = {plan.key: ModelStatus(ModelState.READY) for plan in plans}
         self.gate = threading.Event()
         self.forget()
@@ -60,6 +76,9 @@ class PaperWorker:
 
     def leave(self, plan: ModelPlan, place: ModelState) -> None:
         self.models[plan.key] = ModelStatus(place)
+
+    def in_use(self, plan: ModelPlan) -> bool:
+        return False
 
     def sleep(self) -> None:
         self.asleep = True
@@ -153,4 +172,4 @@ class PaperServers:
             patch.setattr("server.app.LocalWorker", PaperWorker)
             app = create_app(chosen)
         live = self._stack.enter_context(serve(app, chosen))
-        return Paper(live, app, app.state.services.worker, key)
+        return Paper(live, app, app.state.services.worker.members[0], key)

@@ -9,6 +9,7 @@ runs' own code too, happens on one thread, whose turns the runs take as greenlet
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable
@@ -54,6 +55,7 @@ class Engine:
         self._ready: deque[Run] = deque()  # may go on as soon as it is their turn
         self._waiting: dict[Call, Run] = {}
         self._decoded = False  # since the last denoiser step
+        self._under_way: tuple[Drawing, int, float] | None = None  # the last denoiser step: of, rows, began
         # While runs are active; weakly, for a busy engine must not keep a model that was evicted.
         self._mergers: weakref.WeakKeyDictionary[SharedModule, collate.Merger] = weakref.WeakKeyDictionary()
         self._change = threading.Condition()
@@ -104,6 +106,7 @@ class Engine:
     def _wait_for_work(self) -> bool:
         if not self._active:
             self._mergers.clear()
+            self._under_way = None
         with self._change:
             self._change.wait_for(lambda: self._active or self._newcomers or self._closing)
             return bool(self._active or self._newcomers)
@@ -118,6 +121,7 @@ class Engine:
                 if not run.model.shares and any(other.model is run.model for other in self._active):
                     continue
                 admitted += 1
+                self._under_way = None  # its set-up is no part of a step
                 self._active[run] = self._newcomers.pop(run)
                 self._ready.append(run)
 
@@ -145,9 +149,19 @@ class Engine:
 
     def _step(self) -> None:
         batch = self._choose()
+        self._time(batch)
         batch.run()
         for call in batch.calls:
             self._wake(call)
+
+    def _time(self, batch: Batch) -> None:
+        """Tell what the last step took. Until the next begins: a device computes while the host goes on."""
+        now = time.perf_counter()
+        if self._under_way is not None:
+            drawing, rows, began = self._under_way
+            self._sink.stepped(drawing, rows, now - began)
+        first = batch.calls[0]
+        self._under_way = (first.drawing, sum(batch.rows), now) if first.shared.stage is Stage.DENOISE else None
 
     def _choose(self) -> Batch:
         waiting = list(self._waiting)

@@ -71,7 +71,7 @@ class SharedModule:
     parts: dict[Path, Part] = field(default_factory=dict)  # of the arguments, from the trace at load
     output_parts: dict[Path, Part] = field(default_factory=dict)
     cost: StepCost | None = None  # measured at load
-    pixels: float = 0.0  # that a decoder makes of a latent element, from the trace at load
+    pixels: float = 0.0  # of the picture, for a latent element, from the trace at load
     learned_rows: dict[int, int] = field(default_factory=dict)  # area → rows that fitted, after an out-of-memory
 
     _regrowth: dict[int, _Regrowth] = field(default_factory=dict)  # by area

@@ -23,6 +23,10 @@ class Sink:
     def progress(self, drawing: Drawing, done: int, of: int) -> None:
         """``done`` of ``of`` steps are done."""
 
+    def stepped(self, drawing: Drawing, rows: int, seconds: float) -> None:
+        """A denoiser step of so many rows took so long, until the next could begin: of this drawing's model and size,
+        and maybe of others' with it."""
+
     def previewed(self, drawing: Drawing, done: int, of: int, picture: torch.Tensor) -> None:
         """``picture`` is what would come out after ``done`` steps: (n, 3, h, w), 0..1."""
 

@@ -14,7 +14,7 @@ import logging
 import os
 import secrets
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -211,8 +211,14 @@ def _write(path: Path, data: bytes) -> None:
 
 def _prune(folder: Path) -> None:
     """Let go of what was not used for longest, and of what crashes left. Raises OSError."""
-    kept = [(path.stat().st_mtime, path) for path in folder.glob("*.json")]
-    old = [path for _, path in sorted(kept)[:-_MAX_FILES]]
-    old += [path for path in folder.glob(".*.part") if time.time() - path.stat().st_mtime > _LEFTOVER_S]
+    old = [path for _, path in sorted(_changed(folder.glob("*.json")))[:-_MAX_FILES]]
+    old += [path for changed_s, path in _changed(folder.glob(".*.part")) if time.time() - changed_s > _LEFTOVER_S]
     for path in old:
         path.unlink(missing_ok=True)
+
+
+def _changed(paths: Iterable[Path]) -> Iterator[tuple[float, Path]]:
+    """When each was changed last; without those that another process has renamed or let go of meanwhile."""
+    for path in paths:
+        with contextlib.suppress(FileNotFoundError):
+            yield path.stat().st_mtime, path

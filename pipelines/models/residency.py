@@ -201,6 +201,15 @@ class Residency:
             self._drop_from_host(oldest)
         memory.give_back(self._device)
 
+    def sizes(self, plan: ModelPlan) -> tuple[int, int]:
+        """Bytes of the device that a model takes, and of the device for all weights beside it, as of the last load."""
+        with self._changed:
+            there = {
+                each: resident.size for each, resident in self._residents.items() if resident.place is Place.DEVICE
+            }
+        room = memory.for_weights(self._budget, [self._room(each) for each in {*there, plan}])
+        return there.get(plan, 0), room
+
     def limit(self, coming: ModelPlan) -> int:
         """Bytes for weights while this model is on the device, others' included, measured now."""
         there = {plan: r.size for plan, r in self._residents.items() if r.place is Place.DEVICE}

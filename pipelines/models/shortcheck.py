@@ -207,9 +207,13 @@ def are_mixed(off: float, *, effect: float, allowed: float) -> bool:
 
 
 def note_pixels(calls: list[Call]) -> None:
-    """How large are the pictures that decoders make? Needed before two are decoded: at once they may be too many."""
+    """How large are the pictures that decoders make, and that denoisers' rows stand for? Needed before two are decoded:
+    at once they may be too many."""
     for shared, call in first_calls(calls).items():
-        if not shared.is_denoiser:
+        if shared.is_denoiser:
+            spec = call.drawing.spec
+            shared.pixels = spec.draw_width * spec.draw_height / call.area
+        else:
             shared.pixels = math.prod(call.output[0].shape[-2:]) / call.area
 
 

@@ -6,15 +6,16 @@ Only a principal that is an admin may ask; ``server.edge.auth`` says who is.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Depends, Request, Response
+from fastapi import APIRouter, Depends, Query, Request, Response
 from fastapi.responses import JSONResponse
 
 from server.api import openapi
 from server.api.ops import worker_state
 from server.api.prefixes import add_under_both
 from server.api.services import Services
+from server.catalog.catalog import Model
 from server.errors import (
     AdminRequired,
     BadRequest,
@@ -28,6 +29,9 @@ from server.errors import (
 from server.worker.status import ModelState
 
 Endpoint = Callable[..., Any]
+DeviceQuery = Annotated[
+    str | None, Query(max_length=128, description="one of the server's devices, as /readyz names it; default: all")
+]
 
 
 def router(services: Services) -> APIRouter:
@@ -42,15 +46,17 @@ def router(services: Services) -> APIRouter:
         "/models/{model_id:path}/load",
         summary="Load a model",
         response_description="It is on the device.",
-        responses=openapi.errors(ModelNotFound, Unavailable, ModelUnavailable),
+        responses=openapi.errors(BadRequest, ModelNotFound, Unavailable, ModelUnavailable),
     )
-    async def load(model_id: str) -> dict[str, Any]:
-        """Returns once the model's weights are on the device. Takes an alias too."""
+    async def load(model_id: str, device: DeviceQuery = None) -> dict[str, Any]:
+        """Returns once the model's weights are on the device; without one, on every device that the model may be on.
+        Takes an alias too."""
         _require_open(services)
         model = services.catalog.resolve(model_id)
+        _require_device(services, device, model)
         services.worker.require(model.plan.key, model.id)
-        await services.worker.load(model.plan, model.id)
-        return {"id": model.id, "object": "model", "state": str(ModelState.READY)}
+        await services.worker.load(model.plan, model.id, *_named(device))
+        return {"id": model.id, "object": "model", "state": str(ModelState.READY), **_devices(services, model)}
 
     @_post(
         routes,
@@ -58,28 +64,47 @@ def router(services: Services) -> APIRouter:
         status_code=202,
         summary="Unload a model",
         response_description="It leaves as soon as nothing is drawn with it.",
-        responses=openapi.errors(ModelNotFound),
+        responses=openapi.errors(BadRequest, ModelNotFound),
     )
-    async def unload(model_id: str) -> dict[str, Any]:
-        """The model's weights leave the device and host memory once nothing is drawn with them. The next request that
-        names it loads it again."""
+    async def unload(model_id: str, device: DeviceQuery = None) -> dict[str, Any]:
+        """The model's weights leave the device, or all devices, and host memory once nothing is drawn with them. The
+        next request that names it loads it again."""
         model = services.catalog.resolve(model_id)
-        services.worker.leave(model.plan, ModelState.UNLOADED)
+        _require_device(services, device, model)
+        services.worker.leave(model.plan, ModelState.UNLOADED, *_named(device))
         state = services.worker.models[model.plan.key].state
-        return {"id": model.id, "object": "model", "state": str(state)}
+        return {"id": model.id, "object": "model", "state": str(state), **_devices(services, model)}
 
-    @_post(routes, "/admin/sleep", status_code=202, summary="Give the device back", response_description="It will.")
-    async def sleep() -> dict[str, Any]:
-        """The worker process ends once nothing is drawn, and the next request starts it again."""
-        services.worker.sleep()
-        return {"worker": {"state": worker_state(services)}}
+    @_post(
+        routes,
+        "/admin/sleep",
+        status_code=202,
+        summary="Give the device back",
+        response_description="It will.",
+        responses=openapi.errors(BadRequest),
+    )
+    async def sleep(device: DeviceQuery = None) -> dict[str, Any]:
+        """The worker process of the device, or of each, ends once nothing is drawn, and the next request starts it
+        again."""
+        _require_device(services, device)
+        services.worker.sleep(*_named(device))
+        return {"worker": {"state": worker_state(services.worker)}, **_workers(services)}
 
-    @_post(routes, "/admin/wake", status_code=202, summary="Take the device again", response_description="It will.")
-    async def wake() -> dict[str, Any]:
-        """The worker process starts, if it sleeps, and loads the models that have `preload`."""
+    @_post(
+        routes,
+        "/admin/wake",
+        status_code=202,
+        summary="Take the device again",
+        response_description="It will.",
+        responses=openapi.errors(BadRequest),
+    )
+    async def wake(device: DeviceQuery = None) -> dict[str, Any]:
+        """The worker process of the device, or of each, starts, if it sleeps, and loads the models that have
+        `preload`."""
         _require_open(services)
-        services.worker.wake()
-        return {"worker": {"state": worker_state(services)}}
+        _require_device(services, device)
+        services.worker.wake(*_named(device))
+        return {"worker": {"state": worker_state(services.worker)}, **_workers(services)}
 
     @_post(
         routes,
@@ -107,6 +132,36 @@ def _post(routes: APIRouter, path: str, **options: Any) -> Callable[[Endpoint], 
         return endpoint
 
     return add
+
+
+def _require_device(services: Services, device: str | None, model: Model | None = None) -> None:
+    """Raise BadRequest for a device that this server does not draw on, or that this model may not be on."""
+    if device is None:
+        return
+    members, names = services.worker.find(device), ", ".join(services.worker.names())
+    if not members:
+        raise BadRequest(f"device is none that this server draws on: it has {names}.", param="device")
+    if model is not None and not any(services.worker.may_draw(member, model.plan) for member in members):
+        raise BadRequest(
+            f"models.yaml binds {model.id} to {', '.join(model.plan.devices)}: it cannot be on another device.",
+            param="device",
+        )
+
+
+def _named(device: str | None) -> tuple[str, ...]:
+    return () if device is None else (device,)
+
+
+def _devices(services: Services, model: Model) -> dict[str, Any]:
+    """Where the model is, of each device, where there are several."""
+    states = services.worker.states(model.plan)
+    return {"devices": states} if len(services.worker.members) > 1 else {}
+
+
+def _workers(services: Services) -> dict[str, Any]:
+    """The state of each device's worker, where there are several."""
+    members = services.worker.members
+    return {"devices": {member.name: worker_state(member) for member in members}} if len(members) > 1 else {}
 
 
 def _require_admin(request: Request) -> None:

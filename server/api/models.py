@@ -76,6 +76,7 @@ def _row(services: Services, model: Model, seals: Mapping[str, Any]) -> dict[str
         "created": _CREATED,
         "owned_by": model.entry.owned_by,
         "state": services.worker.models[model.plan.key].state,
+        "devices": services.worker.states(model.plan),
         "aliases": model.entry.aliases,
         "sizes": model.entry.sizes,
         "max_side": model.entry.max_side if model.entry.sizes == "any" else None,

@@ -11,6 +11,8 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from server.api import openapi
 from server.api.services import Services
 from server.errors import Unauthorized
+from server.worker.fleet import Fleet
+from server.worker.member import Member
 from server.worker.status import ModelState
 
 _NO_KEY = openapi.errors(Unauthorized)
@@ -33,7 +35,8 @@ def router(services: Services) -> APIRouter:
         responses={503: {"description": "Not yet, or no more."}},
     )
     async def readyz() -> JSONResponse:
-        """200 once the worker is up and every model to preload is loaded or known to be broken."""
+        """200 once the worker is up and every model to preload is loaded or known to be broken; with several devices,
+        on all that can be used. While one of them is replaced, the others keep it at 200."""
         body = readiness(services)
         return JSONResponse(body, status_code=200 if body["ready"] else 503)
 
@@ -53,13 +56,13 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-def worker_state(services: Services) -> str:
-    """asleep, up, failing or starting."""
-    if services.worker.asleep:
+def worker_state(worker: Fleet | Member) -> str:
+    """asleep, up, failing or starting; of a fleet, that of the member that is best off."""
+    if worker.asleep:
         return "asleep"
-    if services.worker.up:
+    if worker.up:
         return "up"
-    return "failing" if services.worker.start_failure else "starting"
+    return "failing" if worker.start_failure else "starting"
 
 
 def readiness(services: Services) -> dict[str, Any]:
@@ -77,13 +80,36 @@ def readiness(services: Services) -> dict[str, Any]:
     ready = services.worker.settled and servable and not services.queue.draining
     failure = services.worker.start_failure
     problem = services.served.problem
-    worker = {"state": worker_state(services)}
+    worker = {"state": worker_state(services.worker)}
     reason = failure or services.worker.device_problem
     return {
         "ready": ready,
         "worker": {**worker, "reason": reason} if reason else worker,
         "device": services.worker.device,
+        "devices": [_device(services, member) for member in services.worker.members] + _left_out(services),
         "draining": services.queue.draining,
         "models": models,
         "models_file": {"state": "wrong", "reason": problem} if problem else {"state": "served"},
     }
+
+
+def _device(services: Services, member: Member) -> dict[str, Any]:
+    """One device: its worker, and where each model is that may be on it."""
+    plans = services.catalog.plans
+    said = {
+        "name": member.name,
+        "device_name": member.device_name,
+        "state": worker_state(member),
+        "reason": member.start_failure or member.device_problem,
+        "drawings": services.worker.drawings(member),
+    }
+    models = {
+        key: str(status.state)
+        for key, status in member.models.items()
+        if key in plans and services.worker.may_draw(member, plans[key])
+    }
+    return {**{key: value for key, value in said.items() if value != ""}, "models": models}
+
+
+def _left_out(services: Services) -> list[dict[str, Any]]:
+    return [{"name": name, "state": "left out", "reason": why} for name, why in services.worker.left_out.items()]

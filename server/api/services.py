@@ -17,7 +17,7 @@ from server.settings import Settings
 from server.storage.signing import Signer
 from server.storage.store import Store
 from server.telemetry import Metrics
-from server.worker.local import LocalWorker
+from server.worker.fleet import Fleet
 from server.worker.served import ServedCatalog
 
 
@@ -31,7 +31,7 @@ class Services:
     jobs: JobRegistry
     admission: Admission[Outcome]
     budget: Budget
-    worker: LocalWorker
+    worker: Fleet
     store: Store
     signer: Signer
     fetcher: Fetcher

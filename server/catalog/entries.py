@@ -60,6 +60,7 @@ Base = (
     Literal["sd15", "sd15-inpaint", "sd21", "sd21-inpaint", "sdxl", "sdxl-inpaint", "sdxl-refiner"]
     | Literal["flux-dev", "flux-schnell", "flux-kontext", "sd3-medium", "sd35-medium", "sd35-large"]
 )
+DeviceName = Annotated[str, Field(pattern=r"^((cpu|cuda)(:\d{1,3})?|mps|xpu|(GPU|MIG)-[0-9A-Za-z/-]{1,99})$")]
 FilePath = Annotated[str, Field(min_length=1)]
 Duration = Annotated[str, AfterValidator(_check_duration)]
 Size = Annotated[str, AfterValidator(_check_size)]
@@ -138,6 +139,9 @@ class ModelEntry(_Entry):
     offload: bool = Field(False, description="CUDA: keep weights in host memory, bring layers over as they run")
     compile: bool = Field(False, description="CUDA: compile the denoiser at load (minutes), then faster steps")
     fuse_qkv: bool = Field(False, description="CUDA: one matrix product for query, key and value")
+    devices: list[DeviceName] | None = Field(
+        None, min_length=1, description="the server's devices that it may be on: [cuda:1], or [cuda] for all of a kind"
+    )
     keep: bool = Field(False, description="never make room for another model by unloading this one")
     idle: Duration | None = Field(
         None, description="asked for by nobody so long, it leaves for host memory (CPU: the disk): 10m; default: idle_s"

@@ -8,9 +8,10 @@ model unavailable and the others serving.
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import msgspec
 import yaml
@@ -31,7 +32,7 @@ from server.errors import BadRequest, ConfigError
 # Keys of an entry with weights of its own alone: how they are loaded, which is once for all IDs that share them.
 _WEIGHT_KEYS = (
     *("family", "dtype", "quantise", "quantise_encoders", "encoders", "offload", "compile", "fuse_qkv"),
-    *("idle", "idle_unload", "base", "config", "prediction", "transformer", "vae"),
+    *("devices", "idle", "idle_unload", "base", "config", "prediction", "transformer", "vae"),
     *("text_encoders", "tokenizer", "embeddings"),
 )
 
@@ -59,12 +60,36 @@ def find_models_file(setting: Path | None) -> Path:
     return found.absolute()
 
 
-def load_catalog(path: Path) -> Catalog:
-    """The catalog of a models.yaml. Raises ConfigError naming file, line, key, value and what is allowed."""
+class Device(Protocol):
+    """A device of the server, which entries may bind a model to."""
+
+    @property
+    def name(self) -> str: ...
+
+    def answers_to(self, word: str) -> bool: ...
+
+
+def load_catalog(path: Path, devices: Sequence[Device] = ()) -> Catalog:
+    """The catalog of a models.yaml. Raises ConfigError naming file, line, key, value and what is allowed.
+
+    Without ``devices``, those that it names are not compared with any.
+    """
     path = Path(os.path.realpath(path))
     source = _Source(path, *lines.read(path))
     file = _check(source)
-    return _decide(source, file)
+    catalog = _decide(source, file)
+    if devices:
+        _check_devices(source, catalog, devices)
+    return catalog
+
+
+def _check_devices(source: _Source, catalog: Catalog, devices: Sequence[Device]) -> None:
+    for model_id, model in catalog.models.items():
+        for name in model.entry.devices or () if model.plan.key == model_id else ():
+            if not any(device.answers_to(name) for device in devices):
+                there = ", ".join(device.name for device in devices if device.name) or "a single device, cpu or cuda"
+                message = f"this server does not draw on it: it has {there} (DARKROOM_DEVICES, --devices)"
+                raise source.error(("models", model_id, "devices"), message, name)
 
 
 @dataclass(frozen=True)
@@ -306,6 +331,7 @@ def model_of(folder: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
         text_encoders=tuple(str((folder / each).absolute()) for each in entry.text_encoders),
         tokenizer=single_files.absolute(folder, entry.tokenizer),
         embeddings=embeddings.files(entry.embeddings, folder),
+        devices=tuple(entry.devices or ()),
     )
     plan = msgspec.structs.replace(plan, revision=single_files.revision(plan))
     return Model(model_id, entry, plan, family, area, found)

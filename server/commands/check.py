@@ -49,7 +49,7 @@ def check(settings: Settings, *, deep: bool = False) -> int:
     from server.commands.doctor import machine
 
     catalog = load_catalog(find_models_file(settings.models))
-    problems = _problems(catalog, compiles=settings.device != "cpu" and machine.has_cuda_device())
+    problems = _problems(catalog, compiles=settings.device_kind != "cpu" and machine.has_cuda_device())
     whole = {key: plan for key, plan in catalog.plans.items() if key not in problems}
     problems |= _problems_inside(catalog, whole, deep=deep)
     if deep:

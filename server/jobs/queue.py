@@ -1,7 +1,7 @@
 """The queue: who may come in, and whose turn it is.
 
-Knows permits, principals and time; knows neither HTTP, nor models, nor workers. All of it runs on the event
-loop's thread.
+Knows permits, principals, lanes and time; knows neither HTTP, nor models, nor workers. All of it runs on the event
+loop's thread. A lane is the devices that a job may go to: a job whose lane is full lets those of other lanes pass.
 
 A permit is taken before any work and given back exactly once. It first waits for its turn: turns go round the
 principals, and within one principal in order of arrival, so that nobody's burst holds up everybody.
@@ -11,8 +11,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections import OrderedDict, deque
-from collections.abc import AsyncIterator, Iterator
+from collections import Counter, OrderedDict, deque
+from collections.abc import AsyncIterator, Callable, Iterator
 
 from server.errors import Draining, KeyLimit, QueueFull
 
@@ -21,21 +21,32 @@ _SMOOTHING = 0.2  # of the moving average: about the last ten jobs count
 _MAX_RETRY_AFTER_S = 120.0  # clients obey Retry-After up to this
 
 
+Lane = tuple[str, ...]  # names of devices; empty: any
+
+
 class JobQueue:
     """``size`` permits in all, ``slots`` turns at a time, ``per_key`` permits a principal (0: no such limit)."""
 
-    def __init__(self, size: int, *, slots: int, per_key: int = 0) -> None:
+    def __init__(self, size: int, *, slots: int | Callable[[Lane], int], per_key: int = 0) -> None:
+        """``slots`` may be a function that tells how many there are now of a lane; ``grant`` is then to be called where
+        there may be more."""
         self._size = size
-        self._slots = slots
+        self._slots_of: Callable[[Lane], int] = slots if callable(slots) else lambda lane: slots
         self._per_key = per_key
         self._held: dict[str, int] = {}  # permits by principal
         self._waiting: OrderedDict[str, deque[asyncio.Future[None]]] = OrderedDict()
+        self._lanes: dict[asyncio.Future[None], Lane] = {}  # of every ticket
+        self._running_in: Counter[Lane] = Counter()
         self._tickets: dict[str, tuple[str, asyncio.Future[None]]] = {}  # by name: principal, place in its line
         self._running = 0
         self._job_s = _FIRST_GUESS_S
         self._draining = False
         self._empty = asyncio.Event()
         self._empty.set()
+
+    @property
+    def _slots(self) -> int:
+        return self._slots_of(())
 
     @property
     def held(self) -> int:
@@ -105,20 +116,21 @@ class JobQueue:
                 self._empty.set()
 
     @contextlib.asynccontextmanager
-    async def turn(self, principal: str, name: str = "") -> AsyncIterator[None]:
-        """Wait for a turn, then hold one of the slots. Raises Draining if the server shuts down first.
+    async def turn(self, principal: str, name: str = "", lane: Lane = ()) -> AsyncIterator[None]:
+        """Wait for a turn, then hold one of the slots of ``lane``. Raises Draining if the server shuts down first.
 
         ``place`` tells by ``name`` how far the waiting has come.
         """
         loop = asyncio.get_running_loop()
-        await self._wait(principal, name)
+        await self._wait(principal, name, lane)
         started = loop.time()
         try:
             yield
             self._job_s += _SMOOTHING * (loop.time() - started - self._job_s)
         finally:
             self._running -= 1
-            self._grant()
+            self._running_in[lane] -= 1
+            self.grant()
 
     @property
     def draining(self) -> bool:
@@ -137,26 +149,29 @@ class JobQueue:
         """Returns once no permit is held."""
         await self._empty.wait()
 
-    async def _wait(self, principal: str, name: str) -> None:
+    async def _wait(self, principal: str, name: str, lane: Lane) -> None:
         if self._draining:
             raise Draining("The server is shutting down.", retry_after_s=5)
         ticket: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(principal, deque()).append(ticket)
+        self._lanes[ticket] = lane
         if name:
             self._tickets[name] = principal, ticket
-        self._grant()
+        self.grant()
         try:
             await ticket
         except asyncio.CancelledError:
             if ticket.done() and not ticket.cancelled() and ticket.exception() is None:
                 # The turn came in the same moment as the cancellation: pass it on.
                 self._running -= 1
-                self._grant()
+                self._running_in[lane] -= 1
+                self.grant()
             else:
                 self._forget(principal, ticket)
             raise
         finally:
             self._tickets.pop(name, None)
+            del self._lanes[ticket]
 
     def _forget(self, principal: str, ticket: asyncio.Future[None]) -> None:
         line = self._waiting.get(principal)
@@ -165,14 +180,29 @@ class JobQueue:
             if not line:
                 del self._waiting[principal]
 
-    def _grant(self) -> None:
+    def grant(self) -> None:
         """Give free slots to the principals in turn."""
-        while self._running < self._slots and self._waiting:
-            principal, line = next(iter(self._waiting.items()))
-            ticket = line.popleft()
-            del self._waiting[principal]
+        open_: dict[Lane, bool] = {}
+        while self._running < self._slots and (found := self._next(open_)) is not None:
+            principal, ticket = found
+            line = self._waiting.pop(principal)
+            line.remove(ticket)
             if line:
                 self._waiting[principal] = line  # to the end of the round
             if not ticket.done():
+                lane = self._lanes[ticket]
                 self._running += 1
+                self._running_in[lane] += 1
+                open_.pop(lane, None)
                 ticket.set_result(None)
+
+    def _next(self, open_: dict[Lane, bool]) -> tuple[str, asyncio.Future[None]] | None:
+        """The first in the round whose lane has a slot; ``open_`` keeps which lanes have one."""
+        for principal, line in self._waiting.items():
+            for ticket in line:
+                lane = self._lanes[ticket]
+                if lane not in open_:
+                    open_[lane] = not lane or self._running_in[lane] < self._slots_of(lane)
+                if open_[lane]:
+                    return principal, ticket
+        return None

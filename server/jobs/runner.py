@@ -1,10 +1,11 @@
 """The job runner: takes a job from admission to its outcome, or to the one error that says why there is none.
 
-Knows the queue, the worker and deadlines; knows nothing of HTTP. Cancelling the awaiting task cancels the job.
+Knows the queue, the fleet and deadlines; knows nothing of HTTP. Cancelling the awaiting task cancels the job.
 
 Of the drawings that a worker had begun when it died, one may have killed it; which, nobody knows. Each is a suspect:
-when it is asked for again, it is drawn alone. One under which a worker dies again then is fatal, and refused; one that
-comes out is a suspect no more. What ends workers as it is loaded is a model, and is no matter of this file.
+when it is asked for again, it is drawn alone on its device. One under which a worker dies again then is fatal, and
+refused by all; one that comes out is a suspect no more. What ends workers as it is loaded is a model, and is no matter
+of this file.
 """
 
 from __future__ import annotations
@@ -23,11 +24,10 @@ import msgspec
 from pipelines.plan import Drawing
 from pipelines.spec import Encoding
 from server.errors import DarkroomError, DeadlineExceeded, GenerationFailed, ServerFault, WorkerLost
-from server.jobs.company import Company
 from server.jobs.job import Job, State
 from server.jobs.queue import JobQueue
 from server.telemetry import Metrics
-from server.worker.local import LocalWorker
+from server.worker.fleet import Fleet
 from server.worker.protocol import Finished
 
 log = logging.getLogger("darkroom.jobs")
@@ -54,14 +54,13 @@ class Assignment(Protocol[T_co]):
 
 
 class JobRunner:
-    """Runs jobs on the worker of this server."""
+    """Runs jobs on the devices of this server."""
 
-    def __init__(self, queue: JobQueue, worker: LocalWorker, metrics: Metrics, *, log_prompts: bool = False) -> None:
+    def __init__(self, queue: JobQueue, fleet: Fleet, metrics: Metrics, *, log_prompts: bool = False) -> None:
         self._queue = queue
-        self._worker = worker
+        self._fleet = fleet
         self._metrics = metrics
         self._log_prompts = log_prompts
-        self._company = Company()
         self._suspects: dict[bytes, float] = {}  # by fingerprint: when a worker died under it (monotonic)
         self._fatal: dict[bytes, float] = {}  # those under which one died when they were alone
 
@@ -71,7 +70,7 @@ class JobRunner:
             drawing = await assignment.prepare(job)
             await self._refuse_fatal(drawing)
             job.prepared(drawing)  # nothing is left to refuse
-            async with self._turn(job):
+            async with self._turn(job, drawing):
                 job.transition(State.RUNNING)
                 finished = await self._draw(job, drawing, assignment.encoding)
             self._metrics.draw_seconds.labels(job.model).observe(finished.seconds)
@@ -100,10 +99,11 @@ class JobRunner:
             self._count(job, drawing)
 
     @contextlib.asynccontextmanager
-    async def _turn(self, job: Job) -> AsyncIterator[None]:
+    async def _turn(self, job: Job, drawing: Drawing) -> AsyncIterator[None]:
         """Wait for the job's turn, then hold it. Raises DeadlineExceeded, also for what is done inside."""
+        lane = self._fleet.lane(drawing.plan)
         try:
-            async with asyncio.timeout_at(job.deadline_s), self._queue.turn(job.principal, job.key):
+            async with asyncio.timeout_at(job.deadline_s), self._queue.turn(job.principal, job.key, lane):
                 yield
         except TimeoutError:
             raise DeadlineExceeded("The job did not finish in the time that this server allows.") from None
@@ -112,18 +112,18 @@ class JobRunner:
         """The drawing's pictures, in the order of its seeds. Raises WorkerLost, and GenerationFailed if it is fatal."""
         suspect = await _find(drawing, self._suspects)
         if suspect is None:
-            async with self._company.together():
+            async with self._fleet.reserve(drawing) as place:
                 try:
-                    return await self._worker.draw(drawing, encoding, job.stepped, job.previewed)
+                    return await place.draw(encoding, job.stepped, job.previewed)
                 except WorkerLost as lost:
                     if not lost.begun:
                         raise  # its model is to blame, if anything of it is
                     self._suspects = _with(self._suspects, await asyncio.to_thread(_fingerprint, drawing))
                     raise
-        async with self._company.alone():
+        async with self._fleet.reserve(drawing, alone=True) as place:
             await self._refuse_fatal(drawing)  # an equal one may have been drawn while this one waited
             try:
-                finished = await self._worker.draw(drawing, encoding, job.stepped, job.previewed)
+                finished = await place.draw(encoding, job.stepped, job.previewed)
             except WorkerLost as lost:
                 if not lost.begun:
                     raise

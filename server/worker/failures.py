@@ -21,10 +21,12 @@ from server.errors import (
 log = logging.getLogger("darkroom.worker")
 
 
-def lost(*, begun: bool = True) -> WorkerLost:
-    """The error of a job whose worker ended under it, or, if not ``begun``, while it waited for its model."""
+def lost(*, begun: bool = True, started: bool = True) -> WorkerLost:
+    """The error of a job whose worker ended under it, or, if not ``begun``, while it waited for its model, or, if not
+    ``started``, before it came to it."""
     error = WorkerLost("The process that was drawing this stopped. It is being started again.", retry_after_s=5)
     error.begun = begun
+    error.started = started
     return error
 
 

@@ -11,7 +11,8 @@ from pipelines.plan import ModelPlan
 from server.catalog.catalog import Catalog
 from server.catalog.entries import parse_duration
 from server.settings import Settings
-from server.worker.local import LocalWorker
+from server.worker.fleet import Fleet
+from server.worker.member import Member
 from server.worker.served import ServedCatalog
 from server.worker.status import ModelState
 
@@ -19,18 +20,21 @@ LOOK_S = 1.0
 _LOADED = (ModelState.READY, ModelState.OFFLOADED, ModelState.LOADING)
 
 
-class IdleWatch:
-    """Looks every second for what has been idle for too long."""
+async def watch_idle(settings: Settings, served: ServedCatalog, fleet: Fleet) -> None:
+    """Look every second at every device, for as long as the server runs."""
+    while True:
+        await asyncio.sleep(LOOK_S)
+        for member in fleet.members:
+            IdleWatch(settings, served, member).look()
 
-    def __init__(self, settings: Settings, served: ServedCatalog, worker: LocalWorker) -> None:
+
+class IdleWatch:
+    """Looks for what has been idle for too long on one device."""
+
+    def __init__(self, settings: Settings, served: ServedCatalog, worker: Member) -> None:
         self._settings = settings
         self._served = served
         self._worker = worker
-
-    async def watch(self) -> None:
-        while True:
-            await asyncio.sleep(LOOK_S)
-            self.look()
 
     def look(self) -> None:
         """Send away what has been idle for too long. Ends the process when nothing is left of it."""

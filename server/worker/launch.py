@@ -10,6 +10,7 @@ import signal
 
 from server import interpreter
 from server.settings import ENV_PREFIX, Settings
+from server.worker.devices import WorkerDevice
 
 log = logging.getLogger("darkroom.worker")
 
@@ -17,18 +18,21 @@ _CHECKS = "checks"  # in the data folder
 _KILL_TIMEOUT_S = 60.0  # for a killed process to end
 
 
-async def child(settings: Settings, fd: int) -> asyncio.subprocess.Process:
+async def child(settings: Settings, device: WorkerDevice, fd: int) -> asyncio.subprocess.Process:
     """A new worker process that has this end of the socket. Raises OSError."""
     return await asyncio.create_subprocess_exec(
         *interpreter.python("server.worker.child"),
         *("--fd", str(fd)),
-        *("--device", settings.device),
+        *("--device", device.setting),
         *("--device-memory", settings.device_memory or ""),
         *("--checks", str(settings.data_dir.absolute() / _CHECKS)),
         *("--log-level", settings.log_level),
+        *("--share", str(device.share)),
+        *(("--name", device.name) if device.share > 1 else ()),
+        *(("--refuse-full",) if device.refuses_full else ()),
         pass_fds=[fd],
         stdin=asyncio.subprocess.DEVNULL,
-        env=_environment(),
+        env=_environment(device),
     )
 
 
@@ -51,7 +55,11 @@ async def until_ended(process: asyncio.subprocess.Process) -> None:
             log.error("killed worker does not end", extra={"pid": process.pid})
 
 
-def _environment() -> dict[str, str]:
-    """Ours, less our settings: the child has no use for the signing key."""
+def _environment(device: WorkerDevice) -> dict[str, str]:
+    """Ours, less our settings: the child has no use for the signing key. It sees its own device alone."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    if device.visible:
+        kept["CUDA_VISIBLE_DEVICES"] = device.visible
+    if device.threads is not None:
+        kept["OMP_NUM_THREADS"] = str(device.threads)  # read as torch is imported, by all that computes
     return interpreter.environment(kept)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 import socket
 import time
 from collections.abc import Callable, Iterable
@@ -17,14 +18,14 @@ import msgspec
 
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, Picture
-from server.errors import DarkroomError
 from server.settings import Settings
 from server.telemetry import Metrics
-from server.worker import failures, launch, protocol
+from server.worker import failures, launch, news, protocol
+from server.worker.devices import WorkerDevice
 from server.worker.hearing import Hearing
-from server.worker.pending import Pending
+from server.worker.pending import Pending, Pendings
 from server.worker.rest import Rest
-from server.worker.status import ModelState, ModelStatuses
+from server.worker.status import Deaths, ModelState, ModelStatuses
 
 log = logging.getLogger("darkroom.worker")
 
@@ -38,11 +39,21 @@ _START_TIMEOUT_S = 120.0  # for the child to import torch and say hello
 class LocalWorker:
     """The front's handle on one worker process. All methods run on the event loop's thread."""
 
-    def __init__(self, settings: Settings, plans: Iterable[ModelPlan], preload: Iterable[ModelPlan], metrics: Metrics):
+    def __init__(
+        self,
+        settings: Settings,
+        plans: Iterable[ModelPlan],
+        preload: Iterable[ModelPlan],
+        metrics: Metrics,
+        device: WorkerDevice | None = None,
+        deaths: Deaths | None = None,
+    ):
+        """``device``: one of several, or the setting's only one. ``deaths`` are counted over all workers."""
         self._settings = settings
+        self._assigned = device or WorkerDevice(setting=settings.device_words[0])
         self._preload = tuple(preload)
         self._metrics = metrics
-        self._pending: dict[str, Pending] = {}  # by the ID of the job
+        self._pending = Pendings()
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
         self._supervisor: asyncio.Task[None] | None = None
@@ -56,10 +67,17 @@ class LocalWorker:
         self.start_failure = ""  # for the operator: how the last child ended, if it ended before it was up
         self._plans: tuple[ModelPlan, ...] | None = None  # those of models.yaml, once it was read again
         self._awaited = self._preload  # before the server is ready
-        self.models = ModelStatuses(plans, metrics)
+        self.models = ModelStatuses(plans, metrics, self._assigned.name, deaths)
         self.device = ""
+        self.device_name = ""  # as its maker calls it
         self.device_problem = ""  # for the operator: why it is not the device that the machine seems to have
         self.on_refused: Callable[[str], None] = lambda reason: None  # the device that is set cannot be used here
+        self.on_change: Callable[[], None] = lambda: None  # it is up, or no longer, or cannot start
+
+    @property
+    def name(self) -> str:
+        """What the device is called in logs and metrics."""
+        return self._assigned.name or self.device or self._assigned.setting
 
     @property
     def up(self) -> bool:
@@ -83,8 +101,7 @@ class LocalWorker:
 
     @property
     def _draws(self) -> bool:
-        """Is anything drawn whose model need not be loaded first?"""
-        return any(self.models.may_draw(pending.plan) for pending in self._pending.values())
+        return self._pending.draws(self.models)
 
     def in_use(self, plan: ModelPlan) -> bool:
         """Is anything drawn by this plan?"""
@@ -166,7 +183,7 @@ class LocalWorker:
             await self._send(protocol.Draw(drawing, encoding))
             return await pending.result
         except ConnectionError:
-            raise failures.lost() from None
+            raise failures.lost(started=False) from None
         except asyncio.CancelledError:
             with contextlib.suppress(ConnectionError):
                 await self._send(protocol.Cancel(drawing.job_id))
@@ -175,6 +192,11 @@ class LocalWorker:
             self._pending.pop(drawing.job_id, None)
             self.rest.use(drawing.plan.key)
             self._sleep_if_free()
+
+    @property
+    def _named(self) -> dict[str, str]:
+        """Which of several workers it is, for the log."""
+        return {"device": self._assigned.name} if self._assigned.share > 1 else {}
 
     async def _until_up(self) -> None:
         """Wake a worker that sleeps, wait for one that is being replaced. Raises Unavailable where none comes up."""
@@ -231,7 +253,7 @@ class LocalWorker:
         self.rest.begin()
         self._up.clear()  # whoever comes from now on waits for the next process
         self._start_ended.clear()
-        log.info("worker sleeps")
+        log.info("worker sleeps", extra=self._named)
 
     def _write(self, message: protocol.ToWorker) -> None:
         if self._writer is not None:
@@ -252,17 +274,17 @@ class LocalWorker:
                 end = await self._run_once()
             except (OSError, asyncio.IncompleteReadError, msgspec.DecodeError, TimeoutError) as error:
                 end = type(error).__name__
-                if (
-                    not self._stopping and not self.rest.asleep
-                ):  # a child that exits with messages unread resets the link
-                    log.error("worker link broke", extra={"reason": f"{end}: {error}"})
+                # A child that exits with messages unread resets the link.
+                if not self._stopping and not self.rest.asleep:
+                    log.error("worker link broke", extra={"reason": f"{end}: {error}", **self._named})
             finally:
                 came_up = self.up
                 self._up.clear()
                 self._start_ended.clear()
                 self._worker_lost()
-                self._metrics.forget_memory()
+                self._metrics.forget_memory(self.name)
                 self._kill()
+                self.on_change()
             if self._stopping:
                 return
             if self._process is not None:
@@ -274,16 +296,16 @@ class LocalWorker:
             self.rest.waking = False
             if not came_up:
                 # Said, and answered with 503, until one comes up: a fault of the installation does not pass by itself.
-                self.start_failure = self._refusal or (
-                    f"The worker ended while it started ({end}); the server's log says why."
-                )
+                why = f"The worker ended while it started ({end}); the server's log says why."
+                self.start_failure = self._refusal or why
                 self._start_ended.set()
+                self.on_change()
             if self._refusal and not self.device:
                 return  # the front stops: there is nothing that another start would find otherwise
-            self._metrics.worker_restarts.inc()
+            self._metrics.restarted(self.name)
             if time.monotonic() - started > _STEADY_S:
                 backoff_s = _FIRST_BACKOFF_S
-            log.error("worker lost, starting another", extra={"backoff_s": backoff_s})
+            log.error("worker lost, starting another", extra={"backoff_s": backoff_s, **self._named})
             await asyncio.sleep(backoff_s)
             backoff_s = min(_MAX_BACKOFF_S, backoff_s * 2)
 
@@ -293,7 +315,7 @@ class LocalWorker:
         ours, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as until_open:
             until_open.callback(ours.close)  # of a child that cannot be started
-            self._process = await launch.child(self._settings, theirs.fileno())
+            self._process = await launch.child(self._settings, self._assigned, theirs.fileno())
             until_open.pop_all()
         reader, self._writer = await asyncio.open_connection(sock=ours)
         self._hearing = Hearing()
@@ -308,7 +330,7 @@ class LocalWorker:
         except asyncio.IncompleteReadError:
             code = await self._process.wait()
             if not self._stopping and not self.rest.asleep:
-                log.error("worker exited", extra={"exit_code": code})
+                log.error("worker exited", extra={"exit_code": code, **self._named})
             return f"exit code {code}"
         finally:
             watchdog.cancel()
@@ -318,9 +340,10 @@ class LocalWorker:
     async def _on_message(self, message: protocol.ToFront) -> None:
         match message:
             case protocol.Hello(device, device_name, torch_version, problem):
-                self.device, self.device_problem = device, problem
+                self.device, self.device_name, self.device_problem = device, device_name, problem
+                self.models.rename(self.name)
                 self.models.worker_up()
-                log.info("worker up", extra={"device": device, "device_name": device_name, "torch": torch_version})
+                log.info("worker up", extra={"device": self.name, "device_name": device_name, "torch": torch_version})
                 if self._plans is not None:
                     await self._send(protocol.Serve(self._plans))
                 preload = self._preload if self.rest.preloads else ()
@@ -332,69 +355,45 @@ class LocalWorker:
                 self.rest.up()
                 self._up.set()
                 self._start_ended.set()
+                self.on_change()
             case protocol.Refused(reason):
                 self._refusal = reason
-                log.error("the device cannot be used", extra={"device": self._settings.device, "reason": reason})
+                log.error("the device cannot be used", extra={"device": self.name, "reason": reason})
                 if not self.device:  # a device that was there once may come back
                     self.on_refused(reason)
-            case protocol.Moved(key, place, reason, _, mark):
-                if place == ModelState.BROKEN:
-                    log.error("model cannot be served", extra={"model": key, "reason": reason})
-                self.models.told(key, ModelState(place), reason, mark)
-                if place == ModelState.READY:
-                    self.rest.use(key)
-                self._sleep_if_free()
-            case protocol.LoadProgress(key, components, forwards):
-                log.debug("model loads", extra={"model": key, "components": components, "forwards": forwards})
-            case protocol.Checked(key, shared, reason, mark):
-                self.models.checked(key, shared, reason, mark)
-            case protocol.Tally(counts, memory):
-                self._metrics.tell(counts, memory, self.device)
-            case protocol.Started():
-                pass
-            case protocol.Progress(job_id, done, of, news):
-                self._metrics.steps.inc(news)  # also of a job whose client has left: the device did it
-                if job_id in self._pending:
-                    self._pending[job_id].progress(done, of)
-            case protocol.Previewed(job_id, number, picture):
-                if job_id in self._pending:
-                    self._pending[job_id].previewed(number, picture)
-            case protocol.Finished(job_id):
-                self._finish(job_id, message)
-            case protocol.Failed(job_id, kind, reason):
-                if job_id in self._pending:  # else its client has left, which is no failure
-                    self._finish(job_id, failures.failed(kind, reason, job_id, self._pending[job_id].model))
-
-    def _finish(self, job_id: str, result: protocol.Finished | DarkroomError) -> None:
-        if (pending := self._pending.pop(job_id, None)) is not None:  # else the client has left
-            pending.end(result)
+            case protocol.Moved() | protocol.LoadProgress() | protocol.Checked() | protocol.Cost() | protocol.Tally():
+                news.note(message, self.models, self._metrics, self.name, self._named)
+                if isinstance(message, protocol.Moved):
+                    if message.place == ModelState.READY:
+                        self.rest.use(message.key)
+                    self._sleep_if_free()
+            case _:
+                if isinstance(message, protocol.Progress):  # of a job whose client has left, too: it was done
+                    self._metrics.stepped(self.name, message.news)
+                self._pending.hear(message)
 
     async def _watchdog(self) -> None:
         """Kill a child that is busy and has said nothing for too long: a forward that never returns."""
         while True:
             await asyncio.sleep(min(1.0, self._settings.step_timeout_s / 4))
             silent_s = self._hearing.silent_s(loads=self.models.loading, draws=self._draws)
-            if not self.up:
-                limit_s = _START_TIMEOUT_S
-            elif self.models.loading:
-                limit_s = self._settings.load_timeout_s  # of what is drawn meanwhile, too: they share the device
-            elif self._pending:
-                limit_s = self._settings.step_timeout_s
-            else:
-                continue
-            if silent_s > limit_s:
-                log.error("worker hangs, killing it", extra={"silent_s": round(silent_s, 1)})
+            if silent_s > self._patience_s():
+                log.error("worker hangs, killing it", extra={"silent_s": round(silent_s, 1), **self._named})
                 self._kill()
                 return
+
+    def _patience_s(self) -> float:
+        if not self.up:
+            return _START_TIMEOUT_S
+        if self.models.loading:
+            return self._settings.load_timeout_s  # of what is drawn meanwhile, too: they share the device
+        return self._settings.step_timeout_s if self._pending else math.inf
 
     def _kill(self) -> None:
         if self._process is not None:
             launch.kill(self._process)
 
     def _worker_lost(self) -> None:
-        for pending in self._pending.values():
-            pending.end(failures.lost(begun=self.models.is_ready(pending.plan)))
-        wanted = {pending.plan.key for pending in self._pending.values() if self.models.serves(pending.plan)}
-        self._pending.clear()
+        wanted = self._pending.lose(self.models)
         if not self._stopping:
             self.models.worker_lost(wanted)

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pipelines.plan import ModelPlan
 from pipelines.spec import Picture
 from server.errors import DarkroomError
-from server.worker import protocol
+from server.worker import failures, protocol
+from server.worker.status import ModelStatuses
 
 
 @dataclass
@@ -21,6 +22,7 @@ class Pending:
     result: asyncio.Future[protocol.Finished]
     progress: Callable[[int, int], None]  # steps done, of so many
     previewed: Callable[[int, Picture], None]
+    started: bool = False  # the worker has come to it
 
     def end(self, result: protocol.Finished | DarkroomError) -> None:
         """Tell who waits, unless the client has left."""
@@ -30,3 +32,41 @@ class Pending:
             self.result.set_exception(result)
         else:
             self.result.set_result(result)
+
+
+class Pendings(dict[str, Pending]):
+    """All that one worker has, by the ID of the job. Messages about others are of clients that have left."""
+
+    def draws(self, models: ModelStatuses) -> bool:
+        """Is anything drawn whose model need not be loaded first?"""
+        return any(models.may_draw(pending.plan) for pending in self.values())
+
+    def lose(self, models: ModelStatuses) -> set[str]:
+        """The worker has ended, and all with it. Returns the keys of the models that were wanted."""
+        for pending in self.values():
+            pending.end(failures.lost(begun=models.is_ready(pending.plan), started=pending.started))
+        wanted = {pending.plan.key for pending in self.values() if models.serves(pending.plan)}
+        self.clear()
+        return wanted
+
+    def hear(
+        self,
+        message: protocol.Started | protocol.Progress | protocol.Previewed | protocol.Finished | protocol.Failed,
+    ) -> None:
+        """Pass on what the worker says of a drawing."""
+        pending = self.get(message.job_id)
+        if pending is None:
+            return
+        match message:
+            case protocol.Started():
+                pending.started = True
+            case protocol.Progress(_, done, of):
+                pending.progress(done, of)
+            case protocol.Previewed(_, number, picture):
+                pending.previewed(number, picture)
+            case protocol.Finished(job_id):
+                del self[job_id]
+                pending.end(message)
+            case protocol.Failed(job_id, kind, reason):
+                del self[job_id]
+                pending.end(failures.failed(kind, reason, job_id, pending.model))

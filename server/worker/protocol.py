@@ -75,6 +75,8 @@ class Moved(msgspec.Struct, frozen=True, tag=True):
     reason: str
     seconds: float
     mark: str = ""  # of the plan: models.yaml may have another with this key by now; empty: it has not
+    size: int = 0  # bytes of the device that it takes, where it is ready
+    room: int = 0  # bytes of the device for the weights of all models beside it, where it is ready
 
 
 class LoadProgress(msgspec.Struct, frozen=True, tag=True):
@@ -93,6 +95,18 @@ class Checked(msgspec.Struct, frozen=True, tag=True):
     key: str
     shared: bool
     reason: str
+    mark: str = ""  # of the plan, as in Moved
+
+
+class Cost(msgspec.Struct, frozen=True, tag=True):
+    """What a step of this model takes here: ``fixed_s + row_s × rows``, with rows of ``pixels``. Sent when the model
+    has been checked, and whenever the cost has moved by a tenth."""
+
+    key: str
+    fixed_s: float
+    row_s: float
+    pixels: int  # of a row
+    most_rows: int  # of one step, with so many pixels
     mark: str = ""  # of the plan, as in Moved
 
 
@@ -139,7 +153,9 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 
 ToWorker = Load | Leave | Serve | Draw | Cancel | Stop
-ToFront = Hello | Refused | Moved | LoadProgress | Checked | Tally | Started | Progress | Previewed | Finished | Failed
+ToFront = (
+    Hello | Refused | Moved | LoadProgress | Checked | Cost | Tally | Started | Progress | Previewed | Finished | Failed
+)
 
 
 def pack(message: ToWorker | ToFront) -> bytes:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,7 +19,8 @@ from server.catalog.catalog import Catalog
 from server.catalog.load import load_catalog
 from server.catalog.watch import has_settled, stamps
 from server.errors import ConfigError
-from server.worker.local import LocalWorker
+from server.worker.devices import WorkerDevice
+from server.worker.fleet import Fleet
 from server.worker.status import ModelState, ModelStatus
 
 log = logging.getLogger("darkroom.catalog")
@@ -50,12 +51,14 @@ class _Problems:
 class ServedCatalog:
     """The current catalog of one server. All methods run on the event loop's thread."""
 
-    def __init__(self, file: Path, catalog: Catalog, worker: LocalWorker) -> None:
-        """``file`` is the path as it was named, with its links: they may be turned to another file."""
+    def __init__(self, file: Path, catalog: Catalog, worker: Fleet, devices: Sequence[WorkerDevice] = ()) -> None:
+        """``file`` is the path as it was named, with its links: they may be turned to another file. Models may be bound
+        to ``devices``."""
         self.current = catalog
         self.problem = ""  # why the file as it is now is not served, without its folder
         self._file = file
         self._worker = worker
+        self._devices = devices
         self._known = stamps(file, catalog.watched_folders)
         self._reading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
@@ -84,7 +87,7 @@ class ServedCatalog:
             self._known = await asyncio.to_thread(stamps, self._file, self.current.watched_folders)
             known = set(self.current.plans.values())
             try:
-                catalog, problems = await asyncio.to_thread(_read, self._file, known)
+                catalog, problems = await asyncio.to_thread(_read, self._file, known, self._devices)
             except ConfigError as error:
                 log.error("models.yaml is wrong, the one before is served", extra={"reason": str(error)})
                 self.problem = _without_folder(str(error), self._file)
@@ -131,9 +134,9 @@ def _without_folder(text: str, file: Path) -> str:
     return text
 
 
-def _read(file: Path, known: Iterable[ModelPlan]) -> tuple[Catalog, _Problems]:
+def _read(file: Path, known: Iterable[ModelPlan], devices: Sequence[WorkerDevice]) -> tuple[Catalog, _Problems]:
     try:
-        catalog = load_catalog(file)
+        catalog = load_catalog(file, devices)
     except OSError as error:  # a folder on the way that cannot be read
         raise ConfigError(f"{file}: cannot be read: {error.strerror}") from None
     known = set(known)

@@ -12,13 +12,14 @@ import contextlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
 from pipelines.plan import ModelPlan
 from server.telemetry import Metrics
 from server.worker import failures
+from server.worker.cost import Cost
 
 log = logging.getLogger("darkroom.worker")
 
@@ -38,6 +39,16 @@ class ModelState(StrEnum):
 
 
 @dataclass
+class Loads:
+    """What is known of bringing a model to a device, and of drawing with it there; 0 and None: nothing yet."""
+
+    disk_s: float = 0.0  # its last load took so long, from the disk
+    host_s: float = 0.0  # and from host memory
+    size: int = 0  # bytes of the device
+    cost: Cost | None = None
+
+
+@dataclass
 class ModelStatus:
     """What the worker last said of one set of weights."""
 
@@ -46,21 +57,46 @@ class ModelStatus:
     shared: bool | None = None  # do its runs share steps? None until it has been checked
     unshared_reason: str = ""
     since_s: float = field(default_factory=time.monotonic)  # monotonic
+    loads: Loads = field(default_factory=Loads)
+
+
+class Deaths(Counter[str]):
+    """How many workers have ended while they loaded a model, by its key. The workers of a fleet count together: each
+    would otherwise be ended twice by the same model."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.watchers: list[Callable[[str, str], None]] = []  # told of a model that is given up, and why
+
+    def add(self, key: str) -> None:
+        self[key] += 1
+        if self[key] >= _MAX_DEATHS:
+            reason = f"{self[key]} workers have ended while they loaded it"
+            log.error("model cannot be served", extra={"model": key, "reason": reason})
+            for watcher in self.watchers:
+                watcher(key, reason)
 
 
 class ModelStatuses(dict[str, ModelStatus]):
     """The status of each model, by the key of its plan."""
 
-    def __init__(self, plans: Iterable[ModelPlan], metrics: Metrics) -> None:
+    def __init__(
+        self, plans: Iterable[ModelPlan], metrics: Metrics, device: str = "", deaths: Deaths | None = None
+    ) -> None:
+        """``device`` is its name in metrics; ``deaths`` are those of all workers, where there are several."""
         plans = tuple(plans)
         super().__init__({plan.key: ModelStatus() for plan in plans})
         self._metrics = metrics
+        self._device = device
+        self.room = 0  # bytes of the device for all weights, as of the last load; 0: not known
         self._plans = {plan.key: plan for plan in plans}
         self._marks = {plan.key: plan.mark for plan in plans}
         self._loading_of_old: set[str] = set()  # marks of plans that are loaded, and are no longer in models.yaml
         self._tried: set[str] = set()  # the models that this worker process has had ready, or found broken
         self._being_loaded = ""  # the one that the worker said last that it loads
-        self._deaths: Counter[str] = Counter()  # of workers, while they loaded a model; until it has been ready
+        self._on_host: set[str] = set()  # keys of models that are in host memory, or are brought back from there
+        self._deaths = Deaths() if deaths is None else deaths  # while they loaded a model; until it has been ready
+        self._deaths.watchers.append(self._given_up)
 
     @property
     def loading(self) -> bool:
@@ -79,14 +115,39 @@ class ModelStatuses(dict[str, ModelStatus]):
                 self._being_loaded = self._marks[key]
             del self[key], self._deaths[key]
             self._tried.discard(key)
-            for gauge in (self._metrics.model_ready, self._metrics.model_shared):
-                with contextlib.suppress(KeyError):
-                    gauge.remove(key)
+            self._on_host.discard(key)
+            self._forget_gauges(key)
         self._plans = new
         self._marks = {key: plan.mark for key, plan in new.items()}
         for key in new:
             if key not in self:
                 self[key] = ModelStatus()
+
+    def rename(self, device: str) -> None:
+        """The device is called so from now on."""
+        if device == self._device:
+            return
+        for key in self:
+            self._forget_gauges(key)
+        self._device = device
+        for key, status in self.items():
+            if status.state is not ModelState.UNLOADED or status.shared is not None:
+                self._show(key, status)
+
+    def _given_up(self, key: str, reason: str) -> None:
+        """A model has ended so many workers that it is not to be loaded by any."""
+        if key in self and self[key].state is not ModelState.READY:
+            self.moved(key, ModelState.BROKEN, reason)
+
+    def _forget_gauges(self, key: str) -> None:
+        for gauge in (self._metrics.model_ready, self._metrics.model_shared):
+            with contextlib.suppress(KeyError):
+                gauge.remove(key, self._device)
+
+    def _show(self, key: str, status: ModelStatus) -> None:
+        self._metrics.model_ready.labels(key, self._device).set(status.state is ModelState.READY)
+        if status.shared is not None:
+            self._metrics.model_shared.labels(key, self._device).set(status.shared)
 
     def serves(self, plan: ModelPlan) -> bool:
         """Is this plan in models.yaml, as it is now?"""
@@ -123,8 +184,11 @@ class ModelStatuses(dict[str, ModelStatus]):
         self._tried.add(key)
         return False
 
-    def told(self, key: str, state: ModelState, reason: str, mark: str = "") -> None:
-        """The worker says that a model's weights have come or gone, or are being loaded."""
+    def told(
+        self, key: str, state: ModelState, reason: str, mark: str = "", seconds: float = 0.0, size: int = 0
+    ) -> None:
+        """The worker says that a model's weights have come or gone, or are being loaded. One that has come took so many
+        ``seconds``, and takes ``size`` bytes."""
         if self._is_old(key, mark):
             self._told_of_old(mark, state)
             return
@@ -134,6 +198,12 @@ class ModelStatuses(dict[str, ModelStatus]):
             self._being_loaded = ""
         if state is ModelState.READY:
             del self._deaths[key]
+            loads = self[key].loads
+            if key in self._on_host:
+                loads.host_s = seconds
+            else:
+                loads.disk_s = seconds
+            loads.size = size or loads.size
         self.moved(key, state, reason)
 
     def _is_old(self, key: str, mark: str) -> bool:
@@ -152,17 +222,34 @@ class ModelStatuses(dict[str, ModelStatus]):
     def moved(self, key: str, state: ModelState, reason: str = "") -> None:
         """A model's weights have come or gone."""
         old = self[key]
-        self[key] = ModelStatus(state, reason, old.shared, old.unshared_reason)
-        self._metrics.model_ready.labels(key).set(state is ModelState.READY)
+        self[key] = ModelStatus(state, reason, old.shared, old.unshared_reason, loads=old.loads)
+        self._show(key, self[key])
         if state in (ModelState.READY, ModelState.BROKEN):
             self._tried.add(key)
+        if state is ModelState.OFFLOADED:
+            self._on_host.add(key)
+        elif state is not ModelState.LOADING:
+            self._on_host.discard(key)
+
+    def load_s(self, key: str) -> float | None:
+        """How long this model would take to be ready, as its last load from where it is did; None: not known."""
+        status = self[key]
+        if status.state is ModelState.READY:
+            return 0.0
+        known_s = status.loads.host_s if key in self._on_host else 0.0
+        return known_s or status.loads.disk_s or None
 
     def checked(self, key: str, shared: bool, reason: str, mark: str = "") -> None:
         """The check at load has found whether the model's runs share steps."""
         if self._is_old(key, mark):
             return
         self[key].shared, self[key].unshared_reason = shared, reason
-        self._metrics.model_shared.labels(key).set(shared)
+        self._show(key, self[key])
+
+    def costs(self, key: str, cost: Cost, mark: str = "") -> None:
+        """A step of this model takes so long on this device."""
+        if not self._is_old(key, mark):
+            self[key].loads.cost = cost
 
     def worker_up(self) -> None:
         """A new worker process has come up. It has tried no model yet."""
@@ -178,11 +265,7 @@ class ModelStatuses(dict[str, ModelStatus]):
         for key in {self._being_loaded} if self._being_loaded else waiting:
             if key not in self:
                 continue  # its plan has left models.yaml: nobody will ask for it
-            self._deaths[key] += 1
-            if self._deaths[key] >= _MAX_DEATHS:
-                reason = f"{self._deaths[key]} workers have ended while they loaded it"
-                log.error("model cannot be served", extra={"model": key, "reason": reason})
-                self.moved(key, ModelState.BROKEN, reason)
+            self._deaths.add(key)
         self._being_loaded = ""
         self._loading_of_old.clear()
         for key, status in self.items():

@@ -213,3 +213,24 @@ def test_a_preview_that_fails_harms_nothing(bench: Bench, monkeypatch: pytest.Mo
     assert not seen.errors
     assert not seen.previews
     assert torch.equal(seen.pictures["a"], alone)
+
+
+def test_the_time_of_steps_is_told_without_what_stands_between_requests(bench: Bench) -> None:
+    told: list[tuple[str, int, float]] = []
+
+    class Timed(Seen):
+        def stepped(self, drawing: Drawing, rows: int, seconds: float) -> None:
+            told.append((drawing.job_id, rows, seconds))
+
+    engine = Engine(Timed())
+    for name in ("a", "b"):
+        ended = threading.Event()
+        engine.submit(bench.model, bench.drawing(name, steps=4, n=2), done=ended.set)
+        assert ended.wait(120)
+        time.sleep(0.3)
+    engine.close()
+    rows = {rows for _, rows, _ in told}
+    assert [name for name, _, _ in told].count("a") == 4, "the last until the decoding begins"
+    assert rows <= {2, 4}
+    assert len(rows) == 1
+    assert all(seconds > 0 for _, _, seconds in told)

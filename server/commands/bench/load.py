@@ -22,7 +22,9 @@ from server.commands.bench.mix import Ask
 from server.errors import ConfigError
 
 _TIMEOUT_S = 900.0
-_COUNTER = re.compile(r'^darkroom_engine\{counter="(?P<name>\w+)_(?P<what>forwards|rows)"\} (?P<value>\S+)$', re.M)
+_COUNTER = re.compile(
+    r'^darkroom_engine\{counter="(?P<name>\w+)_(?P<what>forwards|rows)"(,[^}]*)?\} (?P<value>\S+)$', re.M
+)
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,9 @@ from pipelines.facts import requirements
 from server.catalog.catalog import Catalog, Model
 from server.commands.doctor import cards
 from server.commands.doctor.machine import GIB, Host
+from server.errors import ConfigError
 from server.settings import Settings
+from server.worker import devices
 from server.worker.child.inspection import Answer, Sizes
 
 _MIN_DISK_BYTES = GIB
@@ -203,15 +205,29 @@ def _settings(
     for name in _ALLOCATOR:
         if name in environ and on_cuda and "expandable_segments" not in environ[name]:
             yield Level.NOTE, f"{name} is set, and does not name expandable_segments: memory may be left in pieces"
-    if len(said.cards) > 1:
+    yield from _devices(settings, said)
+    yield Level.OK, f"{catalog.path}: {len(catalog.models)} models, {len(catalog.plans)} folders of weights"
+
+
+def _devices(settings: Settings, said: Answer) -> Iterator[tuple[Level, str]]:
+    """One worker a device: which devices the setting stands for, where it stands for several."""
+    try:
+        found = devices.find(settings)
+    except ConfigError as error:
+        yield Level.PROBLEM, str(error)
+        return
+    if len(found) > 1:
+        shown = ", ".join(device.name for device in found)
+        yield Level.OK, f"{len(found)} workers, one for each of {shown}: every one loads models of its own"
+    totals = {card.total_bytes for card in said.cards}
+    if len(found) > 1 and len(totals) > 1:
         yield (
             Level.NOTE,
             (
-                f"{len(said.cards)} devices, of which one server uses the first: start one server a device with"
-                " CUDA_VISIBLE_DEVICES"
+                f"the cards differ in memory, and what fits is said of {said.device} alone: `devices` of models.yaml"
+                " binds a model to those that have room for it"
             ),
         )
-    yield Level.OK, f"{catalog.path}: {len(catalog.models)} models, {len(catalog.plans)} folders of weights"
 
 
 def _gib(size: int) -> str:

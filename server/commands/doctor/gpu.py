@@ -70,7 +70,7 @@ def measure(catalog: Catalog, settings: Settings, arguments: Namespace) -> int:
 
 def _device(catalog: Catalog, settings: Settings, *, rehearsal: bool) -> str:
     """cuda; cpu where that is set and a model is named, to rehearse. Raises CommandFailed where there is no GPU."""
-    if settings.device == "cpu":
+    if settings.device_kind == "cpu":
         if not rehearsal:
             raise CommandFailed("--gpu measures a GPU, and device is cpu; with --model NAME it rehearses there")
         return "cpu"

@@ -23,7 +23,9 @@ _TIMEOUT_S = 300.0  # to import torch from a slow disk, and to read the headers 
 def ask(catalog: Catalog, settings: Settings) -> Answer:
     """What torch says of this machine and these models. Raises CommandFailed."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    asked = msgspec.json.encode(Inquiry(settings.device, tuple(catalog.plans.values()), settings.device_memory or ""))
+    asked = msgspec.json.encode(
+        Inquiry(settings.device_kind, tuple(catalog.plans.values()), settings.device_memory or "")
+    )
     try:
         done = subprocess.run(  # noqa: S603, our own module
             interpreter.python("server.worker.child.inspection"),

@@ -55,7 +55,9 @@ def add_parser(commands: Any) -> None:
     verifies = actions.add_parser("verify", help="read every byte of a sealed model, and say what differs")
     verifies.add_argument("id", metavar="ID")
     for action, text in (("load", "have the running server load a model"), ("unload", "have it unload one")):
-        actions.add_parser(action, help=f"{text} (needs an admin key)").add_argument("id", metavar="ID")
+        moves = actions.add_parser(action, help=f"{text} (needs an admin key)")
+        moves.add_argument("id", metavar="ID")
+        moves.add_argument("--device", metavar="NAME", help="on this device alone, where the server has several")
 
 
 def run(arguments: Namespace) -> int:
@@ -91,7 +93,7 @@ def run(arguments: Namespace) -> int:
 
         return verify_model(settings, arguments.id)
     elif arguments.action in ("load", "unload"):
-        asyncio.run(_move(read_address(arguments), arguments.id, arguments.action))
+        asyncio.run(_move(read_address(arguments), arguments.id, arguments.action, arguments.device))
     else:
         list_models(arguments, settings)
     return 0
@@ -129,7 +131,7 @@ async def _ask(address: Address) -> list[dict[str, Any]]:
     return [row for row in rows if not row.get("alias_of")]  # an ID's own row names them
 
 
-async def _move(address: Address, name: str, action: str) -> None:
+async def _move(address: Address, name: str, action: str, device: str | None) -> None:
     """Have a running server load or unload a model. Raises CommandFailed."""
     import httpx
 
@@ -137,7 +139,8 @@ async def _move(address: Address, name: str, action: str) -> None:
 
     async with client_of(address, timeout_s=_LOAD_TIMEOUT_S) as client:
         try:
-            answer = await client.post(f"/v1/models/{quote(name)}/{action}")
+            where = {} if device is None else {"device": device}
+            answer = await client.post(f"/v1/models/{quote(name)}/{action}", params=where)
         except httpx.ConnectError:
             raise CommandFailed(f"no server answers at {address.shown}") from None
         except httpx.TransportError as error:
@@ -179,12 +182,20 @@ def _print(title: str, rows: list[dict[str, Any]]) -> None:
             str(row.get("id")),
             " ".join(short for task, short in _TASKS.items() if task in row.get("tasks", ())),
             _sizes(row),
-            str(row.get("state", "")),
+            _state(row),
             _bytes(row.get("weight_bytes")),
             " ".join(row.get("aliases", ())),
         )
         table.add_row(*map(Text, cells))  # as they are: brackets are no markup here
     Console(width=None if sys.stdout.isatty() else _UNFOLDED).print(table)
+
+
+def _state(row: dict[str, Any]) -> str:
+    """Of each device where they differ, else of all."""
+    states = row.get("devices") or {}
+    if len(set(states.values())) < 2:
+        return str(row.get("state", ""))
+    return ", ".join(f"{state} on {device}" for device, state in states.items())
 
 
 def _sizes(row: dict[str, Any]) -> str:

@@ -39,7 +39,7 @@ if __name__ == "__main__":
 
 import torch
 
-from pipelines.models import device, loader
+from pipelines.models import device, fullness, loader
 from pipelines.models.records import Records
 from server import __version__
 from server.telemetry import configure_logging
@@ -50,12 +50,24 @@ from server.worker.child.link import Link
 log = logging.getLogger("darkroom.worker")
 
 
-def serve(sock: socket.socket, device_setting: str, device_memory: str = "", checks: Path | None = None) -> None:
-    """Read and obey messages until the front says stop or goes away. What checks at load find is kept in ``checks``."""
+def serve(
+    sock: socket.socket,
+    device_setting: str,
+    device_memory: str = "",
+    checks: Path | None = None,
+    share: int = 1,
+    refuse_full: bool = False,
+) -> None:
+    """Read and obey messages until the front says stop or goes away. What checks at load find is kept in ``checks``.
+
+    So many workers ``share`` this machine. A device that others have filled is refused where ``refuse_full`` says so.
+    """
     loader.quiet_libraries()
     link = Link(sock)
     try:
         choice = device.choose(device_setting)
+        if refuse_full:
+            fullness.refuse_full(choice.device)
     except device.DeviceRefused as refusal:
         link.send(protocol.Refused(str(refusal)))
         link.close()
@@ -65,7 +77,8 @@ def serve(sock: socket.socket, device_setting: str, device_memory: str = "", che
     dtype = device.choose_dtype("auto", choice.device)
     log.info("device chosen", extra={"device": str(choice.device), "device_name": choice.name, "dtype": str(dtype)})
     name = f"CPU, {torch.get_num_threads()} threads" if choice.device.type == "cpu" else choice.name
-    models = Device(choice.device, link, device_memory, Records(checks, darkroom=__version__, device=name))
+    records = Records(checks, darkroom=__version__, device=name)
+    models = Device(choice.device, link, device_memory, records, share=share)
     link.send(protocol.Hello(str(choice.device), choice.name, str(torch.__version__), choice.problem))
     while (message := link.receive()) is not None:
         match message:
@@ -103,13 +116,23 @@ def main() -> None:
     parser.add_argument("--device-memory", default="")
     parser.add_argument("--checks", type=Path, default=None)
     parser.add_argument("--log-level", default="info")
+    parser.add_argument("--name", default="")  # of the device, where the server has several
+    parser.add_argument("--share", type=int, default=1)
+    parser.add_argument("--refuse-full", action="store_true")
     arguments = parser.parse_args()
-    configure_logging(arguments.log_level, process="worker")
+    configure_logging(arguments.log_level, process="worker", device=arguments.name)
     threading.excepthook = _end_process  # a thread of ours that fails would leave drawings waiting for ever
     code = 0
     try:
         with socket.socket(fileno=arguments.fd) as sock:
-            serve(sock, arguments.device, arguments.device_memory, arguments.checks)
+            serve(
+                sock,
+                arguments.device,
+                arguments.device_memory,
+                arguments.checks,
+                arguments.share,
+                arguments.refuse_full,
+            )
     except Exception:  # OSErrors too: one that is not the link's was taken for a front that is gone, and never told
         log.exception("worker failed")
         code = 1

@@ -38,16 +38,26 @@ class Device:
     """What the front's messages set going on one device. All methods are called from the thread that reads them."""
 
     def __init__(
-        self, device: torch.device, link: Link, device_memory: str = "", records: Records | None = None
+        self,
+        device: torch.device,
+        link: Link,
+        device_memory: str = "",
+        records: Records | None = None,
+        *,
+        share: int = 1,
     ) -> None:
-        """``records`` keeps what the checks at load find; without them, this process alone knows it."""
+        """``records`` keeps what the checks at load find; without them, this process alone knows it. So many workers
+        ``share`` the host's memory and cores."""
         self._link = link
         self._device = device
-        self.reporter = Reporter(link)
+        self.reporter = Reporter(link, share=share)
         self._embeddings = embeddings.EmbeddingCache()
         self._engine = Engine(self.reporter, embeddings=self._embeddings)
         bound = memory_of(device_memory, memory.whole(device)) if device_memory else None
         budget, host_budget = memory.measure_budget(device)
+        host_budget //= share
+        if not memory.has_memory(device):
+            budget //= share  # it is the host's
         self._residency = residency.Residency(
             self._load,
             self._size_of,
@@ -115,6 +125,7 @@ class Device:
             for plan in known.keys() - plans:
                 del known[plan]
         self._records.forget_all_but(plans)
+        self.reporter.costs.forget_all_but(plans)
         self._checked &= plans
 
     def _queue_sweep(self) -> None:
@@ -191,6 +202,7 @@ class Device:
         if not model.shares:
             log.warning("model runs unshared", extra={"model": plan.key, "reason": model.reason})
         self._link.send(protocol.Checked(plan.key, model.shares, model.reason, plan.mark))
+        self.reporter.costs.checked(plan, model)
         return model
 
     def _size_of(self, plan: ModelPlan) -> int:
@@ -205,7 +217,9 @@ class Device:
         return size
 
     def _moved(self, plan: ModelPlan, place: residency.Place, reason: str, seconds: float) -> None:
-        self._link.send(protocol.Moved(plan.key, str(place), reason, round(seconds, 3), plan.mark))
+        ready = place is residency.Place.DEVICE
+        size, room = self._residency.sizes(plan) if ready else (0, 0)
+        self._link.send(protocol.Moved(plan.key, str(place), reason, round(seconds, 3), plan.mark, size, room))
         if usage := memory.usage(self._device):
             self._link.send(protocol.Tally(dict(self._engine.counts), usage))
 
@@ -222,4 +236,8 @@ def working_bytes(plan: ModelPlan) -> int | None:
 
 
 def _advice(device: torch.device, plan: ModelPlan, limit: int) -> str:
-    return loader.advice(plan, device, limit)
+    word = loader.advice(plan, device, limit)
+    if word or device.type == "cpu":
+        return word
+    size = loader.weight_bytes(plan, device)
+    return f"a device that has {size >> 20} MiB for weights; a model is never spread over several"

@@ -23,6 +23,7 @@ from pipelines.pictures import images
 from pipelines.plan import Drawing
 from pipelines.spec import Encoding, Picture
 from server.worker import protocol
+from server.worker.child.costs import CostWatch
 from server.worker.child.link import Link
 
 log = logging.getLogger("darkroom.worker")
@@ -47,9 +48,11 @@ class _DrawingState:
 class Reporter(Sink):
     """The engine's Sink. Sends its events to the front, with pictures encoded on threads off the step loop."""
 
-    def __init__(self, link: Link) -> None:
+    def __init__(self, link: Link, *, share: int = 1) -> None:
+        """So many workers ``share`` this machine's cores."""
         self._link = link
-        threads = max(1, min(4, os.cpu_count() or 1))
+        self.costs = CostWatch(link)
+        threads = max(1, min(4, (os.cpu_count() or 1) // share))
         self._encoders = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="encode")
         self._preview_slots = threading.BoundedSemaphore(2 * threads)  # for previews that wait or are being encoded
         self._drawings: dict[str, _DrawingState] = {}
@@ -65,6 +68,9 @@ class Reporter(Sink):
     def started(self, drawing: Drawing) -> None:
         self._drawings[drawing.job_id].started_s = time.monotonic()
         self._link.send(protocol.Started(drawing.job_id))
+
+    def stepped(self, drawing: Drawing, rows: int, seconds: float) -> None:
+        self.costs.stepped(drawing, rows, seconds)
 
     def progress(self, drawing: Drawing, done: int, of: int) -> None:
         """Sent once an interval at most: with many runs of short steps, the front would do little else than read."""

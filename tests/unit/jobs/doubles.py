@@ -12,15 +12,25 @@ from server.errors import DarkroomError
 from server.jobs.job import Job
 from server.jobs.queue import JobQueue
 from server.jobs.runner import JobRunner
+from server.settings import Settings
 from server.telemetry import Metrics
-from server.worker.local import LocalWorker
+from server.worker.devices import WorkerDevice
+from server.worker.fleet import Fleet
+from server.worker.member import Member
 from server.worker.protocol import Finished
+from server.worker.status import ModelStatus
 
 
 class FakeWorker:
-    """Finishes each drawing once the gate is open, or fails as told."""
+    """A member of the fleet that finishes each drawing once the gate is open, or fails as told."""
+
+    up = settled = True
+    asleep = busy = False
+    name = device = "fake"
+    start_failure = device_problem = device_name = ""
 
     def __init__(self) -> None:
+        self.models: dict[str, ModelStatus] = {}
         self.gate = asyncio.Event()
         self.gate.set()
         self.drawing = asyncio.Event()  # once it has begun with one
@@ -69,4 +79,15 @@ class FakeAssignment:
 
 
 def make_runner(queue: JobQueue, worker: FakeWorker, metrics: Metrics | None = None) -> JobRunner:
-    return JobRunner(queue, cast(LocalWorker, worker), metrics or Metrics())
+    return JobRunner(queue, fleet_of(worker, metrics=metrics), metrics or Metrics())
+
+
+def fleet_of(*workers: FakeWorker, metrics: Metrics | None = None) -> Fleet:
+    """A fleet of these members."""
+    left = iter(workers)
+
+    def build(*arguments: object, **named: object) -> Member:
+        return cast(Member, next(left))
+
+    devices = [WorkerDevice(worker.name, "cpu") for worker in workers]
+    return Fleet(Settings(), devices, [], [], metrics or Metrics(), build)

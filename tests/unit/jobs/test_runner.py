@@ -10,11 +10,11 @@ import pytest
 
 from pipelines.plan import Drawing
 from server.errors import BadImage, DeadlineExceeded, GenerationFailed, StoreFull, Unavailable, WorkerLost
-from server.jobs.company import Company
 from server.jobs.job import Job, State
 from server.jobs.queue import JobQueue
 from server.jobs.runner import JobRunner
 from server.telemetry import Metrics
+from server.worker.company import Company
 from server.worker.protocol import Finished
 from tests.unit.jobs.doubles import FakeAssignment, FakeWorker, make_runner
 

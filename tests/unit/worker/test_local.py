@@ -134,16 +134,16 @@ async def test_a_devices_memory_is_in_the_metrics_where_it_has_its_own(children:
         value = worker._metrics.registry.get_sample_value
         child.say(protocol.Tally({"unet_forwards": 3}))
         await move(worker, child, "mini", "loading")
-        assert value("darkroom_engine", {"counter": "unet_forwards"}) == 3
-        assert value("darkroom_device_memory_bytes", {"kind": "in_use"}) is None  # the CPU
+        assert value("darkroom_engine", {"counter": "unet_forwards", "device": "cpu"}) == 3
+        assert value("darkroom_device_memory_bytes", {"kind": "in_use", "device": "cpu"}) is None  # the CPU
         child.say(protocol.Tally({}, {"in_use": 5, "reserved": 8, "out_of_memory": 2}))
         await move(worker, child, "mini", "ready")
-        assert value("darkroom_device_memory_bytes", {"kind": "in_use"}) == 5
-        assert value("darkroom_device_memory_bytes", {"kind": "reserved"}) == 8
+        assert value("darkroom_device_memory_bytes", {"kind": "in_use", "device": "cpu"}) == 5
+        assert value("darkroom_device_memory_bytes", {"kind": "reserved", "device": "cpu"}) == 8
         assert value("darkroom_device_out_of_memory", {"device": "cpu"}) == 2
         child.end(-9)
         await until(lambda: not worker.up)
-        assert value("darkroom_device_memory_bytes", {"kind": "in_use"}) is None
+        assert value("darkroom_device_memory_bytes", {"kind": "in_use", "device": "cpu"}) is None
 
 
 async def test_what_is_drawn_ends_on_the_plan_that_it_began_with(children: Children) -> None:
@@ -253,3 +253,22 @@ async def test_only_a_load_that_stands_still_is_killed(
             await until(lambda before=before: looks[0] > before + 1 or child.returncode is not None)  # type: ignore[misc]
         assert child.returncode == (-signal.SIGKILL if silent else None)
         await worker.stop()
+
+
+async def test_a_worker_that_dies_says_which_drawings_it_had_come_to(children: Children) -> None:
+    async with started([]) as worker:
+        child = await children.get()
+        child.say(HELLO)
+        await move(worker, child, "mini", "ready")
+        tasks = [
+            asyncio.create_task(
+                worker.draw(msgspec.structs.replace(DRAWING, job_id=job), Encoding("png", 90), lambda done, of: None)
+            )
+            for job in ("job_1", "job_2")
+        ]
+        await until(lambda: len(child.heard) == 2)
+        child.say(protocol.Started("job_1"))
+        await move(worker, child, "broken", "loading")
+        child.end(-9)
+        lost = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [error.started for error in lost if isinstance(error, WorkerLost)] == [True, False]

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -242,3 +244,35 @@ def test_records_of_plans_that_are_gone_do_not_pile_up(
     assert [kept(folder, each) for each in plans] == [FOUND, None, FOUND, FOUND]
     assert not leftover.exists()
     assert fresh.exists(), "another process may be at it"
+
+
+def test_a_file_that_another_worker_lets_go_of_meanwhile_is_no_failure(
+    folder: Path, plan: ModelPlan, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Two workers tidied one folder: what one renamed while the other looked was told of as a record not written."""
+    opened(folder).of(plan).keep("verdict", FOUND)
+    glob = Path.glob
+
+    def late(path: Path, pattern: str) -> Any:
+        return (*glob(path, pattern), path / f"gone{pattern.lstrip('.*')}")
+
+    monkeypatch.setattr(Path, "glob", late)
+    opened(folder).of(plan).keep("verdict", FOUND)
+    assert not caplog.records
+    assert kept(folder, plan) == FOUND
+
+
+def test_two_workers_that_write_at_once_leave_one_whole_record(folder: Path, plan: ModelPlan) -> None:
+    """On cards of one kind both have the same name for it."""
+    start = threading.Barrier(2)
+
+    def write(number: int) -> None:
+        record = opened(folder).of(plan)
+        start.wait(10)
+        for _ in range(20):
+            record.keep("verdict", Found(number))
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(write, (1, 2)))
+    assert kept(folder, plan) in (Found(1), Found(2))
+    assert only_file(folder).suffix == ".json"

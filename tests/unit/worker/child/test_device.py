@@ -89,6 +89,7 @@ class LoadedModel:
     shares, reason = True, ""
 
     def __init__(self, count: Callable[..., int]) -> None:
+        self.shared_modules: dict[int, Any] = {}
         self.tokens = self
         self.count = count
 

@@ -1,7 +1,7 @@
 """Company: jobs draw together, but for those that have to draw alone.
 
-Knows who draws and who waits; knows nothing of jobs or workers. All of it runs on the event loop's thread. Whoever
-waits to be alone holds up those that come later, so that its turn comes.
+Knows who draws on one device and who waits; knows nothing of jobs or workers. All of it runs on the event loop's
+thread. Whoever waits to be alone holds up those that come later, so that its turn comes.
 """
 
 from __future__ import annotations
@@ -19,6 +19,11 @@ class Company:
         self._empty = asyncio.Event()
         self._empty.set()
         self._door = asyncio.Lock()  # held by the one that is alone, or waits to be; all others pass through it
+
+    @property
+    def shut(self) -> bool:
+        """Does one draw alone, or wait to?"""
+        return self._door.locked()
 
     @contextlib.asynccontextmanager
     async def together(self) -> AsyncIterator[None]:

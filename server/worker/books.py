@@ -1,0 +1,95 @@
+"""The books of the fleet: of each member what the rule has to know, and which drawings it has.
+
+Knows members, flights and the rule's questions; knows nothing of processes. What a member has not told yet is taken
+from another, or guessed: a guess costs one drawing a worse place.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+
+from server.worker.company import Company
+from server.worker.cost import Cost
+from server.worker.devices import WorkerDevice
+from server.worker.member import Flight, Member
+from server.worker.status import ModelState, ModelStatus, ModelStatuses
+
+_UNKNOWN_LOAD_S = 10.0
+_UNKNOWN_COST = Cost(0.02, 0.1, 1024 * 1024, 8)
+_SOON_S = 0.5  # until a load ends that has taken longer than the last
+_WAKING_S = 10.0  # a process starts, and imports torch
+
+Elsewhere = Callable[[str], Iterator[ModelStatus]]
+
+
+class Books:
+    """One member, as the fleet sees it: the rule's outlook on its device."""
+
+    def __init__(self, member: Member, device: WorkerDevice, elsewhere: Elsewhere) -> None:
+        """``elsewhere`` tells what all members know of a model."""
+        self.member = member
+        self.device = device
+        self.company = Company()
+        self.was_lost = False  # it has been up, and is not at the moment: the others serve meanwhile
+        self._was_up = False
+        self._flights: list[Flight] = []
+        self._elsewhere = elsewhere
+
+    @property
+    def available(self) -> bool:
+        """Can it be given a drawing now? One that sleeps wakes for it."""
+        return self.member.up or self.member.asleep
+
+    def look(self) -> None:
+        """Note whether it is up."""
+        self._was_up |= self.member.up
+        self.was_lost = self._was_up and not self.available
+
+    @property
+    def flights(self) -> Sequence[Flight]:
+        return self._flights
+
+    def begin(self, flight: Flight) -> None:
+        self._flights.append(flight)
+
+    def end(self, flight: Flight) -> None:
+        self._flights = [other for other in self._flights if other is not flight]
+
+    def cost(self, key: str) -> Cost:
+        own = self._status(key).loads.cost
+        if own is not None:
+            return own
+        return next((status.loads.cost for status in self._elsewhere(key) if status.loads.cost), _UNKNOWN_COST)
+
+    def load_s(self, key: str) -> float:
+        status = self._status(key)
+        if status.state is ModelState.READY:
+            return 0.0
+        models = self.member.models
+        own_s = models.load_s(key) if isinstance(models, ModelStatuses) and key in models else None
+        if not own_s:
+            known = (status.loads.disk_s for status in self._elsewhere(key) if status.loads.disk_s)
+            own_s = next(known, _UNKNOWN_LOAD_S)
+        if status.state is ModelState.LOADING:
+            own_s = max(_SOON_S, own_s - (time.monotonic() - status.since_s))
+        return own_s + (_WAKING_S if self.member.asleep else 0.0)
+
+    @property
+    def awaited(self) -> Sequence[str]:
+        models = self.member.models
+        loading = [key for key, status in models.items() if status.state is ModelState.LOADING]
+        waited = [flight.key for flight in self._flights if self._status(flight.key).state is not ModelState.READY]
+        return tuple(dict.fromkeys((*loading, *waited)))
+
+    def crowds(self, key: str) -> bool:
+        models = self.member.models
+        room = models.room if isinstance(models, ModelStatuses) else 0
+        if not room:
+            return False  # nothing was loaded there yet
+        there = [status.loads.size for status in models.values() if status.state is ModelState.READY]
+        known = [status.loads.size for status in self._elsewhere(key) if status.loads.size]
+        return sum(there) + max(known, default=max(there, default=0)) > room
+
+    def _status(self, key: str) -> ModelStatus:
+        return self.member.models.get(key) or ModelStatus()

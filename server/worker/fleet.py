@@ -1,0 +1,378 @@
+"""The fleet: all that draws for this server, a member for each device, behind the face of a single worker.
+
+Knows members, the rule that gives each drawing to one of them, and which models are bound to which; knows neither
+processes nor sockets nor HTTP. All methods run on the event loop's thread. All pictures of a drawing stay on one
+device, and the end of one member costs its own drawings alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, MutableMapping
+from typing import Protocol
+
+from pipelines.plan import Drawing, ModelPlan
+from pipelines.spec import Encoding
+from server.errors import DarkroomError, ModelUnavailable, WorkerLost
+from server.settings import Settings
+from server.telemetry import Metrics
+from server.worker import protocol, rule
+from server.worker.books import Books
+from server.worker.devices import WorkerDevice
+from server.worker.member import Flight, Member, Previewed, Progress
+from server.worker.overview import Overview
+from server.worker.status import Deaths, ModelState, ModelStatus
+
+log = logging.getLogger("darkroom.worker")
+
+Binding = tuple[str, ...]  # names of devices that a model may be drawn on; empty: any
+
+
+class Build(Protocol):
+    """What makes the member of a device."""
+
+    def __call__(
+        self,
+        settings: Settings,
+        plans: Iterable[ModelPlan],
+        preload: Iterable[ModelPlan],
+        metrics: Metrics,
+        device: WorkerDevice,
+        deaths: Deaths,
+    ) -> Member: ...
+
+
+class Fleet:
+    """The members of one server."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        devices: Iterable[WorkerDevice],
+        plans: Iterable[ModelPlan],
+        preload: Iterable[ModelPlan],
+        metrics: Metrics,
+        build: Build,
+    ) -> None:
+        self._settings = settings
+        self._metrics = metrics
+        self._build = build
+        self._deaths = Deaths()
+        self._plans = {plan.key: plan for plan in plans}
+        self._preload = tuple(preload)
+        self._changed = asyncio.Event()
+        self._started = False
+        self._books = [self._open(device) for device in devices]
+        self.left_out: dict[str, str] = {}  # devices that turned out to be of no use, and why
+        self.on_refused: Callable[[str], None] = lambda reason: None  # the devices that are set cannot be used here
+        self.on_slots: Callable[[], None] = lambda: None  # there may be more slots than before
+
+    def _open(self, device: WorkerDevice) -> Books:
+        preload = self._bound_to(device, self._preload)
+        member = self._build(self._settings, self._plans.values(), preload, self._metrics, device, self._deaths)
+        books = Books(member, device, self._statuses)
+        member.on_change = self._note_change
+        member.on_refused = lambda reason: self._refused(books, reason)
+        return books
+
+    # What a single worker tells, too.
+
+    @property
+    def members(self) -> tuple[Member, ...]:
+        """In the order of the setting, without those that were left out."""
+        return tuple(books.member for books in self._books)
+
+    @property
+    def devices(self) -> tuple[WorkerDevice, ...]:
+        """Those that the members draw on."""
+        return tuple(books.device for books in self._books)
+
+    @property
+    def up(self) -> bool:
+        """Is any member up?"""
+        return any(member.up for member in self.members)
+
+    @property
+    def asleep(self) -> bool:
+        """Do all sleep, of those that can be used?"""
+        usable = [member for member in self.members if not member.start_failure]
+        return bool(usable) and all(member.asleep for member in usable)
+
+    @property
+    def settled(self) -> bool:
+        """Is one member settled, and every other, too, but those that cannot be used or are being replaced?"""
+        settled = [books.member.settled for books in self._books]
+        return any(settled) and all(
+            now or books.was_lost or books.member.start_failure for now, books in zip(settled, self._books, strict=True)
+        )
+
+    @property
+    def device(self) -> str:
+        if len(self._books) == 1:
+            return self._books[0].member.device
+        return ", ".join(member.name for member in self.members)
+
+    @property
+    def device_problem(self) -> str:
+        """Why a member is not on the device that this machine seems to have, or a device is not used."""
+        said = [self._said(member, member.device_problem) for member in self.members if member.device_problem]
+        return " ".join([*said, *(f"{name} is left out: {reason}" for name, reason in self.left_out.items())])
+
+    @property
+    def start_failure(self) -> str:
+        """Why no member comes up; empty as long as one may."""
+        if not all(member.start_failure for member in self.members):
+            return ""
+        return " ".join(self._said(member, member.start_failure) for member in self.members)
+
+    def _said(self, member: Member, text: str) -> str:
+        return text if len(self._books) == 1 else f"{member.name}: {text}"
+
+    @property
+    def models(self) -> MutableMapping[str, ModelStatus]:
+        """Where each model is: as it stands best on any device that it may be on."""
+        if len(self._books) == 1:
+            return self._books[0].member.models
+        return Overview(self._statuses, lambda: [member.models for member in self.members])
+
+    def _statuses(self, key: str) -> Iterator[ModelStatus]:
+        bound = self._bound(self._plans.get(key))
+        return (books.member.models[key] for books in bound if key in books.member.models)
+
+    # Life.
+
+    def start(self) -> None:
+        self._started = True
+        for member in self.members:
+            member.start()
+
+    async def stop(self) -> None:
+        self._started = False
+        await asyncio.gather(*(member.stop() for member in self.members))
+
+    def serve(self, plans: Iterable[ModelPlan], preload: Iterable[ModelPlan]) -> None:
+        """Draw by these plans from now on; drawings that have begun end on their own."""
+        self._plans, self._preload = {plan.key: plan for plan in plans}, tuple(preload)
+        for books in self._books:
+            books.member.serve(tuple(self._plans.values()), self._bound_to(books.device, self._preload))
+
+    def _refused(self, books: Books, reason: str) -> None:
+        """A device cannot be used: it is left out where nobody named it and there are others, else the server stops."""
+        name = books.member.name
+        if not books.device.optional:
+            self.on_refused(reason if len(self._books) == 1 else f"{name}: {reason}")
+            return
+        self.left_out[name] = reason
+        log.warning("device left out", extra={"device": name, "reason": reason})
+        self._books.remove(books)
+        if not self._books:
+            said = " ".join(f"{name}: {reason}" for name, reason in self.left_out.items())
+            if self._settings.device_words != ("auto",):
+                self._books.append(books)
+                self.on_refused(said)
+                return
+            self._books.append(self._open(WorkerDevice("cpu", "cpu")))
+            if self._started:
+                self._books[0].member.start()
+        self._note_change()
+
+    def _note_change(self) -> None:
+        for books in self._books:
+            books.look()
+        self._changed.set()
+        self._changed = asyncio.Event()
+        self.on_slots()
+
+    # Which member?
+
+    def names(self) -> tuple[str, ...]:
+        """The devices, as models.yaml and admins may name them."""
+        return (*(member.name for member in self.members), *self.left_out)
+
+    def find(self, name: str | None) -> tuple[Member, ...]:
+        """The members on the device of this name, or on those of this kind; all without one. Empty: there is none."""
+        if name is None:
+            return self.members
+        return tuple(books.member for books in self._books if self._is(books, name))
+
+    def may_draw(self, member: Member, plan: ModelPlan) -> bool:
+        """May this model be on the device of this member?"""
+        return any(books.member is member for books in self._bound(plan))
+
+    def lane(self, plan: ModelPlan) -> Binding:
+        """The devices that a model is bound to; empty for all."""
+        return plan.devices if len(self._books) > 1 else ()
+
+    def slots(self, lane: Binding = ()) -> int:
+        """How many drawings go on at a time on these devices: as many as running_jobs on each that is up."""
+        up = sum(books.available for books in self._books if not lane or any(self._is(books, each) for each in lane))
+        return self._settings.running_jobs * max(1, up)
+
+    def _is(self, books: Books, name: str) -> bool:
+        return name == books.member.name or books.device.answers_to(name)
+
+    def _bound(self, plan: ModelPlan | None) -> list[Books]:
+        names = plan.devices if plan is not None else ()
+        return [books for books in self._books if not names or any(self._is(books, name) for name in names)]
+
+    def _bound_to(self, device: WorkerDevice, plans: Iterable[ModelPlan]) -> tuple[ModelPlan, ...]:
+        return tuple(
+            plan for plan in plans if not plan.devices or any(device.answers_to(name) for name in plan.devices)
+        )
+
+    def require(self, key: str, model: str, *, retry: bool = True) -> None:
+        """Raise ModelUnavailable for weights that no device could load; ``model`` is the ID asked for. Raise
+        Unavailable where no worker comes up."""
+        plan = self._plans.get(key)
+        if plan is not None:
+            self._able(plan, model, retry=retry)
+
+    def _able(self, plan: ModelPlan, model: str, *, retry: bool = True) -> list[Books]:
+        """The members that may be given drawings of this model. Raises what forbids it where there is none."""
+        able, refusals = list[Books](), list[DarkroomError]()
+        for books in self._bound(plan):
+            try:
+                books.member.require(plan.key, model, retry=retry)
+                able.append(books)
+            except DarkroomError as refusal:
+                refusals.append(refusal)
+        if able:
+            return able
+        if not refusals:
+            raise ModelUnavailable(
+                f"{model} is bound to {', '.join(plan.devices)}, which this server does not draw on now; /readyz says"
+                " why.",
+                param="model",
+            )
+        raise next((refusal for refusal in refusals if isinstance(refusal, ModelUnavailable)), refusals[0])
+
+    def states(self, plan: ModelPlan) -> dict[str, str]:
+        """Where this model is, on each device that it may be on."""
+        return {
+            books.member.name: str(books.member.models[plan.key].state)
+            for books in self._bound(plan)
+            if plan.key in books.member.models
+        }
+
+    def drawings(self, member: Member) -> int:
+        """How many drawings this member has."""
+        return sum(len(books.flights) for books in self._books if books.member is member)
+
+    # Drawing.
+
+    async def draw(
+        self,
+        drawing: Drawing,
+        encoding: Encoding,
+        progress: Progress,
+        previewed: Previewed = lambda number, picture: None,
+    ) -> protocol.Finished:
+        """The pictures of a drawing. Cancelling this coroutine stops the drawing at its next step."""
+        async with self.reserve(drawing) as place:
+            return await place.draw(encoding, progress, previewed)
+
+    @contextlib.asynccontextmanager
+    async def reserve(self, drawing: Drawing, *, alone: bool = False) -> AsyncIterator[Place]:
+        """Choose the member for a drawing, and keep it until the block ends: beside others, or ``alone`` on its device.
+
+        Waits for a member to come up where none is. Raises ModelUnavailable and Unavailable.
+        """
+        while True:
+            books, flight = await self._choose(drawing), Flight.of(drawing)
+            books.begin(flight)
+            self._count(books)
+            try:
+                async with books.company.alone() if alone else books.company.together():
+                    if books.available or not self.others_available(books, drawing):
+                        yield Place(self, books, drawing, flight, alone=alone)
+                        return
+            finally:
+                books.end(flight)
+                self._count(books)
+
+    async def _choose(self, drawing: Drawing) -> Books:
+        while True:
+            plan = drawing.plan
+            served = self._plans.get(plan.key) == plan  # else models.yaml was read again since it was admitted
+            able = self._able(plan, drawing.spec.model) if served else self._bound(plan) or self._books
+            ready = [books for books in able if books.available]
+            if not ready and len(able) > 1:
+                await self._changed.wait()
+                continue
+            candidates = ready or able
+            open_ = [books for books in candidates if not books.company.shut] or candidates
+            roomy = [books for books in open_ if len(books.flights) < self._settings.running_jobs] or open_
+            return roomy[0] if len(roomy) == 1 else rule.choose(Flight.of(drawing), roomy)
+
+    def others_available(self, books: Books, drawing: Drawing) -> bool:
+        """Is there another member that can draw this now?"""
+        return any(other.available for other in self._bound(drawing.plan) if other is not books)
+
+    def _count(self, books: Books) -> None:
+        self._metrics.device_drawings.labels(books.member.name).set(len(books.flights))
+
+    # What an admin may ask for.
+
+    async def load(self, plan: ModelPlan, model: str, device: str | None = None) -> None:
+        """Return when the weights are on this device, or on all that the model may be on. Raises what forbids it where
+        it is on none of them."""
+        members = [member for member in self.find(device) if self.may_draw(member, plan)]
+        results = await asyncio.gather(*(self._load(member, plan, model) for member in members), return_exceptions=True)
+        failures = [result for result in results if isinstance(result, BaseException)]
+        if failures and (len(failures) == len(results) or not isinstance(failures[0], DarkroomError)):
+            raise failures[0]
+
+    async def _load(self, member: Member, plan: ModelPlan, model: str) -> None:
+        member.require(plan.key, model)
+        await member.load(plan, model)
+
+    def leave(self, plan: ModelPlan, place: ModelState, device: str | None = None) -> None:
+        """Have a model leave this device, or all, for host memory or the disk, once nothing is drawn with it."""
+        for member in self.find(device):
+            member.leave(plan, place)
+
+    def sleep(self, device: str | None = None) -> None:
+        """End the process of this device, or of all, as soon as nothing is drawn or loaded there."""
+        for member in self.find(device):
+            member.sleep()
+        self.on_slots()
+
+    def wake(self, device: str | None = None) -> None:
+        """Start the process of this device, or of all, if it sleeps, and load what is to be preloaded."""
+        for member in self.find(device):
+            member.wake()
+
+
+class Place:
+    """A drawing's place on a member."""
+
+    def __init__(self, fleet: Fleet, books: Books, drawing: Drawing, flight: Flight, *, alone: bool) -> None:
+        self.member = books.member
+        self._fleet = fleet
+        self._books = books
+        self._drawing = drawing
+        self._flight = flight
+        self._alone = alone
+
+    async def draw(
+        self, encoding: Encoding, progress: Progress, previewed: Previewed = lambda number, picture: None
+    ) -> protocol.Finished:
+        """The pictures of the drawing. Raises WorkerLost where the member dies under it.
+
+        One that dies before it has come to it is no matter of the drawing: another member draws it, if one can.
+        """
+
+        def stepped(done: int, of: int) -> None:
+            self._flight.steps_left = max(0, of - done)
+            progress(done, of)
+
+        try:
+            return await self.member.draw(self._drawing, encoding, stepped, previewed)
+        except WorkerLost as lost:
+            # Not begun: it waited for a model that may have ended the worker, and would end the next.
+            if lost.started or not lost.begun or not self._fleet.others_available(self._books, self._drawing):
+                raise
+        async with self._fleet.reserve(self._drawing, alone=self._alone) as other:
+            return await other.draw(encoding, progress, previewed)

@@ -1,0 +1,144 @@
+"""Which devices the setting stands for, on machines that are described."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from server.errors import ConfigError
+from server.settings import Settings, read_settings
+from server.worker import devices
+from server.worker.devices import Card, WorkerDevice, find
+
+ONE, TWO = "GPU-11111111-aaaa-0000-0000-000000000001", "GPU-22222222-bbbb-0000-0000-000000000002"
+PART = "MIG-33333333-cccc-0000-0000-000000000003"
+CARDS = (Card(ONE, "RTX 4090", 24 << 30), Card(TWO, "RTX 3060", 12 << 30))
+
+Find = Callable[..., tuple[WorkerDevice, ...]]
+
+
+@pytest.fixture
+def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Find:
+    """Reads the setting on a machine with these cards."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(devices, "_cores", lambda: 8)
+
+    def look(words: str, cards: tuple[Card, ...] | str = CARDS, **settings: object) -> tuple[WorkerDevice, ...]:
+        (tmp_path / "dev").mkdir(exist_ok=True)
+        if cards:
+            (tmp_path / "dev/nvidiactl").touch()
+
+        def census(visible: str) -> tuple[Card, ...] | str:
+            if visible:
+                return (Card(visible, "A100 MIG 1g", 5 << 30),) if visible == PART else "the driver shows no device"
+            return cards
+
+        return find(Settings(devices=words, **settings), census, tmp_path)  # type: ignore[arg-type]
+
+    return look
+
+
+def told(found: tuple[WorkerDevice, ...]) -> list[tuple[str, str, str]]:
+    return [(device.name, device.setting, device.visible) for device in found]
+
+
+@pytest.mark.parametrize("word", ["auto", "cuda"])
+def test_every_card_has_a_worker_that_sees_it_alone(machine: Find, word: str) -> None:
+    """Each child made a context on the first card, too."""
+    found = machine(word)
+    assert told(found) == [("cuda:0", "cuda", ONE), ("cuda:1", "cuda", TWO)]
+    assert all(device.optional and device.refuses_full and device.share == 2 for device in found)
+
+
+@pytest.mark.parametrize("word", ["auto", "cuda"])
+@pytest.mark.parametrize("cards", [(), CARDS[:1], "the driver did not answer within 60 s"])
+def test_a_machine_with_one_device_is_left_to_its_worker(machine: Find, word: str, cards: tuple[Card, ...]) -> None:
+    assert machine(word, cards) == (WorkerDevice(setting=word),)
+
+
+def test_named_devices_are_those_and_in_that_order(machine: Find) -> None:
+    assert told(machine("cuda:1")) == [("cuda:1", "cuda", TWO)]
+    found = machine(f" {TWO[:12].lower()}, cuda:0".replace("gpu", "GPU"))
+    assert [(device.setting, device.visible) for device in found] == [("cuda", TWO), ("cuda", ONE)]
+    assert all(device.refuses_full and not device.optional for device in found)
+    assert told(machine(PART)) == [(PART, "cuda", PART)]
+    assert found[0].answers_to(TWO)
+    assert found[0].answers_to("cuda:1")
+    assert found[0].answers_to("cuda")
+    assert not found[0].answers_to("cuda:0")
+
+
+def test_workers_on_the_cpu_share_its_cores(machine: Find, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert [(device.name, device.threads, device.share) for device in machine("cpu,cpu", ())] == [
+        ("cpu:0", 4, 2),
+        ("cpu:1", 4, 2),
+    ]
+    assert [device.threads for device in machine("cpu,cpu", (), threads=1)] == [1, 1]
+    assert [(device.name, device.threads) for device in machine("cpu", ())] == [("cpu", None)], "torch's choice"
+    assert [device.threads for device in machine("cpu,cuda:0", threads=3)] == [3, None]
+    monkeypatch.setenv("OMP_NUM_THREADS", "2")
+    assert [device.threads for device in machine("cpu,cpu", ())] == [None, None]
+
+
+@pytest.mark.parametrize(
+    ("words", "cards", "says"),
+    [
+        ("cuda:2", CARDS, "cuda:2 is not there; this machine shows cuda:0 (RTX 4090, "),
+        ("cuda:0,cuda:0", CARDS, "cuda:0 is named twice; name each device once"),
+        (f"cuda:1,{TWO}", CARDS, f"{TWO} is named twice (cuda:1 is the same)"),
+        ("GPU-99", CARDS, "GPU-99 is not there"),
+        ("MIG-99", CARDS, "MIG-99 is not there; `nvidia-smi -L` lists"),
+        ("cuda:0", (), "cuda:0 is not there: this machine shows no NVIDIA device"),
+        ("cuda:0", "cuInit of the driver failed with code 803", "cuda:0 is not there: cuInit of the driver failed"),
+        ("mps,mps", (), "mps is named twice"),
+    ],
+)
+def test_a_device_that_cannot_be_meant_stops_the_start(
+    machine: Find, words: str, cards: tuple[Card, ...] | str, says: str
+) -> None:
+    with pytest.raises(ConfigError) as raised:
+        machine(words, cards)
+    assert str(raised.value).startswith(f"DARKROOM_DEVICES (--devices) = {words}: ")
+    assert says in str(raised.value)
+
+
+def test_a_device_that_is_hidden_is_told_so(machine: Find, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    with pytest.raises(ConfigError, match="CUDA_VISIBLE_DEVICES is set and may hide it"):
+        machine("cuda:1", CARDS[:1])
+
+
+def test_amds_devices_are_taken_by_number(machine: Find, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev/kfd").touch()
+    assert told(machine("cuda:1,cuda:0", ())) == [("cuda:1", "cuda", "1"), ("cuda:0", "cuda", "0")]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,2")
+    assert told(machine("cuda:1", ())) == [("cuda:1", "cuda", "2")]
+
+
+@pytest.mark.parametrize("words", ["gpu", "cuda:x", "auto,cpu", "cpu,", "cuda,cuda:0", "", "cuda:0;cuda:1"])
+def test_words_that_name_no_device_are_refused(words: str) -> None:
+    with pytest.raises(ConfigError, match=r"DARKROOM_DEVICES \(--devices\).*must be auto, cpu, cuda"):
+        read_settings(devices=words)
+
+
+def test_the_old_name_stands_for_the_new_one() -> None:
+    settings = read_settings(device="cpu")
+    assert (settings.device_words, settings.device_kind) == (("cpu",), "cpu")
+    assert settings.devices_as_set == "DARKROOM_DEVICE (--device) = cpu"
+    with pytest.raises(ConfigError, match="is the old name of DARKROOM_DEVICES"):
+        read_settings(device="cpu", devices="cpu,cpu")
+
+
+def test_who_asks_the_driver_outlives_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver that hangs, or is not there, is a sentence and no crash: it is asked by a process of its own."""
+    monkeypatch.setenv("DARKROOM_SIGNING_KEY", "x" * 20)
+    said = devices.ask()
+    assert isinstance(said, str) or all(card.uuid.startswith(("GPU-", "MIG-")) for card in said)
+    monkeypatch.setattr(devices, "_TIMEOUT_S", 0.0)
+    assert devices.ask() == "the driver did not answer within 0 s"
+    assert "DARKROOM_SIGNING_KEY" in os.environ
