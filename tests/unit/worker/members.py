@@ -140,10 +140,16 @@ class PaperFleet(Fleet):
         self.paper: list[PaperMember] = []
         self.metrics = Metrics()
 
-        def build(*arguments: object) -> PaperMember:
-            member = PaperMember(*arguments)  # type: ignore[arg-type]
-            self.paper.append(member)
-            return member
+        def build(
+            settings: Settings,
+            plans: Iterable[ModelPlan],
+            preload: Iterable[ModelPlan],
+            metrics: Metrics,
+            device: WorkerDevice,
+            deaths: Deaths,
+        ) -> PaperMember:
+            self.paper.append(PaperMember(settings, plans, preload, metrics, device, deaths))
+            return self.paper[-1]
 
         devices = [WorkerDevice(f"cpu:{number}", "cpu", share=count, optional=optional) for number in range(count)]
         super().__init__(settings or Settings(), devices, PLANS, preload, self.metrics, build)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import heapq
 import itertools
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.engine import policy
@@ -236,7 +236,7 @@ def simulate(scenario: Scenario, make_rule: Callable[[], Rule], count: int = 100
         if device.stepping or not waiting:
             return
         device.stepping = True
-        most = dict.fromkeys((request.key for request in waiting), device.step_cost.most_rows)
+        most: dict[Hashable, int] = dict.fromkeys((request.key for request in waiting), device.step_cost.most_rows)
         chosen = policy.choose(waiting, most)
         rows = sum(request.rows for request in chosen)
         for request in waiting:

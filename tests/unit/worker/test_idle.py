@@ -11,6 +11,7 @@ from pipelines.plan import ModelPlan
 from server.catalog.load import load_catalog
 from server.errors import ConfigError
 from server.settings import Settings
+from server.worker.fleet import Fleet
 from server.worker.idle import IdleWatch
 from server.worker.local import LocalWorker
 from server.worker.served import ServedCatalog
@@ -53,7 +54,7 @@ class House:
         file = folder / "models.yaml"
         file.write_text(TEXT % keys)
         self.worker = Quiet()
-        served = ServedCatalog(file, load_catalog(file), cast(LocalWorker, self.worker))
+        served = ServedCatalog(file, load_catalog(file), cast(Fleet, self.worker))
         self.worker.models = {key: ModelStatus(ModelState.READY) for key in "ab"}
         self.watch = IdleWatch(Settings(**settings), served, cast(LocalWorker, self.worker))
 

@@ -188,6 +188,7 @@ async def test_a_model_that_has_left_while_it_is_drawn_with_is_no_fault(children
         child.say(HELLO)
         await until(lambda: worker.up)
         assert not worker.models.loading
+        await until(lambda: bool(child.heard))
         assert child.heard == [protocol.Serve((BROKEN,))]
         assert worker.models["broken"].state is ModelState.UNLOADED
 

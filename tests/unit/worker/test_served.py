@@ -16,7 +16,7 @@ from pipelines.plan import ModelPlan
 from server.catalog.load import load_catalog
 from server.errors import ConfigError, ModelNotFound
 from server.worker import served
-from server.worker.local import LocalWorker
+from server.worker.fleet import Fleet
 from server.worker.served import Changes, ServedCatalog
 from server.worker.status import ModelState, ModelStatus
 from tests.running import ROOT
@@ -60,7 +60,7 @@ class Place:
         new.replace(self.file)
 
     def open(self) -> ServedCatalog:
-        return ServedCatalog(self.file, load_catalog(self.file), cast(LocalWorker, self.worker))
+        return ServedCatalog(self.file, load_catalog(self.file), cast(Fleet, self.worker))
 
 
 @pytest.fixture

@@ -84,7 +84,8 @@ def test_what_was_not_measured_is_learned(cost: StepCost | None, shares: bool) -
     front.steps(15, 0.4)
     assert not front.sent, "few steps say little"
     front.steps(1, 0.4)
-    assert [(m.fixed_s, m.row_s, m.pixels) for m in front.sent] == [(0.0, pytest.approx(0.2), 64 * 64)]
+    (told,) = front.sent
+    assert (told.fixed_s, told.row_s, told.pixels) == (0.0, pytest.approx(0.2), 64 * 64)
 
 
 def test_a_model_that_left_models_yaml_is_forgotten(front: Front) -> None:
