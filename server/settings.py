@@ -294,4 +294,5 @@ def read_settings(argv: list[str] | None = None, **overrides: Any) -> Settings:
 def _explain(item: ErrorDetails) -> str:
     name = ".".join(str(part) for part in item["loc"]) or "settings"
     shown = "" if name == "signing_key" else f" = {item.get('input')!r}"
-    return f"{ENV_PREFIX}{name.upper()} (--{name.replace('_', '-')}){shown}: {item['msg']}"
+    why = item["msg"].removeprefix("Value error, ")  # pydantic's mark of what our own checks say
+    return f"{ENV_PREFIX}{name.upper()} (--{name.replace('_', '-')}){shown}: {why}"

@@ -131,7 +131,7 @@ def _check(source: _Source) -> ModelsFile:
         return ModelsFile.model_validate(source.data)
     except ValidationError as error:
         first = error.errors()[0]
-        raise source.error(first["loc"], first["msg"], first.get("input")) from None
+        raise source.error(first["loc"], first["msg"].removeprefix("Value error, "), first.get("input")) from None
 
 
 def _decide(source: _Source, file: ModelsFile) -> Catalog:

@@ -35,7 +35,7 @@ def model(key: str, keys: Keys) -> Model:
     try:
         return load.model_of(Path(), key, key, ModelEntry.model_validate(dict(keys)))
     except ValidationError as error:
-        raise CommandFailed(str(error.errors()[0]["msg"])) from None
+        raise CommandFailed(error.errors()[0]["msg"].removeprefix("Value error, ")) from None
 
 
 def copy(key: str, keys: Keys, file: Path, into: str | None) -> Path:
