@@ -114,8 +114,8 @@ def _denoisers(pipeline: Any) -> Iterator[Any]:
 
 
 def _fuse(pipeline: Any, plan: ModelPlan) -> None:
-    """Give each attention one projection for query, key and value, and drop those that it replaces: beside it they would
-    take a tenth and more of the denoiser's memory."""
+    """Give each attention one projection for query, key and value, and drop those that it replaces: beside it they
+    would take a tenth and more of the denoiser's memory."""
     for module in _denoisers(pipeline) if plan.fuse_qkv else ():
         if plan.quantise is not None or getattr(
             module, "is_quantized", False
