@@ -68,6 +68,8 @@ class SharedModule:
     function: Callable[..., Any]
     stage: Stage
     ignores_generator: bool = False
+    # Where it computes; parameters that are offloaded lie elsewhere.
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     parts: dict[Path, Part] = field(default_factory=dict)  # of the arguments, from the trace at load
     output_parts: dict[Path, Part] = field(default_factory=dict)
     cost: StepCost | None = None  # measured at load

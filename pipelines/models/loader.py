@@ -73,6 +73,8 @@ class LoadedModel:
         self.family = family
         self.device = device
         self.shared_modules = find_shared_modules(pipeline.components)
+        for shared in self.shared_modules.values():
+            shared.device = device
         self.tokens = TokenCounter(pipeline)
         self.adapters = adapters or Adapters()
         self.shares = True  # may its runs share steps? The check at load decides

@@ -269,7 +269,7 @@ class _Room:
     """The device memory that a forward may take, told from what one with fewer rows took. A CPU always has room."""
 
     def __init__(self, shared: SharedModule) -> None:
-        self._device = next(shared.module.parameters()).device if is_on_cuda(shared) else None
+        self._device = shared.device if is_on_cuda(shared) else None
         self._row_bytes = 0.0
 
     def allows(self, rows: int) -> bool:

@@ -228,14 +228,13 @@ def trace(calls: list[Call], doubled: list[Call]) -> None:
 
 def is_on_cuda(shared: SharedModule) -> bool:
     """Is the module on a device that computes while the host goes on?"""
-    parameter = next(shared.module.parameters(), None)
-    return parameter is not None and parameter.is_cuda
+    return shared.device.type == "cuda"
 
 
 def synchronise(shared: SharedModule) -> None:
     """Wait for what the module's device has to do."""
     if is_on_cuda(shared):
-        torch.cuda.synchronize(next(shared.module.parameters()).device)
+        torch.cuda.synchronize(shared.device)
 
 
 @contextlib.contextmanager

@@ -114,10 +114,12 @@ def _denoisers(pipeline: Any) -> Iterator[Any]:
 
 
 def _fuse(pipeline: Any, plan: ModelPlan) -> None:
-    """Give each attention one projection for query, key and value, and drop those that it replaces: a denoiser takes
-    what it took, a tenth and more of which they were."""
+    """Give each attention one projection for query, key and value, and drop those that it replaces: beside it they
+    would take a tenth and more of the denoiser's memory."""
     for module in _denoisers(pipeline) if plan.fuse_qkv else ():
-        if plan.quantise is not None:  # packed numbers are no matrices to be joined
+        if plan.quantise is not None or getattr(
+            module, "is_quantized", False
+        ):  # packed numbers are no matrices to be joined
             log.warning("fuse_qkv has no effect on a quantised model", extra={"model": plan.key})
         elif hasattr(module, "fuse_qkv_projections"):
             module.fuse_qkv_projections()

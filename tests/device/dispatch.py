@@ -85,6 +85,7 @@ def _on_device(machine: Machine, func: Any, args: tuple[Any, ...], kwargs: dict[
         out = func(*args, **kwargs)
     made = [tensor for tensor in collect((out,)) if isinstance(tensor, FakeTensor)]
     machine.account(made)
+    machine.launches += _launches(func)
     _compute(machine, func, args, kwargs, made)
     return out
 
@@ -124,6 +125,13 @@ def _laid_out(tensor: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     """The values in the device's layout, where a kernel of the host chose another: what is a view of the one must be a
     view of the other."""
     return torch.empty_strided(tensor.shape, tensor.stride(), dtype=value.dtype).copy_(value)
+
+
+@cache
+def _launches(func: Any) -> bool:
+    """Does an operator have the device compute? Views and memory alone are the host's."""
+    name = func._overloadpacket.__name__
+    return not func.is_view and name not in ("detach", "_unsafe_view", "alias", "record_stream") and "empty" not in name
 
 
 @cache

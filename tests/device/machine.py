@@ -82,6 +82,7 @@ class Machine:
         self.warns_of_waits = False  # torch.cuda.set_sync_debug_mode
         self.waits = Waits()
         self.unknown: Counter[str] = Counter()  # lines that read values that nobody knows
+        self.launches = 0  # operators that compute on a device: a kernel each, or a few
         self.mismatches: Counter[str] = Counter()  # where the host's result is not of the shape or type foretold
         self.attention: Counter[str] = Counter()  # kernels that torch would choose
         self.trace: list[tuple[int, int]] | None = None  # (storage, bytes) as allocated; (storage, 0) as freed

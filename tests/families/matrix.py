@@ -214,7 +214,7 @@ rounded up to a power of ten because its digits differ from one machine to anoth
 
 A wait is one of the host for a CUDA device, counted on the fake device of tests/device, where the same requests draw
 the CPU's pictures (`python -m tests.device.matrix`): those of the first request from one step to the next, by its
-scheduler, which is the model's own. Schedulers by name are in [gpu.md](gpu.md).
+scheduler, which is the model's own. Counted last at commit f0f7bf7. Schedulers by name are in [gpu.md](gpu.md).
 
 | family | requests | n | forwards alone → together | waits a step | difference |
 |---|---|---|---|---|---|"""

@@ -29,5 +29,7 @@ def test_quantised_projections_are_left_as_they_are(caplog: pytest.LogCaptureFix
     model = tiny.build("FLUX.1")
     size = model.weight_bytes()
     tuning._fuse(model._base, msgspec.structs.replace(model.plan, fuse_qkv=True, quantise="nf4"))
+    model._base.transformer.is_quantized = True  # a folder that was quantised before
+    tuning._fuse(model._base, msgspec.structs.replace(model.plan, fuse_qkv=True))
     assert model.weight_bytes() == size
     assert "no effect" in caplog.text
