@@ -86,7 +86,7 @@ class Settings(BaseSettings):
     )
     device_memory: str | None = Field(
         None,
-        description="most memory of the device to use: 12GiB, or a share as 50%; default: all that is free at start",
+        description="most memory of each device to use: 12GiB, or a share as 50%; default: all that is free at start",
     )
 
     # Where it keeps things
@@ -107,7 +107,7 @@ class Settings(BaseSettings):
     # How much it takes
     queue_size: int = Field(64, ge=1, le=100_000, description="jobs admitted at once, running ones included")
     running_jobs: int = Field(
-        64, ge=1, le=256, description="jobs that draw at a time and share steps; others wait their turn"
+        64, ge=1, le=256, description="jobs that draw at a time on a device and share steps; others wait their turn"
     )
     key_jobs: int = Field(0, ge=0, description="jobs that one key may have at once; 0: no limit of its own")
     max_connections: int | None = Field(

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, MutableMapping
+from dataclasses import replace
 
-from server.worker.status import ModelState, ModelStatus
+from server.worker.status import Loads, ModelState, ModelStatus
 
 _BEST_FIRST = (
     ModelState.READY,
@@ -37,7 +38,7 @@ class Overview(MutableMapping[str, ModelStatus]):
 
     def __setitem__(self, key: str, status: ModelStatus) -> None:
         for models in self._members():
-            models[key] = status
+            models[key] = replace(status, loads=Loads())  # each device's own
 
     def __delitem__(self, key: str) -> None:
         for models in self._members():

@@ -18,7 +18,7 @@ from server.catalog.catalog import Model
 from tests.assertions import assert_api_error
 from tests.running import ROOT, Running, eventually, start
 
-LONG = {"num_inference_steps": 50, "size": "256x256"}  # seconds of drawing
+LONG = {"num_inference_steps": 30, "size": "256x256"}  # seconds of drawing
 SHORT = {"num_inference_steps": 2, "size": "256x256", "response_format": "b64_json"}
 DEVICES = ("cpu:0", "cpu:1")
 
@@ -99,10 +99,16 @@ def test_a_bound_model_is_drawn_on_its_device_alone(two: Running) -> None:
     assert after["cpu:1"] >= before["cpu:1"] + 6
 
 
+def drawings(running: Running) -> dict[str, int]:
+    with running.client() as client:
+        return {device["name"]: device["drawings"] for device in client.get("/readyz").json()["devices"]}
+
+
 def under_load(running: Running, pool: ThreadPoolExecutor, count: int) -> list[Any]:
     """So many long drawings, begun and spread over both devices."""
     before = steps(running)
     answers = [pool.submit(running.draw, prompt=f"p{number}", seed=number, **LONG) for number in range(count)]
+    eventually(lambda: sum(drawings(running).values()) == count, within_s=120)
     eventually(lambda: all(now > before[device] for device, now in steps(running).items()), within_s=120)
     return answers
 
@@ -110,14 +116,14 @@ def under_load(running: Running, pool: ThreadPoolExecutor, count: int) -> list[A
 def test_a_worker_that_is_killed_takes_its_own_drawings_and_no_others(two: Running) -> None:
     with ThreadPoolExecutor(6) as pool:
         answers = under_load(two, pool, 6)
-        worker = worker_of(two, "cpu:0")
+        worker, its_own = worker_of(two, "cpu:0"), drawings(two)["cpu:0"]
         assert worker is not None
         worker.kill()
         assert two.draw(seed=77, **SHORT).status_code == 200, "by the other, at once"
         assert two.ready(), "the other serves meanwhile"
         ended: list[httpx.Response] = [answer.result(150) for answer in answers]
     lost = [answer for answer in ended if answer.status_code != 200]
-    assert 1 <= len(lost) <= 4
+    assert 1 <= len(lost) <= its_own < len(ended)
     for answer in lost:
         assert_api_error(answer, 503, "worker_lost")
     assert two.metric("darkroom_device_restarts_total", device="cpu:0") == 1

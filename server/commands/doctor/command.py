@@ -7,6 +7,7 @@ the sections of ``--gpu``.
 from __future__ import annotations
 
 from argparse import Namespace
+from collections.abc import Sequence
 from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from server.catalog.catalog import Catalog
     from server.commands.doctor.findings import Finding
     from server.settings import Settings
+    from server.worker.devices import WorkerDevice
 
 _MARKS = {"ok": "    ", "note": "note", "problem": "BAD "}
 
@@ -62,9 +64,16 @@ def _examine(catalog: Catalog, settings: Settings, *, as_json: bool) -> int:
     from server.commands.doctor import inquiry
     from server.commands.doctor.findings import Level, examine
     from server.commands.doctor.machine import read_host
+    from server.errors import ConfigError
+    from server.worker import devices
 
     host, said = read_host(settings.data_dir), inquiry.ask(catalog, settings)
-    found = examine(host, said, catalog, settings)
+    drawn_on: Sequence[WorkerDevice] | str
+    try:
+        drawn_on = devices.find(settings)
+    except ConfigError as error:
+        drawn_on = str(error)
+    found = examine(host, said, catalog, settings, devices=drawn_on)
     bad = sum(each.level is Level.PROBLEM for each in found)
     if as_json:
         document = {"fits": not bad, "host": host, "torch": said, "findings": found}

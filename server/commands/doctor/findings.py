@@ -7,7 +7,7 @@ any machine.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from enum import StrEnum
 
 import msgspec
@@ -16,10 +16,9 @@ from pipelines.facts import requirements
 from server.catalog.catalog import Catalog, Model
 from server.commands.doctor import cards
 from server.commands.doctor.machine import GIB, Host
-from server.errors import ConfigError
 from server.settings import Settings
-from server.worker import devices
 from server.worker.child.inspection import Answer, Sizes
+from server.worker.devices import WorkerDevice
 
 _MIN_DISK_BYTES = GIB
 _MIN_MEMORY_BYTES = 4 * GIB  # the front, torch and the embedded model
@@ -44,15 +43,22 @@ class Finding(msgspec.Struct, frozen=True):
 
 
 def examine(
-    host: Host, said: Answer, catalog: Catalog, settings: Settings, environ: Mapping[str, str] = os.environ
+    host: Host,
+    said: Answer,
+    catalog: Catalog,
+    settings: Settings,
+    environ: Mapping[str, str] = os.environ,
+    devices: Sequence[WorkerDevice] | str = (),
 ) -> list[Finding]:
-    """Everything that can be said, section by section."""
+    """Everything that can be said, section by section. ``devices`` are those that the setting stands for, or what is
+    wrong with it."""
     found = [Finding("machine", level, text) for level, text in _machine(host, said)]
     for key in catalog.plans:
         model = catalog.models[key]
         found += [Finding(f"model {key}", level, text) for level, text in _model(model, said)]
     found += [Finding("libraries", level, text) for level, text in _libraries(said, catalog)]
     found += [Finding("settings", level, text) for level, text in _settings(settings, said, catalog, environ)]
+    found += [Finding("settings", level, text) for level, text in _devices(devices, said)]
     return found
 
 
@@ -205,16 +211,13 @@ def _settings(
     for name in _ALLOCATOR:
         if name in environ and on_cuda and "expandable_segments" not in environ[name]:
             yield Level.NOTE, f"{name} is set, and does not name expandable_segments: memory may be left in pieces"
-    yield from _devices(settings, said)
     yield Level.OK, f"{catalog.path}: {len(catalog.models)} models, {len(catalog.plans)} folders of weights"
 
 
-def _devices(settings: Settings, said: Answer) -> Iterator[tuple[Level, str]]:
+def _devices(found: Sequence[WorkerDevice] | str, said: Answer) -> Iterator[tuple[Level, str]]:
     """One worker a device: which devices the setting stands for, where it stands for several."""
-    try:
-        found = devices.find(settings)
-    except ConfigError as error:
-        yield Level.PROBLEM, str(error)
+    if isinstance(found, str):
+        yield Level.PROBLEM, found
         return
     if len(found) > 1:
         shown = ", ".join(device.name for device in found)

@@ -10,7 +10,7 @@ from pipelines.spec import Encoding
 from server.errors import ModelUnavailable, Unavailable, WorkerLost
 from server.jobs.queue import JobQueue
 from server.settings import Settings
-from server.worker.status import ModelState
+from server.worker.status import ModelState, ModelStatus
 from tests.unit.worker.members import ON_ONE, PLANS, A, B, PaperFleet, drawing, settle
 
 pytestmark = pytest.mark.anyio
@@ -364,3 +364,13 @@ async def test_what_a_worker_had_not_come_to_is_drawn_by_another() -> None:
     fleet.paper[1].die(started=False)
     with pytest.raises(WorkerLost):
         await last
+
+
+async def test_what_is_known_of_a_folder_is_known_of_it_on_every_device() -> None:
+    """A folder that is missing is found by the front, before any worker looks; what loads take is each device's own."""
+    fleet = PaperFleet(2)
+    fleet.models["b"] = ModelStatus(ModelState.BROKEN, "does not exist")
+    first, second = (member.models["b"] for member in fleet.paper)
+    assert (first.reason, second.reason) == ("does not exist", "does not exist")
+    assert first.loads is not second.loads
+    assert set(fleet.models) == {"a", "b", "one"}

@@ -13,6 +13,7 @@ from server.commands.doctor.findings import Finding, Level, examine
 from server.commands.doctor.machine import GIB, Host
 from server.settings import Settings
 from server.worker.child.inspection import Answer, Card, Sizes
+from server.worker.devices import WorkerDevice
 from tests.unit.commands.doctor.machines import GTX_1080, HOST, RTX_4090, TESLA_T4, catalog, host, on
 
 SMALL = Sizes("bfloat16", 5 * GIB, {"quantise: nf4": 3 * GIB}, 2_600_000_000)
@@ -171,3 +172,13 @@ def test_speed_is_estimated_for_known_cards_alone_and_marked(tmp_path: Path) -> 
 def test_a_name_finds_its_own_data_sheet(name: str, sheet: str | None) -> None:
     found = cards.find(name)
     assert (found.name if found else None) == sheet
+
+
+def test_each_device_that_draws_is_named(tmp_path: Path) -> None:
+    """It advised one server for each card."""
+    two = (WorkerDevice("cuda:0", "cuda"), WorkerDevice("cuda:1", "cuda"))
+    told = examine(HOST, on(RTX_4090, SMALL, cards=[RTX_4090, TESLA_T4]), catalog(tmp_path), Settings(), {}, two)
+    assert "2 workers, one for each of cuda:0, cuda:1" in text(told)
+    assert "the cards differ in memory" in notes(told)
+    told = examine(HOST, on(RTX_4090, SMALL), catalog(tmp_path), Settings(), {}, "cuda:5 is not there")
+    assert problems(told) == ["settings: cuda:5 is not there"]

@@ -271,3 +271,14 @@ def test_what_a_check_found_is_there_for_the_next_process(
     assert known == [(None, False), (found, True), (found, False), (found, True)]
     said = [message for message in link.sent if isinstance(message, protocol.LoadProgress)]
     assert said == [protocol.LoadProgress(plan.key, 0, 0, plan.mark)] * 4, "tiny models do not flood the front"
+
+
+@pytest.mark.parametrize(("kind", "budget", "host"), [("cpu", 20, 0), ("cuda", 40, 10)])
+def test_workers_on_one_machine_share_the_hosts_memory(
+    link: Link, monkeypatch: pytest.MonkeyPatch, kind: str, budget: int, host: int
+) -> None:
+    """Each was promised all of it: two workers took twice what there is."""
+    monkeypatch.setattr(memory, "measure_budget", lambda device: (40, 20 if device.type == "cuda" else 0))
+    made = Device(torch.device(kind), cast(Any, link), share=2)
+    assert (made._residency._budget, made._residency._host_budget) == (budget, host)
+    made.close()
