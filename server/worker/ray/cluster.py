@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import queue
 import secrets
-from collections.abc import AsyncGenerator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+import threading
+from collections.abc import AsyncGenerator, Callable, Sequence
+from concurrent.futures import Future
 from typing import Any
 
 import ray
@@ -39,6 +41,7 @@ _OF_WORKERS = ("log_level", "step_timeout_s", "load_timeout_s", "job_timeout_s",
 _FAILURES = (RayError, RayServeException, AioRpcError, asyncio.InvalidStateError, RuntimeError)
 _STORE_BYTES = 512 * MIB  # Ray's memory for what crosses it: pictures on their way
 _START_S = 120.0
+_JOIN_S = 60.0
 
 
 class RayLink:
@@ -87,6 +90,31 @@ class RayLink:
         return handle.remote(self._front, self._lease, body)
 
 
+class RayThread(threading.Thread):
+    """The thread that starts Ray and ends it.
+
+    Not the main thread, where Ray would take SIGTERM over, and the server would not drain. It lives as long as the
+    process: the kernel kills what Ray has started when the thread ends that started it.
+    """
+
+    def __init__(self) -> None:
+        super().__init__(name="ray", daemon=True)
+        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
+
+    def submit(self, call: Callable[[], Any]) -> Future[Any]:
+        future: Future[Any] = Future()
+        self._calls.put((future, call))
+        return future
+
+    def run(self) -> None:
+        while True:
+            future, call = self._calls.get()
+            try:
+                future.set_result(call())
+            except BaseException as error:  # for whoever waits
+                future.set_exception(error)
+
+
 class Cluster:
     """The machines that this server draws on."""
 
@@ -95,15 +123,21 @@ class Cluster:
         self._settings = settings
         self._devices = devices
         self._front = secrets.token_hex(8)
-        # Not the main thread, where Ray would take SIGTERM over, and the server would not drain. And one that lives as
-        # long as the cluster: what Ray starts is killed by the kernel when the thread ends that started it.
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="ray")
+        self._thread = RayThread()
         self._handle: Any = None
         self._lease: Any = None
         self._roster: ReplicaRoster | None = None
 
     def connect(self) -> None:
         """Start or join Ray, and see that there are replicas. Raises ConfigError naming the setting and a remedy."""
+        self._thread.start()
+        try:
+            self._thread.submit(self._join).result(_JOIN_S)
+        except TimeoutError:
+            raise ConfigError(
+                f"{self._settings.cluster_as_set}: what is there does not answer as Ray within {_JOIN_S:.0f} s; name"
+                " the port of `ray start --head` (6379, if none is set)"
+            ) from None
         self._thread.submit(self._connect).result()
 
     def start(self, fleet: Fleet) -> None:
@@ -120,19 +154,18 @@ class Cluster:
 
     async def close(self) -> None:
         """Leave the cluster, once nothing is drawn there for this server; one of its own ends with this."""
-        await asyncio.get_running_loop().run_in_executor(self._thread, ray.shutdown)
-        self._thread.shutdown(wait=False)
+        await asyncio.wrap_future(self._thread.submit(ray.shutdown))
 
     def _link(self, replica: str) -> RayLink:
         return RayLink(self._handle, replica, self._front, self._lease)
 
-    def _connect(self) -> None:
+    def _join(self) -> None:
         try:
             self._init()
-        except ConfigError:
-            raise
         except Exception as error:
             raise ConfigError(f"{self._settings.cluster_as_set}: {_explain(error)}") from error
+
+    def _connect(self) -> None:
         context = ray.get_runtime_context()
         log.info("cluster joined", extra={"address": context.gcs_address, "front": self._front})
         try:
@@ -198,6 +231,8 @@ def _explain(error: Exception) -> str:
     text = " ".join(str(error).split())
     known = {
         "Version mismatch": "the cluster runs another Ray or Python; install the same versions of both on all machines",
+        "Failed to connect to Ray cluster": "it lets nobody in with this token, or is no Ray; name the file with the"
+        " cluster's own token by RAY_AUTH_TOKEN_PATH, and the port of `ray start --head`",
         "uthenticat": "the cluster refuses this token; name the file with its own by RAY_AUTH_TOKEN_PATH",
         "AuthToken": "the cluster refuses this token; name the file with its own by RAY_AUTH_TOKEN_PATH",
         "raylet": "this machine is no node of it; `ray start --address=HEAD:PORT --num-cpus=0` here makes it one",
