@@ -190,6 +190,7 @@ class LocalWorker:
             raise
         finally:
             self._pending.pop(drawing.job_id, None)
+            pending.forget()
             self.rest.use(drawing.plan.key)
             self._sleep_if_free()
 

@@ -24,6 +24,11 @@ class Pending:
     previewed: Callable[[int, Picture], None]
     started: bool = False  # the worker has come to it
 
+    def forget(self) -> None:
+        """Nobody waits any more: what it may have ended with is no news to anybody."""
+        if not self.result.cancel() and not self.result.cancelled():
+            self.result.exception()
+
     def end(self, result: protocol.Finished | DarkroomError) -> None:
         """Tell who waits, unless the client has left."""
         if self.result.done():

@@ -7,24 +7,13 @@ fetches nothing.
 
 from __future__ import annotations
 
-import json
-import os
-import sys
 from pathlib import Path
 from typing import Any, TextIO
 
 import msgspec
 
 from pipelines.plan import ModelPlan
-
-_REPORT_BYTES = 32 * 1024 * 1024
-
-
-def main() -> None:
-    """Write the plan of standard input into its folder."""
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what the libraries print is no line of ours
-    answer(json.load(sys.stdin), out)
+from server.worker.child.answers import Progress, main, say
 
 
 def answer(asked: dict[str, Any], out: TextIO) -> None:
@@ -33,34 +22,21 @@ def answer(asked: dict[str, Any], out: TextIO) -> None:
         from pipelines.errors import LoadRefused
         from pipelines.models import conversion, loader
     except ImportError as error:
-        _say(out, problem=f"needs torch and diffusers: {error}")
+        say(out, problem=f"needs torch and diffusers: {error}")
         return
     loader.quiet_libraries()
-    unsaid = 0
-
-    def progress(written: int) -> None:
-        nonlocal unsaid
-        unsaid += written
-        if unsaid >= _REPORT_BYTES:
-            _say(out, wrote=unsaid)
-            unsaid = 0
-
+    progress = Progress(lambda written: say(out, wrote=written))
     plan = msgspec.convert(asked["plan"], ModelPlan)
     try:
         conversion.write(plan, Path(asked["folder"]), progress)
     except LoadRefused as refusal:
-        _say(out, problem=str(refusal))
+        say(out, problem=str(refusal))
     except OSError as error:
-        _say(out, problem=f"{error.strerror}: {error.filename}")
+        say(out, problem=f"{error.strerror}: {error.filename}")
     else:
-        _say(out, wrote=unsaid)
-        _say(out, problem=None)
-
-
-def _say(out: TextIO, **said: Any) -> None:
-    out.write(json.dumps(said) + "\n")
-    out.flush()
+        progress.flush()
+        say(out, problem=None)
 
 
 if __name__ == "__main__":
-    main()
+    main(answer)

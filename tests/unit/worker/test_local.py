@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
 import signal
 from types import SimpleNamespace
@@ -273,3 +274,26 @@ async def test_a_worker_that_dies_says_which_drawings_it_had_come_to(children: C
         child.end(-9)
         lost = await asyncio.gather(*tasks, return_exceptions=True)
         assert [error.started for error in lost if isinstance(error, WorkerLost)] == [True, False]
+
+
+async def test_a_drawing_that_could_not_be_sent_leaves_no_error_in_the_log(
+    children: Children, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Of a worker that died in that moment two errors were made, and nobody looked at one of them."""
+    async with started([]) as worker:
+        child = await children.get()
+        child.say(HELLO)
+        await until(lambda: worker.up)
+
+        async def fail(message: protocol.ToWorker) -> None:
+            worker._worker_lost()
+            raise ConnectionError
+
+        send, worker._send = worker._send, fail  # type: ignore[method-assign]
+        with pytest.raises(WorkerLost) as lost:
+            await worker.draw(DRAWING, Encoding("png", 90), lambda done, of: None)
+        assert not lost.value.started
+        worker._send = send  # type: ignore[method-assign]
+        del lost
+        gc.collect()
+    assert not [record for record in caplog.records if record.levelno > logging.INFO]
