@@ -34,10 +34,11 @@ from server.storage.signing import Signer, load_or_create_secret
 from server.storage.store import Store, open_store
 from server.telemetry import Metrics
 from server.web import docs, page
-from server.worker.devices import find
+from server.worker.devices import WorkerDevice, find
 from server.worker.fleet import Fleet
 from server.worker.idle import watch_idle
 from server.worker.local import LocalWorker
+from server.worker.ray.opening import open_cluster
 from server.worker.served import ServedCatalog
 
 log = logging.getLogger("darkroom.app")
@@ -94,8 +95,9 @@ def _counter(metrics: Metrics) -> Callable[[str, int], None]:
 
 
 def _build(settings: Settings, models_file: Path) -> Services:
-    devices = find(settings)
-    catalog = load_catalog(models_file, devices)
+    devices = _devices(settings)
+    # Which devices a cluster has is known when it is there.
+    catalog = load_catalog(models_file, () if settings.cluster is not None else devices)
     metrics = Metrics()
     try:
         settings.data_dir.mkdir(parents=True, exist_ok=True)
@@ -110,7 +112,9 @@ def _build(settings: Settings, models_file: Path) -> Services:
         signer = Signer(load_or_create_secret(settings.data_dir / "signing_key"))
     store = open_store(settings.store, settings.data_dir, settings.s3_endpoint)
     preload = {model.plan for model in catalog if model.entry.preload}
-    fleet = Fleet(settings, devices, catalog.plans.values(), preload, metrics, LocalWorker)
+    roster = open_cluster(settings, devices) if settings.cluster is not None else None
+    own = () if settings.cluster is not None else devices
+    fleet = Fleet(settings, own, catalog.plans.values(), preload, metrics, LocalWorker, roster)
     queue = JobQueue(settings.queue_size, slots=fleet.slots, per_key=settings.key_jobs)
     fleet.on_slots = queue.grant
     fetcher = Fetcher(
@@ -127,7 +131,7 @@ def _build(settings: Settings, models_file: Path) -> Services:
     runner = JobRunner(queue, fleet, metrics, log_prompts=settings.log_prompts)
     return Services(
         settings=settings,
-        served=ServedCatalog(models_file, catalog, fleet, devices),
+        served=ServedCatalog(models_file, catalog, fleet, own),
         queue=queue,
         jobs=registry,
         admission=Admission(queue, registry, repeats, runner, job_timeout_s=settings.job_timeout_s, budget=budget),
@@ -140,6 +144,19 @@ def _build(settings: Settings, models_file: Path) -> Services:
         metrics=metrics,
         decoders=Decoders(),
     )
+
+
+def _devices(settings: Settings) -> tuple[WorkerDevice, ...]:
+    """Those of this machine; of a cluster's front, those on the CPU that are named."""
+    if settings.cluster in (None, "local"):
+        return find(settings)
+    if any(word not in ("auto", "cuda", "cpu") for word in settings.device_words):
+        raise ConfigError(
+            f"{settings.devices_as_set}: with DARKROOM_CLUSTER (--cluster) the machines' own devices are taken; it can"
+            " be auto or cuda (every GPU), or cpu as often as there are to be replicas without one"
+        )
+    named = [word for word in settings.device_words if word == "cpu"]
+    return tuple(WorkerDevice(f"cpu:{number}", "cpu") for number, _ in enumerate(named))
 
 
 def _own_pictures(signer: Signer, store: Store) -> Own:

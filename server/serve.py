@@ -131,6 +131,7 @@ def serve(settings: Settings) -> None:
     app = create_app(settings)
     connections = _connections(settings, app.state.services.metrics)
     listener = _listen(settings)
+    app.state.services.worker.connect()
     config = uvicorn.Config(
         app,
         http=protocol_with_deadlines(settings, connections),

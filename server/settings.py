@@ -26,6 +26,7 @@ MIB = 1024 * 1024
 _UNITS = {"MiB": MIB, "GiB": 1024 * MIB, "MB": 10**6, "GB": 10**9}
 _DEVICE = re.compile(r"cpu|mps|xpu|cuda:\d{1,3}|(GPU|MIG)-[0-9A-Za-z/-]{1,99}", re.ASCII)
 _MAX_DEVICES = 64
+_HEAD = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z.-]{1,253}):(?P<port>\d{1,5})", re.ASCII)
 _MEMORY = re.compile(rf"(?P<amount>\d{{1,9}}(\.\d{{1,6}})?) ?(?P<unit>{'|'.join(_UNITS)}|%|)", re.ASCII)
 
 
@@ -67,6 +68,11 @@ class Settings(BaseSettings):
         " or a list: cuda:0,cuda:2, UUIDs of GPUs and MIG parts, cpu,cpu; mps (Apple) and xpu (Intel) are untested",
     )
     device: str | None = Field(None, description="the old name of devices; only one of the two can be set")
+    cluster: str | None = Field(
+        None,
+        description="draw on the machines of a Ray cluster (pip install 'darkroom[ray]'): local starts one here,"
+        " HOST:PORT joins the one whose head is there; default: without Ray",
+    )
     threads: int | None = Field(
         None, ge=1, le=1024, description="threads of each worker on the CPU; default: this process's cores, shared out"
     )
@@ -178,6 +184,14 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("cluster")
+    @classmethod
+    def _is_cluster(cls, value: str | None) -> str | None:
+        head = _HEAD.fullmatch(value) if value is not None else None
+        if value not in (None, "local") and (head is None or not 0 < int(head["port"]) < 65536):
+            raise ValueError("must be local, or HOST:PORT of the head of a Ray cluster (Ray's own port is 6379)")
+        return value
+
     @field_validator("fetch")
     @classmethod
     def _is_fetch(cls, value: str) -> str:
@@ -220,6 +234,11 @@ class Settings(BaseSettings):
         """The setting with its value, for a message: under the name that it was set by."""
         name = "devices" if self.device is None else "device"
         return f"{ENV_PREFIX}{name.upper()} (--{name}) = {getattr(self, name)}"
+
+    @property
+    def cluster_as_set(self) -> str:
+        """The setting with its value, for a message."""
+        return f"{ENV_PREFIX}CLUSTER (--cluster) = {self.cluster}"
 
     @property
     def on_loopback(self) -> bool:

@@ -33,7 +33,10 @@ class JsonLines(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line |= {key: value for key, value in vars(record).items() if key not in _STANDARD} | self._process
+        ours = {
+            key: value for key, value in vars(record).items() if key not in _STANDARD and key[0] != "_"
+        }  # not Ray's
+        line |= ours | self._process
         if record.exc_info:
             line["exception"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)

@@ -32,6 +32,7 @@ class Books:
         self.device = device
         self.company = Company()
         self.was_lost = False  # it has been up, and is not at the moment: the others serve meanwhile
+        self.is_late = False  # it joined a fleet that was settled without it
         self._was_up = False
         self._flights: list[Flight] = []
         self._elsewhere = elsewhere
@@ -40,6 +41,11 @@ class Books:
     def available(self) -> bool:
         """Can it be given a drawing now? One that sleeps wakes for it."""
         return self.member.up or self.member.asleep
+
+    @property
+    def is_excused(self) -> bool:
+        """Are the others no less ready without it?"""
+        return self.was_lost or self.is_late or bool(self.member.start_failure)
 
     def look(self) -> None:
         """Note whether it is up."""

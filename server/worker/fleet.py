@@ -21,7 +21,7 @@ from server.telemetry import Metrics
 from server.worker import protocol, rule
 from server.worker.books import Books
 from server.worker.devices import WorkerDevice
-from server.worker.member import Flight, Member, Previewed, Progress
+from server.worker.member import Build, Flight, Member, Previewed, Progress
 from server.worker.overview import Overview
 from server.worker.status import Deaths, ModelState, ModelStatus
 
@@ -30,18 +30,13 @@ log = logging.getLogger("darkroom.worker")
 Binding = tuple[str, ...]  # names of devices that a model may be drawn on; empty: any
 
 
-class Build(Protocol):
-    """What makes the member of a device."""
+class Roster(Protocol):
+    """Where members come from that are not on this machine: they join the fleet, and leave it, while it runs."""
 
-    def __call__(
-        self,
-        settings: Settings,
-        plans: Iterable[ModelPlan],
-        preload: Iterable[ModelPlan],
-        metrics: Metrics,
-        device: WorkerDevice,
-        deaths: Deaths,
-    ) -> Member: ...
+    def connect(self) -> None: ...
+    def start(self, fleet: Fleet) -> None: ...
+    async def stop(self) -> None: ...
+    async def close(self) -> None: ...
 
 
 class Fleet:
@@ -55,7 +50,10 @@ class Fleet:
         preload: Iterable[ModelPlan],
         metrics: Metrics,
         build: Build,
+        roster: Roster | None = None,
     ) -> None:
+        """With a ``roster``, ``devices`` may be none at the start."""
+        self._roster = roster
         self._settings = settings
         self._metrics = metrics
         self._build = build
@@ -69,9 +67,9 @@ class Fleet:
         self.on_refused: Callable[[str], None] = lambda reason: None  # the devices that are set cannot be used here
         self.on_slots: Callable[[], None] = lambda: None  # there may be more slots than before
 
-    def _open(self, device: WorkerDevice) -> Books:
-        preload = self._bound_to(device, self._preload)
-        member = self._build(self._settings, self._plans.values(), preload, self._metrics, device, self._deaths)
+    def _open(self, device: WorkerDevice, build: Build | None = None) -> Books:
+        preload, plans = self._bound_to(device, self._preload), self._plans.values()
+        member = (build or self._build)(self._settings, plans, preload, self._metrics, device, self._deaths)
         books = Books(member, device, self._statuses)
         member.on_change = self._note_change
         member.on_refused = lambda reason: self._refused(books, reason)
@@ -102,11 +100,10 @@ class Fleet:
 
     @property
     def settled(self) -> bool:
-        """Is one member settled, and every other, too, but those that cannot be used or are being replaced?"""
-        settled = [books.member.settled for books in self._books]
-        return any(settled) and all(
-            now or books.was_lost or books.member.start_failure for now, books in zip(settled, self._books, strict=True)
-        )
+        """Is one member settled, and every other, too, but those that cannot be used, are being replaced, or came to a
+        fleet that was settled?"""
+        settled = [books.member.settled or books.is_excused for books in self._books]
+        return all(settled) and any(member.settled for member in self.members)
 
     @property
     def device(self) -> str:
@@ -143,20 +140,44 @@ class Fleet:
 
     # Life.
 
+    def connect(self) -> None:
+        """Reach the machines that members come from, before anything is served. Raises ConfigError."""
+        if self._roster is not None:
+            self._roster.connect()
+
     def start(self) -> None:
         self._started = True
         for member in self.members:
             member.start()
+        if self._roster is not None:
+            self._roster.start(self)
 
     async def stop(self) -> None:
         self._started = False
+        if self._roster is not None:
+            await self._roster.stop()
         await asyncio.gather(*(member.stop() for member in self.members))
+        if self._roster is not None:
+            await self._roster.close()
 
     def serve(self, plans: Iterable[ModelPlan], preload: Iterable[ModelPlan]) -> None:
         """Draw by these plans from now on; drawings that have begun end on their own."""
         self._plans, self._preload = {plan.key: plan for plan in plans}, tuple(preload)
         for books in self._books:
             books.member.serve(tuple(self._plans.values()), self._bound_to(books.device, self._preload))
+
+    def join(self, device: WorkerDevice, build: Build) -> None:
+        """A device has come: drawings may be given to it as soon as its member, which is started here, is up."""
+        is_late, books = self.settled, self._open(device, build)
+        books.is_late = is_late
+        self._books.append(books)
+        books.member.start()
+        self._note_change()
+
+    def part(self, member: Member) -> None:
+        """A device is going: it is given no more drawings. Those that it has end as they may."""
+        self._books = [books for books in self._books if books.member is not member]
+        self._note_change()
 
     def _refused(self, books: Books, reason: str) -> None:
         """A device cannot be used: it is left out where nobody named it and there are others, else the server stops."""
@@ -238,7 +259,7 @@ class Fleet:
                 able.append(books)
             except DarkroomError as refusal:
                 refusals.append(refusal)
-        if able:
+        if able or not self._books:  # a cluster of which nothing is up yet: what comes may draw it
             return able
         if not refusals:
             raise ModelUnavailable(
@@ -298,7 +319,7 @@ class Fleet:
             served = self._plans.get(plan.key) == plan  # else models.yaml was read again since it was admitted
             able = self._able(plan, drawing.spec.model) if served else self._bound(plan) or self._books
             ready = [books for books in able if books.available]
-            if not ready and len(able) > 1:
+            if not ready and len(able) != 1:
                 await self._changed.wait()
                 continue
             candidates = ready or able

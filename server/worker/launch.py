@@ -56,8 +56,9 @@ async def until_ended(process: asyncio.subprocess.Process) -> None:
 
 
 def _environment(device: WorkerDevice) -> dict[str, str]:
-    """Ours, less our settings: the child has no use for the signing key. It sees its own device alone."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
+    """Ours, less our settings and Ray's: the child has no use for the signing key, nor for the token of a cluster. It
+    sees its own device alone."""
+    kept = {name: value for name, value in os.environ.items() if not name.startswith((ENV_PREFIX, "RAY_"))}
     if device.visible:
         kept["CUDA_VISIBLE_DEVICES"] = device.visible
     if device.threads is not None:

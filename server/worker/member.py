@@ -7,16 +7,19 @@ one on another machine may be another.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass
 from typing import Protocol
 
 from pipelines.facts.families import FamilyTable
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, Picture
+from server.settings import Settings
+from server.telemetry import Metrics
 from server.worker import protocol
+from server.worker.devices import WorkerDevice
 from server.worker.rest import Rest
-from server.worker.status import ModelState, ModelStatus
+from server.worker.status import Deaths, ModelState, ModelStatus
 
 Progress = Callable[[int, int], None]  # steps done, of so many
 Previewed = Callable[[int, Picture], None]
@@ -85,3 +88,17 @@ class Member(Protocol):
         """The pictures of a drawing. Raises WorkerLost where the member dies under it; cancelling it stops the
         drawing."""
         ...
+
+
+class Build(Protocol):
+    """What makes the member of a device."""
+
+    def __call__(
+        self,
+        settings: Settings,
+        plans: Iterable[ModelPlan],
+        preload: Iterable[ModelPlan],
+        metrics: Metrics,
+        device: WorkerDevice,
+        deaths: Deaths,
+    ) -> Member: ...

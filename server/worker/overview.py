@@ -32,6 +32,8 @@ class Overview(MutableMapping[str, ModelStatus]):
         found = list(self._statuses(key))
         if not found:  # bound to devices that are not there now
             found = [models[key] for models in self._members() if key in models]
+        if not found and not self._members():  # of a cluster that has yet to come up
+            return ModelStatus()
         if not found:
             raise KeyError(key)
         return min(found, key=lambda status: _BEST_FIRST.index(status.state))

@@ -42,6 +42,7 @@ class Draw(msgspec.Struct, frozen=True, tag=True):
 
     drawing: Drawing
     encoding: Encoding
+    within_s: float = 0.0  # from now: who asked waits no longer than this; 0: whoever sends it sees to that
 
 
 class Cancel(msgspec.Struct, frozen=True, tag=True):

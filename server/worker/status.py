@@ -123,6 +123,12 @@ class ModelStatuses(dict[str, ModelStatus]):
             if key not in self:
                 self[key] = ModelStatus()
 
+    def close(self) -> None:
+        """The device is gone for good: nothing is told of it any more."""
+        self._deaths.watchers.remove(self._given_up)
+        for key in self:
+            self._forget_gauges(key)
+
     def rename(self, device: str) -> None:
         """The device is called so from now on."""
         if device == self._device:
@@ -255,15 +261,15 @@ class ModelStatuses(dict[str, ModelStatus]):
         """A new worker process has come up. It has tried no model yet."""
         self._tried.clear()
 
-    def worker_lost(self, wanted: Collection[str] = ()) -> None:
+    def worker_lost(self, wanted: Collection[str] = (), *, blame: bool = True) -> None:
         """The worker process has ended, and its loaded models with it. What is broken on disk stays broken.
 
         Its end is counted against the model that it loaded; if it had not said which, against all that are ``wanted``
-        and were not ready.
+        and were not ready. Without ``blame``, as where the way to it is cut, against none.
         """
         waiting = {key for key in wanted if self[key].state is not ModelState.READY}
         for key in {self._being_loaded} if self._being_loaded else waiting:
-            if key not in self:
+            if key not in self or not blame:
                 continue  # its plan has left models.yaml: nobody will ask for it
             self._deaths.add(key)
         self._being_loaded = ""

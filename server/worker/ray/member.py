@@ -1,0 +1,309 @@
+"""A replica as a member of the fleet: a device of another machine, watched and drawn on over a link.
+
+Knows messages, deadlines and models; knows neither Ray nor sockets. A replica that says nothing for ten seconds is lost
+to its drawings, and is given no more until it is heard again. One that leaves ends what it has accepted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from pipelines.plan import Drawing, ModelPlan
+from pipelines.spec import Encoding
+from server.settings import Settings
+from server.telemetry import Metrics
+from server.worker import failures, news, protocol
+from server.worker.devices import WorkerDevice
+from server.worker.member import Previewed, Progress
+from server.worker.pending import Pending, Pendings
+from server.worker.ray import messages
+from server.worker.ray.link import Link, LinkBroken
+from server.worker.ray.messages import Accepted, Alive, Refusal, Standing
+from server.worker.rest import Rest
+from server.worker.status import Deaths, ModelState, ModelStatuses
+
+log = logging.getLogger("darkroom.worker")
+
+SILENT_S = 10.0  # five signs of life
+_RETRY_S = 1.0
+_LOOK_S = 0.05  # between two looks at a load that somebody waits for
+
+
+class ServeMember:
+    """The front's handle on one replica. All methods run on the event loop's thread."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        plans: Iterable[ModelPlan],
+        preload: Iterable[ModelPlan],
+        metrics: Metrics,
+        device: WorkerDevice,
+        deaths: Deaths,
+        *,
+        link: Link,
+        silent_s: float = SILENT_S,
+    ) -> None:
+        self.name = device.name
+        self.device = device.kind
+        self.device_name = self.device_problem = self.start_failure = ""
+        self.rest = Rest()
+        self.on_refused: Callable[[str], None] = lambda reason: None
+        self.on_change: Callable[[], None] = lambda: None
+        self._settings = settings
+        self._plans = tuple(plans)
+        self._preload = self._awaited = tuple(preload)
+        self._metrics = metrics
+        self.models = ModelStatuses(self._plans, metrics, self.name, deaths)
+        self._link = link
+        self._silent_s = silent_s
+        self._standing = Standing(up=False, asleep=False)
+        self._pending = Pendings()
+        self._accepted: set[str] = set()  # jobs that have reached the replica
+        self._readings: set[asyncio.Task[None]] = set()
+        self._tellings: set[asyncio.Task[None]] = set()
+        self._watching: asyncio.Task[None] | None = None
+
+    @property
+    def up(self) -> bool:
+        """Is its worker process up, and has it been heard lately?"""
+        return self._standing.up
+
+    @property
+    def asleep(self) -> bool:
+        return self._standing.asleep
+
+    @property
+    def busy(self) -> bool:
+        """Is anything drawn or loaded for this server?"""
+        return bool(self._pending or self.models.loading)
+
+    @property
+    def settled(self) -> bool:
+        """Is it up, and has every model to preload been ready, or found broken?"""
+        return self.rest.excused or (self.up and self.models.tried(self._awaited))
+
+    def in_use(self, plan: ModelPlan) -> bool:
+        return any(pending.plan == plan for pending in self._pending.values())
+
+    def require(self, key: str, model: str, *, retry: bool = True) -> None:
+        if self.start_failure:
+            raise failures.cannot_start()
+        self.models.require(key, model, retry=retry)
+
+    # Life.
+
+    def start(self) -> None:
+        """Begin to watch the replica."""
+        self._watching = asyncio.create_task(self._watch(), name=f"watch-{self.name}")
+
+    async def stop(self) -> None:
+        """End all that is drawn there for this server, and watch it no more."""
+        self._lose("", blame=False)
+        for task in (self._watching, *self._tellings, *self._readings):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
+        if self._watching is not None:
+            self._watching = None
+            self.models.close()
+
+    async def retire(self) -> None:
+        """The replica leaves. Return when the drawings that it has accepted have ended; others are lost at once, and
+        may be drawn elsewhere."""
+        if self._watching is not None:
+            self._watching.cancel()
+        self._standing = Standing(up=False, asleep=False)
+        for job_id, pending in self._pending.items():
+            if job_id not in self._accepted:
+                pending.end(failures.lost(started=False))
+        while self._readings:
+            await asyncio.wait(self._readings)
+        await self.stop()
+
+    async def _watch(self) -> None:
+        while True:
+            try:
+                frames = self._link.watch(messages.encode(messages.Watch(self._plans)))
+                async with contextlib.aclosing(frames):
+                    while True:
+                        async with asyncio.timeout(self._silent_s):
+                            body = await anext(frames)
+                        self._hear(messages.read_of_watch(body))
+            except (LinkBroken, StopAsyncIteration, msgspec.DecodeError) as error:
+                self._lose(f"{type(error).__name__}: {error}", blame=True)
+            except TimeoutError:
+                self._lose(f"silent for {self._silent_s:.0f} s", blame=False)
+            await asyncio.sleep(_RETRY_S)
+
+    def _lose(self, reason: str, *, blame: bool) -> None:
+        """It is not to be chosen, until it is heard again."""
+        if self.up and reason:
+            log.error("replica lost", extra={"device": self.name, "reason": reason})
+        self._stand(Standing(up=False, asleep=False), blame=blame)
+
+    def _hear(self, message: messages.OfWatch) -> None:
+        match message:
+            case protocol.Hello(device, device_name, torch_version, problem):
+                self.device, self.device_name, self.device_problem = device, device_name, problem
+                self.models.worker_up()
+                log.info("worker up", extra={"device": self.name, "device_name": device_name, "torch": torch_version})
+            case protocol.Refused(reason):
+                log.error("the device cannot be used", extra={"device": self.name, "reason": reason})
+            case Standing():
+                self._stand(message, blame=True)
+            case Alive():
+                pass
+            case _:
+                news.note(message, self.models, self._metrics, self.name, {"device": self.name})
+                if isinstance(message, protocol.Moved) and message.place == ModelState.READY:
+                    self.rest.use(message.key)
+
+    def _stand(self, standing: Standing, *, blame: bool) -> None:
+        before, self._standing = self._standing, standing
+        self.start_failure = standing.start_failure
+        if before.up and not standing.up:
+            self.models.worker_lost(blame=blame)
+            self._metrics.forget_memory(self.name)
+            if not standing.asleep:
+                self._metrics.restarted(self.name)
+        if standing.asleep and not self.rest.asleep:
+            self.rest.begin()
+        elif self.rest.asleep and not standing.asleep:
+            self.rest.asleep, self.rest.waking = False, True
+        if standing.up and not before.up:
+            preload = self._preload if self.rest.preloads else ()
+            self._awaited = () if self.rest.waking else preload
+            self.rest.up()
+            self._load_all(plan for plan in preload if self.models.may_preload(plan.key))
+        if standing != before:
+            self.on_change()
+
+    # Models.
+
+    def serve(self, plans: Iterable[ModelPlan], preload: Iterable[ModelPlan]) -> None:
+        """Draw by these plans from now on; what is new among ``preload`` is loaded."""
+        self._plans, before, self._preload = tuple(plans), set(self._preload), tuple(preload)
+        self.models.serve(self._plans)
+        self._awaited = tuple(plan for plan in self._awaited if self.models.serves(plan))
+        self._tell(protocol.Serve(self._plans))
+        if self.up:
+            self._load_all(plan for plan in self._preload if plan not in before)
+
+    def _load_all(self, plans: Iterable[ModelPlan]) -> None:
+        for plan in plans:
+            if self.models[plan.key].state in (ModelState.UNLOADED, ModelState.OFFLOADED):
+                self.models.moved(plan.key, ModelState.LOADING)
+                self._tell(protocol.Load(plan))
+
+    async def load(self, plan: ModelPlan, model: str) -> None:
+        """Return when the weights are on the device. Raises ModelUnavailable, and WorkerLost without a replica."""
+        if self.models.is_ready(plan):
+            return
+        self.models.moved(plan.key, ModelState.LOADING)
+        await self._send(protocol.Load(plan))
+        woken = self.asleep
+        while self.models.serves(plan) and self.models[plan.key].state is ModelState.LOADING:
+            if not (self.up or woken):
+                raise failures.lost()
+            woken = woken and not self.up
+            await asyncio.sleep(_LOOK_S)
+        if not self.models.is_ready(plan):
+            raise failures.unavailable(model)
+
+    def leave(self, plan: ModelPlan, place: ModelState) -> None:
+        self._tell(protocol.Leave(plan, str(place)))
+
+    def sleep(self) -> None:
+        self._tell(messages.Sleep())
+
+    def wake(self) -> None:
+        self.rest.preloads = True
+        self._tell(messages.Wake())
+        if self.up:
+            self._load_all(self._preload)
+
+    def _tell(self, message: messages.Told) -> None:
+        """Say it without waiting. Where it does not arrive, the watch finds out why."""
+
+        async def tell() -> None:
+            with contextlib.suppress(Exception):
+                await self._send(message)
+
+        task = asyncio.create_task(tell(), name=f"tell-{self.name}")
+        self._tellings.add(task)
+        task.add_done_callback(self._tellings.discard)
+
+    async def _send(self, message: messages.Told) -> None:
+        try:
+            async with asyncio.timeout(self._silent_s):
+                await self._link.tell(messages.encode(message))
+        except (LinkBroken, TimeoutError):
+            raise failures.lost() from None
+
+    # Drawing.
+
+    async def draw(
+        self,
+        drawing: Drawing,
+        encoding: Encoding,
+        progress: Progress,
+        previewed: Previewed = lambda number, picture: None,
+    ) -> protocol.Finished:
+        """The pictures of a drawing. Cancelling this coroutine stops the drawing at its next step."""
+        if self.models.serves(drawing.plan):
+            self.require(drawing.plan.key, drawing.spec.model)
+        result: asyncio.Future[protocol.Finished] = asyncio.get_running_loop().create_future()
+        pending = Pending(drawing.plan, drawing.spec.model, result, progress, previewed)
+        self._pending[drawing.job_id] = pending
+        self.rest.use(drawing.plan.key)
+        # A drawing that is given to a member has at most so long: the limit counts from its admission.
+        asked = protocol.Draw(drawing, encoding, self._settings.job_timeout_s)
+        reading = asyncio.create_task(self._read(asked, pending), name=f"draw-{drawing.job_id}")
+        self._readings.add(reading)
+        reading.add_done_callback(self._readings.discard)
+        try:
+            return await result
+        finally:
+            reading.cancel()  # closes the link's generator, which ends the drawing there
+            self._pending.pop(drawing.job_id, None)
+            self._accepted.discard(drawing.job_id)
+            self.rest.use(drawing.plan.key)
+
+    async def _read(self, asked: protocol.Draw, pending: Pending) -> None:
+        job_id, reason, ready = asked.drawing.job_id, "", self.models.is_ready(pending.plan)
+        try:
+            frames = self._link.draw(messages.encode(asked))
+            async with contextlib.aclosing(frames):
+                while not pending.result.done():
+                    async with asyncio.timeout(self._silent_s):
+                        body = await anext(frames)
+                    self._hear_of(messages.read_of_drawing(body), job_id, pending)
+        except TimeoutError:
+            reason = f"silent for {self._silent_s:.0f} s"
+        except (LinkBroken, StopAsyncIteration, msgspec.DecodeError) as error:
+            reason = f"{type(error).__name__}: {error}"
+        if reason:
+            log.error("drawing lost with its replica", extra={"device": self.name, "job": job_id, "reason": reason})
+            # The watch may have noted before that all models there are gone.
+            begun = pending.started or ready or job_id not in self._accepted or self.models.is_ready(pending.plan)
+            pending.end(failures.lost(begun=begun, started=pending.started))
+
+    def _hear_of(self, message: messages.OfDrawing, job_id: str, pending: Pending) -> None:
+        match message:
+            case Accepted():
+                self._accepted.add(job_id)
+            case Alive():
+                pass
+            case Refusal():
+                pending.end(message.error())
+            case _:
+                if isinstance(message, protocol.Progress):
+                    self._metrics.stepped(self.name, message.news)
+                self._pending.hear(message)

@@ -1,0 +1,125 @@
+"""A cluster of paper: hosts with children that are none, and links that call them instead of Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator
+from pathlib import Path
+
+from pipelines.plan import Drawing, ModelPlan
+from pipelines.spec import ImageSpec
+from server.settings import Settings
+from server.telemetry import Metrics
+from server.worker.devices import WorkerDevice
+from server.worker.fleet import Fleet
+from server.worker.local import LocalWorker
+from server.worker.ray.host import Host
+from server.worker.ray.link import LinkBroken
+from server.worker.ray.roster import ReplicaRoster
+from tests.unit.worker.children import HELLO, Child, Children
+
+HERE = ModelPlan("here", str(Path(__file__).parent), "other")  # a folder that is there
+AWAY = ModelPlan("away", "/nowhere/away", "other")
+
+
+def drawing(number: int = 1) -> Drawing:
+    return Drawing(f"job_{number}", HERE, ImageSpec("here", "p", 48, 32, 24, 16, 4, 1.0), (5,))
+
+
+class PaperLease:
+    """A front that lives until ``over`` is set."""
+
+    def __init__(self) -> None:
+        self.over = asyncio.Event()
+
+    async def ended(self) -> None:
+        await self.over.wait()
+
+
+class PaperLink:
+    """The way to a host in this process. ``cut``: it breaks; ``frozen``: nothing comes any more."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+        self.lease = PaperLease()
+        self.cut = asyncio.Event()
+        self.frozen = False
+        self.lets_in = True
+
+    async def greet(self) -> bytes:
+        return self.host.greet()
+
+    def watch(self, body: bytes) -> AsyncGenerator[bytes, None]:
+        return self._stream(self.host.watch("front", self.lease, body))
+
+    def draw(self, body: bytes) -> AsyncGenerator[bytes, None]:
+        return self._stream(self.host.draw("front", self.lease, body))
+
+    async def tell(self, body: bytes) -> None:
+        await self.host.tell(body)
+
+    async def _stream(self, frames: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+        async with contextlib.aclosing(frames):
+            while not self.lets_in:
+                await self._pause()
+            while True:
+                coming = asyncio.ensure_future(anext(frames))
+                cut = asyncio.ensure_future(self.cut.wait())
+                try:
+                    await asyncio.wait((coming, cut), return_when=asyncio.FIRST_COMPLETED)
+                    if self.cut.is_set():
+                        raise LinkBroken("ActorDiedError")
+                    while self.frozen:
+                        await self._pause()
+                    with contextlib.suppress(StopAsyncIteration):
+                        yield await coming
+                        continue
+                    return
+                finally:
+                    for task in (coming, cut):
+                        task.cancel()
+                    await asyncio.wait((coming, cut))
+
+    async def _pause(self) -> None:
+        await asyncio.sleep(0.01)
+        if self.cut.is_set():
+            raise LinkBroken("ActorDiedError")
+
+
+class PaperCluster:
+    """Hosts that join a fleet by a roster, as Ray's replicas do."""
+
+    def __init__(self, children: Children, *, silent_s: float = 5.0, settings: Settings | None = None) -> None:
+        self.children = children
+        self.metrics = Metrics()
+        self.settings = settings or Settings()
+        self.fleet = Fleet(self.settings, (), (HERE, AWAY), (HERE,), self.metrics, LocalWorker)
+        self.links: dict[str, PaperLink] = {}
+        self.child: dict[str, Child] = {}
+        self.roster = ReplicaRoster(self.fleet, self.links.__getitem__, silent_s=silent_s)
+
+    async def add(self, name: str) -> PaperLink:
+        """A replica comes, and its worker process is up, with the model ready."""
+        host = Host(self.settings, WorkerDevice("cpu", "cpu"), "machine", "cpu")
+        host.start()
+        child = self.child[name] = await self.children.get()
+        child.say(HELLO)
+        link = self.links[name] = PaperLink(host)
+        self.roster.update(tuple(self.links))
+        return link
+
+    def remove(self, name: str) -> None:
+        """Ray Serve lists it no more."""
+        link = self.links.pop(name)
+        self.roster.update(tuple(self.links))
+        self.links[name] = link  # the way to it stays
+        self.gone = name
+
+    async def stop(self) -> None:
+        await self.roster.stop()
+        await self.fleet.stop()
+        for name, link in self.links.items():
+            await link.host.stop()
+            if self.child[name].returncode is None:
+                self.child[name].end(0)
