@@ -57,7 +57,7 @@ def check(settings: Settings, *, deep: bool = False) -> int:
     for key, problem in problems.items():
         print(f"{catalog.path}: models.{key}: {catalog.plans[key].source}: {problem}", file=sys.stderr)
     whole_ones = catalog.plans.keys() - problems
-    if whole_ones and settings.device != "cpu" and (settings.device != "auto" or machine.has_cuda_device()):
+    if whole_ones and settings.device_kind != "cpu" and (settings.device_kind != "auto" or machine.has_cuda_device()):
         _say_room(catalog, settings, whole_ones)
     adapters = _adapter_problems(catalog)
     for where, problem in adapters.items():

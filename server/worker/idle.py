@@ -41,7 +41,7 @@ class IdleWatch:
         worker, catalog = self._worker, self._served.current
         if worker.asleep or not worker.up:
             return
-        on_cpu = worker.device == "cpu"
+        on_cpu = worker.device.partition(":")[0] == "cpu"
         ends: list[float] = []
         for key, plan in catalog.plans.items():
             idle_s, unload_s = self._limits(catalog, plan)

@@ -70,6 +70,23 @@ def test_check_says_what_a_model_takes_of_a_device(
 
 
 @pytest.mark.usefixtures("near_child")
+@pytest.mark.parametrize("devices", [None, "cpu", "cpu,cpu"])
+def test_check_asks_no_device_where_there_is_none(
+    devices: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another process imported torch, for the seconds that it takes, to be told that there is no card."""
+    asked: list[object] = []
+    monkeypatch.setattr(inquiry, "ask", lambda *arguments: asked.append(arguments))
+    monkeypatch.setattr(machine, "has_cuda_device", lambda: devices is not None)
+    if devices is not None:
+        monkeypatch.setenv("DARKROOM_DEVICES", devices)
+    file = tmp_path / "models.yaml"
+    file.write_text(f"default: a\nmodels:\n  a: {{ path: {ROOT / 'weights/darkroom-mini'} }}\n")
+    assert run("check", "--models", str(file)) == 0
+    assert not asked
+
+
+@pytest.mark.usefixtures("near_child")
 def test_check_says_that_a_device_that_is_named_cannot_be_used(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
