@@ -22,11 +22,10 @@ from server.app import create_app
 from server.edge.keys import Keyring
 from server.errors import DarkroomError, ModelUnavailable
 from server.settings import Settings
-from server.telemetry import Metrics
 from server.worker import protocol
-from server.worker.devices import WorkerDevice
+from server.worker.member import Assignment
 from server.worker.rest import Rest
-from server.worker.status import Deaths, ModelState, ModelStatus
+from server.worker.status import ModelState, ModelStatus
 from tests.running import ROOT
 from tests.unit.edge.live import Live, serve
 
@@ -40,21 +39,13 @@ class PaperWorker:
     start_failure = device_problem = device_name = ""
     device = "paper"
 
-    def __init__(
-        self,
-        settings: Settings,
-        plans: Iterable[ModelPlan],
-        preload: Iterable[ModelPlan],
-        metrics: Metrics,
-        device: WorkerDevice,
-        deaths: Deaths,
-    ) -> None:
-        self.name = device.name or "paper"
+    def __init__(self, assignment: Assignment) -> None:
+        self.name = assignment.device.name or "paper"
         self.rest = Rest()
         self.on_refused: Callable[[str], None] = lambda reason: None
         self.on_change: Callable[[], None] = lambda: None
         self.models: MutableMapping[str, ModelStatus]
-        self.models = {plan.key: ModelStatus(ModelState.READY) for plan in plans}
+        self.models = {plan.key: ModelStatus(ModelState.READY) for plan in assignment.plans}
         self.gate = threading.Event()
         self.forget()
 

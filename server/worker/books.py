@@ -7,7 +7,7 @@ from another, or guessed: a guess costs one drawing a worse place.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 
 from server.worker.company import Company
 from server.worker.cost import Cost
@@ -36,6 +36,10 @@ class Books:
         self._was_up = False
         self._flights: list[Flight] = []
         self._elsewhere = elsewhere
+
+    def is_one_of(self, names: Collection[str]) -> bool:
+        """Is its device among these, or are none named?"""
+        return not names or any(name == self.member.name or self.device.answers_to(name) for name in names)
 
     @property
     def available(self) -> bool:

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Iterable, Iterator, MutableMapping
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding
@@ -21,11 +21,13 @@ from server.telemetry import Metrics
 from server.worker import protocol, rule
 from server.worker.books import Books
 from server.worker.devices import WorkerDevice
-from server.worker.member import Build, Flight, Member, Previewed, Progress
+from server.worker.member import Assignment, Flight, Member, Previewed, Progress
 from server.worker.overview import Overview
 from server.worker.status import Deaths, ModelState, ModelStatus
 
 log = logging.getLogger("darkroom.worker")
+
+M = TypeVar("M", bound=Member)
 
 Binding = tuple[str, ...]  # names of devices that a model may be drawn on; empty: any
 
@@ -49,27 +51,30 @@ class Fleet:
         plans: Iterable[ModelPlan],
         preload: Iterable[ModelPlan],
         metrics: Metrics,
-        build: Build,
+        build: Callable[[Assignment], Member],
         roster: Roster | None = None,
     ) -> None:
         """With a ``roster``, ``devices`` may be none at the start."""
         self._roster = roster
         self._settings = settings
         self._metrics = metrics
-        self._build = build
         self._deaths = Deaths()
         self._plans = {plan.key: plan for plan in plans}
         self._preload = tuple(preload)
         self._changed = asyncio.Event()
         self._started = False
+        self._build = build
         self._books = [self._open(device) for device in devices]
         self.left_out: dict[str, str] = {}  # devices that turned out to be of no use, and why
         self.on_refused: Callable[[str], None] = lambda reason: None  # the devices that are set cannot be used here
         self.on_slots: Callable[[], None] = lambda: None  # there may be more slots than before
 
-    def _open(self, device: WorkerDevice, build: Build | None = None) -> Books:
-        preload, plans = self._bound_to(device, self._preload), self._plans.values()
-        member = (build or self._build)(self._settings, plans, preload, self._metrics, device, self._deaths)
+    def _assignment(self, device: WorkerDevice) -> Assignment:
+        plans, preload = tuple(self._plans.values()), self._bound_to(device, self._preload)
+        return Assignment(self._settings, plans, preload, self._metrics, device, self._deaths)
+
+    def _open(self, device: WorkerDevice, member: Member | None = None) -> Books:
+        member = member or self._build(self._assignment(device))
         books = Books(member, device, self._statuses)
         member.on_change = self._note_change
         member.on_refused = lambda reason: self._refused(books, reason)
@@ -166,13 +171,15 @@ class Fleet:
         for books in self._books:
             books.member.serve(tuple(self._plans.values()), self._bound_to(books.device, self._preload))
 
-    def join(self, device: WorkerDevice, build: Build) -> None:
+    def join(self, device: WorkerDevice, build: Callable[[Assignment], M]) -> M:
         """A device has come: drawings may be given to it as soon as its member, which is started here, is up."""
-        is_late, books = self.settled, self._open(device, build)
+        is_late, member = self.settled, build(self._assignment(device))
+        books = self._open(device, member)
         books.is_late = is_late
         self._books.append(books)
-        books.member.start()
+        member.start()
         self._note_change()
+        return member
 
     def part(self, member: Member) -> None:
         """A device is going: it is given no more drawings. Those that it has end as they may."""
@@ -216,7 +223,7 @@ class Fleet:
         """The members on the device of this name, or on those of this kind; all without one. Empty: there is none."""
         if name is None:
             return self.members
-        return tuple(books.member for books in self._books if self._is(books, name))
+        return tuple(books.member for books in self._books if books.is_one_of((name,)))
 
     def may_draw(self, member: Member, plan: ModelPlan) -> bool:
         """May this model be on the device of this member?"""
@@ -228,20 +235,14 @@ class Fleet:
 
     def slots(self, lane: Binding = ()) -> int:
         """How many drawings go on at a time on these devices: as many as running_jobs on each that is up."""
-        up = sum(books.available for books in self._books if not lane or any(self._is(books, each) for each in lane))
+        up = sum(books.available for books in self._books if books.is_one_of(lane))
         return self._settings.running_jobs * max(1, up)
 
-    def _is(self, books: Books, name: str) -> bool:
-        return name == books.member.name or books.device.answers_to(name)
-
     def _bound(self, plan: ModelPlan | None) -> list[Books]:
-        names = plan.devices if plan is not None else ()
-        return [books for books in self._books if not names or any(self._is(books, name) for name in names)]
+        return [books for books in self._books if plan is None or books.is_one_of(plan.devices)]
 
     def _bound_to(self, device: WorkerDevice, plans: Iterable[ModelPlan]) -> tuple[ModelPlan, ...]:
-        return tuple(
-            plan for plan in plans if not plan.devices or any(device.answers_to(name) for name in plan.devices)
-        )
+        return tuple(plan for plan in plans if not plan.devices or any(map(device.answers_to, plan.devices)))
 
     def require(self, key: str, model: str, *, retry: bool = True) -> None:
         """Raise ModelUnavailable for weights that no device could load; ``model`` is the ID asked for. Raise

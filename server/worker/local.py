@@ -18,14 +18,12 @@ import msgspec
 
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, Picture
-from server.settings import Settings
-from server.telemetry import Metrics
 from server.worker import failures, launch, news, protocol
-from server.worker.devices import WorkerDevice
 from server.worker.hearing import Hearing
+from server.worker.member import Assignment
 from server.worker.pending import Pending, Pendings
 from server.worker.rest import Rest
-from server.worker.status import Deaths, ModelState, ModelStatuses
+from server.worker.status import ModelState, ModelStatuses
 
 log = logging.getLogger("darkroom.worker")
 
@@ -39,20 +37,11 @@ _START_TIMEOUT_S = 120.0  # for the child to import torch and say hello
 class LocalWorker:
     """The front's handle on one worker process. All methods run on the event loop's thread."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        plans: Iterable[ModelPlan],
-        preload: Iterable[ModelPlan],
-        metrics: Metrics,
-        device: WorkerDevice | None = None,
-        deaths: Deaths | None = None,
-    ):
-        """``device``: one of several, or the setting's only one. ``deaths`` are counted over all workers."""
-        self._settings = settings
-        self._assigned = device or WorkerDevice(setting=settings.device_words[0])
-        self._preload = tuple(preload)
-        self._metrics = metrics
+    def __init__(self, assignment: Assignment) -> None:
+        self._settings = assignment.settings
+        self._assigned = assignment.device
+        self._preload = assignment.preload
+        self._metrics = assignment.metrics
         self._pending = Pendings()
         self._writer: asyncio.StreamWriter | None = None
         self._process: asyncio.subprocess.Process | None = None
@@ -67,7 +56,7 @@ class LocalWorker:
         self.start_failure = ""  # for the operator: how the last child ended, if it ended before it was up
         self._plans: tuple[ModelPlan, ...] | None = None  # those of models.yaml, once it was read again
         self._awaited = self._preload  # before the server is ready
-        self.models = ModelStatuses(plans, metrics, self._assigned.name, deaths)
+        self.models = ModelStatuses(assignment.plans, self._metrics, self._assigned.name, assignment.deaths)
         self.device = ""
         self.device_name = ""  # as its maker calls it
         self.device_problem = ""  # for the operator: why it is not the device that the machine seems to have

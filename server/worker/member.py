@@ -7,8 +7,8 @@ one on another machine may be another.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, MutableMapping
-from dataclasses import dataclass
+from collections.abc import Callable, MutableMapping
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from pipelines.facts.families import FamilyTable
@@ -20,6 +20,19 @@ from server.worker import protocol
 from server.worker.devices import WorkerDevice
 from server.worker.rest import Rest
 from server.worker.status import Deaths, ModelState, ModelStatus
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """What a member begins with."""
+
+    settings: Settings
+    plans: tuple[ModelPlan, ...]
+    preload: tuple[ModelPlan, ...]  # loaded as soon as it is up
+    metrics: Metrics
+    device: WorkerDevice = field(default_factory=WorkerDevice)
+    deaths: Deaths = field(default_factory=Deaths)  # counted over all members
+
 
 Progress = Callable[[int, int], None]  # steps done, of so many
 Previewed = Callable[[int, Picture], None]
@@ -88,17 +101,3 @@ class Member(Protocol):
         """The pictures of a drawing. Raises WorkerLost where the member dies under it; cancelling it stops the
         drawing."""
         ...
-
-
-class Build(Protocol):
-    """What makes the member of a device."""
-
-    def __call__(
-        self,
-        settings: Settings,
-        plans: Iterable[ModelPlan],
-        preload: Iterable[ModelPlan],
-        metrics: Metrics,
-        device: WorkerDevice,
-        deaths: Deaths,
-    ) -> Member: ...

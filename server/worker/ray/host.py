@@ -21,6 +21,7 @@ from server.telemetry import Metrics
 from server.worker import failures, protocol
 from server.worker.devices import WorkerDevice
 from server.worker.local import LocalWorker
+from server.worker.member import Assignment
 from server.worker.ray import messages
 from server.worker.ray.messages import Accepted, Here, OfDrawing, OfWatch, Refusal, Standing
 from server.worker.ray.outbox import Outbox
@@ -43,7 +44,7 @@ class HostedWorker(LocalWorker):
     """A worker whose messages are passed on."""
 
     def __init__(self, host: Host, settings: Settings, device: WorkerDevice) -> None:
-        super().__init__(settings, (), (), Metrics(), device)
+        super().__init__(Assignment(settings, (), (), Metrics(), device))
         self._host = host
 
     async def _on_message(self, message: protocol.ToFront) -> None:

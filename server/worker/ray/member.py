@@ -15,17 +15,14 @@ import msgspec
 
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding
-from server.settings import Settings
-from server.telemetry import Metrics
 from server.worker import failures, news, protocol
-from server.worker.devices import WorkerDevice
-from server.worker.member import Previewed, Progress
+from server.worker.member import Assignment, Previewed, Progress
 from server.worker.pending import Pending, Pendings
 from server.worker.ray import messages
 from server.worker.ray.link import Link, LinkBroken
 from server.worker.ray.messages import Accepted, Alive, Refusal, Standing
 from server.worker.rest import Rest
-from server.worker.status import Deaths, ModelState, ModelStatuses
+from server.worker.status import ModelState, ModelStatuses
 
 log = logging.getLogger("darkroom.worker")
 
@@ -37,29 +34,18 @@ _LOOK_S = 0.05  # between two looks at a load that somebody waits for
 class ServeMember:
     """The front's handle on one replica. All methods run on the event loop's thread."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        plans: Iterable[ModelPlan],
-        preload: Iterable[ModelPlan],
-        metrics: Metrics,
-        device: WorkerDevice,
-        deaths: Deaths,
-        *,
-        link: Link,
-        silent_s: float = SILENT_S,
-    ) -> None:
-        self.name = device.name
-        self.device = device.kind
+    def __init__(self, assignment: Assignment, *, link: Link, silent_s: float = SILENT_S) -> None:
+        self.name = assignment.device.name
+        self.device = assignment.device.kind
         self.device_name = self.device_problem = self.start_failure = ""
         self.rest = Rest()
         self.on_refused: Callable[[str], None] = lambda reason: None
         self.on_change: Callable[[], None] = lambda: None
-        self._settings = settings
-        self._plans = tuple(plans)
-        self._preload = self._awaited = tuple(preload)
-        self._metrics = metrics
-        self.models = ModelStatuses(self._plans, metrics, self.name, deaths)
+        self._settings = assignment.settings
+        self._plans = assignment.plans
+        self._preload = self._awaited = assignment.preload
+        self._metrics = assignment.metrics
+        self.models = ModelStatuses(self._plans, self._metrics, self.name, assignment.deaths)
         self._link = link
         self._silent_s = silent_s
         self._standing = Standing(up=False, asleep=False)

@@ -84,10 +84,7 @@ class ReplicaRoster:
         device = WorkerDevice(name, kind, other_names=(here.machine,))
 
         build = functools.partial(ServeMember, link=link, silent_s=self._silent_s)
-        self._fleet.join(device, build)
-        member = self._fleet.members[-1]
-        assert isinstance(member, ServeMember)  # just built
-        self._members[replica] = member
+        self._members[replica] = self._fleet.join(device, build)
 
     def _name(self, here: messages.Here) -> str:
         """``machine/device``, unlike any other: where several have no number of their own, they get one."""

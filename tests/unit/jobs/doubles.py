@@ -86,7 +86,7 @@ def fleet_of(*workers: FakeWorker, metrics: Metrics | None = None) -> Fleet:
     """A fleet of these members."""
     left = iter(workers)
 
-    def build(*arguments: object, **named: object) -> Member:
+    def build(assignment: object) -> Member:
         return cast(Member, next(left))
 
     devices = [WorkerDevice(worker.name, "cpu") for worker in workers]

@@ -14,6 +14,7 @@ from server.settings import Settings
 from server.telemetry import Metrics
 from server.worker import protocol
 from server.worker.local import LocalWorker
+from server.worker.member import Assignment
 
 MINI, BROKEN = ModelPlan("mini", "/mini", "other"), ModelPlan("broken", "/broken", "other")
 DRAWING = Drawing("job_1", MINI, ImageSpec("mini", "p", 48, 32, 24, 16, 4, 1.0), (5,))
@@ -70,7 +71,7 @@ Children = asyncio.Queue[Child]
 
 @contextlib.asynccontextmanager
 async def started(preload: Iterable[ModelPlan]) -> AsyncIterator[LocalWorker]:
-    worker = LocalWorker(Settings(), [MINI, BROKEN], preload, Metrics())
+    worker = LocalWorker(Assignment(Settings(), (MINI, BROKEN), tuple(preload), Metrics()))
     worker.start()
     async with asyncio.timeout(10):
         yield worker

@@ -13,9 +13,9 @@ from server.worker import failures, protocol
 from server.worker.cost import Cost
 from server.worker.devices import WorkerDevice
 from server.worker.fleet import Fleet
-from server.worker.member import Previewed, Progress
+from server.worker.member import Assignment, Previewed, Progress
 from server.worker.rest import Rest
-from server.worker.status import Deaths, ModelState, ModelStatus, ModelStatuses
+from server.worker.status import ModelState, ModelStatus, ModelStatuses
 
 COST = Cost(0.01, 0.1, 64 * 64, 8)
 A, B = ModelPlan("a", "/a", "stable-diffusion"), ModelPlan("b", "/b", "stable-diffusion")
@@ -31,19 +31,11 @@ def drawing(number: int = 0, plan: ModelPlan = A, *, steps: int = 10, n: int = 1
 class PaperMember:
     """Draws until ``finish`` or ``die`` is called."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        plans: Iterable[ModelPlan],
-        preload: Iterable[ModelPlan],
-        metrics: Metrics,
-        device: WorkerDevice,
-        deaths: Deaths,
-    ) -> None:
-        self.name = self.device = device.name
-        self.preload = tuple(preload)
+    def __init__(self, assignment: Assignment) -> None:
+        self.name = self.device = assignment.device.name
+        self.preload = assignment.preload
         self.served: tuple[ModelPlan, ...] = ()
-        self.statuses = ModelStatuses(plans, metrics, device.name, deaths)
+        self.statuses = ModelStatuses(assignment.plans, assignment.metrics, self.name, assignment.deaths)
         self.device_name = self.device_problem = self.start_failure = ""
         self.up = self.settled = True
         self.asleep = self.busy = False
@@ -140,15 +132,8 @@ class PaperFleet(Fleet):
         self.paper: list[PaperMember] = []
         self.metrics = Metrics()
 
-        def build(
-            settings: Settings,
-            plans: Iterable[ModelPlan],
-            preload: Iterable[ModelPlan],
-            metrics: Metrics,
-            device: WorkerDevice,
-            deaths: Deaths,
-        ) -> PaperMember:
-            self.paper.append(PaperMember(settings, plans, preload, metrics, device, deaths))
+        def build(assignment: Assignment) -> PaperMember:
+            self.paper.append(PaperMember(assignment))
             return self.paper[-1]
 
         devices = [WorkerDevice(f"cpu:{number}", "cpu", share=count, optional=optional) for number in range(count)]

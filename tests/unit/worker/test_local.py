@@ -18,6 +18,7 @@ from server.telemetry import Metrics
 from server.worker import protocol
 from server.worker.hearing import Hearing
 from server.worker.local import LocalWorker
+from server.worker.member import Assignment
 from server.worker.status import ModelState
 from tests.unit.worker.children import BROKEN, DRAWING, HELLO, MINI, Children, move, started, until
 
@@ -240,7 +241,7 @@ async def test_only_a_load_that_stands_still_is_killed(
     monkeypatch.setattr(Hearing, "silent_s", silent_s)
     monkeypatch.setattr("server.worker.hearing.time", SimpleNamespace(monotonic=lambda: now[0]))
     settings = Settings(load_timeout_s=900, step_timeout_s=0.01)
-    worker = LocalWorker(settings, [MINI], [], Metrics())
+    worker = LocalWorker(Assignment(settings, (MINI,), (), Metrics()))
     worker.start()
     async with asyncio.timeout(10):
         child = await children.get()

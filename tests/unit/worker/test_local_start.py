@@ -19,6 +19,7 @@ from server.errors import Unavailable, WorkerLost
 from server.settings import Settings
 from server.telemetry import Metrics
 from server.worker.local import LocalWorker
+from server.worker.member import Assignment
 
 DRAWING = Drawing("job_1", ModelPlan("mini", "/mini", "other"), ImageSpec("mini", "p", 8, 8, 8, 8, 1, 1.0), (5,))
 
@@ -41,7 +42,7 @@ async def started(monkeypatch: pytest.MonkeyPatch, *children: str) -> AsyncItera
 
     monkeypatch.setattr(interpreter, "python", command)
     monkeypatch.setattr("server.worker.local._FIRST_BACKOFF_S", 0.01)
-    worker = LocalWorker(Settings(), [DRAWING.plan], [], Metrics())
+    worker = LocalWorker(Assignment(Settings(), (DRAWING.plan,), (), Metrics()))
     worker.start()
     try:
         yield worker
