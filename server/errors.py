@@ -143,7 +143,7 @@ class GenerationFailed(ServerFault):
 
 
 class Unavailable(DarkroomError):
-    pass
+    started = True  # False: no worker has come to the drawing, so that another may draw it
 
 
 class ModelUnavailable(Unavailable):
@@ -152,7 +152,6 @@ class ModelUnavailable(Unavailable):
 
 class WorkerLost(Unavailable):
     begun = True  # False: the drawing waited for its model, so that it cannot have ended the worker
-    started = True  # False: the worker had not come to it either, so that it may be drawn elsewhere
 
 
 class OutOfDeviceMemory(Unavailable):

@@ -175,6 +175,11 @@ class Metrics:
         if "out_of_memory" in memory:
             self.device_out_of_memory.labels(device).set(memory["out_of_memory"])
 
+    def forget_drawings(self, device: str) -> None:
+        """The device is gone, or has another name now."""
+        with contextlib.suppress(KeyError):
+            self.device_drawings.remove(device)
+
     def forget_memory(self, device: str) -> None:
         """A worker has ended: what it held is free, and nothing is known of the device until the next has come up."""
         for kind in ("in_use", "reserved"):

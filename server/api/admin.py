@@ -55,7 +55,7 @@ def router(services: Services) -> APIRouter:
         model = services.catalog.resolve(model_id)
         _require_device(services, device, model)
         services.worker.require(model.plan.key, model.id)
-        await services.worker.load(model.plan, model.id, *_named(device))
+        await services.worker.load(model.plan, model.id, device)
         return {"id": model.id, "object": "model", "state": str(ModelState.READY), **_devices(services, model)}
 
     @_post(
@@ -71,7 +71,7 @@ def router(services: Services) -> APIRouter:
         next request that names it loads it again."""
         model = services.catalog.resolve(model_id)
         _require_device(services, device, model)
-        services.worker.leave(model.plan, ModelState.UNLOADED, *_named(device))
+        services.worker.leave(model.plan, ModelState.UNLOADED, device)
         state = services.worker.models[model.plan.key].state
         return {"id": model.id, "object": "model", "state": str(state), **_devices(services, model)}
 
@@ -87,7 +87,7 @@ def router(services: Services) -> APIRouter:
         """The worker process of the device, or of each, ends once nothing is drawn, and the next request starts it
         again."""
         _require_device(services, device)
-        services.worker.sleep(*_named(device))
+        services.worker.sleep(device)
         return {"worker": {"state": worker_state(services.worker)}, **_workers(services)}
 
     @_post(
@@ -103,7 +103,7 @@ def router(services: Services) -> APIRouter:
         `preload`."""
         _require_open(services)
         _require_device(services, device)
-        services.worker.wake(*_named(device))
+        services.worker.wake(device)
         return {"worker": {"state": worker_state(services.worker)}, **_workers(services)}
 
     @_post(
@@ -146,10 +146,6 @@ def _require_device(services: Services, device: str | None, model: Model | None 
             f"models.yaml binds {model.id} to {', '.join(model.plan.devices)}: it cannot be on another device.",
             param="device",
         )
-
-
-def _named(device: str | None) -> tuple[str, ...]:
-    return () if device is None else (device,)
 
 
 def _devices(services: Services, model: Model) -> dict[str, Any]:

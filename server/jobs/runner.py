@@ -116,7 +116,7 @@ class JobRunner:
                 try:
                     return await place.draw(encoding, job.stepped, job.previewed)
                 except WorkerLost as lost:
-                    if not lost.begun:
+                    if not lost.begun or not lost.started:
                         raise  # its model is to blame, if anything of it is
                     self._suspects = _with(self._suspects, await asyncio.to_thread(_fingerprint, drawing))
                     raise
@@ -125,7 +125,7 @@ class JobRunner:
             try:
                 finished = await place.draw(encoding, job.stepped, job.previewed)
             except WorkerLost as lost:
-                if not lost.begun:
+                if not lost.begun or not lost.started:
                     raise
                 log.error("the worker died twice under a job", extra={"job": job.key, "model": job.model})
                 self._fatal = _with(self._fatal, suspect)

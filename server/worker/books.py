@@ -31,8 +31,9 @@ class Books:
         self.member = member
         self.device = device
         self.company = Company()
-        self.was_lost = False  # it has been up, and is not at the moment: the others serve meanwhile
+        self.was_lost = False  # it has been up, and then was not: the server has been ready without it
         self.is_late = False  # it joined a fleet that was settled without it
+        self.counted_as = ""  # the name of the device in metrics, as it was last
         self._was_up = False
         self._flights: list[Flight] = []
         self._elsewhere = elsewhere
@@ -44,7 +45,11 @@ class Books:
     @property
     def available(self) -> bool:
         """Can it be given a drawing now? One that sleeps wakes for it."""
-        return self.member.up or self.member.asleep
+        return self.member.up or self._is_waking
+
+    @property
+    def _is_waking(self) -> bool:
+        return self.member.asleep or self.member.rest.waking
 
     @property
     def is_excused(self) -> bool:
@@ -54,7 +59,7 @@ class Books:
     def look(self) -> None:
         """Note whether it is up."""
         self._was_up |= self.member.up
-        self.was_lost = self._was_up and not self.available
+        self.was_lost |= self._was_up and not self.available
 
     @property
     def flights(self) -> Sequence[Flight]:
@@ -83,7 +88,7 @@ class Books:
             own_s = next(known, _UNKNOWN_LOAD_S)
         if status.state is ModelState.LOADING:
             own_s = max(_SOON_S, own_s - (time.monotonic() - status.since_s))
-        return own_s + (_WAKING_S if self.member.asleep else 0.0)
+        return own_s + (_WAKING_S if self._is_waking else 0.0)
 
     @property
     def awaited(self) -> Sequence[str]:

@@ -54,7 +54,7 @@ class WorkerDevice:
     def answers_to(self, word: str) -> bool:
         """May it be named so, in models.yaml or by an admin? A kind stands for all devices of that kind."""
         if not self.name and not self.kind:
-            return word in ("cpu", "cuda", "cuda:0")
+            return word in ("cpu", "cuda", "cuda:0", *self.other_names)
         return word in (self.name, self.kind, *self.other_names)
 
 
@@ -96,7 +96,8 @@ class _Finder:
         """A device for every card; one that the worker is to choose where there are not several."""
         cards = self._ask()
         if isinstance(cards, str) or len(cards) < 2:
-            return [WorkerDevice(setting=word)]
+            uuids = () if isinstance(cards, str) else tuple(card.uuid for card in cards)
+            return [WorkerDevice(setting=word, other_names=("cuda:0", *uuids) if word == "cuda" else uuids)]
         return [_of_card(card, number, optional=True) for number, card in enumerate(cards)]
 
     def named(self, words: tuple[str, ...]) -> list[WorkerDevice]:

@@ -32,9 +32,11 @@ def lost(*, begun: bool = True, started: bool = True) -> WorkerLost:
 
 def cannot_start() -> Unavailable:
     """The error of a job while no worker comes up."""
-    return Unavailable(
+    error = Unavailable(
         "The process that draws cannot be started; /readyz and the server's log say why.", retry_after_s=30
     )
+    error.started = False
+    return error
 
 
 def unavailable(model: str) -> ModelUnavailable:

@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, MutableMapping
+from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Protocol, TypeVar
 
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding
-from server.errors import DarkroomError, ModelUnavailable, WorkerLost
+from server.errors import DarkroomError, ModelUnavailable
 from server.settings import Settings
 from server.telemetry import Metrics
 from server.worker import protocol, rule
@@ -23,6 +23,7 @@ from server.worker.books import Books
 from server.worker.devices import WorkerDevice
 from server.worker.member import Assignment, Flight, Member, Previewed, Progress
 from server.worker.overview import Overview
+from server.worker.place import Place
 from server.worker.status import Deaths, ModelState, ModelStatus
 
 log = logging.getLogger("darkroom.worker")
@@ -184,6 +185,7 @@ class Fleet:
     def part(self, member: Member) -> None:
         """A device is going: it is given no more drawings. Those that it has end as they may."""
         self._books = [books for books in self._books if books.member is not member]
+        self._metrics.forget_drawings(member.name)
         self._note_change()
 
     def _refused(self, books: Books, reason: str) -> None:
@@ -234,9 +236,14 @@ class Fleet:
         return plan.devices if len(self._books) > 1 else ()
 
     def slots(self, lane: Binding = ()) -> int:
-        """How many drawings go on at a time on these devices: as many as running_jobs on each that is up."""
-        up = sum(books.available for books in self._books if books.is_one_of(lane))
-        return self._settings.running_jobs * max(1, up)
+        """How many drawings go on at a time on these devices: as many as running_jobs on each that is up.
+
+        None where all of a lane are down, or its drawings would have the turns of devices that have nothing to do.
+        """
+        there = [books for books in self._books if books.is_one_of(lane)]
+        up = sum(books.available for books in there)
+        waits = lane and any(not books.member.start_failure for books in there)  # else they are answered at once
+        return self._settings.running_jobs * (up if waits else max(1, up))
 
     def _bound(self, plan: ModelPlan | None) -> list[Books]:
         return [books for books in self._books if plan is None or books.is_one_of(plan.devices)]
@@ -295,30 +302,14 @@ class Fleet:
         async with self.reserve(drawing) as place:
             return await place.draw(encoding, progress, previewed)
 
-    @contextlib.asynccontextmanager
-    async def reserve(self, drawing: Drawing, *, alone: bool = False) -> AsyncIterator[Place]:
-        """Choose the member for a drawing, and keep it until the block ends: beside others, or ``alone`` on its device.
+    def reserve(self, drawing: Drawing, *, alone: bool = False) -> Place:
+        """A place for a drawing, to be held: beside others, or ``alone`` on its device."""
+        return Place(self, drawing, alone=alone)
 
-        Waits for a member to come up where none is. Raises ModelUnavailable and Unavailable.
-        """
+    async def choose(self, drawing: Drawing, flight: Flight) -> Books:
+        """The member that is to draw this now. Raises ModelUnavailable and Unavailable."""
         while True:
-            books, flight = await self._choose(drawing), Flight.of(drawing)
-            books.begin(flight)
-            self._count(books)
-            try:
-                async with books.company.alone() if alone else books.company.together():
-                    if books.available or not self.others_available(books, drawing):
-                        yield Place(self, books, drawing, flight, alone=alone)
-                        return
-            finally:
-                books.end(flight)
-                self._count(books)
-
-    async def _choose(self, drawing: Drawing) -> Books:
-        while True:
-            plan = drawing.plan
-            served = self._plans.get(plan.key) == plan  # else models.yaml was read again since it was admitted
-            able = self._able(plan, drawing.spec.model) if served else self._bound(plan) or self._books
+            able = self._able_now(drawing)
             ready = [books for books in able if books.available]
             if not ready and len(able) != 1:
                 await self._changed.wait()
@@ -326,14 +317,38 @@ class Fleet:
             candidates = ready or able
             open_ = [books for books in candidates if not books.company.shut] or candidates
             roomy = [books for books in open_ if len(books.flights) < self._settings.running_jobs] or open_
-            return roomy[0] if len(roomy) == 1 else rule.choose(Flight.of(drawing), roomy)
+            return roomy[0] if len(roomy) == 1 else rule.choose(flight, roomy)
 
-    def others_available(self, books: Books, drawing: Drawing) -> bool:
-        """Is there another member that can draw this now?"""
-        return any(other.available for other in self._bound(drawing.plan) if other is not books)
+    def has_other(self, books: Books, drawing: Drawing) -> bool:
+        """Would ``choose`` have another one now?"""
+        try:
+            return any(other.available for other in self._able_now(drawing) if other is not books)
+        except DarkroomError:
+            return False
+
+    def _able_now(self, drawing: Drawing) -> list[Books]:
+        plan = drawing.plan
+        if self._plans.get(plan.key) != plan:  # models.yaml was read again since it was admitted
+            return self._bound(plan) or self._books
+        return self._able(plan, drawing.spec.model)
+
+    @contextlib.contextmanager
+    def held(self, books: Books, flight: Flight) -> Iterator[None]:
+        """The member has this drawing until the block ends."""
+        books.begin(flight)
+        self._count(books)
+        try:
+            yield
+        finally:
+            books.end(flight)
+            self._count(books)
 
     def _count(self, books: Books) -> None:
-        self._metrics.device_drawings.labels(books.member.name).set(len(books.flights))
+        name = books.member.name
+        if books.counted_as not in ("", name):  # a device is named when it has come up
+            self._metrics.forget_drawings(books.counted_as)
+        books.counted_as = name
+        self._metrics.device_drawings.labels(name).set(len(books.flights))
 
     # What an admin may ask for.
 
@@ -359,42 +374,8 @@ class Fleet:
         """End the process of this device, or of all, as soon as nothing is drawn or loaded there."""
         for member in self.find(device):
             member.sleep()
-        self.on_slots()
 
     def wake(self, device: str | None = None) -> None:
         """Start the process of this device, or of all, if it sleeps, and load what is to be preloaded."""
         for member in self.find(device):
             member.wake()
-
-
-class Place:
-    """A drawing's place on a member."""
-
-    def __init__(self, fleet: Fleet, books: Books, drawing: Drawing, flight: Flight, *, alone: bool) -> None:
-        self.member = books.member
-        self._fleet = fleet
-        self._books = books
-        self._drawing = drawing
-        self._flight = flight
-        self._alone = alone
-
-    async def draw(
-        self, encoding: Encoding, progress: Progress, previewed: Previewed = lambda number, picture: None
-    ) -> protocol.Finished:
-        """The pictures of the drawing. Raises WorkerLost where the member dies under it.
-
-        One that dies before it has come to it is no matter of the drawing: another member draws it, if one can.
-        """
-
-        def stepped(done: int, of: int) -> None:
-            self._flight.steps_left = max(0, of - done)
-            progress(done, of)
-
-        try:
-            return await self.member.draw(self._drawing, encoding, stepped, previewed)
-        except WorkerLost as lost:
-            # Not begun: it waited for a model that may have ended the worker, and would end the next.
-            if lost.started or not lost.begun or not self._fleet.others_available(self._books, self._drawing):
-                raise
-        async with self._fleet.reserve(self._drawing, alone=self._alone) as other:
-            return await other.draw(encoding, progress, previewed)

@@ -1,6 +1,6 @@
 """The rule by which the fleet gives a drawing to a device: where it would itself end first, loading included.
 
-Knows flights, costs and loads; knows neither members nor time. The figures behind it are in docs/fleet-bench.md. What
+Knows flights, costs and loads; knows neither members nor time. The figures behind it are in docs/devices.md. What
 comes after is not foreseen, and the order of steps is taken to be fair: while ours takes its steps, every other drawing
 there takes as many of its own.
 """

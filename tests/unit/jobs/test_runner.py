@@ -214,14 +214,16 @@ async def test_a_worker_that_cannot_be_started_makes_nobody_a_suspect() -> None:
     assert await runner.run(new_job(), FakeAssignment()) == "outcome"
 
 
-async def test_a_worker_that_ends_under_a_load_makes_nobody_a_suspect() -> None:
-    """Two deaths of a worker that loaded their model, and requests were refused that had never been drawn."""
+@pytest.mark.parametrize("innocence", ["begun", "started"])
+async def test_a_worker_that_ends_before_a_drawing_makes_nobody_a_suspect(innocence: str) -> None:
+    """Two deaths of a worker that loaded their model, and requests were refused that had never been drawn. Two of one
+    that had not come to them, or could not be reached, were as bad."""
     worker = FakeWorker()
     runner = make_runner(JobQueue(1, slots=1), worker)
     worker.failure = WorkerLost("It died.")
     with pytest.raises(WorkerLost):
         await runner.run(new_job(), FakeAssignment())  # a suspect, by this one
-    worker.failure.begun = False
+    setattr(worker.failure, innocence, False)
     for _ in range(3):
         with pytest.raises(WorkerLost):
             await runner.run(new_job(), FakeAssignment())

@@ -113,6 +113,13 @@ class PaperMember:
         self.statuses.worker_lost()
         self.on_change()
 
+    def fail_to_start(self) -> None:
+        """Whoever woke it is told so."""
+        self.up, self.start_failure = False, "It is full."
+        for _, end, _ in self.drawings.values():
+            end.set_exception(failures.cannot_start())
+        self.on_change()
+
     def come_up(self) -> None:
         self.up = self.settled = True
         self.on_change()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import os
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,7 +57,10 @@ def test_every_card_has_a_worker_that_sees_it_alone(machine: Find, word: str) ->
 @pytest.mark.parametrize("word", ["auto", "cuda"])
 @pytest.mark.parametrize("cards", [(), CARDS[:1], "the driver did not answer within 60 s"])
 def test_a_machine_with_one_device_is_left_to_its_worker(machine: Find, word: str, cards: tuple[Card, ...]) -> None:
-    assert machine(word, cards) == (WorkerDevice(setting=word),)
+    (found,) = machine(word, cards)
+    assert found == WorkerDevice(setting=word)
+    assert all(map(found.answers_to, ("cuda", "cuda:0"))), "models.yaml may bind a model to it by the same words"
+    assert found.answers_to(ONE) == (cards == CARDS[:1])
 
 
 def test_named_devices_are_those_and_in_that_order(machine: Find) -> None:
@@ -137,8 +140,17 @@ def test_the_old_name_stands_for_the_new_one() -> None:
 def test_who_asks_the_driver_outlives_it(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver that hangs, or is not there, is a sentence and no crash: it is asked by a process of its own."""
     monkeypatch.setenv("DARKROOM_SIGNING_KEY", "x" * 20)
+    given: list[dict[str, str]] = []
+    run: Callable[..., object] = subprocess.run
+
+    def watched(*args: object, env: dict[str, str], **how: object) -> object:
+        given.append(env)
+        return run(*args, env=env, **how)
+
+    monkeypatch.setattr(subprocess, "run", watched)
     said = devices.ask()
     assert isinstance(said, str) or all(card.uuid.startswith(("GPU-", "MIG-")) for card in said)
     monkeypatch.setattr(devices, "_TIMEOUT_S", 0.0)
     assert devices.ask() == "the driver did not answer within 0 s"
-    assert "DARKROOM_SIGNING_KEY" in os.environ
+    assert given
+    assert not [name for env in given for name in env if name.startswith("DARKROOM_")]
