@@ -52,7 +52,9 @@ def failed(kind: str, reason: str, job_id: str, model: str) -> DarkroomError:
             message = f"One of these loras of {model} cannot be loaded; the server's log says which, and why."
             return ModelUnavailable(message, param="loras")
         case "LoadRefused":
-            return unavailable(model)
+            error = unavailable(model)
+            error.started = False  # another device, or another machine, may have what this one lacks
+            return error
         case "OutOfMemory":
             return OutOfDeviceMemory("The device has no room for this picture; ask for a smaller size or n.")
         case "BadPicture":

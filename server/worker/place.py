@@ -74,8 +74,8 @@ class Place:
     ) -> protocol.Finished:
         """The pictures of the drawing. Raises WorkerLost where the member dies under it.
 
-        One that dies before it has come to it, or does not come up, is no matter of the drawing: another member draws
-        it, if one can.
+        One that dies before it has come to it, does not come up, or cannot load its model, is no matter of the drawing:
+        another member draws it, if one can.
         """
 
         def stepped(done: int, of: int) -> None:

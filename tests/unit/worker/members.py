@@ -120,6 +120,13 @@ class PaperMember:
             end.set_exception(failures.cannot_start())
         self.on_change()
 
+    def refuse_to_load(self) -> None:
+        """Whatever waits for its model is told so."""
+        for drawing, end, _ in self.drawings.values():
+            plan = drawing.plan
+            self.statuses.told(plan.key, ModelState.BROKEN, "no such folder")
+            end.set_exception(failures.failed("LoadRefused", "no such folder", drawing.job_id, plan.key))
+
     def come_up(self) -> None:
         self.up = self.settled = True
         self.on_change()

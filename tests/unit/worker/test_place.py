@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from pipelines.spec import Encoding
+from server.errors import ModelUnavailable
 from server.jobs.queue import JobQueue
 from server.settings import Settings
 from server.worker import protocol
@@ -70,6 +71,19 @@ async def test_who_meets_a_device_that_does_not_wake_is_drawn_by_another() -> No
     assert [len(member.drawings) for member in fleet.paper] == [0, 2]
     fleet.paper[1].finish()
     await asyncio.gather(task, other)
+
+
+async def test_who_meets_a_device_that_cannot_load_its_model_is_drawn_by_another() -> None:
+    """What was broken is tried again now and then, by whoever comes: a machine without the folder answered 503."""
+    fleet = PaperFleet(2)
+    task = fleet.begin(drawing())
+    await settle()
+    fleet.paper[0].refuse_to_load()
+    await settle()
+    assert [len(member.drawings) for member in fleet.paper] == [0, 1]
+    fleet.paper[1].refuse_to_load()
+    with pytest.raises(ModelUnavailable):
+        await task
 
 
 async def test_a_device_that_wakes_may_be_chosen() -> None:
