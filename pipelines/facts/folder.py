@@ -125,7 +125,7 @@ def inspect(folder: Path, found: Iterable[Part] | None = None, *, with_seal: boo
     size = sum(_inspect_part(part, folder) for part in found)
     _inspect_marks(found, folder)
     if with_seal:
-        seal.compare(folder, {*names_of(found), *_passed_by(folder, found)})
+        seal.compare(folder, names_compared(folder, found))
     return size
 
 
@@ -137,6 +137,11 @@ def files_read(folder: Path) -> tuple[str, ...]:
 def names_of(found: Iterable[Part]) -> tuple[str, ...]:
     """The files of these parts of a model folder that loading reads, as paths in it."""
     return (INDEX, *(f"{part.component.name}/{name}" for part in found for name in part.files))
+
+
+def names_compared(folder: Path, found: Collection[Part]) -> frozenset[str]:
+    """The files of a model folder that are compared with its seal at loading, of these parts. Raises LoadRefused."""
+    return frozenset((*names_of(found), *_passed_by(folder, found)))
 
 
 def _passed_by(folder: Path, found: Iterable[Part]) -> tuple[str, ...]:
