@@ -145,10 +145,12 @@ def names_compared(folder: Path, found: Collection[Part]) -> frozenset[str]:
 
 
 def _passed_by(folder: Path, found: Iterable[Part]) -> tuple[str, ...]:
-    """What was sealed of components whose weights come from single files: it is still part of the folder."""
-    replaced = tuple(f"{part.component.name}/" for part in found if part.source is not None)
-    sealed = seal.read(folder) if replaced else None
-    return () if sealed is None else tuple(name for name in sealed.files if name.startswith(replaced))
+    """What was sealed of components whose weights come from single files, or that the model does without: it is still
+    part of the folder. An index that names other components than the sealed one is told by itself."""
+    read = {part.component.name for part in found if part.source is None}
+    sealed = seal.read(folder)
+    names = () if sealed is None else tuple(sealed.files)
+    return tuple(name for name in names if "/" in name and name.partition("/")[0] not in read)
 
 
 def problem(folder: Path) -> str | None:

@@ -18,7 +18,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import checkpoint, model_files
+from pipelines.facts import checkpoint, model_files, seal
+from pipelines.facts import folder as model_folder
 from pipelines.facts.checkpoint import ARCHITECTURES, TRANSFORMER_BASES
 from pipelines.models import conversion, dry_run, library, selfcheck
 from pipelines.models.loader import load, weight_bytes
@@ -118,6 +119,28 @@ def test_stable_diffusion_3_draws_without_its_t5(tmp_path: Path) -> None:
     selfcheck.check(model)
     plan = msgspec.structs.replace(plan, text_encoders=(pieces.write("text_encoder_3"),))
     pieces.same_as(plan)  # the part that the checkpoint lacks comes from a file
+
+
+def sealed_folder(name: str, folder: Path) -> Path:
+    """A tiny model, complete and sealed."""
+    save(name, folder)
+    (folder / seal.NAME).write_bytes(seal.make(folder, model_folder.files_read(folder), lambda read: None))
+    return folder
+
+
+def test_a_folder_that_was_sealed_with_its_t5_serves_a_model_without(tmp_path: Path) -> None:
+    """Its files were said to be no longer read, and the model was refused."""
+    folder = sealed_folder("SD3", tmp_path / "whole")
+    plan = Pieces("SD3", tmp_path).checkpoint(without="text_encoder_3")
+    plan = msgspec.structs.replace(plan, folder=str(folder))
+    assert "text_encoder_3" in model_files.left_out(plan)
+    assert model_files.problem(plan) is None
+    (folder / "text_encoder_3" / "model.safetensors").unlink()
+    assert "text_encoder_3/model.safetensors was sealed, and is missing" in str(model_files.problem(plan))
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("tokenizer_2", "tokenizer_9"))
+    (folder / "tokenizer_2").rename(folder / "tokenizer_9")
+    assert "model_index.json has another content" in str(model_files.problem(plan))
 
 
 def test_what_is_named_comes_before_what_the_checkpoint_has(tmp_path: Path) -> None:
