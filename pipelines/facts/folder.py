@@ -35,7 +35,7 @@ class Part:
     files: Files
     source: WeightFile | None = None  # of its weights, in place of files in its folder
     lends_vocabulary: bool = False  # a CLIP tokenizer without words of its own: it gets ours
-    vocabulary: Path | None = None  # the file of a T5 tokenizer's words, where its folder has none
+    vocabulary: Path | None = None  # the file of a T5 tokenizer's words, in place of its folder's
 
     @property
     def where(self) -> str:
@@ -125,7 +125,7 @@ def inspect(folder: Path, found: Iterable[Part] | None = None, *, with_seal: boo
     size = sum(_inspect_part(part, folder) for part in found)
     _inspect_marks(found, folder)
     if with_seal:
-        seal.compare(folder, {*names_of(found), *_passed_by(folder, found)})
+        seal.compare(folder, names_compared(folder, found))
     return size
 
 
@@ -139,11 +139,18 @@ def names_of(found: Iterable[Part]) -> tuple[str, ...]:
     return (INDEX, *(f"{part.component.name}/{name}" for part in found for name in part.files))
 
 
+def names_compared(folder: Path, found: Collection[Part]) -> frozenset[str]:
+    """The files of a model folder that are compared with its seal at loading, of these parts. Raises LoadRefused."""
+    return frozenset((*names_of(found), *_passed_by(folder, found)))
+
+
 def _passed_by(folder: Path, found: Iterable[Part]) -> tuple[str, ...]:
-    """What was sealed of components whose weights come from single files: it is still part of the folder."""
-    replaced = tuple(f"{part.component.name}/" for part in found if part.source is not None)
-    sealed = seal.read(folder) if replaced else None
-    return () if sealed is None else tuple(name for name in sealed.files if name.startswith(replaced))
+    """What was sealed of components whose weights or words come from single files, or that the model does without: it
+    is still part of the folder. An index that names other components than the sealed one is told by itself."""
+    read = {part.component.name for part in found if part.source is None and part.vocabulary is None}
+    sealed = seal.read(folder)
+    names = () if sealed is None else tuple(sealed.files)
+    return tuple(name for name in names if "/" in name and name.partition("/")[0] not in read)
 
 
 def problem(folder: Path) -> str | None:
@@ -181,7 +188,7 @@ def _part(folder: Path, each: Component, variant: str | None, given: Given) -> P
         names += [f"{TEMPLATES}/{path.name}" for path in templates.iterdir()]
     lacks_words = given.is_all and each.kind is Kind.TOKENIZER and not component.has_vocabulary(names)
     lends = lacks_words and each.class_name in _CLIP_TOKENIZERS
-    words = given.words if lacks_words and each.class_name in T5_TOKENIZERS else None
+    words = given.words if each.class_name in T5_TOKENIZERS else None  # named: they come before the folder's own
     is_bare = lends or words is not None or source is not None
     files = component.files_read(each, names, lambda name: _read_json(part / name, folder), variant, bare=is_bare)
     return Part(each, part, files, source, lends, words)

@@ -42,15 +42,28 @@ class Sealed:
         """Is it no part of the weights, and may be without a seal beside them?"""
         return self.key in ("loras", "embeddings")
 
-    def names(self) -> tuple[str, ...]:
-        """The files that loading reads of it now, as paths in the folder. Raises LoadRefused."""
+    def names_to_seal(self) -> tuple[str, ...]:
+        """The files of it that a new seal names, as paths in the folder: of a folder all that a model of it alone would
+        read, as models that read the rest from elsewhere share the seal. Raises LoadRefused."""
         if self.file is not None:
             return (self.file,)
         try:
-            whole = () if self.plan.is_of_files else model_folder.files_read(self.folder)
+            return model_folder.files_read(self.folder)
         except LoadRefused:
-            whole = ()  # of a component whose weights come from elsewhere, it may have none
-        return whole or model_folder.names_of(model_files.parts(self.plan))
+            pass  # of a component whose weights come from elsewhere, it may have none
+        found = model_files.parts(self.plan)
+        own = model_folder.names_of(found)
+        try:
+            sealed_before = model_folder.names_compared(self.folder, found) - {*own}
+        except LoadRefused:  # the seal is damaged, and another is to take its place
+            sealed_before = frozenset()
+        return (*own, *(name for name in sorted(sealed_before) if (self.folder / name).is_file()))
+
+    def names_compared(self) -> frozenset[str]:
+        """The files of it that are compared with its seal, as loading does. Raises LoadRefused."""
+        if self.file is not None:
+            return frozenset((self.file,))
+        return model_folder.names_compared(self.folder, model_files.parts(self.plan))
 
     def read(self) -> Seal | None:
         """Its seal; None where it has none. Raises LoadRefused for one that is damaged."""
@@ -58,7 +71,7 @@ class Sealed:
 
     def compare(self) -> None:
         """Compare it with its seal, as loading does. Raises LoadRefused."""
-        seal.compare(self.folder, self.names(), self.manifest.name)
+        seal.compare(self.folder, self.names_compared(), self.manifest.name)
 
 
 def of(plan: ModelPlan) -> tuple[Sealed, ...]:

@@ -177,7 +177,8 @@ def tokenizer(folder: Path, words: Path | None = None) -> Any:
     of a file that its owner names."""
     if words is not None:
         with tempfile.TemporaryDirectory(prefix="darkroom-") as temporary:  # the library reads folders alone
-            shutil.copyfile(folder / _TOKENIZER_CONFIG, Path(temporary) / _TOKENIZER_CONFIG)
+            if (folder / _TOKENIZER_CONFIG).is_file():  # a folder with words of its own may do without
+                shutil.copyfile(folder / _TOKENIZER_CONFIG, Path(temporary) / _TOKENIZER_CONFIG)
             shutil.copyfile(words, Path(temporary) / words.name)
             made = transformers.T5Tokenizer.from_pretrained(temporary, local_files_only=True)
         _refuse_other_words(words, made)

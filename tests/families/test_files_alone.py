@@ -18,7 +18,8 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import checkpoint, model_files
+from pipelines.facts import checkpoint, model_files, seal
+from pipelines.facts import folder as model_folder
 from pipelines.facts.checkpoint import ARCHITECTURES, TRANSFORMER_BASES
 from pipelines.models import conversion, dry_run, library, selfcheck
 from pipelines.models.loader import load, weight_bytes
@@ -120,6 +121,27 @@ def test_stable_diffusion_3_draws_without_its_t5(tmp_path: Path) -> None:
     pieces.same_as(plan)  # the part that the checkpoint lacks comes from a file
 
 
+def seal_folder(folder: Path) -> None:
+    (folder / seal.NAME).write_bytes(seal.make(folder, model_folder.files_read(folder), lambda read: None))
+
+
+def test_a_folder_that_was_sealed_with_its_t5_serves_a_model_without(tmp_path: Path) -> None:
+    """Its files were said to be no longer read, and the model was refused."""
+    folder = tmp_path / "whole"
+    save("SD3", folder)
+    seal_folder(folder)
+    plan = Pieces("SD3", tmp_path).checkpoint(without="text_encoder_3")
+    plan = msgspec.structs.replace(plan, folder=str(folder))
+    assert "text_encoder_3" in model_files.left_out(plan)
+    assert model_files.problem(plan) is None
+    (folder / "text_encoder_3" / "model.safetensors").unlink()
+    assert "text_encoder_3/model.safetensors was sealed, and is missing" in str(model_files.problem(plan))
+    index = folder / "model_index.json"
+    index.write_text(index.read_text().replace("tokenizer_2", "tokenizer_9"))
+    (folder / "tokenizer_2").rename(folder / "tokenizer_9")
+    assert "model_index.json has another content" in str(model_files.problem(plan))
+
+
 def test_what_is_named_comes_before_what_the_checkpoint_has(tmp_path: Path) -> None:
     pieces = Pieces("FLUX.1", tmp_path)
     plan = pieces.checkpoint()
@@ -195,8 +217,12 @@ def test_clip_l_of_stable_diffusion_3_has_no_projection(tmp_path: Path) -> None:
 @pytest.fixture(scope="module")
 def words() -> bytes:
     """T5's words in small."""
+    return trained_on("cat", "dog", "red")
+
+
+def trained_on(*some: str) -> bytes:
     model = io.BytesIO()
-    text = [f"a {a} and the {b} on an old map" for a in ("cat", "dog", "red") for b in ("house", "tree", "apple")]
+    text = [f"a {a} and the {b} on an old map" for a in some for b in ("house", "tree", "apple")]
     trained: dict[str, Any] = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "vocab_size": 50}
     sentencepiece.SentencePieceTrainer.train(
         sentence_iterator=iter(text * 10), model_writer=model, hard_vocab_limit=False, **trained
@@ -206,13 +232,17 @@ def words() -> bytes:
 
 def without_words(pieces: Pieces) -> Pieces:
     """As our own configurations are: no words of T5."""
-    folder = pieces.config / "tokenizer_2"
+    take_words(pieces.config)
+    return pieces
+
+
+def take_words(model: Path) -> None:
+    folder = model / "tokenizer_2"
     for path in folder.iterdir():
         path.unlink()
     config = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "extra_ids": 10}
     (folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 512}))
-    set_class(pieces.config, "tokenizer_2", "transformers", "T5TokenizerFast")
-    return pieces
+    set_class(model, "tokenizer_2", "transformers", "T5TokenizerFast")
 
 
 @pytest.mark.parametrize("form", ["spiece.model", "tokenizer.json", "folder"])
@@ -234,6 +264,28 @@ def test_the_words_of_t5_are_its_owners(form: str, words: bytes, tmp_path: Path)
     assert 1 in ids
     assert tokenizer.decode(ids, skip_special_tokens=True) == "a cat"
     assert tokenizer.model_max_length == 512
+
+
+def test_words_that_are_named_come_before_those_of_the_folder(words: bytes, tmp_path: Path) -> None:
+    """They were sealed and packed, and those of the config folder were drawn with, without a word."""
+    folder = tmp_path / "whole"
+    save("FLUX.1", folder)
+    take_words(folder)
+    (folder / "tokenizer_2" / "spiece.model").write_bytes(trained_on("zebra", "maze", "quiz"))
+    seal_folder(folder)
+    named = tmp_path / "spiece.model"
+    named.write_bytes(words)
+    plan = Pieces("FLUX.1", tmp_path).plan(folder=str(folder))
+    chosen = msgspec.structs.replace(plan, tokenizer=str(named))
+    assert model_files.problem(chosen) is None
+    assert dry_run.problem(chosen) is None
+    assert "z" in "".join(load(plan, CPU).components["tokenizer_2"].get_vocab())
+    assert "z" not in "".join(load(chosen, CPU).components["tokenizer_2"].get_vocab())
+    named_seal = tmp_path / seal.name_for(named.name)
+    named_seal.write_bytes(seal.make(tmp_path, [named.name], lambda read: None))
+    named.write_bytes(words + b"0")
+    assert str(model_files.problem(chosen)).startswith("spiece.model has ")
+    assert model_files.problem(plan) is None
 
 
 def test_words_that_are_missing_or_wrong(words: bytes, tmp_path: Path) -> None:

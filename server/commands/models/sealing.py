@@ -52,7 +52,7 @@ def seal_model(settings: Settings, name: str, *, again: bool) -> None:
 
 def _seal(settings: Settings, name: str, each: Sealed) -> Seal:
     try:
-        names = each.names()
+        names = each.names_to_seal()
         size = sum((each.folder / file).stat().st_size for file in names)
         with bar(name if each.file is None else each.file, size) as report:
             manifest = seal.make(each.folder, names, report)
@@ -157,9 +157,9 @@ def _problem_of(settings: Settings, key: str, each: Sealed) -> str | None:
 
 def _verify(settings: Settings, each: Sealed, found: Seal, report: Report) -> dict[str, State]:
     try:
-        names = each.names()
+        names = each.names_compared()
     except LoadRefused:  # something is missing: what was sealed says which
-        names = ()
+        names = frozenset()
     states = dict(seal.verify(each.folder, found, names, report))
     _note(settings, each, found, intact=all(state is State.SAME for state in states.values()))
     return states

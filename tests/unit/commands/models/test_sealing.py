@@ -258,3 +258,55 @@ def test_bytes_that_no_header_tells_are_verified(
     manifest(tmp_path, "one").write_text("{")
     assert states.of(one) == {"state": "damaged", "verified_at": None}
     assert "is damaged: seal the model again" in str(next(iter(load_catalog(single))).problem())
+
+
+@pytest.fixture
+def shared(tmp_path: Path) -> Path:
+    """A models.yaml with a folder that is one model's path and another's config."""
+    shutil.copytree(ROOT / "weights" / "darkroom-mini", tmp_path / "model")
+    write(tmp_path / "x.safetensors", sd())
+    path = tmp_path / "models.yaml"
+    path.write_text("default: a\nmodels:\n  a: { path: model }\n  b: { checkpoint: x.safetensors, config: model }\n")
+    return path
+
+
+@pytest.mark.parametrize("order", ["ab", "ba"])
+def test_a_folder_that_two_models_read_has_one_seal_for_both(order: str, shared: Path, tmp_path: Path) -> None:
+    """Whose config it was named the configurations alone: the second of the two was not sealed, as if files had
+    changed, or the first was refused once it was."""
+    for name in order:
+        assert models(shared, "seal", name) == 0
+        assert [model.problem() for model in load_catalog(shared)] == [None, None]
+    sealed = seal.read(tmp_path / "model")
+    assert sealed is not None
+    assert WEIGHTS in sealed.files
+    assert models(shared, "verify", "a") == models(shared, "verify", "b") == 0
+    assert models(shared, "seal", "b", "--again") == 0
+    assert [model.problem() for model in load_catalog(shared)] == [None, None]
+
+
+def test_a_folder_without_some_weights_keeps_the_seal_of_the_others(shared: Path, tmp_path: Path) -> None:
+    """What one model reads of it went out of the seal as another was sealed that reads less."""
+    shutil.move(tmp_path / "model" / "vae" / WEIGHTS.partition("/")[2], tmp_path / "vae.safetensors")
+    write(tmp_path / "vae.safetensors", {"decoder.conv_in.weight": (512, 4, 3, 3)})
+    shared.write_text(shared.read_text().replace("path: model", "path: model, vae: vae.safetensors"))
+    for name in "aba":
+        assert models(shared, "seal", name) == 0
+        assert [model.problem() for model in load_catalog(shared)] == [None, None]
+    assert models(shared, "seal", "b", "--again") == 0
+    (tmp_path / "model" / seal.NAME).write_text("{")
+    assert models(shared, "seal", "b", "--again") == 0, "a seal that is damaged does not keep another from its place"
+
+
+def test_a_seal_of_configurations_alone_goes_on_to_do(shared: Path, tmp_path: Path) -> None:
+    """Earlier versions made such ones of a config folder that has weights too."""
+    models(shared, "seal", "b")
+    folder = tmp_path / "model"
+    sealed = seal.read(folder)
+    assert sealed is not None
+    names = [name for name in sealed.files if not name.endswith(".safetensors")]
+    (folder / seal.NAME).write_bytes(seal.make(folder, names, lambda read: None))
+    assert load_catalog(shared).models["b"].problem() is None
+    assert models(shared, "verify", "b") == 0
+    assert models(shared, "seal", "b") == 0
+    assert load_catalog(shared).models["a"].problem() is None
