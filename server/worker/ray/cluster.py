@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import queue
 import secrets
-import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import ray
@@ -33,6 +30,7 @@ from server.worker.ray.replica import FrontLease, Replica
 from server.worker.ray.roll import ROLL
 from server.worker.ray.roster import ReplicaRoster
 from server.worker.ray.router import FleetRouter
+from server.worker.ray.thread import RayThread
 
 log = logging.getLogger("darkroom.worker")
 
@@ -90,31 +88,6 @@ class RayLink:
         return handle.remote(self._front, self._lease, body)
 
 
-class RayThread(threading.Thread):
-    """The thread that starts Ray and ends it.
-
-    Not the main thread, where Ray would take SIGTERM over, and the server would not drain. It lives as long as the
-    process: the kernel kills what Ray has started when the thread ends that started it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(name="ray", daemon=True)
-        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
-
-    def submit(self, call: Callable[[], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
-        self._calls.put((future, call))
-        return future
-
-    def run(self) -> None:
-        while True:
-            future, call = self._calls.get()
-            try:
-                future.set_result(call())
-            except BaseException as error:  # for whoever waits
-                future.set_exception(error)
-
-
 class Cluster:
     """The machines that this server draws on."""
 
@@ -147,14 +120,14 @@ class Cluster:
         ROLL.listen(lambda replicas: loop.call_soon_threadsafe(roster.update, replicas))
 
     async def stop(self) -> None:
-        """Leave the cluster; one of its own ends."""
+        """Let no replica join any more, and watch none."""
         ROLL.listen(None)
         if self._roster is not None:
             await self._roster.stop()
 
     async def close(self) -> None:
         """Leave the cluster, once nothing is drawn there for this server; one of its own ends with this."""
-        await asyncio.wrap_future(self._thread.submit(ray.shutdown))
+        await self._thread.submit_if_started(ray.shutdown)
 
     def _link(self, replica: str) -> RayLink:
         return RayLink(self._handle, replica, self._front, self._lease)
