@@ -33,7 +33,8 @@ async def opened(settings: Settings) -> AsyncIterator[httpx.AsyncBaseTransport]:
     log.setLevel(logging.CRITICAL)  # what goes wrong is in the answers
     try:
         with tempfile.TemporaryDirectory(prefix="darkroom-local-") as folder:
-            own = {"data_dir": Path(folder), "host": _HOST, "public_url": None, "store": "local", "log_level": "error"}
+            own: dict[str, Any] = {"data_dir": Path(folder), "host": _HOST, "public_url": None, "log_level": "error"}
+            own |= {"store": "local", "cluster": None}  # this machine draws, and nobody would connect a cluster
             app = create_app(settings.model_copy(update=own))
             async with app.router.lifespan_context(app):
                 yield InProcess(app)

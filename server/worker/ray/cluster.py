@@ -9,11 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import queue
 import secrets
-import threading
-from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import Future
+from collections.abc import AsyncGenerator, Sequence
 from typing import Any
 
 import ray
@@ -28,11 +25,21 @@ from server.errors import ConfigError
 from server.settings import MIB, Settings
 from server.worker.devices import WorkerDevice
 from server.worker.fleet import Fleet
+from server.worker.ray.deployment import (
+    AUTH_MODE,
+    explain_deploying,
+    explain_joining,
+    is_kept,
+    is_open,
+    lay_out,
+    refuse_open,
+)
 from server.worker.ray.link import LinkBroken
 from server.worker.ray.replica import FrontLease, Replica
 from server.worker.ray.roll import ROLL
 from server.worker.ray.roster import ReplicaRoster
 from server.worker.ray.router import FleetRouter
+from server.worker.ray.thread import RayThread
 
 log = logging.getLogger("darkroom.worker")
 
@@ -90,31 +97,6 @@ class RayLink:
         return handle.remote(self._front, self._lease, body)
 
 
-class RayThread(threading.Thread):
-    """The thread that starts Ray and ends it.
-
-    Not the main thread, where Ray would take SIGTERM over, and the server would not drain. It lives as long as the
-    process: the kernel kills what Ray has started when the thread ends that started it.
-    """
-
-    def __init__(self) -> None:
-        super().__init__(name="ray", daemon=True)
-        self._calls: queue.SimpleQueue[tuple[Future[Any], Callable[[], Any]]] = queue.SimpleQueue()
-
-    def submit(self, call: Callable[[], Any]) -> Future[Any]:
-        future: Future[Any] = Future()
-        self._calls.put((future, call))
-        return future
-
-    def run(self) -> None:
-        while True:
-            future, call = self._calls.get()
-            try:
-                future.set_result(call())
-            except BaseException as error:  # for whoever waits
-                future.set_exception(error)
-
-
 class Cluster:
     """The machines that this server draws on."""
 
@@ -147,14 +129,14 @@ class Cluster:
         ROLL.listen(lambda replicas: loop.call_soon_threadsafe(roster.update, replicas))
 
     async def stop(self) -> None:
-        """Leave the cluster; one of its own ends."""
+        """Let no replica join any more, and watch none."""
         ROLL.listen(None)
         if self._roster is not None:
             await self._roster.stop()
 
     async def close(self) -> None:
         """Leave the cluster, once nothing is drawn there for this server; one of its own ends with this."""
-        await asyncio.wrap_future(self._thread.submit(ray.shutdown))
+        await self._thread.submit_if_started(ray.shutdown)
 
     def _link(self, replica: str) -> RayLink:
         return RayLink(self._handle, replica, self._front, self._lease)
@@ -163,14 +145,17 @@ class Cluster:
         try:
             self._init()
         except Exception as error:
-            raise ConfigError(f"{self._settings.cluster_as_set}: {_explain(error)}") from error
+            raise ConfigError(f"{self._settings.cluster_as_set}: {explain_joining(error)}") from error
 
     def _connect(self) -> None:
         context = ray.get_runtime_context()
         log.info("cluster joined", extra={"address": context.gcs_address, "front": self._front})
         try:
+            if self._settings.cluster != "local":
+                self._refuse_open()
             serve.start(proxy_location="Disabled")
-            if APP not in serve.status().applications:
+            deployed = serve.status().applications.get(APP)
+            if deployed is None or not is_kept(deployed.status.value):
                 self._deploy()
             self._handle = serve.get_deployment_handle(DEPLOYMENT, APP)
             self._handle._init()  # the router lives from here on, and is told which replicas there are
@@ -179,10 +164,11 @@ class Cluster:
             self._lease = lease.remote()
             ray.get(self._lease.alive.remote(), timeout=_START_S)
         except ConfigError:
+            ray.shutdown()
             raise
         except Exception as error:
             ray.shutdown()
-            raise ConfigError(f"{self._settings.cluster_as_set}: {_explain(error)}") from error
+            raise ConfigError(f"{self._settings.cluster_as_set}: {explain_deploying(error)}") from error
 
     def _init(self) -> None:
         shared = {"namespace": NAMESPACE, "configure_logging": False, "log_to_driver": False}
@@ -197,20 +183,37 @@ class Cluster:
         else:
             ray.init(address=self._settings.cluster, **shared)
 
+    def _refuse_open(self) -> None:
+        """Raise ConfigError unless every machine asks for the token: Ray joins with one what asks for none, too."""
+
+        def mode() -> str:  # inside, so that it crosses by value: a machine may have no Darkroom
+            import os
+
+            return os.environ.get("RAY_AUTH_MODE", "")  # what Ray starts there inherits it from what started Ray
+
+        asked = {}
+        for node in ray.nodes():
+            if node["Alive"]:
+                there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+                call = ray.remote(mode).options(num_cpus=0, scheduling_strategy=there)
+                asked[call.remote()] = node["NodeManagerHostname"]
+        answered, late = ray.wait(list(asked), num_returns=len(asked), timeout=_JOIN_S)
+        open_, silent = [], [asked[each] for each in late]
+        for each in answered:
+            try:
+                if is_open({AUTH_MODE: ray.get(each)}):
+                    open_.append(asked[each])
+            except RayError:
+                silent.append(asked[each])
+        refuse_open(self._settings, open_, silent)
+
     def _deploy(self) -> None:
         """Ask Ray Serve for a replica for each device."""
-        own = self._settings.cluster == "local"
-        gpus = int(ray.cluster_resources().get("GPU", 0))
-        named = [device for device in self._devices if device.kind == "cpu"]
-        on_cpu = bool(named) or not gpus
-        count = len(self._devices) if own and (named or len(self._devices) > 1) else (len(named) if named else gpus)
-        resources = {"num_cpus": 0 if own else 1} if on_cpu else {"num_cpus": 0, "num_gpus": 1}
-        nodes = [node for node in ray.nodes() if node["Alive"]]
-        share = count if own else max((int(node["Resources"].get("GPU", 0)) for node in nodes), default=1)
+        layout = lay_out(self._settings, self._devices, ray.nodes())
         deployment = serve.deployment(Replica).options(
             name=DEPLOYMENT,
-            num_replicas=max(1, count),
-            ray_actor_options=resources,
+            num_replicas=layout.count,
+            ray_actor_options=layout.resources,
             # Beside every drawing, one stream for each front that watches; two rolls of it, so that Serve never queues.
             max_ongoing_requests=2 * self._settings.running_jobs + 16,
             graceful_shutdown_timeout_s=self._settings.job_timeout_s,
@@ -221,22 +224,5 @@ class Cluster:
         )
         settings = self._settings.model_dump(include=set(_OF_WORKERS))
         settings["data_dir"] = str(self._settings.data_dir.absolute())
-        threads = self._settings.threads or next((device.threads for device in named), None)
-        app = deployment.bind(settings, threads, max(1, share))
+        app = deployment.bind(settings, layout.threads, layout.share)
         serve.run(app, name=APP, route_prefix=None)
-
-
-def _explain(error: Exception) -> str:
-    """What Ray says of a cluster that it cannot join, with a remedy."""
-    text = " ".join(str(error).split())
-    known = {
-        "Version mismatch": "the cluster runs another Ray or Python; install the same versions of both on all machines",
-        "Failed to connect to Ray cluster": "it lets nobody in with this token, or is no Ray; name the file with the"
-        " cluster's own token by RAY_AUTH_TOKEN_PATH, and the port of `ray start --head`",
-        "uthenticat": "the cluster refuses this token; name the file with its own by RAY_AUTH_TOKEN_PATH",
-        "AuthToken": "the cluster refuses this token; name the file with its own by RAY_AUTH_TOKEN_PATH",
-        "raylet": "this machine is no node of it; `ray start --address=HEAD:PORT --num-cpus=0` here makes it one",
-        "node": "this machine is no node of it; `ray start --address=HEAD:PORT --num-cpus=0` here makes it one",
-    }
-    remedy = next((remedy for sign, remedy in known.items() if sign in text), "the log of Ray says why")
-    return f"{remedy} ({type(error).__name__}: {text[:300]})"

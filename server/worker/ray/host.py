@@ -165,11 +165,12 @@ class Host:
     async def _serve(self, plans: Iterable[ModelPlan]) -> None:
         """Draw by these plans, and say which of their folders this machine has not."""
         plans = frozenset(plans)
-        missing = await asyncio.to_thread(_missing, plans)
-        if plans != self._plans:
+        if plans != self._plans:  # before anything is waited for: a load that comes next is of one of them
             self._plans = plans
             self._worker.serve(plans, ())
-        for plan in missing:
+        for plan in await asyncio.to_thread(_missing, plans):
+            if plan not in self._plans:
+                continue  # other plans have come meanwhile
             reason = f"{plan.source}: not there on {self._here.machine}; models lie at one path on all machines"
             self.hear(protocol.Moved(plan.key, str(ModelState.BROKEN), reason, 0.0, plan.mark))
 

@@ -53,6 +53,7 @@ class ServeMember:
         self._accepted: set[str] = set()  # jobs that have reached the replica
         self._readings: set[asyncio.Task[None]] = set()
         self._tellings: set[asyncio.Task[None]] = set()
+        self._telling = asyncio.Lock()  # given in the order in which it is asked for
         self._watching: asyncio.Task[None] | None = None
 
     @property
@@ -227,8 +228,9 @@ class ServeMember:
         task.add_done_callback(self._tellings.discard)
 
     async def _send(self, message: messages.Told) -> None:
+        """Say it after all that was to be said before: of two that are on their way the second may arrive first."""
         try:
-            async with asyncio.timeout(self._silent_s):
+            async with self._telling, asyncio.timeout(self._silent_s):
                 await self._link.tell(messages.encode(message))
         except (LinkBroken, TimeoutError):
             raise failures.lost() from None

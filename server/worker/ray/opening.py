@@ -16,6 +16,7 @@ from server.errors import ConfigError
 from server.settings import API_KEY_VARIABLE, ENV_PREFIX, Settings
 from server.worker.devices import WorkerDevice
 from server.worker.ray import token
+from server.worker.ray.deployment import AUTH_MODE
 
 if TYPE_CHECKING:
     from server.worker.ray.cluster import Cluster
@@ -36,6 +37,11 @@ def open_cluster(settings: Settings, devices: Sequence[WorkerDevice]) -> Cluster
         raise ConfigError(
             f"{settings.devices_as_set}: a cluster has replicas of one kind; name CUDA devices or cpu, not both"
         )
+    if unknown := kinds & {"mps", "xpu"}:
+        raise ConfigError(
+            f"{settings.devices_as_set}: Ray places nothing on {unknown.pop()}; name CUDA devices or cpu, or leave"
+            " DARKROOM_CLUSTER (--cluster) out"
+        )
     if settings.cluster == "local":
         own = token.make_own(settings)
         os.environ.pop(token.TOKEN, None)
@@ -53,7 +59,7 @@ def open_cluster(settings: Settings, devices: Sequence[WorkerDevice]) -> Cluster
 
 def prepare(environment: MutableMapping[str, str], *, loopback: bool) -> None:
     """Set what Ray is to find in its environment, here and in all that it starts."""
-    environment["RAY_AUTH_MODE"] = "token"
+    environment[AUTH_MODE] = "token"
     environment["RAY_USAGE_STATS_ENABLED"] = "0"
     environment.setdefault("RAY_worker_niceness", "0")  # Ray's own is 15: all else on the machine would come before it
     environment.pop("RAY_ADDRESS", None)  # the setting alone says which cluster

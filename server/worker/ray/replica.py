@@ -1,7 +1,7 @@
 """The replica: what Ray Serve places on a device. It hosts the worker process, and has no torch itself.
 
-Knows Ray's actors and contexts; what is said and drawn is the host's matter. It never raises: a bare exception would
-cross to the front with its traceback.
+Knows Ray's actors and contexts; what is said and drawn is the host's matter. It raises to Ray Serve alone, where it is
+to be replaced: to a front a bare exception would cross with its traceback.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from ray.exceptions import RayError
 from server.settings import Settings
 from server.telemetry import configure_logging
 from server.worker.devices import WorkerDevice
+from server.worker.ray.deployment import AUTH_MODE, is_open
 from server.worker.ray.host import Host
 
 SIGN_S = 2.0
@@ -67,6 +68,8 @@ class Replica:
         self, settings: dict[str, Any], threads: int | None, share: int
     ) -> None:
         """``settings``: those that matter to a worker. ``share``: so many replicas share this machine."""
+        if is_open(os.environ):  # a machine that has come later, perhaps: its port would run what any stranger sends
+            raise RuntimeError(f"{socket.gethostname()}: Ray was started here without {AUTH_MODE}=token")
         chosen = Settings(**settings)
         configure_logging(chosen.log_level, process="replica")
         gpus = ray.get_gpu_ids()

@@ -7,6 +7,7 @@ import pytest
 
 from tests.unit.worker.children import Children
 from tests.unit.worker.ray.paper import PaperCluster
+from tests.unit.worker.ray.paper_ray import paper_ray as paper_ray
 
 
 @pytest.fixture

@@ -11,9 +11,11 @@ from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import ImageSpec
 from server.settings import Settings
 from server.telemetry import Metrics
+from server.worker import protocol
 from server.worker.devices import WorkerDevice
 from server.worker.fleet import Fleet
 from server.worker.local import LocalWorker
+from server.worker.ray import messages
 from server.worker.ray.host import Host
 from server.worker.ray.link import LinkBroken
 from server.worker.ray.roster import ReplicaRoster
@@ -46,6 +48,8 @@ class PaperLink:
         self.cut = asyncio.Event()
         self.frozen = False
         self.lets_in = True
+        self.tells = asyncio.Event()  # not set: news of models.yaml is late
+        self.tells.set()
 
     async def greet(self) -> bytes:
         return self.host.greet()
@@ -57,6 +61,8 @@ class PaperLink:
         return self._stream(self.host.draw("front", self.lease, body))
 
     async def tell(self, body: bytes) -> None:
+        if isinstance(messages.read_told(body), protocol.Serve):
+            await self.tells.wait()
         await self.host.tell(body)
 
     async def _stream(self, frames: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:

@@ -95,6 +95,14 @@ def test_devices_of_two_kinds_are_refused(tmp_path: Path) -> None:
         opening.open_cluster(cluster(tmp_path), (WorkerDevice("cuda:0", "cuda"), WorkerDevice("cpu", "cpu")))
 
 
+@pytest.mark.usefixtures("_has_ray")
+@pytest.mark.parametrize("kind", ["mps", "xpu"])
+def test_a_device_that_ray_does_not_place_is_refused(tmp_path: Path, kind: str) -> None:
+    """What was drawn on was the CPU."""
+    with pytest.raises(ConfigError, match=f"Ray places nothing on {kind}; name CUDA devices or cpu"):
+        opening.open_cluster(cluster(tmp_path, devices=kind), (WorkerDevice(kind, kind),))
+
+
 def test_ray_is_told_to_ask_for_the_token_and_to_tell_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = {"RAY_ADDRESS": "elsewhere:6379", "DARKROOM_SIGNING_KEY": "canary", "PATH": os.environ["PATH"]}
     opening.prepare(environment, loopback=True)
