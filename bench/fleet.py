@@ -68,7 +68,7 @@ def pictures(requests: int, clients: int, rounds: int) -> str:
 
 def _ask(running: Running, requests: int, clients: int) -> None:
     def draw(number: int) -> None:
-        answer = running.draw(prompt=f"a red apple, {number}", seed=number, quality="hd", size="128x128")
+        answer = running.draw(prompt=f"a red apple, {number}", seed=number, quality="hd")
         answer.raise_for_status()
 
     with ThreadPoolExecutor(clients) as pool:
