@@ -58,10 +58,11 @@ function card(device) {
       make("strong", {}, device.name),
       device.device_name ? make("span", { class: "muted", lang: "en" }, device.device_name) : null,
       device.state in STATES ? say(make("span", { class: "state" }), STATES[device.state]) : null),
-    ...models.map(([model, state]) => make("p", { class: "model" },
+    ...models.map(([model, state]) => make("p", {},
       make("span", { lang: "en" }, model),
-      state in PLACES ? say(make("span", { class: "muted" }), PLACES[state]) : null,
-      model in drawn ? say(make("span", { class: "draws" }), "devices.draws", { n: drawn[model] }) : null)),
+      model in drawn && state !== "loading"
+        ? say(make("span", { class: "draws" }), "devices.draws", { n: drawn[model] })
+        : say(make("span", { class: "muted" }), PLACES[state]))),
     models.length || device.state !== "up" ? null : say(make("p", { class: "muted" }), "devices.no_model"),
     device.reason ? make("p", { class: "muted", lang: "en" }, device.reason) : null);
 }
