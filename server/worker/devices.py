@@ -145,8 +145,8 @@ class _Finder:
         cards = self._ask()
         if isinstance(cards, str):
             if self._has_amd() and word.startswith("cuda:"):
-                number = _visible_number(int(word.partition(":")[2]))
-                return WorkerDevice(word, "cuda", number, _HIP_VISIBLE, refuses_full=True)
+                visible = _visible_number(int(word.partition(":")[2]))
+                return WorkerDevice(word, "cuda", visible, _HIP_VISIBLE, refuses_full=True)
             raise self._error(f"{word} is not there: {cards}")
         for number, card in enumerate(cards):
             if word == f"cuda:{number}" or (word.startswith("GPU-") and card.uuid.lower().startswith(word.lower())):
