@@ -41,7 +41,8 @@ def prompt_arguments(pipeline: Any, family: Family, drawing: Drawing, arguments:
     asked = {"": prompt_weights.parse(spec.prompt)}
     if spec.guidance > family.negative_above and spec.negative_prompt is not None:
         asked["negative_"] = prompt_weights.parse(spec.negative_prompt)
-    whole = {f"{name}prompt": _whole(sections, encoders) for name, sections in asked.items()}
+    cut = {name: [encoder.chunks(sections) for encoder in encoders] for name, sections in asked.items()}
+    whole = {f"{name}prompt": _whole(sections, cut[name]) for name, sections in asked.items()}
     if None not in whole.values():
         arguments = {**arguments, **whole}
         return _with_words(pipeline, tokens, arguments) if tokens else arguments
@@ -50,18 +51,17 @@ def prompt_arguments(pipeline: Any, family: Family, drawing: Drawing, arguments:
         and spec.negative_prompt is None
         and not getattr(pipeline.config, "force_zeros_for_empty_prompt", False)  # else the pipeline makes them
     ):
-        asked["negative_"] = _NOTHING
+        cut["negative_"] = [encoder.chunks(_NOTHING) for encoder in encoders]
     rest = {name: value for name, value in arguments.items() if name not in ("prompt", "negative_prompt")}
     with torch.no_grad():
-        return {**rest, **_embedded(encoders, asked)}
+        return {**rest, **_embedded(encoders, cut)}
 
 
-def _embedded(encoders: Sequence[_Encoder], asked: Mapping[str, tuple[Section, ...]]) -> dict[str, Any]:
+def _embedded(encoders: Sequence[_Encoder], cut: Mapping[str, _Cut]) -> dict[str, Any]:
     """What the encoders make of the prompts, all of one length, by the names of a pipeline's arguments."""
-    chunks = {name: [encoder.chunks(sections) for encoder in encoders] for name, sections in asked.items()}
-    longest = max(len(each) for of_prompt in chunks.values() for each in of_prompt)
+    longest = max(len(each) for of_prompt in cut.values() for each in of_prompt)
     found: dict[str, Any] = {}
-    for name, of_prompt in chunks.items():
+    for name, of_prompt in cut.items():
         states = []
         for encoder, each in zip(encoders, of_prompt, strict=True):
             padded = [*each, *encoder.chunks(_NOTHING) * (longest - len(each))]
@@ -73,12 +73,9 @@ def _embedded(encoders: Sequence[_Encoder], asked: Mapping[str, tuple[Section, .
     return found
 
 
-def _whole(sections: tuple[Section, ...], encoders: Sequence[_Encoder]) -> str | None:
+def _whole(sections: tuple[Section, ...], cut: _Cut) -> str | None:
     """The text of a prompt that the pipeline reads as it is meant; None for one with weights, or of many chunks."""
-    text = prompt_weights.plain(sections)
-    if text is None or any(len(encoder.chunks(sections)) > 1 for encoder in encoders):
-        return None
-    return text
+    return prompt_weights.plain(sections) if all(len(chunks) == 1 for chunks in cut) else None
 
 
 @dataclass
@@ -106,6 +103,9 @@ class _Chunk:
         rest = _Chunk(self.tokens[at:], self.weights[at:])
         del self.tokens[at:], self.weights[at:]
         return rest
+
+
+_Cut = Sequence[Sequence[_Chunk]]  # a prompt's chunks, of each encoder
 
 
 class _Encoder:

@@ -23,11 +23,13 @@ BASES = ("sd15", "sd15-inpaint", "sd21", "sd21-inpaint", "sdxl", "sdxl-inpaint",
 TRANSFORMER_BASES = transformer_bases.BASES
 PREDICTIONS = ("epsilon", "v")
 SUFFIXES = (".safetensors", ".gguf")
+TEXTS = re.compile(r"text_encoders\.\w+\.transformer\.")  # before the names of each encoder, of all parts in one file
+# Marks beside weights that nobody asks for, once their scales are heeded.
+IDLE = re.compile(r"(^|\.)(scaled_fp8|scale_input|input_scale|comfy_quant)$")
 
 _UNET = "model.diffusion_model."
 _VAE = "first_stage_model."
 _VAES = (_VAE, "vae.")
-_TEXTS = re.compile(r"text_encoders\.\w+\.transformer\.")  # of checkpoints of transformers: an encoder each
 _SD1_TEXT, _SD2_TEXT = "cond_stage_model.transformer.", "cond_stage_model.model."
 _XL_TEXT, _XL_TEXT_2, _REFINER_TEXT = (
     "conditioner.embedders.0.transformer.",
@@ -36,8 +38,6 @@ _XL_TEXT, _XL_TEXT_2, _REFINER_TEXT = (
 )
 _FLAT = f"{_SD1_TEXT}embeddings.", f"{_SD1_TEXT}encoder.", f"{_SD1_TEXT}final_layer_norm."  # of old programs
 _WRAPPED = (_UNET, "diffusion_model.", "transformer.")  # what programs put before a transformer's names
-# Marks beside a transformer's weights that nobody asks for, once its scales are heeded.
-_IDLE = re.compile(r"(^|\.)(scaled_fp8|scale_input|input_scale|comfy_quant)$")
 _LORA = re.compile(r"\.(lora_(down|up|A|B)(\.\w+)?\.weight|hada_w[12]_[ab]|lokr_w[12](_[ab])?|oft_blocks|dora_scale)$")
 _EMBEDDING = frozenset({"emb_params", "clip_l", "clip_g", "string_to_param.*", "t5xxl", "t5"})
 _CONTROLNET = re.compile(r"(^|\.)(control_model|controlnet_\w+|input_hint_block|zero_convs|control_add_embedding)\.")
@@ -259,7 +259,7 @@ def _parts_of_transformer(tensors: Mapping[str, Stored]) -> dict[str, dict[str, 
 
 def _texts(tensors: Mapping[str, Stored]) -> list[str]:
     """The beginnings of the names of text encoders, of each in a transformer's checkpoint."""
-    return sorted({match[0] for match in map(_TEXTS.match, tensors) if match is not None})
+    return sorted({match[0] for match in map(TEXTS.match, tensors) if match is not None})
 
 
 def _wrapped(tensors: Mapping[str, Stored]) -> str:
@@ -269,7 +269,7 @@ def _wrapped(tensors: Mapping[str, Stored]) -> str:
 
 def _names(tensors: Mapping[str, Stored], prefix: str, *, keep_prefix: bool) -> dict[str, str]:
     """The names that begin so, and what the converters call them."""
-    names = [name for name in tensors if name.startswith(prefix) and not _IDLE.search(name)]
+    names = [name for name in tensors if name.startswith(prefix) and not IDLE.search(name)]
     if not keep_prefix:
         return {name: name.removeprefix(prefix) for name in names}
     return {

@@ -19,10 +19,9 @@ from pipelines.facts.checkpoint import WeightFile
 from pipelines.facts.component import Component
 from pipelines.facts.headers import Stored
 
-_WRAPPED = re.compile(r"text_encoders\.\w+\.transformer\.")  # as in a checkpoint of all parts
 _OPEN_CLIP = "conditioner.embedders.1.model."  # what diffusers' converter wants to see before OpenCLIP's names
 _PASSED_BY = re.compile(r"(vision_model|visual|visual_projection|decoder|lm_head|vision_tower)\.|logit_scale$")
-_IDLE = re.compile(r"(^|\.)(scaled_fp8|scale_input|input_scale|comfy_quant|spiece_model|tekken_model)$")
+_WORDS = re.compile(r"(^|\.)(spiece_model|tekken_model)$")  # of its tokenizer
 _CLIP = ("text_model.embeddings.token_embedding.weight", "embeddings.token_embedding.weight")
 _OPEN = "token_embedding.weight"
 _T5 = ("shared.weight", "encoder.embed_tokens.weight")
@@ -59,7 +58,7 @@ def read(path: Path) -> TextEncoder:
     if path.suffix == ".gguf":
         raise LoadRefused(f"{path.name} is a GGUF file; text encoders come as .safetensors: fp8 is as small as Q8_0")
     tensors = checkpoint.read(path).tensors
-    wrapped = next((match[0] for match in map(_WRAPPED.match, tensors) if match is not None), "")
+    wrapped = next((match[0] for match in map(checkpoint.TEXTS.match, tensors) if match is not None), "")
     found = of(path, {name: name.removeprefix(wrapped) for name in tensors if name.startswith(wrapped)}, tensors)
     if found is None:
         raise LoadRefused(f"{path.name} is {checkpoint.kind_of(tensors)}, no text encoder")
@@ -69,7 +68,7 @@ def read(path: Path) -> TextEncoder:
 def of(path: Path, names: Mapping[str, str], stored: Mapping[str, Stored]) -> TextEncoder | None:
     """The text encoder that has these names, in the file and as libraries know them; None where it is none."""
     by_name = {ours: stored[name] for name, ours in names.items()}
-    kept = {name: ours for name, ours in names.items() if not (_PASSED_BY.match(ours) or _IDLE.search(ours))}
+    kept = {name: ours for name, ours in names.items() if not _is_idle(ours)}
     table = next((by_name[name] for name in _CLIP if name in by_name), None)
     if table is not None:
         return TextEncoder(WeightFile(path, kept, stored), Kind.CLIP, _width(table))
@@ -122,6 +121,10 @@ def described(component: Component, folder: Path) -> str:
     """What a component takes, with the name that its file has with most people."""
     name = _name(*wants(component, folder))
     return f"{name} ({_EXAMPLES[name]})" if name in _EXAMPLES else name
+
+
+def _is_idle(name: str) -> bool:
+    return any((_PASSED_BY.match(name), _WORDS.search(name), checkpoint.IDLE.search(name)))
 
 
 def _fits(encoder: TextEncoder, kind: Kind, width: int | None) -> bool:

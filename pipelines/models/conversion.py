@@ -96,7 +96,8 @@ def _shards(tensors: Mapping[str, torch.Tensor]) -> Iterator[list[str]]:
 
 
 def _write_file(path: Path, tensors: Mapping[str, torch.Tensor], progress: Progress) -> None:
-    """Write a safetensors file, tensor by tensor: none of them is in memory but the one that is written."""
+    """Write a safetensors file, tensor by tensor: what stays as it is stored is mapped, and in memory as it is written.
+    What was fp8 is in memory as bfloat16, all of the component."""
     header: dict[str, Any] = {"__metadata__": {"format": "pt"}}
     end = 0
     for name, tensor in tensors.items():

@@ -7,6 +7,7 @@ no devices and draws nothing.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from pipelines.plan import ModelPlan
 Progress = Callable[[int], None]  # bytes that were read since the last call
 
 _CHUNK = 1 << 24  # numbers looked at at a time
+_GGUF_CHUNK = 1 << 22  # bytes of blocks: some make three numbers of a byte, by way of several tensors
 _BY_DESIGN = "mask"  # attention masks are stored with minus infinity in them
 
 
@@ -69,37 +71,44 @@ def _empty(part: Part) -> Any:
     return verify.compare(part)
 
 
+@dataclass(frozen=True)
+class _Tensor:
+    """A tensor of a file, whose numbers are read as they are asked for."""
+
+    file: Path
+    name: str
+    size: int  # bytes as stored
+    is_float: bool
+    chunks: Iterable[torch.Tensor]
+
+
 def _read(part: Part, progress: Progress) -> None:
     """Raise LoadRefused for weights that are no numbers, or that are all zero."""
-    if part.source is not None and part.source.is_gguf:
-        progress(part.source.path.stat().st_size)  # its blocks are no numbers to look at
-        return
     floats = zeros = 0
-    for path in part.weights:
-        with safetensors.safe_open(str(path), framework="pt") as file:
-            for name in file.keys() if part.source is None else part.source.names:
-                tensor = file.get_tensor(name)
-                if not tensor.is_floating_point():
-                    progress(_touched(tensor))
-                    continue
-                finite, zero = _look(tensor)
-                if not finite and _BY_DESIGN not in name.rpartition(".")[2]:
-                    where = f"{part.component.name}/{path.name}" if part.source is None else path.name
-                    raise LoadRefused(f"{where}: {name[:120]} has NaN or infinity in it; fetch the model again")
-                floats, zeros = floats + 1, zeros + zero
-                progress(tensor.nbytes)
+    for tensor in _gguf_tensors(part) if part.source is not None and part.source.is_gguf else _tensors(part):
+        finite = zero = True
+        for chunk in tensor.chunks:
+            finite = finite and bool(torch.isfinite(chunk).all())
+            zero = not bool(chunk.any()) and zero  # looked at always, so that every byte is read
+        progress(tensor.size)
+        if not tensor.is_float:
+            continue
+        if not finite and _BY_DESIGN not in tensor.name.rpartition(".")[2]:
+            where = f"{part.component.name}/{tensor.file.name}" if part.source is None else tensor.file.name
+            raise LoadRefused(f"{where}: {tensor.name[:120]} has NaN or infinity in it; fetch the model again")
+        floats, zeros = floats + 1, zeros + zero
     if floats and zeros == floats:
         effect = ", so that prompts would have no effect" if part.component.name.startswith("text_encoder") else ""
         raise LoadRefused(f"{part.where}: all of its weights are zero{effect}; fetch the model again")
 
 
-def _look(tensor: torch.Tensor) -> tuple[bool, bool]:
-    """Is every number finite, and is every number zero?"""
-    finite = zero = True
-    for chunk in _chunks(tensor):
-        finite = finite and bool(torch.isfinite(chunk).all())
-        zero = zero and not bool(chunk.any())
-    return finite, zero
+def _tensors(part: Part) -> Iterator[_Tensor]:
+    """The tensors of a part's files in safetensors, each in memory as long as it is looked at."""
+    for path in part.weights:
+        with safetensors.safe_open(str(path), framework="pt") as file:
+            for name in file.keys() if part.source is None else part.source.names:
+                tensor = file.get_tensor(name)
+                yield _Tensor(path, name, tensor.nbytes, tensor.is_floating_point(), _chunks(tensor))
 
 
 def _chunks(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
@@ -107,8 +116,23 @@ def _chunks(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
         yield chunk.float() if chunk.element_size() == 1 else chunk  # torch cannot look at eight bits
 
 
-def _touched(tensor: torch.Tensor) -> int:
-    """Bytes of a tensor, each of them read."""
-    for chunk in _chunks(tensor):
-        chunk.any()
-    return tensor.nbytes
+def _gguf_tensors(part: Part) -> Iterator[_Tensor]:
+    """The same of a file in GGUF, whose blocks become the numbers that drawing makes of them."""
+    import gguf  # of an extra
+
+    assert part.source is not None
+    for stored in gguf.GGUFReader(part.source.path).tensors:
+        if stored.name in part.source.names:
+            chunks = _gguf_chunks(stored.data.reshape(-1), stored.tensor_type)
+            yield _Tensor(part.source.path, stored.name, stored.data.nbytes, True, chunks)
+
+
+def _gguf_chunks(stored: Any, kind: Any) -> Iterator[torch.Tensor]:
+    from diffusers.quantizers.gguf import utils  # needs gguf
+
+    is_plain = kind not in utils.dequantize_functions  # F32 or F16
+    whole = 1 if is_plain else utils.GGML_QUANT_SIZES[kind][1]  # bytes of a block
+    step = _GGUF_CHUNK // whole * whole
+    for start in range(0, len(stored), step):
+        chunk = torch.from_numpy(stored[start : start + step].copy())  # the file is mapped to be read alone
+        yield chunk if is_plain else utils.dequantize_gguf_tensor(utils.GGUFParameter(chunk, quant_type=kind))

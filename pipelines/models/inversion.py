@@ -32,10 +32,12 @@ class _Loader(TextualInversionLoaderMixin):  # type: ignore[misc]
 
 
 def check(plan: ModelPlan, components: Mapping[str, Any]) -> None:
-    """Compare a plan's embeddings with its tokenizers and encoders, which may be without memory. Raises LoadRefused."""
+    """Compare a plan's embeddings, whose few numbers are read, with its tokenizers and encoders, which may be without
+    memory. Raises LoadRefused."""
     for file in plan.embeddings:
         for found in textual_inversion.vectors(file, plan.family):
             _check(file, found, components)
+            _tensor(file, found)
 
 
 def load(plan: ModelPlan, components: Mapping[str, Any]) -> None:

@@ -63,16 +63,18 @@ def router(services: Services) -> APIRouter:
         "/models/{model_id:path}/unload",
         status_code=202,
         summary="Unload a model",
-        response_description="It leaves as soon as nothing is drawn with it.",
+        response_description="It has left, or leaves as soon as nothing is drawn with it: `state` says which.",
         responses=openapi.errors(BadRequest, ModelNotFound),
     )
     async def unload(model_id: str, device: DeviceQuery = None) -> dict[str, Any]:
-        """The model's weights leave the device, or all devices, and host memory once nothing is drawn with them. The
-        next request that names it loads it again."""
+        """The model's weights leave the device, or all devices, and host memory. Returns when they have left; where
+        something is drawn with them, at once, and they leave after it. The next request that names the model loads it
+        again."""
         model = services.catalog.resolve(model_id)
         _require_device(services, device, model)
-        services.worker.leave(model.plan, ModelState.UNLOADED, device)
-        state = services.worker.models[model.plan.key].state
+        await services.worker.unload(model.plan, device)
+        status = services.worker.models.get(model.plan.key)  # models.yaml may have been read again meanwhile
+        state = ModelState.UNLOADED if status is None else status.state
         return {"id": model.id, "object": "model", "state": str(state), **_devices(services, model)}
 
     @_post(

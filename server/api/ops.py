@@ -95,13 +95,14 @@ def readiness(services: Services) -> dict[str, Any]:
 
 def _device(services: Services, member: Member) -> dict[str, Any]:
     """One device: its worker, and where each model is that may be on it."""
-    plans = services.catalog.plans
+    plans, drawings = services.catalog.plans, services.worker.drawings(member)
     said = {
         "name": member.name,
         "device_name": member.device_name,
         "state": worker_state(member),
         "reason": member.start_failure or member.device_problem,
-        "drawings": services.worker.drawings(member),
+        "drawings": drawings.total(),
+        "draws": dict(drawings) or "",
     }
     models = {
         key: str(status.state)

@@ -170,7 +170,7 @@ def make_spec(
     strength = _first(fields.strength, None, strengths[fields.input_fidelity or "low"])
     steps = fields.num_inference_steps or preset.steps or min(model.family.steps, model.entry.max_steps)
     if varied and not model.family.by_instruction:
-        steps = min(_varied_steps(fields, steps, strength), model.entry.max_steps)
+        steps = _varied_steps(fields, model, steps, strength)
         strength = strength if int(steps * strength) else min(1.0, 1 / steps + 1e-9)  # where max_steps allows no more
     scheduler = fields.scheduler or preset.scheduler
     _check_lcm(steps, scheduler, strength if sources.images else 1.0, model)
@@ -200,9 +200,9 @@ def make_spec(
     )
 
 
-def _varied_steps(fields: ImageFields, steps: int, strength: float) -> int:
-    """As many steps as leave one to draw. Raises BadRequest where fewer were asked for."""
-    fewest = math.ceil(1 / strength)
+def _varied_steps(fields: ImageFields, model: Model, steps: int, strength: float) -> int:
+    """As many steps as leave one to draw, or as ``max_steps`` allows. Raises BadRequest where fewer were asked for."""
+    fewest = min(math.ceil(1 / strength), model.entry.max_steps)
     if fields.num_inference_steps is not None and steps < fewest:
         raise BadRequest(
             f"num_inference_steps must be at least {fewest} to vary a picture, or send a strength of 1.",

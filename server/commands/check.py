@@ -19,6 +19,7 @@ from server.commands import child
 from server.commands.byte_progress import bars
 from server.commands.failure import CommandFailed
 from server.commands.models.sealing import problems_of_sealed
+from server.errors import ConfigError
 
 if TYPE_CHECKING:
     from rich.progress import TaskID
@@ -49,6 +50,9 @@ def check(settings: Settings, *, deep: bool = False) -> int:
     from server.commands.doctor import machine
 
     catalog = load_catalog(find_models_file(settings.models))
+    of_devices = _device_problem(catalog, settings)
+    if of_devices is not None:
+        print(of_devices, file=sys.stderr)
     problems = _problems(catalog, compiles=settings.device_kind != "cpu" and machine.has_cuda_device())
     whole = {key: plan for key, plan in catalog.plans.items() if key not in problems}
     problems |= _problems_inside(catalog, whole, deep=deep)
@@ -67,7 +71,22 @@ def check(settings: Settings, *, deep: bool = False) -> int:
     print(
         f"{catalog.path}: {len(catalog.models)} models, {len(problems)} of {len(catalog.plans)} folders with problems"
     )
-    return 1 if problems or adapters or catalog.refused_checkpoints else 0
+    return 1 if of_devices or problems or adapters or catalog.refused_checkpoints else 0
+
+
+def _device_problem(catalog: Catalog, settings: Settings) -> str | None:
+    """Why a server would not start with the devices that the settings and models.yaml name, in its own words; None if
+    it would. What devices a cluster has is known when it is there."""
+    from server.catalog.load import load_catalog
+    from server.worker.devices import find
+
+    if settings.cluster is not None:
+        return None
+    try:
+        load_catalog(catalog.path, find(settings))
+    except ConfigError as error:
+        return str(error)
+    return None
 
 
 def _problems(catalog: Catalog, *, compiles: bool) -> dict[str, str]:

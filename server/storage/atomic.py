@@ -8,9 +8,11 @@ crash at any moment leaves the old file or the new one, and at most a leftover t
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,6 +23,17 @@ def write(path: Path, data: bytes, mode: int = 0o600) -> None:
     """Write a file, for its owner alone unless ``mode`` says otherwise, in place of the one that has this name, if any.
     Raises OSError."""
     with _temporary(path, data, mode) as temporary:
+        temporary.replace(path)
+    _sync_folder(path.parent)
+
+
+@contextlib.contextmanager
+def replacement(path: Path, data: bytes) -> Iterator[Path]:
+    """Write a file in the place of one, with its mode, once whoever looks at the new one inside is done: what is raised
+    there leaves the old one. Raises OSError."""
+    with _temporary(path, data) as temporary:
+        shutil.copymode(path, temporary)
+        yield temporary
         temporary.replace(path)
     _sync_folder(path.parent)
 
@@ -67,5 +80,8 @@ def _sync_folder(folder: Path) -> None:
     opened = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(opened)  # the new name, too, must outlive a power cut
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems cannot sync folders
+            raise
     finally:
         os.close(opened)

@@ -1,8 +1,9 @@
 """Which devices this server draws on: the setting, read against what is there. One worker is made for each.
 
-Knows the setting, the files of the system that show a card, and the census, a process that asks the driver; imports no
-torch. The driver is asked rather than NVML or nvidia-smi, as its numbers are torch's: both obey CUDA_VISIBLE_DEVICES
-and order alike. A worker is then shown one device by its UUID, which no order changes.
+Knows the setting, the files of the system that show a card, and the censuses, processes that ask for the cards; imports
+no torch. NVIDIA's driver is asked rather than NVML or nvidia-smi, as its numbers are torch's: both obey
+CUDA_VISIBLE_DEVICES and order alike. A worker is then shown one device by its UUID, which no order changes. Of AMD's
+cards torch's own build for ROCm is asked, and a worker is shown one by its number.
 """
 
 from __future__ import annotations
@@ -19,18 +20,21 @@ from server.errors import ConfigError
 from server.settings import ENV_PREFIX, Settings
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
+_HIP_VISIBLE = "HIP_VISIBLE_DEVICES"  # AMD's: the first of the two that is set counts
 _CARDS = ("dev/nvidiactl", "dev/nvidia0", "dev/dxg", "dev/nvmap")  # Linux, WSL, Jetson
-_AMD = "dev/kfd"  # their driver is asked by no census
+_AMD = "dev/kfd"
 _TIMEOUT_S = 60.0  # of a driver that has to wake eight cards
+_CENSUS, _ROCM_CENSUS = "server.worker.census", "server.worker.child.rocm_census"
 
 
 @dataclass(frozen=True)
 class Card:
-    """One CUDA device that this process could see."""
+    """One device that this process could see, and that torch calls cuda: NVIDIA's or AMD's."""
 
-    uuid: str
+    uuid: str  # empty: AMD's
     name: str
     total_bytes: int
+    usable: bool = True  # has torch kernels for it? Of AMD's: a processor's own graphics are cards, too
 
 
 @dataclass(frozen=True)
@@ -39,7 +43,8 @@ class WorkerDevice:
 
     name: str = ""  # among the devices of this server; empty: the only one, and its worker says what it is
     setting: str = "auto"  # for pipelines.models.device: auto, cpu, cuda, mps or xpu
-    visible: str = ""  # the value of CUDA_VISIBLE_DEVICES for its worker; empty: ours
+    visible: str = ""  # the value of this variable for its worker; empty: ours
+    visible_by: str = _VISIBLE
     threads: int | None = None  # None: torch's choice
     share: int = 1  # so many workers share the host's memory and cores
     optional: bool = False  # left out where it cannot be used or is full
@@ -62,13 +67,18 @@ Census = Callable[[str], tuple[Card, ...] | str]
 """Asked with a value of CUDA_VISIBLE_DEVICES (empty: ours), it tells the cards, or why it cannot."""
 
 
-def find(settings: Settings, census: Census | None = None, root: Path = Path("/")) -> tuple[WorkerDevice, ...]:
+def find(
+    settings: Settings,
+    census: Census | None = None,
+    root: Path = Path("/"),
+    rocm_census: Callable[[], tuple[Card, ...] | str] | None = None,
+) -> tuple[WorkerDevice, ...]:
     """The devices that the setting stands for on this machine. Raises ConfigError naming the setting and a remedy.
 
     A machine with one device has it without a name, and its worker chooses as the setting says.
     """
     words = settings.device_words
-    finder = _Finder(settings, census or ask, root)
+    finder = _Finder(settings, census or ask, rocm_census or ask_torch, root)
     if words in (("auto",), ("cuda",)):
         found = finder.all_cards(words[0])
     else:
@@ -86,19 +96,27 @@ def find(settings: Settings, census: Census | None = None, root: Path = Path("/"
 class _Finder:
     """One reading of the setting."""
 
-    def __init__(self, settings: Settings, census: Census, root: Path) -> None:
+    def __init__(
+        self, settings: Settings, census: Census, rocm_census: Callable[[], tuple[Card, ...] | str], root: Path
+    ) -> None:
         self._settings = settings
         self._census = census
+        self._rocm_census = rocm_census
         self._root = root
         self._cards: tuple[Card, ...] | str | None = None  # asked once
 
     def all_cards(self, word: str) -> list[WorkerDevice]:
         """A device for every card; one that the worker is to choose where there are not several."""
-        cards = self._ask()
-        if isinstance(cards, str) or len(cards) < 2:
-            uuids = () if isinstance(cards, str) else tuple(card.uuid for card in cards)
-            return [WorkerDevice(setting=word, other_names=("cuda:0", *uuids) if word == "cuda" else uuids)]
-        return [_of_card(card, number, optional=True) for number, card in enumerate(cards)]
+        asked = self._ask()
+        cards = () if isinstance(asked, str) else asked
+        found = [_of_card(card, number, optional=True) for number, card in enumerate(cards) if card.usable]
+        if len(found) > 1:
+            return found
+        names = tuple(card.uuid for card in cards if card.uuid)
+        alone = WorkerDevice(setting=word, other_names=("cuda:0", *names) if word == "cuda" else names)
+        if len(cards) > 1 and found:  # torch itself would take the first of them
+            alone = replace(alone, visible=found[0].visible, visible_by=found[0].visible_by)
+        return [alone]
 
     def named(self, words: tuple[str, ...]) -> list[WorkerDevice]:
         found: list[WorkerDevice] = []
@@ -126,23 +144,33 @@ class _Finder:
             return WorkerDevice(word, "cuda", word, refuses_full=True)
         cards = self._ask()
         if isinstance(cards, str):
-            if (self._root / _AMD).exists() and not self._has_card() and word.startswith("cuda:"):
-                return WorkerDevice(word, "cuda", _visible_number(word), refuses_full=True)
+            if self._has_amd() and word.startswith("cuda:"):
+                visible = _visible_number(int(word.partition(":")[2]))
+                return WorkerDevice(word, "cuda", visible, _HIP_VISIBLE, refuses_full=True)
             raise self._error(f"{word} is not there: {cards}")
         for number, card in enumerate(cards):
             if word == f"cuda:{number}" or (word.startswith("GPU-") and card.uuid.lower().startswith(word.lower())):
                 return replace(_of_card(card, number), name=word, refuses_full=True)
-        there = ", ".join(f"cuda:{number} ({card.name}, {card.uuid})" for number, card in enumerate(cards))
-        hidden = f"; {_VISIBLE} is set and may hide it" if _VISIBLE in os.environ else ""
+        there = ", ".join(
+            f"cuda:{number} ({', '.join(filter(None, (card.name, card.uuid)))})" for number, card in enumerate(cards)
+        )
+        hiding = next((name for name in (_HIP_VISIBLE, _VISIBLE) if name in os.environ), None)
+        hidden = f"; {hiding} is set and may hide it" if hiding else ""
         raise self._error(f"{word} is not there; this machine shows {there or 'no CUDA device'}{hidden}")
 
     def _ask(self) -> tuple[Card, ...] | str:
         if self._cards is None:
-            self._cards = self._census("") if self._has_card() else self._nothing()
+            if self._has_card():
+                self._cards = self._census("")
+            else:
+                self._cards = self._rocm_census() if self._has_amd() else self._nothing()
         return self._cards
 
     def _has_card(self) -> bool:
         return any((self._root / node).exists() for node in _CARDS)
+
+    def _has_amd(self) -> bool:
+        return (self._root / _AMD).exists() and not self._has_card()
 
     def _nothing(self) -> str:
         return "this machine shows no NVIDIA device; leave it out, or see that the driver is there"
@@ -155,17 +183,18 @@ def _of_card(card: Card, number: int, *, optional: bool = False) -> WorkerDevice
     return WorkerDevice(
         f"cuda:{number}",
         "cuda",
-        card.uuid,
+        card.uuid or _visible_number(number),
+        _VISIBLE if card.uuid else _HIP_VISIBLE,
         optional=optional,
         refuses_full=optional,
-        other_names=(card.uuid, f"cuda:{number}"),
+        other_names=tuple(filter(None, (card.uuid, f"cuda:{number}"))),
     )
 
 
-def _visible_number(word: str) -> str:
-    """The device that torch calls cuda:N here, as CUDA_VISIBLE_DEVICES calls it."""
-    number = int(word.partition(":")[2])
-    shown = [each for each in os.environ.get(_VISIBLE, "").split(",") if each]
+def _visible_number(number: int) -> str:
+    """AMD's device that torch calls cuda:N here, as HIP_VISIBLE_DEVICES calls it."""
+    set_ = os.environ.get(_HIP_VISIBLE) or os.environ.get(_VISIBLE, "")
+    shown = [each for each in set_.split(",") if each]
     return shown[number] if number < len(shown) else str(number)
 
 
@@ -175,15 +204,23 @@ def _cores() -> int:
 
 def ask(visible: str = "") -> tuple[Card, ...] | str:
     """The cards that a process sees which has this value of CUDA_VISIBLE_DEVICES, ours if empty; or why nobody says."""
-    outer: Mapping[str, str] = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
-    if visible:
-        outer = {**outer, _VISIBLE: visible}
+    return _ask(_CENSUS, {_VISIBLE: visible} if visible else {})
+
+
+def ask_torch() -> tuple[Card, ...] | str:
+    """AMD's cards that torch sees, which has to be its build for ROCm; or why nobody says. Takes as long as torch takes
+    to be imported."""
+    return _ask(_ROCM_CENSUS, {})
+
+
+def _ask(module: str, more: Mapping[str, str]) -> tuple[Card, ...] | str:
+    outer = {name: value for name, value in os.environ.items() if not name.startswith(ENV_PREFIX)}
     try:
         done = subprocess.run(  # noqa: S603, our own module
-            interpreter.python("server.worker.census"),
+            interpreter.python(module),
             capture_output=True,
             text=True,
-            env=interpreter.environment(outer),
+            env=interpreter.environment({**outer, **more}),
             timeout=_TIMEOUT_S,
             check=False,
         )

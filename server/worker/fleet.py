@@ -10,6 +10,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import time
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Protocol, TypeVar
 
@@ -21,12 +23,15 @@ from server.telemetry import Metrics
 from server.worker import protocol, rule
 from server.worker.books import Books
 from server.worker.devices import WorkerDevice
-from server.worker.member import Assignment, Flight, Member, Previewed, Progress
+from server.worker.member import Assignment, Flight, Member, Previewed, Progress, leaves
 from server.worker.overview import Overview
 from server.worker.place import Place
 from server.worker.status import Deaths, ModelState, ModelStatus
 
 log = logging.getLogger("darkroom.worker")
+
+_LEAVE_S = 10.0  # whoever unloads a model is answered then, whether or not it has left
+_LOOK_S = 0.05  # between two looks at a model that leaves
 
 M = TypeVar("M", bound=Member)
 
@@ -285,9 +290,9 @@ class Fleet:
             if plan.key in books.member.models
         }
 
-    def drawings(self, member: Member) -> int:
-        """How many drawings this member has."""
-        return sum(len(books.flights) for books in self._books if books.member is member)
+    def drawings(self, member: Member) -> Counter[str]:
+        """How many drawings this member has of each model, by the keys of their plans."""
+        return Counter(flight.key for books in self._books if books.member is member for flight in books.flights)
 
     # Drawing.
 
@@ -369,6 +374,15 @@ class Fleet:
         """Have a model leave this device, or all, for host memory or the disk, once nothing is drawn with it."""
         for member in self.find(device):
             member.leave(plan, place)
+
+    async def unload(self, plan: ModelPlan, device: str | None = None) -> None:
+        """The same for the disk. Return when it has left; where something is drawn with it, or it is loaded, at once.
+        A device that has other things to do, as another's load, is not waited for longer than ``_LEAVE_S``."""
+        self.leave(plan, ModelState.UNLOADED, device)
+        until_s = time.monotonic() + _LEAVE_S
+        # What says that a model has left is the worker's message, which wakes nobody.
+        while any(leaves(member, plan) for member in self.find(device)) and time.monotonic() < until_s:  # noqa: ASYNC110
+            await asyncio.sleep(_LOOK_S)
 
     def sleep(self, device: str | None = None) -> None:
         """End the process of this device, or of all, as soon as nothing is drawn or loaded there."""

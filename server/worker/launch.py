@@ -60,7 +60,8 @@ def _environment(device: WorkerDevice) -> dict[str, str]:
     sees its own device alone."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith((ENV_PREFIX, "RAY_"))}
     if device.visible:
-        kept["CUDA_VISIBLE_DEVICES"] = device.visible
+        kept.pop("CUDA_VISIBLE_DEVICES", None)  # AMD's runtime reads it, too
+        kept[device.visible_by] = device.visible
     if device.threads is not None:
         kept["OMP_NUM_THREADS"] = str(device.threads)  # read as torch is imported, by all that computes
     return interpreter.environment(kept)

@@ -101,3 +101,10 @@ class Member(Protocol):
         """The pictures of a drawing. Raises WorkerLost where the member dies under it; cancelling it stops the
         drawing."""
         ...
+
+
+def leaves(member: Member, plan: ModelPlan) -> bool:
+    """Is a model that was told to leave on its way, and nothing drawn with it before?"""
+    status = member.models.get(plan.key) if member.up else None
+    on_its_way = status is not None and status.state in (ModelState.READY, ModelState.OFFLOADED)
+    return on_its_way and not member.in_use(plan)

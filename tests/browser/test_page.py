@@ -264,6 +264,35 @@ def test_a_phone_shows_everything_without_scrolling_sideways(page: Page, own_ser
     assert small == []
 
 
+def test_several_devices_are_shown_plainly_and_a_single_one_is_not(
+    page: Page, own_server: Paper, module_servers: PaperServers
+) -> None:
+    """They stood in a tooltip, which a phone never shows and a keyboard does not reach."""
+    page.open(own_server.url)
+    assert not page.one("#devices").is_displayed()
+    paper = module_servers.open(devices="cpu,cpu", running_jobs=1)
+    first, second = paper.app.state.services.worker.members
+    second.device_problem = "The driver is too old."
+    first.gate.clear()
+    page.open(paper.url)
+    page.until("return !document.getElementById('devices').hidden")
+    page.ask("a panda")
+    page.until("return document.querySelector('#device-list .draws')")
+    drawing, idle = (item.text.split("\n") for item in page.all("#device-list li"))
+    assert drawing == ["cpu:0", "up", "darkroom-mini", "draws 1 request"]
+    assert idle == ["cpu:1", "up", "darkroom-mini", "loaded", "The driver is too old."]
+    page.choose("language", "zh-Hans")
+    page.until("return document.querySelector('#device-list .draws').textContent === '正在绘制 1 个请求'")
+    assert page.text("#devices-title") == "设备"
+    page.chrome.execute_cdp_cmd(
+        "Emulation.setDeviceMetricsOverride", {"width": 390, "height": 844, "deviceScaleFactor": 2, "mobile": True}
+    )
+    page.until("return innerWidth === 390")
+    assert page.run("return document.documentElement.scrollWidth") == 390
+    first.gate.set()
+    page.until("return !document.querySelector('#device-list .draws')")
+
+
 def test_the_theme_follows_the_system_until_one_is_chosen(page: Page, own_server: Paper) -> None:
     page.open(own_server.url)
     ground = "return getComputedStyle(document.body).backgroundColor"

@@ -9,10 +9,11 @@ import msgspec
 import pytest
 import torch
 
+from pipelines.engine import prompts
 from pipelines.engine.embeddings import EmbeddingCache
 from pipelines.engine.prompts import MAX_CHUNKS, prompt_arguments
 from pipelines.engine.sink import KeepingSink
-from pipelines.facts.prompt_weights import FAMILIES, TooHeavy, parse
+from pipelines.facts.prompt_weights import FAMILIES, Section, TooHeavy, parse
 from pipelines.models.loader import LoadedModel, load
 from pipelines.plan import EmbeddingFile
 from tests.families import tiny
@@ -116,6 +117,20 @@ def test_chunks_are_encoded_as_prompts_of_their_own(sd: LoadedModel, sdxl: Loade
 def test_a_prompt_that_just_fits_is_left_to_the_pipeline(sd: LoadedModel) -> None:
     assert given(sd, LETTERS[:ROOM])["prompt"] == LETTERS[:ROOM]
     assert "prompt_embeds" in given(sd, LETTERS[: ROOM + 1])
+
+
+def test_a_prompt_is_cut_once_for_each_encoder(sdxl: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each was tokenised and cut a second time where any was weighted, on the thread that all requests wait for."""
+    asked: list[str] = []
+    words = prompts._Encoder._words
+
+    def note(self: Any, section: Section) -> Any:
+        asked.extend(piece.text for piece in section)
+        return words(self, section)
+
+    monkeypatch.setattr(prompts._Encoder, "_words", note)
+    assert "prompt_embeds" in given(sdxl, "a (red:1.3) cat", negative_prompt=LETTERS)
+    assert sorted(asked) == sorted([*("a ", "red", " cat"), LETTERS] * 2)
 
 
 def test_both_halves_of_guidance_have_one_length(sd: LoadedModel, sdxl: LoadedModel) -> None:

@@ -161,11 +161,16 @@ def test_what_cannot_be_taught_is_refused_by_check_and_at_load(
     assert said == str(refused.value)
 
 
-def test_vectors_that_are_no_numbers_are_refused_at_load(tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [torch.nan, torch.inf])
+def test_vectors_that_are_no_numbers_are_refused_by_check_and_at_load(number: float, tmp_path: Path) -> None:
+    """The check passed them, and the model that it had called sound was refused by every request."""
     saved = Saved("SD 1.x", tmp_path)
-    save_file({"x": torch.full((2, 16), torch.nan)}, saved.file)
-    with pytest.raises(LoadRefused, match=r"^embeddings: <toy>: toy\.safetensors has NaN or infinity"):
+    save_file({"x": torch.full((2, 16), number)}, saved.file)
+    said = "embeddings: <toy>: toy.safetensors has NaN or infinity in it; fetch it again"
+    assert dry_run.problem(saved.with_words("<toy>")) == said
+    with pytest.raises(LoadRefused, match=r"^embeddings: <toy>") as refused:
         load(saved.with_words("<toy>"), CPU)
+    assert str(refused.value) == said
 
 
 @pytest.fixture(scope="module")

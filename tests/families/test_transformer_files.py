@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -255,6 +256,41 @@ def test_gguf_is_near_what_it_was_made_of(kind: Any, prefix: str, tmp_path: Path
     assert weight_bytes(plan, CPU) + computed == model.weight_bytes(), "its size is told truly before it is loaded"
     if kind is Type.Q8_0:
         assert size_of(model) < size_of(split.model) / 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "value", "says"),
+    [
+        (Type.Q8_0, torch.nan, "some.gguf: proj_out.weight has NaN or infinity in it; fetch the model again"),
+        (Type.Q4_0, torch.inf, "some.gguf: proj_out.weight has NaN or infinity in it; fetch the model again"),
+        (Type.F16, torch.nan, "some.gguf: proj_out.weight has NaN or infinity in it; fetch the model again"),
+        (Type.Q8_0, 0.0, "some.gguf (transformer): all of its weights are zero; fetch the model again"),
+    ],
+)
+def test_gguf_is_read_to_its_last_byte_by_a_deep_check(kind: Any, value: float, says: str, tmp_path: Path) -> None:
+    """Its bytes were counted as read, and none of them was: broken blocks passed as sound."""
+    split = Split("SD3", tmp_path)
+    bad = split.tensors["proj_out.weight"]
+    tensors = {name: torch.zeros_like(each) for name, each in split.tensors.items()} if value == 0 else split.tensors
+    with warnings.catch_warnings(action="ignore"):  # numpy's, of what is no number
+        tensors = {**tensors, "proj_out.weight": torch.full_like(bad, value)}
+        file = write_gguf(tmp_path / "some.gguf", tensors, kind)
+    plan = split.plan(transformer=str(file))
+    assert dry_run.problem(plan) is None, "without its bytes, nothing is wrong"
+    assert dry_run.problem(plan, lambda read: None) == says
+
+
+def test_a_deep_check_tells_of_as_many_bytes_of_a_gguf_as_there_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    split = Split("SD3", tmp_path)
+    file = write_gguf(tmp_path / "some.gguf", split.tensors, Type.Q5_1)
+    plan = split.plan(transformer=str(file))
+    monkeypatch.setattr(dry_run, "_GGUF_CHUNK", 100)  # four blocks of 24 bytes, or 25 numbers
+    read: list[int] = []
+    assert dry_run.problem(plan, read.append) is None
+    stored = [part.tensors() for part in model_files.parts(plan) if part.weights]
+    assert sum(read) == sum(tensor.size for tensors in stored for tensor in tensors.values())
 
 
 def test_gguf_in_diffusers_names(tmp_path: Path) -> None:

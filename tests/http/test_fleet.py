@@ -63,6 +63,7 @@ def test_two_devices_draw_twice_as_many_at_a_time(two: Paper) -> None:
         answers = [pool.submit(two.post, {"prompt": f"{number}"}) for number in range(3)]
         eventually(lambda: [len(worker.drawings) for worker in workers(two)] == [1, 1])
         assert [device["drawings"] for device in ready(two)["devices"]] == [1, 1]
+        assert [device["draws"] for device in ready(two)["devices"]] == [{"darkroom-mini": 1}] * 2
         for worker in workers(two):
             worker.gate.set()
         assert [answer.result().status_code for answer in answers] == [200] * 3

@@ -89,6 +89,29 @@ def test_a_variation_takes_no_more_steps_than_the_model_may(paper_servers: Paper
     assert [(drawing.spec.steps, drawing.spec.strength) for drawing in paper.worker.drawings] == [(1, 1.0)]
 
 
+@pytest.mark.parametrize("steps", [1, 2])
+def test_a_variation_of_a_model_that_may_take_few_steps_may_ask_for_them(
+    steps: int, paper_servers: PaperServers, tmp_path: Path
+) -> None:
+    """Of a model that may take one step, steps 1 was told to be at least 2, which was told to be at most 1."""
+    file = tmp_path / "models.yaml"
+    weights = ROOT / "weights" / "darkroom-mini"
+    file.write_text(f"default: own\nmodels:\n  own: {{ path: {weights}, max_steps: {steps} }}\n")
+    paper = paper_servers.open(models=file)
+
+    def vary(steps: int) -> httpx.Response:
+        with paper.client() as client:
+            upload = {"image": ("x", png(scene(60, 60)))}
+            return client.post("/v1/images/variations", files=upload, data={"steps": str(steps)})
+
+    assert vary(steps).status_code == 200
+    error = assert_api_error(vary(steps + 1), 400, "invalid_value")
+    assert error["message"] == f"steps must be at most {steps}."
+    assert [(each.spec.steps, each.spec.strength) for each in paper.worker.drawings] == [
+        (steps, {1: 1.0, 2: 0.6}[steps])
+    ]
+
+
 def test_holes_are_no_mask_for_a_variation(paper: Paper) -> None:
     source = scene(60, 60).convert("RGBA")
     source.putalpha(right_half(60, 60))

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import sys
 from argparse import Namespace
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -148,7 +149,16 @@ async def _move(address: Address, name: str, action: str, device: str | None) ->
     body = read_json(answer.text)
     if not answer.is_success:
         raise refusal(answer.status_code, body)
-    print(f"{body.get('id')}: {'loaded' if action == 'load' else 'leaves once nothing is drawn with it'}")
+    print(f"{body.get('id')}: {'loaded' if action == 'load' else _left(body, device)}")
+
+
+def _left(body: Mapping[str, Any], device: str | None) -> str:
+    """Whether a model that was to be unloaded has left, as the server's answer says."""
+    states = body.get("devices") or {"": body.get("state")}
+    if device not in states and len(set(states.values())) > 1:  # named by its UUID or its kind
+        return ", ".join(f"{state} on {name}" for name, state in states.items())
+    asked = [states[device]] if device in states else list(states.values())
+    return "unloaded" if set(asked) <= {"unloaded"} else "leaves once nothing is drawn with it"
 
 
 def _rows(catalog: Catalog) -> list[dict[str, Any]]:

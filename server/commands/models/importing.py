@@ -7,8 +7,6 @@ told with what to do with it. Copying into a folder stands in ``copying``.
 from __future__ import annotations
 
 import re
-import secrets
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +22,7 @@ from server.commands.failure import CommandFailed
 from server.commands.models import copying
 from server.commands.models.copying import Keys
 from server.errors import ConfigError
+from server.storage import atomic
 
 if TYPE_CHECKING:
     from server.settings import Settings
@@ -159,10 +158,7 @@ def _write(settings: Settings, key: str, keys: Keys) -> Path:
     if any(key in (model.id, *model.entry.aliases) for model in catalog):
         raise CommandFailed(f"{file} has a model {key} already; give this one another name with --as")
     text = file.read_text(encoding="utf-8")
-    temporary = file.with_name(f".{file.name}.{secrets.token_hex(8)}.part")
-    try:
-        temporary.write_text(_with_entry(text, key, keys, file), encoding="utf-8")
-        shutil.copymode(file, temporary)
+    with atomic.replacement(file, _with_entry(text, key, keys, file).encode()) as temporary:
         try:
             added = load_catalog(temporary)
         except ConfigError as error:
@@ -170,9 +166,6 @@ def _write(settings: Settings, key: str, keys: Keys) -> Path:
         problem = added.models[key].problem()
         if problem is not None:
             raise CommandFailed(f"not added: {problem}")
-        temporary.replace(file)
-    finally:
-        temporary.unlink(missing_ok=True)
     return file
 
 

@@ -22,6 +22,7 @@ from pipelines.errors import LoadRefused
 from pipelines.facts import component, seal
 from pipelines.facts.component import INDEX, TEMPLATES
 from server.commands.failure import CommandFailed
+from server.storage import atomic
 
 _KEPT = ".pull"  # inside the folder, so that everything in it can be renamed into its place
 _RECORD = "pulled.json"
@@ -104,9 +105,7 @@ class ModelFolder:
         """Note what was pulled, and let go of what is left of downloads."""
         shutil.rmtree(self.downloads, ignore_errors=True)
         (self.kept / INDEX).unlink(missing_ok=True)
-        path = self.kept / f"{_RECORD}.part"
-        path.write_text(json.dumps(record, indent=1), encoding="utf-8")
-        path.replace(self.kept / _RECORD)
+        atomic.write(self.kept / _RECORD, json.dumps(record, indent=1).encode(), mode=0o644)
 
     def _rename(self, path: Path, target: Path) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)

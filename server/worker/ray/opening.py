@@ -46,8 +46,8 @@ def open_cluster(settings: Settings, devices: Sequence[WorkerDevice]) -> Cluster
         own = token.make_own(settings)
         os.environ.pop(token.TOKEN, None)
         os.environ[token.TOKEN_PATH] = str(own)
-        if shown := [device.visible for device in devices if device.visible]:
-            os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(shown)  # Ray, too, is to see no others
+        if shown := [device for device in devices if device.visible]:  # Ray, too, is to see no others
+            os.environ[shown[0].visible_by] = ",".join(device.visible for device in shown)
     else:
         token.check_given(settings)
         _reach(settings)

@@ -13,8 +13,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from server import interpreter
+from server.catalog.load import load_catalog
 from server.commands.doctor import inquiry, machine
+from server.errors import ConfigError
+from server.settings import read_settings
+from server.worker import devices as worker_devices
 from server.worker.child.inspection import Sizes
+from server.worker.devices import find
 from tests.running import ROOT
 from tests.unit.commands.command_line import run
 from tests.unit.commands.doctor.machines import RTX_4090, on
@@ -84,6 +89,40 @@ def test_check_asks_no_device_where_there_is_none(
     file.write_text(f"default: a\nmodels:\n  a: {{ path: {ROOT / 'weights/darkroom-mini'} }}\n")
     assert run("check", "--models", str(file)) == 0
     assert not asked
+
+
+@pytest.mark.usefixtures("near_child")
+@pytest.mark.parametrize(
+    ("devices", "says"),
+    [
+        ("auto", "models.a.devices = 'cpu:1': this server does not draw on it: it has a single device, cpu or cuda"),
+        ("cpu,cpu,cpu", None),
+        ("cpu,cuda:9", "DARKROOM_DEVICES (--devices) = cpu,cuda:9: cuda:9 is not there: "),
+    ],
+)
+def test_check_says_what_a_server_would_say_of_devices_that_are_not_there(
+    devices: str, says: str | None, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The check was content, and the server ended at its start. The rest of the file is checked all the same."""
+    monkeypatch.setattr(worker_devices, "_CARDS", ())  # whatever this machine has
+    monkeypatch.setattr(worker_devices, "_AMD", "nowhere")
+    asked: list[str] = []
+    monkeypatch.setattr(worker_devices, "ask", asked.append)
+    monkeypatch.setenv("DARKROOM_DEVICES", devices)
+    file = tmp_path / "models.yaml"
+    whole = ROOT / "weights/darkroom-mini"
+    file.write_text(f'default: a\nmodels:\n  a: {{ path: {whole}, devices: ["cpu:1"] }}\n  b: {{ path: nowhere }}\n')
+    assert run("check", "--models", str(file)) == 1
+    said = capsys.readouterr().err
+    assert "models.b: " in said
+    if says is None:
+        assert "devices" not in said.lower()
+    else:
+        assert says in said
+        with pytest.raises(ConfigError) as refused:
+            load_catalog(file, find(read_settings()))
+        assert str(refused.value) in said
+    assert asked == [], "no process asks a driver that is not there"
 
 
 @pytest.mark.usefixtures("near_child")

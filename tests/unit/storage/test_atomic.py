@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 import threading
@@ -90,6 +91,54 @@ def test_a_failed_write_leaves_the_old_file_and_nothing_beside_it(
     with pytest.raises(OSError, match="No space"):
         write(file, b"new")
     monkeypatch.undo()
+    assert file.read_bytes() == b"old"
+    assert names(tmp_path) == ["file"]
+
+
+@both
+def test_a_file_system_that_cannot_sync_folders_has_the_file_all_the_same(
+    tmp_path: Path, write: Write, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Every write on such a disk was told as failed, though the file stood there."""
+    fsync = os.fsync
+
+    def refuse_folders(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, "Invalid argument")
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", refuse_folders)
+    write(tmp_path / "file", b"new")
+    assert (tmp_path / "file").read_bytes() == b"new"
+
+
+def test_a_replacement_has_the_mode_of_the_old_file_and_is_synced_before_it_takes_its_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"old")
+    file.chmod(0o664)
+    synced: list[bytes] = []
+    fsync = os.fsync
+
+    def note(descriptor: int) -> None:
+        synced.append(file.read_bytes())
+        fsync(descriptor)
+
+    monkeypatch.setattr(os, "fsync", note)
+    with atomic.replacement(file, b"new") as new:
+        assert (new.read_bytes(), file.read_bytes(), synced) == (b"new", b"old", [b"old"])
+    assert file.read_bytes() == b"new"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o664
+    assert synced == [b"old", b"new"]
+    assert names(tmp_path) == ["file"]
+
+
+def test_a_replacement_that_is_refused_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"old")
+    with pytest.raises(ValueError, match="not so"), atomic.replacement(file, b"new"):
+        raise ValueError("not so")
     assert file.read_bytes() == b"old"
     assert names(tmp_path) == ["file"]
 

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
+from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from server.worker import census
+from server.worker.child import rocm_census
 
 
 class Driver:
@@ -54,3 +57,47 @@ def test_each_device_is_told_with_the_name_that_shows_it_alone() -> None:
 def test_a_driver_that_fails_says_how(code: int, says: str) -> None:
     with pytest.raises(census.CensusFailed, match=says):
         census.look(Driver("RTX 4090", code=code))
+
+
+class Hip:
+    """As torch.cuda of the build for ROCm."""
+
+    def __init__(self, kernels: str, *architectures: str) -> None:
+        self.kernels = kernels
+        self.architectures = architectures
+
+    def get_arch_list(self) -> list[str]:
+        return self.kernels.split()
+
+    def device_count(self) -> int:
+        return len(self.architectures)
+
+    def get_device_properties(self, number: int) -> SimpleNamespace:
+        return SimpleNamespace(name=f"AMD {number}", total_memory=8 << 30, gcnArchName=self.architectures[number])
+
+
+@pytest.mark.parametrize(
+    ("kernels", "usable"),
+    [("gfx90a gfx1100", [True, True, False]), ("gfx11-generic gfx90a", [True] * 3), ("", [True] * 3)],
+)
+def test_amds_cards_are_told_with_whether_torch_has_kernels_for_them(kernels: str, usable: list[bool]) -> None:
+    found = rocm_census.look(Hip(kernels, "gfx90a:sramecc+:xnack-", "gfx1100", "gfx1036"))
+    assert [card["usable"] for card in found] == usable
+    assert found[0] | {"usable": True} == {"uuid": "", "name": "AMD 0", "total_bytes": 8 << 30, "usable": True}
+
+
+@pytest.mark.parametrize(
+    ("line", "is_for_rocm"),
+    [
+        ("hip: Optional[str] = '6.4.43482-0f2d60242'", True),
+        ('hip = "5.7"', True),
+        ("hip: Optional[str] = None", False),
+        ("rocm: Optional[str] = '6.4'", False),
+    ],
+)
+def test_which_torch_it_is_is_told_by_its_files(line: str, is_for_rocm: bool, tmp_path: Path) -> None:
+    """Every start of a server beside a processor with AMD's graphics would import torch to be told that it is for the
+    CPU."""
+    (tmp_path / "version.py").write_text(f"__version__ = '2.9.0'\n{line}\n")
+    assert rocm_census.is_for_rocm(tmp_path) is is_for_rocm
+    assert not rocm_census.is_for_rocm(tmp_path / "nowhere")

@@ -7,14 +7,17 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from server.errors import ConfigError
 from server.settings import Settings, read_settings
-from server.worker import devices
+from server.worker import devices, launch
 from server.worker.devices import Card, WorkerDevice, find
 
 ONE, TWO = "GPU-11111111-aaaa-0000-0000-000000000001", "GPU-22222222-bbbb-0000-0000-000000000002"
 PART = "MIG-33333333-cccc-0000-0000-000000000003"
+RADEONS = (Card("", "Radeon RX 7900 XTX", 24 << 30), Card("", "Radeon PRO W7800", 32 << 30))
+GRAPHICS = Card("", "AMD Radeon Graphics", 512 << 20, usable=False)  # in the processor
 CARDS = (Card(ONE, "RTX 4090", 24 << 30), Card(TWO, "RTX 3060", 12 << 30))
 
 Find = Callable[..., tuple[WorkerDevice, ...]]
@@ -24,20 +27,30 @@ Find = Callable[..., tuple[WorkerDevice, ...]]
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Find:
     """Reads the setting on a machine with these cards."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.delenv("HIP_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
     monkeypatch.setattr(devices, "_cores", lambda: 8)
 
-    def look(words: str, cards: tuple[Card, ...] | str = CARDS, **settings: object) -> tuple[WorkerDevice, ...]:
+    def look(
+        words: str, cards: tuple[Card, ...] | str = CARDS, amd: tuple[Card, ...] | str | None = None, **settings: object
+    ) -> tuple[WorkerDevice, ...]:
         (tmp_path / "dev").mkdir(exist_ok=True)
         if cards:
             (tmp_path / "dev/nvidiactl").touch()
+        if amd is not None:
+            (tmp_path / "dev/kfd").touch()
+
+        def rocm() -> tuple[Card, ...] | str:
+            assert amd is not None, "no torch is imported where there is no such card"
+            assert not cards, "nor where there is NVIDIA's"
+            return amd
 
         def census(visible: str) -> tuple[Card, ...] | str:
             if visible:
                 return (Card(visible, "A100 MIG 1g", 5 << 30),) if visible == PART else "the driver shows no device"
             return cards
 
-        return find(Settings(devices=words, **settings), census, tmp_path)  # type: ignore[arg-type]
+        return find(Settings(devices=words, **settings), census, tmp_path, rocm)  # type: ignore[arg-type]
 
     return look
 
@@ -115,12 +128,57 @@ def test_a_device_that_is_hidden_is_told_so(machine: Find, monkeypatch: pytest.M
         machine("cuda:1", CARDS[:1])
 
 
-def test_amds_devices_are_taken_by_number(machine: Find, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    (tmp_path / "dev").mkdir()
-    (tmp_path / "dev/kfd").touch()
-    assert told(machine("cuda:1,cuda:0", ())) == [("cuda:1", "cuda", "1"), ("cuda:0", "cuda", "0")]
+@pytest.mark.parametrize("word", ["auto", "cuda"])
+def test_every_amd_card_has_a_worker_that_sees_it_alone(
+    machine: Find, word: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first was taken alone, as nobody asked how many there are."""
+    found = machine(word, (), RADEONS)
+    assert told(found) == [("cuda:0", "cuda", "0"), ("cuda:1", "cuda", "1")]
+    assert all(device.optional and device.visible_by == "HIP_VISIBLE_DEVICES" for device in found)
+    assert not found[0].answers_to(""), "it has no UUID"
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,2")
-    assert told(machine("cuda:1", ())) == [("cuda:1", "cuda", "2")]
+    assert told(machine("cuda:1", (), RADEONS)) == [("cuda:1", "cuda", "2")]
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "5,7")  # the runtime heeds it alone
+    assert told(machine("cuda:1", (), RADEONS)) == [("cuda:1", "cuda", "7")]
+
+
+def test_the_worker_of_an_amd_card_is_shown_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """CUDA_VISIBLE_DEVICES was set, which the runtime passes by where the owner has set HIP_VISIBLE_DEVICES."""
+    monkeypatch.setenv("HIP_VISIBLE_DEVICES", "5,7")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
+    seen = launch._environment(WorkerDevice("cuda:1", "cuda", "7", "HIP_VISIBLE_DEVICES"))
+    assert (seen["HIP_VISIBLE_DEVICES"], seen.get("CUDA_VISIBLE_DEVICES")) == ("7", None)
+    assert launch._environment(WorkerDevice("cuda:0", "cuda", ONE))["CUDA_VISIBLE_DEVICES"] == ONE
+
+
+def test_a_processors_graphics_are_no_card_to_draw_on(machine: Find) -> None:
+    """torch has no kernels for them, and a worker there would die at its first picture."""
+    assert told(machine("auto", (), (GRAPHICS, *RADEONS))) == [("cuda:1", "cuda", "1"), ("cuda:2", "cuda", "2")]
+    assert told(machine("auto", (), (GRAPHICS, RADEONS[0]))) == [("", "auto", "1")]
+    assert told(machine("auto", (), (GRAPHICS,))) == [("", "auto", "")], "its worker says why not"
+    assert told(machine("auto", (), RADEONS[:1])) == [("", "auto", "")]
+
+
+def test_amds_cards_are_taken_by_number_where_torch_does_not_tell_them(
+    machine: Find, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    silent = "torch is no build for ROCm, which AMD's cards need"
+    assert told(machine("auto", (), silent)) == [("", "auto", "")]
+    found = machine("cuda:1,cuda:0", (), silent)
+    assert [(device.visible, device.visible_by) for device in found] == [
+        ("1", "HIP_VISIBLE_DEVICES"),
+        ("0", "HIP_VISIBLE_DEVICES"),
+    ]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3,2")
+    assert told(machine("cuda:1", (), silent)) == [("cuda:1", "cuda", "2")]
+    with pytest.raises(ConfigError, match=r"GPU-99 is not there: torch is no build for ROCm"):
+        machine("GPU-99", (), silent)
+
+
+def test_an_amd_card_that_is_not_there_stops_the_start(machine: Find) -> None:
+    with pytest.raises(ConfigError, match=r"this machine shows cuda:0 \(Radeon RX 7900 XTX\), cuda:1 \("):
+        machine("cuda:2", (), RADEONS)
 
 
 @pytest.mark.parametrize("words", ["gpu", "cuda:x", "auto,cpu", "cpu,", "cuda,cuda:0", "", "cuda:0;cuda:1"])
@@ -150,6 +208,7 @@ def test_who_asks_the_driver_outlives_it(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(subprocess, "run", watched)
     said = devices.ask()
     assert isinstance(said, str) or all(card.uuid.startswith(("GPU-", "MIG-")) for card in said)
+    assert devices.ask_torch() == "torch is no build for ROCm, which AMD's cards need" or torch.version.hip
     monkeypatch.setattr(devices, "_TIMEOUT_S", 0.0)
     assert devices.ask() == "the driver did not answer within 0 s"
     assert given

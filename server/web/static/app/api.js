@@ -62,6 +62,12 @@ export async function models() {
   return (await (await call("models")).json()).data.filter((row) => !row.alias_of);
 }
 
+/** What /readyz says of each device: the address is open, and answers also where the server is not ready. */
+export async function devices() {
+  const answer = await fetch(new URL("readyz", document.baseURI), { cache: "no-store", credentials: "omit" });
+  return (await answer.json()).devices ?? [];
+}
+
 /** Ask the server to stop a job. It may be over already, and the server may not know jobs: both are fine. */
 export function cancel(job) {
   call(`images/jobs/${job}`, { method: "DELETE", keepalive: true }).catch(() => {});

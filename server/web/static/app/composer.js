@@ -90,8 +90,6 @@ export class Composer {
     byId("guidance_scale").placeholder = preset?.guidance ?? "";
     byId("strength").placeholder = this.sources.mask ? "1" : "0.8";
     byId("prompt").maxLength = row.max_prompt ?? 4000;
-    const states = Object.entries(row.devices ?? {}).map(([device, state]) => `${device}: ${state}`);
-    byId("model").title = states.length > 1 ? states.join(", ") : ""; // where it is, of several devices
     this.hint(row, { editing, edits, most });
   }
 

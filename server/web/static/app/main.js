@@ -3,6 +3,7 @@ import { hasKey, models } from "./api.js";
 import { codePanel } from "./code.js";
 import { Composer } from "./composer.js";
 import { alone, Detail } from "./detail.js";
+import { Devices } from "./devices.js";
 import { byId, closable, fit, make, memory } from "./dom.js";
 import { blobOf, Gallery } from "./gallery.js";
 import { known, label, LANGUAGES, preferred, say, speak, t } from "./i18n.js";
@@ -18,6 +19,7 @@ const runs = new Set();
 const announce = (text) => { byId("status").textContent = text; };
 
 const gallery = new Gallery({ open: (picture) => detail.open(picture), unkept: () => warn("error.unkept") });
+const devices = new Devices();
 const composer = new Composer({ submit: () => start(composer.read()), refused: warn });
 const detail = new Detail(gallery, {
   announce,
@@ -71,6 +73,7 @@ function start({ fields, sources, mask }) {
     dismissed: tidy,
   });
   runs.add(run);
+  if (devices.shown) devices.look();
   run.card.classList.add("active");
   byId("latest").prepend(run.card);
   tidy();
@@ -123,9 +126,14 @@ function warn(key, message = "") {
   if (key) byId("banner").append(say(make("span"), key), ...(message ? [make("span", { lang: "en" }, ` ${message}`)] : []));
 }
 
+function offer(rows) {
+  composer.offer(rows);
+  devices.offer(rows);
+}
+
 async function offerModels() {
   try {
-    composer.offer(await models());
+    offer(await models());
     warn(null);
   } catch (error) {
     if (error.status === 401) {
@@ -144,7 +152,7 @@ async function refreshModels() {
   try {
     const rows = await models();
     if (!composer.rows.length) warn(null); // it said why there were none
-    composer.offer(rows);
+    offer(rows);
   } catch { /* the next request says what is wrong */ }
 }
 

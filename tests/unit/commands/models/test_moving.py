@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.plan import ModelPlan
+from server.commands.models import command
 from server.edge.keys import Keyring
 from server.worker import failures
 from server.worker.status import ModelState
@@ -28,10 +29,28 @@ def test_a_model_is_loaded_and_unloaded(paper_servers: PaperServers, capsys: pyt
     paper = paper_servers.open()
     assert moved(paper, "unload", "dall-e-3") == 0
     assert state(paper) is ModelState.UNLOADED
-    assert "dall-e-3: leaves once nothing is drawn with it" in capsys.readouterr().out
+    assert capsys.readouterr().out == "dall-e-3: unloaded\n"
     assert moved(paper, "load", "openai/dall-e-3") == 0  # the name's slash is part of the path
     assert state(paper) is ModelState.READY
     assert capsys.readouterr().out == "dall-e-3: loaded\n"
+
+
+@pytest.mark.parametrize(
+    ("device", "states", "says"),
+    [
+        (None, None, "leaves once nothing is drawn with it"),
+        ("cuda:1", {"cuda:0": "ready", "cuda:1": "unloaded"}, "unloaded"),
+        ("cuda:0", {"cuda:0": "ready", "cuda:1": "unloaded"}, "leaves once nothing is drawn with it"),
+        ("GPU-2", {"cuda:0": "ready", "cuda:1": "unloaded"}, "ready on cuda:0, unloaded on cuda:1"),
+        ("cuda", {"cuda:0": "unloaded", "cuda:1": "unloaded"}, "unloaded"),
+    ],
+)
+def test_what_is_said_of_an_unload_is_what_the_server_answers(
+    device: str | None, states: dict[str, str] | None, says: str
+) -> None:
+    """It said that the model leaves, whether it had left or was being drawn with."""
+    answer = {"id": "sdxl", "state": "ready"} if states is None else {"id": "sdxl", "state": "ready", "devices": states}
+    assert command._left(answer, device) == says
 
 
 def test_a_model_that_cannot_be_loaded_says_why(
