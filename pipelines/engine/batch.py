@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -16,6 +16,7 @@ import torch
 from pipelines.engine import collate
 from pipelines.engine.adapters import Share
 from pipelines.engine.call import Call
+from pipelines.engine.kept import Part
 from pipelines.errors import OutOfMemory, is_device_lost, is_out_of_memory
 
 log = logging.getLogger("darkroom.engine")
@@ -78,7 +79,22 @@ class Batch:
             arguments += [collate.take_rows(arguments[-1], 0, 1, rows[-1], shared.parts)] * filling
             rows = [*rows, *[1] * filling]
             merged = self._merger.merge(arguments, rows, shared.parts)
-            return collate.split(shared.function(**merged), rows, shared.output_parts)[: len(self.calls)]
+            with self._prompts_kept(arguments, merged):
+                output = shared.function(**merged)
+            return collate.split(output, rows, shared.output_parts)[: len(self.calls)]
+
+    def _prompts_kept(
+        self, calls: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]
+    ) -> contextlib.AbstractContextManager[None]:
+        """In the block, layers give again what they made of the same prompts at an earlier step."""
+        work = self._shared.prompt_work
+        if work is None or len(calls) > len(self.calls):  # rows that fill up are no run's
+            return contextlib.nullcontext()
+        parts = [
+            Part(call.history.kept(self._shared), given, rows)
+            for call, given, rows in zip(self.calls, calls, self.rows, strict=True)
+        ]
+        return work.of(parts, arguments, self._counts)
 
     def _use_adapters(self, filling: int) -> None:
         """Switch on what each call's rows are to get; the rows that fill up get what the last call's get."""
@@ -92,7 +108,8 @@ class Batch:
         most = self._shared.at_once(call.rows, call.area)
         if most < call.rows:
             return self._by_rows(call, most)
-        return self._shared.function(*call.args, **call.kwargs)  # exactly the call that the pipeline made
+        with self._prompts_kept([call.arguments], call.arguments):
+            return self._shared.function(*call.args, **call.kwargs)  # exactly the call that the pipeline made
 
     def _run_smaller(self) -> None:
         """The device had no room: try again with half of the calls, or half of the only call's rows."""
@@ -140,6 +157,8 @@ class Batch:
         self._counts["out_of_memory"] += 1
         shared = self._shared
         shared.note_full(rows, self.area)
+        if shared.prompt_work is not None:
+            shared.prompt_work.forget()
         log.warning("out of device memory", extra={"target": shared.name, "rows": rows, "area": self.area})
         free_cached()
 

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 
 from pipelines.engine.collate import Fingerprints, Parts, Uncollatable, count_rows, group_key, is_row, keeps_key
+from pipelines.engine.kept import Kept
 from pipelines.engine.model import Model
 from pipelines.engine.shared import SharedModule, Stage
 from pipelines.plan import Drawing
@@ -30,10 +31,17 @@ class History:
     passed_over: int = 0  # steps that went without the run, while it waited for one
     prints: Fingerprints = field(default_factory=Fingerprints)
     last: dict[SharedModule, LastCall] = field(default_factory=dict)
+    _kept: dict[SharedModule, Kept] = field(default_factory=dict)
+
+    def kept(self, shared: SharedModule) -> Kept:
+        """What is kept for the run of this module's work."""
+        return self._kept.setdefault(shared, Kept())
 
     def forget(self) -> None:
-        """Let go of the last calls' tensors."""
+        """Let go of the last calls' tensors, and of what came of them."""
         self.last.clear()
+        for kept in self._kept.values():
+            kept.forget()
         self.prints = Fingerprints()
 
 

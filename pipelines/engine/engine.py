@@ -105,6 +105,9 @@ class Engine:
 
     def _wait_for_work(self) -> bool:
         if not self._active:
+            for shared in self._mergers:
+                if shared.prompt_work is not None:
+                    shared.prompt_work.rest()
             self._mergers.clear()
             self._under_way = None
         with self._change:

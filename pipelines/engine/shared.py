@@ -16,6 +16,7 @@ import torch
 from pipelines.engine import noise
 from pipelines.engine.collate import Part, Path, Signature
 from pipelines.engine.cost import BUCKETS, MAX_ROWS, StepCost, bucket
+from pipelines.engine.kept import PromptWork
 from pipelines.engine.ragged import RAGGED
 
 DENOISERS = ("unet", "transformer", "transformer_2")  # the largest component of a pipeline, called at every step
@@ -84,6 +85,9 @@ class SharedModule:
         modules = self.module.modules() if self.is_denoiser else ()
         self.compiled = any(module._compiled_call_impl is not None for module in modules)
         self.ragged = RAGGED.get(type(self.module).__name__) if self.is_denoiser else None
+        # Prompts that are padded for each company are other tensors at every change of it.
+        keeps = self.is_denoiser and self.ragged is None
+        self.prompt_work = PromptWork(self.module) if keeps else None
 
     @property
     def is_denoiser(self) -> bool:

@@ -5,10 +5,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
+from unittest import mock
 
 import msgspec
 import torch
@@ -51,6 +53,8 @@ class Result:
     difference: float  # the largest between a picture's pixels alone and together, 0..1
     prompt_matters: float  # the same between the first request and one that only has another prompt
     fallbacks: int
+    kept: int  # layers that see the prompt alone, and are not called again
+    kept_difference: float  # the largest between a picture that is drawn alone with them kept, and without
 
 
 def run(row: Row) -> Result:
@@ -60,6 +64,7 @@ def run(row: Row) -> Result:
     drawings = row.requests(model)
     alone = [draw(model, [one]) for one in drawings]
     together = draw(model, drawings)
+    kept = sum(shared.prompt_work.layers for shared in model.shared_modules.values() if shared.prompt_work is not None)
     drawn = [(one.pictures[j.job_id], together.pictures[j.job_id]) for j, one in zip(drawings, alone, strict=True)]
     return Result(
         row,
@@ -72,7 +77,16 @@ def run(row: Row) -> Result:
         max(float((a - b).abs().max()) for a, b in drawn),
         _prompt_matters(model, drawings[0], alone[0].pictures[drawings[0].job_id]),
         together.fallbacks,
+        kept,
+        _kept_difference(model, drawings[0], alone[0].pictures[drawings[0].job_id]),
     )
+
+
+def _kept_difference(model: LoadedModel, first: Drawing, before: torch.Tensor) -> float:
+    with contextlib.ExitStack() as stack:
+        for shared in model.shared_modules.values():
+            stack.enter_context(mock.patch.object(shared, "prompt_work", None))
+        return float((draw(model, [first]).pictures[first.job_id] - before).abs().max())
 
 
 def _prompt_matters(model: LoadedModel, first: Drawing, before: torch.Tensor) -> float:
@@ -216,14 +230,17 @@ A wait is one of the host for a CUDA device, counted on the fake device of tests
 the CPU's pictures (`python -m tests.device.matrix`): those of the first request from one step to the next, by its
 scheduler, which is the model's own. Counted last at commit f0f7bf7. Schedulers by name are in [gpu.md](gpu.md).
 
-| family | requests | n | forwards alone → together | waits a step | difference |
-|---|---|---|---|---|---|"""
+Layers kept are those whose only input is the prompt: what they make of it is computed once a run
+([engine.md](engine.md#what-comes-from-the-prompt-alone)). Pictures drawn alone are the same bytes without.
+
+| family | requests | n | forwards alone → together | waits a step | layers kept | difference |
+|---|---|---|---|---|---|---|"""
 
 
 def line(result: Result) -> str:
     """The row of the table, without the measured difference."""
-    forwards = f"{result.forwards_alone} → {result.forwards_together}"
-    return f"| {result.row.name} | {result.row.what} | {result.drawings} | {forwards} | {result.row.waits:g} |"
+    row, forwards = result.row, f"{result.forwards_alone} → {result.forwards_together}"
+    return f"| {row.name} | {row.what} | {result.drawings} | {forwards} | {row.waits:g} | {result.kept} |"
 
 
 def without_difference(text: str) -> str:

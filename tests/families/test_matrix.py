@@ -19,6 +19,7 @@ def test_mixed_requests_give_together_what_they_give_alone(row: matrix.Row) -> N
     assert result.fallbacks == 0
     assert result.difference <= row.tolerance
     assert result.forwards_together <= row.bound * result.forwards_alone
+    assert result.kept_difference == 0
     # Else the denoiser does not see the prompt, and the comparison proves little.
     assert result.prompt_matters >= 100 * row.tolerance
     assert matrix.line(result) in {matrix.without_difference(line) for line in DOC.read_text().splitlines()}
