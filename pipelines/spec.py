@@ -61,6 +61,7 @@ class ImageSpec(msgspec.Struct, frozen=True):
     guidance: float
     negative_prompt: str | None = None
     scheduler: str | None = None  # a name of pipelines.facts.schedulers; None: the model's own
+    spacing: str = "default"  # a name of pipelines.facts.spacing
     strength: float = 0.8  # 0..1, image-to-image and inpainting: how much of the source is drawn anew
     sources: tuple[Pixels, ...] = ()
     mask: Pixels | None = None

@@ -29,6 +29,7 @@ from pipelines.engine.sink import Sink
 from pipelines.engine.thread_state import ThreadState
 from pipelines.engine.view import bind
 from pipelines.errors import Cancelled, DrawError, OutOfMemory, is_device_lost, is_out_of_memory
+from pipelines.facts import spacing
 from pipelines.plan import Drawing
 
 log = logging.getLogger("darkroom.engine")
@@ -102,11 +103,25 @@ class Run:
         if not model.shares:
             for shared in model.shared_modules.values():
                 shared.forget()
-        view = bind(pipeline, self, modules=model.shared_modules, scheduler=spec.scheduler, embeddings=self._embeddings)
+        view = bind(
+            pipeline,
+            self,
+            modules=model.shared_modules,
+            scheduler=spec.scheduler,
+            dense_steps=self._dense_steps(),
+            embeddings=self._embeddings,
+        )
         with noise.in_float32(pipeline.components.values()):
             arguments = call_arguments(view, model.family, spec, self.drawing.seeds)
             drawn: torch.Tensor = view(**prompt_arguments(view, model.family, self.drawing, arguments)).images
         return drawn
+
+    def _dense_steps(self) -> int | None:
+        spec = self.drawing.spec
+        if spec.spacing != spacing.DENSE_START:
+            return None
+        is_redrawn = spec.sources and not self.model.family.by_instruction
+        return spacing.steps_drawn(spec.steps, spec.strength if is_redrawn else None)
 
     def _require_wanted(self) -> None:
         if self.cancelled:

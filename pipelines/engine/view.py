@@ -17,10 +17,11 @@ from typing import Any, Protocol
 import diffusers
 import torch
 
-from pipelines.engine import preview
+from pipelines.engine import flow_solvers, preview
 from pipelines.engine.collate import Signature
 from pipelines.engine.embeddings import EmbeddingCache
 from pipelines.engine.shared import SharedModule
+from pipelines.engine.spacing import densify
 from pipelines.errors import BadPicture, Cancelled, is_device_lost
 from pipelines.facts import schedulers
 
@@ -64,14 +65,20 @@ def bind(
     *,
     modules: Mapping[int, SharedModule],
     scheduler: str | None = None,
+    dense_steps: int | None = None,
     embeddings: EmbeddingCache | None = None,
 ) -> Any:
-    """A shallow copy of ``pipeline`` for one run, whose heavy modules work through ``rendezvous``."""
+    """A shallow copy of ``pipeline`` for one run, whose heavy modules work through ``rendezvous``.
+
+    ``dense_steps``: of a run with a dense start, how many steps it really draws.
+    """
     view = copy.copy(pipeline)
-    own = copy.deepcopy(pipeline.scheduler) if scheduler is None else _make_scheduler(pipeline.scheduler, scheduler)
-    _count_steps(own, view, rendezvous)
+    own = copy.deepcopy(pipeline.scheduler) if scheduler is None else make_scheduler(pipeline.scheduler, scheduler)
     if type(own).__name__ in _COUNT_ON_CPU:
         _count_on_cpu(own)
+    if dense_steps is not None:
+        densify(own, dense_steps)
+    _count_steps(own, view, rendezvous)
     _put(view, "scheduler", own)
     for name, component in pipeline.components.items():
         if not isinstance(component, torch.nn.Module):
@@ -244,6 +251,11 @@ def _show(view: Any, rendezvous: Rendezvous, clean: torch.Tensor, done: int, of:
         rendezvous.previewed(done, of, preview.to_picture(decoded))
 
 
-def _make_scheduler(own: Any, name: str) -> Any:
+def make_scheduler(own: Any, name: str) -> Any:
+    """The scheduler of that name, with the settings of the model's ``own``."""
     class_name, options = schedulers.lookup(name)
-    return getattr(diffusers, class_name).from_config(own.config, **options)
+    config = own.config
+    if name in schedulers.FLOW and "flow_shift" in config:  # what diffusers' solvers for noise call their shift
+        options = {"shift": config["flow_shift"], **options}
+    found = getattr(flow_solvers, class_name, None) or getattr(diffusers, class_name)
+    return found.from_config(config, **options)

@@ -146,6 +146,8 @@ def _parameters(spec: ImageSpec, seed: int, *, ascii_only: bool = False) -> str:
         values["negative_prompt"] = spec.negative_prompt
     if spec.scheduler is not None:
         values["scheduler"] = spec.scheduler
+    if spec.spacing != "default":
+        values["spacing"] = spec.spacing
     if spec.sources:
         values["strength"] = spec.strength
     if spec.adapters:
