@@ -66,7 +66,7 @@ def test_a_pipeline_sets_the_levels_of_its_own_euler(name: str) -> None:
         assert torch.equal(other_levels, levels)
 
 
-@pytest.mark.parametrize("name", ["SD 1.x", "SD3", "FLUX.1", "Qwen-Image"])
+@pytest.mark.parametrize("name", ["SD 1.x", "FLUX.1"])
 def test_dense_starts_share_steps_with_default_ones(name: str) -> None:
     model = tiny.build(name)
     check(model)
@@ -82,14 +82,13 @@ def test_dense_starts_share_steps_with_default_ones(name: str) -> None:
     ]
     together = draw(model, drawings)
     assert together.fallbacks == 0
-    plain = [by_default(one) for one in drawings]
-    alone = [draw(model, [one]) for one in drawings]
-    for one, default, mine in zip(drawings, plain, alone, strict=True):
+    for one in drawings:
+        mine = draw(model, [one])
         drawn = mine.pictures[one.job_id]
         assert float((drawn - together.pictures[one.job_id]).abs().max()) <= 1e-5
-        other = draw(model, [default])
-        assert other.forwards == mine.forwards
-        assert torch.equal(other.pictures[one.job_id], drawn) == (one.spec.spacing == "default")
+        assert mine.forwards == (8 if one.spec.sources else one.spec.steps)
+    (plain,) = draw(model, [by_default(drawings[1])]).pictures.values()
+    assert float((plain - together.pictures["20"]).abs().max()) > 1e-3
 
 
 def test_an_edits_dense_start_begins_with_the_noise_of_its_strength() -> None:

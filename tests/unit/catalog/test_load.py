@@ -27,7 +27,12 @@ from tests.unit.catalog.models_files import GOOD, catalog
         ("like: mini", "like: mini\n    max_steps: 5", 13, ["models.dall-e-2 = 8", "max_steps, 5"]),
         ('calm" }', 'calm", steps: 9 }\n    max_steps: 8', 10, ["models.mini.quality.hd.steps = 30", "max_steps, 8"]),
         ("steps: 30", "steps: 30, scheduler: euler }\n    family: flux\n    loras: {", 10, ["= 'euler'", "flow_euler"]),
-        ("steps: 30", "steps: 30, scheduler: flow_unipc", 10, ["= 'flow_unipc'", "not for stable-diffusion", "unipc"]),
+        (
+            "steps: 30",
+            "steps: 30, scheduler: flow_unipc }\n    family: stable-diffusion\n    loras: {",
+            10,
+            ["= 'flow_unipc'", "not for stable-diffusion", "unipc"],
+        ),
         (
             "steps: 30",
             "steps: 30, scheduler: flow_heun }\n    family: flux\n    loras: {",
