@@ -61,7 +61,6 @@ class ImageSpec(msgspec.Struct, frozen=True):
     guidance: float
     negative_prompt: str | None = None
     scheduler: str | None = None  # a name of pipelines.facts.schedulers; None: the model's own
-    spacing: str = "default"  # a name of pipelines.facts.spacing
     strength: float = 0.8  # 0..1, image-to-image and inpainting: how much of the source is drawn anew
     sources: tuple[Pixels, ...] = ()
     mask: Pixels | None = None
@@ -69,6 +68,7 @@ class ImageSpec(msgspec.Struct, frozen=True):
     kept: Pixels | None = None  # width × height, shown untouched where the mask is 0; None: the first source
     matting: str | None = None  # what cuts the object from its ground (pipelines.pictures.matting); None: nothing does
     prompt_weights: bool = False  # are the prompts read by pipelines.facts.prompt_weights?
+    spacing: str = "default"  # a name of pipelines.facts.spacing
 
     @property
     def task(self) -> Task:

@@ -56,7 +56,7 @@ def test_a_pipeline_sets_the_levels_of_its_own_euler(name: str) -> None:
     model = tiny.build(name)
     side = model.plan.native_width
     edits = model.family.name.startswith("qwen-image-edit")
-    sources = {"sources": (picture(side, side),)} if edits else {}
+    sources: dict[str, Any] = {"sources": (picture(side, side),)} if edits else {}
     names = ("flow_euler", "flow_unipc", "flow_dpmpp_2m")
     drawings = [drawing(model, n, SHORT, steps=5, scheduler=each, **sources) for n, each in enumerate(names)]
     (_, timesteps, levels), *others = Levels().of(model, *drawings)

@@ -74,8 +74,9 @@ def test_all_steps_are_made_and_end_without_noise(name: str) -> None:
 def _told(scheduler: Any, n: int, timestep: Any, x: torch.Tensor, picture: torch.Tensor) -> torch.Tensor:
     """The velocity or the noise that leads to the picture."""
     if not hasattr(scheduler, "alphas_cumprod"):
-        return (x - picture) / scheduler.sigmas[n]
-    signal = scheduler.alphas_cumprod[int(timestep)]
+        level: torch.Tensor = scheduler.sigmas[n]
+        return (x - picture) / level
+    signal: torch.Tensor = scheduler.alphas_cumprod[int(timestep)]
     return (x - signal.sqrt() * picture) / (1 - signal).sqrt()
 
 
