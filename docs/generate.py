@@ -52,6 +52,7 @@ _PLAINLY = {
     "steps": "denoising steps: more cost more time",
     "guidance": "how closely to follow the prompt",
     "scheduler": "sampling method, by the names of scheduler in [api.md](api.md#fields)",
+    "spacing": "where the steps lie, as [in requests](api.md#where-the-steps-lie)",
     "prompt_suffix": "added to the prompt as it stands",
     "negative_prompt": "what to keep out, where the request names nothing",
 }

@@ -68,6 +68,8 @@ class ImageSpec(msgspec.Struct, frozen=True):
     kept: Pixels | None = None  # width × height, shown untouched where the mask is 0; None: the first source
     matting: str | None = None  # what cuts the object from its ground (pipelines.pictures.matting); None: nothing does
     prompt_weights: bool = False  # are the prompts read by pipelines.facts.prompt_weights?
+    spacing: str = "default"  # a name of pipelines.facts.spacing
+    step_cache: float = 0.0  # 0..1: how many steps are told from others (pipelines.facts.step_cache)
 
     @property
     def task(self) -> Task:

@@ -17,6 +17,7 @@ from pipelines.engine.collate import Fingerprints, Parts, Uncollatable, count_ro
 from pipelines.engine.kept import Kept
 from pipelines.engine.model import Model
 from pipelines.engine.shared import SharedModule, Stage
+from pipelines.engine.step_cache import StepCache
 from pipelines.plan import Drawing
 
 _PLAIN = frozenset({bool, int, float, str, type(None)})
@@ -31,15 +32,23 @@ class History:
     passed_over: int = 0  # steps that went without the run, while it waited for one
     prints: Fingerprints = field(default_factory=Fingerprints)
     last: dict[SharedModule, LastCall] = field(default_factory=dict)
+    cache: StepCache | None = None  # of a run that leaves out steps
     _kept: dict[SharedModule, Kept] = field(default_factory=dict)
+
+    @property
+    def steps_left(self) -> int:
+        """How many more are to be computed, as far as that is known."""
+        left = self.steps_of - self.steps_done
+        return max(1, left if self.cache is None else self.cache.computed_left(left))
 
     def kept(self, shared: SharedModule) -> Kept:
         """What is kept for the run of this module's work."""
         return self._kept.setdefault(shared, Kept())
 
     def forget(self) -> None:
-        """Let go of the last calls' tensors, and of what came of them."""
+        """Let go of the last calls' tensors, and of what is kept."""
         self.last.clear()
+        self.cache = None
         for kept in self._kept.values():
             kept.forget()
         self.prints = Fingerprints()
@@ -89,7 +98,7 @@ class Call:
 
     @property
     def steps_left(self) -> int:
-        return max(1, self.history.steps_of - self.history.steps_done)
+        return self.history.steps_left
 
     def _look(self) -> LastCall:
         """Find this call's rows, its latent elements a row, and the key under which it may be merged."""

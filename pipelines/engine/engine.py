@@ -12,7 +12,7 @@ import threading
 import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 
@@ -24,6 +24,7 @@ from pipelines.engine.model import Model
 from pipelines.engine.run import Run
 from pipelines.engine.shared import SharedModule, Stage
 from pipelines.engine.sink import Sink
+from pipelines.engine.step_cache import Question
 from pipelines.errors import Cancelled
 from pipelines.plan import Drawing
 
@@ -130,14 +131,28 @@ class Engine:
 
     def _let_runs_go(self) -> None:
         """Let the ready runs go, one after another, each until it waits for a shared call, or ends."""
+        asking: list[tuple[Run, Question]] = []
         while self._ready:
             run = self._ready.popleft()
-            call = run.go()
-            if call is None:
+            found = run.go()
+            if found is None:
                 self._leave(run)
+            elif isinstance(found, Question):
+                asking.append((run, found))
             else:
-                self._observe(call)
-                self._waiting[call] = run
+                self._observe(found)
+                self._waiting[found] = run
+            if asking and not self._ready:
+                self._answer([question for _, question in asking])
+                self._ready.extend(run for run, _ in asking)
+                asking.clear()
+
+    def _answer(self, questions: Sequence[Question]) -> None:
+        """Read what runs want to know: once, for it holds up the device."""
+        self.counts["cache_reads"] += 1
+        numbers: list[float] = torch.stack([question.number for question in questions]).tolist()
+        for question, number in zip(questions, numbers, strict=True):
+            question.answer = number
 
     def _leave(self, run: Run) -> None:
         with self._change:

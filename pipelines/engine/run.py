@@ -24,11 +24,13 @@ from pipelines.engine.call import Call, History
 from pipelines.engine.embeddings import EmbeddingCache
 from pipelines.engine.model import Model
 from pipelines.engine.prompts import prompt_arguments
-from pipelines.engine.shared import SharedModule
+from pipelines.engine.shared import SharedModule, Stage
 from pipelines.engine.sink import Sink
+from pipelines.engine.step_cache import Question, StepCache
 from pipelines.engine.thread_state import ThreadState
-from pipelines.engine.view import bind
+from pipelines.engine.view import bind, tell_times
 from pipelines.errors import Cancelled, DrawError, OutOfMemory, is_device_lost, is_out_of_memory
+from pipelines.facts import spacing, step_cache
 from pipelines.plan import Drawing
 
 log = logging.getLogger("darkroom.engine")
@@ -57,23 +59,23 @@ class Run:
         self._sink = sink
         self._embeddings = embeddings
         self._counts = counts
-        self._waits_for: Call | None = None
+        self._waits_for: Call | Question | None = None
         # Made at the first turn, on the thread that gives it: a greenlet belongs to its thread.
         self._greenlet: greenlet | None = None
         self._outside: ThreadState
         self._give_back: Callable[[], object]
 
-    def go(self) -> Call | None:
-        """Go on to the next call that may be shared, and return it; None once the run has ended.
+    def go(self) -> Call | Question | None:
+        """Go on to the next call that may be shared, or number to be read, and return it; None once the run has ended.
 
-        That call must hold its output or its error before ``go`` is called again. Only one thread may call this.
+        It must hold its output, its error or its answer before ``go`` is called again. Only one thread may call this.
         """
         if self._greenlet is None:
             self._outside, self._give_back = thread_state.current(), getcurrent().switch
             self._greenlet = greenlet(self._live)
         self._greenlet.switch()
-        call, self._waits_for = self._waits_for, None
-        return call
+        found, self._waits_for = self._waits_for, None
+        return found
 
     def _live(self) -> None:
         """All that a run does, in its own turns."""
@@ -102,11 +104,36 @@ class Run:
         if not model.shares:
             for shared in model.shared_modules.values():
                 shared.forget()
-        view = bind(pipeline, self, modules=model.shared_modules, scheduler=spec.scheduler, embeddings=self._embeddings)
+        view = bind(
+            pipeline,
+            self,
+            modules=model.shared_modules,
+            scheduler=spec.scheduler,
+            dense_steps=self._dense_steps(),
+            embeddings=self._embeddings,
+        )
+        self._begin_cache(view.scheduler)
         with noise.in_float32(pipeline.components.values()):
             arguments = call_arguments(view, model.family, spec, self.drawing.seeds)
             drawn: torch.Tensor = view(**prompt_arguments(view, model.family, self.drawing, arguments)).images
         return drawn
+
+    def _begin_cache(self, scheduler: Any) -> None:
+        """Leave out steps, where the drawing is to."""
+        strength = self.drawing.spec.step_cache
+        if not strength or any(shared.keeps_state() for shared in self.model.shared_modules.values()):
+            return
+        name, config = type(scheduler).__name__, scheduler.config
+        cache = StepCache(lambda steps: step_cache.rule(name, config, steps, strength))
+        tell_times(scheduler, cache.told)
+        self.history.cache = cache
+
+    def _dense_steps(self) -> int | None:
+        spec = self.drawing.spec
+        if spec.spacing != spacing.DENSE_START:
+            return None
+        is_redrawn = spec.sources and not self.model.family.by_instruction
+        return spacing.steps_drawn(spec.steps, spec.strength if is_redrawn else None)
 
     def _require_wanted(self) -> None:
         if self.cancelled:
@@ -116,6 +143,28 @@ class Run:
 
     def share(self, shared: SharedModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         self._require_wanted()
+        cache = self.history.cache if shared.is_denoiser else None
+        if cache is None:
+            return self._call(shared, args, kwargs)
+        question = cache.question()
+        if question is not None:
+            self._wait_for(question)
+        cache.decide(None if question is None else question.answer)
+        output = cache.answer(shared)
+        if output is not None:
+            self._counts["answered_from_cache"] += 1
+            return output
+        output = self._call(shared, args, kwargs)
+        cache.keep(shared, output, is_main=shared.stage is Stage.DENOISE)
+        return output
+
+    def _wait_for(self, what: Call | Question) -> None:
+        """Give the turn back until ``go`` is called again."""
+        mine = thread_state.current()
+        self._waits_for = what
+        mine.changed_to(self._outside, self._give_back)
+
+    def _call(self, shared: SharedModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         mine = thread_state.current()
         call = Call(self.model, self.drawing, self.history, shared, args, kwargs, mine.autocast)
         self._waits_for = call
@@ -150,6 +199,8 @@ class Run:
 
     def stepped(self, done: int, of: int) -> None:
         self.history.steps_done, self.history.steps_of = done, of
+        if self.history.cache is not None:
+            self.history.cache.stepped(done, of)
         self._sink.progress(self.drawing, done, of)
 
     def wants_preview(self, done: int, of: int) -> bool:

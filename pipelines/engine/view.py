@@ -9,18 +9,20 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import inspect
 import logging
 from collections import OrderedDict
-from collections.abc import Callable, Hashable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import diffusers
 import torch
 
-from pipelines.engine import preview
+from pipelines.engine import flow_solvers, preview
 from pipelines.engine.collate import Signature
 from pipelines.engine.embeddings import EmbeddingCache
 from pipelines.engine.shared import SharedModule
+from pipelines.engine.spacing import densify
 from pipelines.errors import BadPicture, Cancelled, is_device_lost
 from pipelines.facts import schedulers
 
@@ -64,14 +66,20 @@ def bind(
     *,
     modules: Mapping[int, SharedModule],
     scheduler: str | None = None,
+    dense_steps: int | None = None,
     embeddings: EmbeddingCache | None = None,
 ) -> Any:
-    """A shallow copy of ``pipeline`` for one run, whose heavy modules work through ``rendezvous``."""
+    """A shallow copy of ``pipeline`` for one run, whose heavy modules work through ``rendezvous``.
+
+    ``dense_steps``: of a run with a dense start, how many steps it really draws.
+    """
     view = copy.copy(pipeline)
-    own = copy.deepcopy(pipeline.scheduler) if scheduler is None else _make_scheduler(pipeline.scheduler, scheduler)
-    _count_steps(own, view, rendezvous)
+    own = copy.deepcopy(pipeline.scheduler) if scheduler is None else make_scheduler(pipeline.scheduler, scheduler)
     if type(own).__name__ in _COUNT_ON_CPU:
         _count_on_cpu(own)
+    if dense_steps is not None:
+        densify(own, dense_steps)
+    _count_steps(own, view, rendezvous)
     _put(view, "scheduler", own)
     for name, component in pipeline.components.items():
         if not isinstance(component, torch.nn.Module):
@@ -222,6 +230,28 @@ def _count_on_cpu(scheduler: Any) -> None:
     scheduler.set_timesteps = set_on_cpu
 
 
+def tell_times(scheduler: Any, told: Callable[[Sequence[float]], None]) -> None:
+    """Have a run's own scheduler tell its times, 1 to 0, when the pipeline sets them. No device is waited for: they are
+    made on the CPU first."""
+    set_timesteps = scheduler.set_timesteps
+    signature = inspect.signature(set_timesteps)
+
+    @functools.wraps(set_timesteps)  # pipelines ask its signature what it takes
+    def set_and_tell(*args: Any, **kwargs: Any) -> None:
+        bound = signature.bind(*args, **kwargs)
+        if bound.arguments.get("device") is not None and torch.device(bound.arguments["device"]) != _CPU:
+            set_timesteps(**{**bound.arguments, "device": _CPU})
+            times = scheduler.timesteps
+            set_timesteps(*args, **kwargs)
+        else:
+            set_timesteps(*args, **kwargs)
+            times = scheduler.timesteps
+        training_steps = float(scheduler.config.get("num_train_timesteps") or 1000)
+        told([float(time) / training_steps for time in times.tolist()])
+
+    scheduler.set_timesteps = set_and_tell
+
+
 @contextlib.contextmanager
 def _harmless() -> Iterator[None]:
     """A preview that cannot be made is left out; it never harms its run, whatever the pipeline and its VAE are."""
@@ -244,6 +274,11 @@ def _show(view: Any, rendezvous: Rendezvous, clean: torch.Tensor, done: int, of:
         rendezvous.previewed(done, of, preview.to_picture(decoded))
 
 
-def _make_scheduler(own: Any, name: str) -> Any:
+def make_scheduler(own: Any, name: str) -> Any:
+    """The scheduler of that name, with the settings of the model's ``own``."""
     class_name, options = schedulers.lookup(name)
-    return getattr(diffusers, class_name).from_config(own.config, **options)
+    config = own.config
+    if name in schedulers.FLOW and "flow_shift" in config:  # what diffusers' solvers for noise call their shift
+        options = {"shift": config["flow_shift"], **options}
+    found = getattr(flow_solvers, class_name, None) or getattr(diffusers, class_name)
+    return found.from_config(config, **options)

@@ -87,6 +87,19 @@ def scheduler(plan: ModelPlan) -> tuple[str, dict[str, Any]] | None:
     return _scheduler(plan, checkpoint.checkpoint(Path(plan.checkpoint), has_config=True))
 
 
+def own_scheduler(plan: ModelPlan) -> tuple[str, Mapping[str, Any]] | None:
+    """The class and the configuration of the scheduler that a plan's model has; None where its files do not tell."""
+    try:
+        changed = scheduler(plan)
+        if changed is not None:
+            return changed
+        named = _json(Path(plan.folder) / INDEX).get("scheduler")
+        config = _json(Path(plan.folder) / "scheduler" / "scheduler_config.json")
+    except (LoadRefused, OSError):
+        return None
+    return (str(named[1]), config) if isinstance(named, list) and len(named) == 2 else None
+
+
 def left_out(plan: ModelPlan) -> tuple[str, ...]:
     """The text encoders and tokenizers that a plan's model does without: diffusers must be told so, of a folder that
     says it too. Raises LoadRefused."""

@@ -9,6 +9,8 @@ import math
 from dataclasses import dataclass, fields
 from typing import Literal, get_args
 
+from pipelines.facts.spacing import Spacing
+
 # The names that requests and models.yaml use. A request that names none has the first of each.
 Quality = Literal["standard", "hd", "low", "medium", "high", "xhigh", "max", "auto"]
 Style = Literal["vivid", "natural"]
@@ -23,6 +25,7 @@ class Preset:
     steps: int | None = None
     guidance: float | None = None
     scheduler: str | None = None  # a name of pipelines.facts.schedulers
+    spacing: Spacing | None = None
     prompt_suffix: str | None = None  # added to the prompt as it stands
     negative_prompt: str | None = None
 

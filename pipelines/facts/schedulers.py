@@ -1,4 +1,4 @@
-"""Scheduler names that a client may send, and the diffusers class behind each.
+"""Scheduler names that a client may send, and the class behind each: of diffusers, or of pipelines.engine.flow_solvers.
 
 Knows names and kinds; the front checks a request against this table, the worker builds from it.
 """
@@ -20,6 +20,8 @@ DISCRETE: dict[str, tuple[str, dict[str, Any]]] = {
 # For models that follow a flow (SD3, FLUX, Qwen-Image, Z-Image, Sana, Lumina, AuraFlow).
 FLOW: dict[str, tuple[str, dict[str, Any]]] = {
     "flow_euler": ("FlowMatchEulerDiscreteScheduler", {}),
+    "flow_unipc": ("FlowUniPC", {}),
+    "flow_dpmpp_2m": ("FlowDPMSolver", {}),
     "flow_heun": ("FlowMatchHeunDiscreteScheduler", {}),
 }
 
@@ -33,11 +35,11 @@ def names(*, flow: bool) -> tuple[str, ...]:
 
     Most flow pipelines bring noise levels of their own, or shifted by the picture's size: Heun's takes neither.
     """
-    return ("flow_euler",) if flow else tuple(DISCRETE)
+    return tuple(name for name in FLOW if name != "flow_heun") if flow else tuple(DISCRETE)
 
 
 def lookup(name: str) -> tuple[str, dict[str, Any]]:
-    """The diffusers class name of a scheduler and what it is configured with beside the model's own config.
+    """The class name of a scheduler and what it is configured with beside the model's own config.
 
     Raises KeyError for an unknown name.
     """

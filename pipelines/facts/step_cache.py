@@ -1,4 +1,4 @@
-"""Which steps a run leaves out: by the kind of its sampler, its number of steps, and a strength from 0 to 1.
+"""Which steps a run leaves out: by its scheduler, its number of steps, and a strength from 0 to 1.
 
 Knows names and numbers; knows neither tensors nor runs. The front asks whether a strength means anything for a request,
 the engine which steps to compute. What stands here was measured on the embedded model (docs/engine-bench.md): with a
@@ -7,18 +7,22 @@ rule, pictures are nearer to the converged one than those of as many plain steps
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 DEFAULT = 0.5  # what ``step_cache: true`` stands for
 FIRST, LAST = 3, 1  # steps that are always computed, at either end
 MAX_IN_A_ROW = 3  # left out, by a tolerance
 MIN_STEPS, MIN_PLANNED = 12, 20
 
-_PLANNED = ("ddim", "euler", "dpmpp_2m", "unipc")
-_CHECKED = ("flow_euler",)
+_PLANNED = frozenset(
+    {"DDIMScheduler", "EulerDiscreteScheduler", "DPMSolverMultistepScheduler", "UniPCMultistepScheduler"}
+)
+_CHECKED = frozenset({"FlowMatchEulerDiscreteScheduler", "FlowDPMSolver", "FlowUniPC"})
 _NEVER = {
-    "lcm": "draws with few steps, each of which counts",
-    "flow_heun": "asks the model twice at the same time",
+    "LCMScheduler": "lcm draws few steps, and each counts",
+    "FlowMatchHeunDiscreteScheduler": "flow_heun asks the model twice at each time",
 }
 _TOLERANCE, _TOLERANCE_SHORT = 0.08, 0.16  # of a strength of 1
 _SHARE, _MAX_SHARE = 0.4, 0.75  # of the steps, at strengths of 0.5 and 1
@@ -38,19 +42,20 @@ class Check:
     tolerance: float
 
 
-def problem(sampler: str) -> str | None:
-    """Why this sampler can leave out no step, whatever their number; None where it can."""
-    return _NEVER.get(sampler)
+def problem(class_name: str) -> str | None:
+    """Why a scheduler of this class can leave out no step, whatever their number; None where it can."""
+    return _NEVER.get(class_name)
 
 
-def rule(sampler: str, steps: int, strength: float) -> Plan | Check | None:
-    """How a run of so many steps (those really made) leaves some out; None where it computes all.
+def rule(class_name: str, config: Mapping[str, Any], steps: int, strength: float) -> Plan | Check | None:
+    """How a run of so many steps (those really made) leaves some out, by its scheduler; None where it computes all.
 
     ``strength`` is 0 to 1; 0.5 leaves out two fifths, or what an error of 0.04 allows, 1 three quarters, or 0.08.
     """
-    if not strength or steps < MIN_STEPS or sampler not in (*_PLANNED, *_CHECKED):
+    draws_noise = str(config.get("algorithm_type", "")).startswith("sde") or config.get("stochastic_sampling")
+    if not strength or steps < MIN_STEPS or draws_noise or class_name not in _PLANNED | _CHECKED:
         return None
-    if sampler in _PLANNED and steps >= MIN_PLANNED:
+    if class_name in _PLANNED and steps >= MIN_PLANNED:
         return Plan(planned(steps, share(strength)))
     return Check(strength * (_TOLERANCE if steps >= MIN_PLANNED else _TOLERANCE_SHORT))
 

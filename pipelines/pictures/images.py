@@ -146,6 +146,10 @@ def _parameters(spec: ImageSpec, seed: int, *, ascii_only: bool = False) -> str:
         values["negative_prompt"] = spec.negative_prompt
     if spec.scheduler is not None:
         values["scheduler"] = spec.scheduler
+    if spec.spacing != "default":
+        values["spacing"] = spec.spacing
+    if spec.step_cache:
+        values["step_cache"] = spec.step_cache
     if spec.sources:
         values["strength"] = spec.strength
     if spec.adapters:

@@ -56,7 +56,8 @@ async def begin(services: Services, request: Request, submission: Submission) ->
         model = _check(services, submission)
     except DarkroomError as error:
         raise reading.named(error) from None
-    unused = specs.unused(submission.fields, model, edit=submission.is_edit)
+    mask = submission.mask is not None or submission.fields.mask is not None
+    unused = specs.unused(submission.fields, model, edit=submission.is_edit, mask=mask)
     told = (reading.names[field] for field in unused if field in reading.names)
     request.state.ignored_fields = (*reading.ignored, *told)[:MAX_IGNORED]
     submission = _with_edit_size(submission, model)

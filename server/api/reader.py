@@ -25,7 +25,8 @@ _TOKEN = re.compile(rf"[!#$%&'*+.^_`|~0-9A-Za-z-]{{1,{MAX_NAME}}}", re.ASCII)  #
 _INTEGERS: Final = frozenset({"n", "num_inference_steps", "output_compression", "partial_images", "seed", *PARTS})
 _NUMBERS: Final = frozenset({"guidance_scale", "strength"})
 _BOOLEANS: Final = frozenset({"stream", "stream_progress"})
-_CHOICES: Final = frozenset({"response_format", "quality", "style", "output_format", "background", "input_fidelity"})
+_CHOICES: Final = frozenset({"response_format", "quality", "style", "output_format", "background", "input_fidelity",
+                               "spacing"})  # fmt: skip
 _WEIGHTS: Final = frozenset({"weight", "scale", "multiplier", "strength"})
 _RANDOM_SEED = -1  # every local server's word for it
 

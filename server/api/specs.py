@@ -10,7 +10,7 @@ import math
 import secrets
 from dataclasses import dataclass
 
-from pipelines.facts import prompt_weights, schedulers
+from pipelines.facts import prompt_weights, schedulers, spacing
 from pipelines.facts.presets import STYLES, Preset
 from pipelines.spec import Adapter, Encoding, ImageSpec, Pixels, Task
 from server.api.wire import ImageFields, is_of_shape, sides_of
@@ -142,7 +142,7 @@ def _size_of_shape(ratio: str, model: Model) -> tuple[int, int]:
     return min(sides[0], model.entry.max_side), min(sides[1], model.entry.max_side)
 
 
-def unused(fields: ImageFields, model: Model, *, edit: bool) -> tuple[str, ...]:
+def unused(fields: ImageFields, model: Model, *, edit: bool, mask: bool = False) -> tuple[str, ...]:
     """The fields that mean nothing to this model, or nothing in this request."""
     preset = model.preset(fields.quality, fields.style)
     found: list[str] = []
@@ -154,6 +154,10 @@ def unused(fields: ImageFields, model: Model, *, edit: bool) -> tuple[str, ...]:
         found.append("negative_prompt")
     if fields.style != STYLES[0] and preset == model.preset(fields.quality, STYLES[0]):  # it has no styles
         found.append("style")
+    strength = _strength(fields, mask=mask) if edit and not model.family.by_instruction else None
+    placed = _spacing(fields, model, preset, _steps(fields, model, preset), strength)
+    if fields.spacing == spacing.DENSE_START != placed:
+        found.append("spacing")
     return tuple(found)
 
 
@@ -166,9 +170,8 @@ def make_spec(
     """
     preset = model.preset(fields.quality, fields.style)
     draw_width, draw_height = model.area.size_for(*size)
-    strengths = _STRENGTHS if sources.mask is None else _MASKED_STRENGTHS
-    strength = _first(fields.strength, None, strengths[fields.input_fidelity or "low"])
-    steps = fields.num_inference_steps or preset.steps or min(model.family.steps, model.entry.max_steps)
+    strength = _strength(fields, mask=sources.mask is not None)
+    steps = _steps(fields, model, preset)
     if varied and not model.family.by_instruction:
         steps = _varied_steps(fields, model, steps, strength)
         strength = strength if int(steps * strength) else min(1.0, 1 / steps + 1e-9)  # where max_steps allows no more
@@ -179,6 +182,7 @@ def make_spec(
         if fields.strength is not None:
             raise BadRequest(f"strength must be at least 1/{steps} to leave one of {steps} steps.", param="strength")
         strength = 1.0  # ours is 0.5 or more, so that steps is 1: it is drawn
+    redrawn = strength if sources.images and not model.family.by_instruction else None
     return ImageSpec(
         model=model.id,
         prompt=_prompt(fields, model, preset),
@@ -191,6 +195,7 @@ def make_spec(
         negative_prompt=fields.negative_prompt if fields.negative_prompt is not None else preset.negative_prompt,
         prompt_weights=model.entry.prompt_weights,
         scheduler=scheduler,
+        spacing=_spacing(fields, model, preset, steps, redrawn),
         strength=strength,
         sources=sources.images,
         mask=sources.mask,
@@ -198,6 +203,30 @@ def make_spec(
         kept=sources.kept,
         matting=model.entry.matting if fields.background == "transparent" else None,
     )
+
+
+def _steps(fields: ImageFields, model: Model, preset: Preset) -> int:
+    return fields.num_inference_steps or preset.steps or min(model.family.steps, model.entry.max_steps)
+
+
+def _strength(fields: ImageFields, *, mask: bool) -> float:
+    strengths = _MASKED_STRENGTHS if mask else _STRENGTHS
+    return _first(fields.strength, None, strengths[fields.input_fidelity or "low"])
+
+
+def _spacing(fields: ImageFields, model: Model, preset: Preset, steps: int, strength: float | None) -> spacing.Spacing:
+    """A dense start where one is asked for and there is anything to choose. ``strength`` is an edit's."""
+    if (fields.spacing or preset.spacing) != spacing.DENSE_START:
+        return "default"
+    if spacing.steps_drawn(steps, strength) < spacing.MIN_DENSE_STEPS:
+        return "default"
+    name = fields.scheduler or preset.scheduler
+    if len(model.scheduler_names) == 1:
+        (name,) = model.scheduler_names
+    drawn_with = model.own_scheduler if name is None else schedulers.lookup(name)
+    if drawn_with is not None and not spacing.takes_dense_start(*drawn_with):
+        return "default"
+    return spacing.DENSE_START
 
 
 def _varied_steps(fields: ImageFields, model: Model, steps: int, strength: float) -> int:

@@ -42,6 +42,7 @@ _SYNONYMS: Final[dict[str, dict[str, str]]] = {
     "response_format": {"base64": "b64_json", "b64": "b64_json", "b64json": "b64_json", "b64-json": "b64_json"},
     "output_format": {"jpg": "jpeg", "image/png": "png", "image/jpeg": "jpeg", "image/jpg": "jpeg",
                       "image/webp": "webp"},
+    "spacing": {"dense-start": "dense_start", "dense start": "dense_start", "densestart": "dense_start"},
 }  # fmt: skip
 
 # Samplers as AUTOMATIC1111, ComfyUI, stable-diffusion.cpp, Stability and diffusers call them; compared without blanks,

@@ -21,6 +21,7 @@ from pydantic import (
 from pydantic_core import ErrorDetails
 
 from pipelines.facts.presets import Quality, Style
+from pipelines.facts.spacing import Spacing
 from server.catalog.loras import MAX_WEIGHT
 from server.errors import BadRequest
 
@@ -150,6 +151,9 @@ class ImageFields(BaseModel):
         None, description="how near an edit stays to its source; stands for a strength, and gives way to one"
     )
     scheduler: str | None = Field(None, max_length=40, description="sampling method; the choices are the model's")
+    spacing: Spacing | None = Field(
+        None, description="where the steps lie; dense_start: closer at the beginning, for pictures of few steps"
+    )
     loras: Loras = Field((), max_length=MAX_LORAS, description="adapters of the model, each by name and weight")
 
     @property

@@ -6,10 +6,11 @@ is here too: its ``problem`` says so, and the others serve.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 from pipelines.errors import LoadRefused
 from pipelines.facts import folder as model_folder
@@ -97,6 +98,11 @@ class Model:
     def scheduler_names(self) -> tuple[str, ...]:
         """What ``scheduler`` may be, in the order to show."""
         return self.family.scheduler_names
+
+    @cached_property
+    def own_scheduler(self) -> tuple[str, Mapping[str, Any]] | None:
+        """The class and the configuration of what it samples with where nobody says; None where that cannot be told."""
+        return model_files.own_scheduler(self.plan)
 
     @cached_property
     def weight_bytes(self) -> int | None:

@@ -13,6 +13,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validat
 from pipelines.facts import schedulers
 from pipelines.facts.families import FamilyTable
 from pipelines.facts.presets import Quality, Style
+from pipelines.facts.spacing import Spacing
 from server.catalog.embeddings import Embeddings
 from server.catalog.loras import LoraEntry, LoraName
 
@@ -77,6 +78,7 @@ class PresetEntry(_Entry):
     steps: int | None = Field(None, ge=1, le=500)
     guidance: float | None = Field(None, ge=0, le=50)
     scheduler: SchedulerName | None = None
+    spacing: Spacing | None = None
     prompt_suffix: str | None = None
     negative_prompt: str | None = None
 

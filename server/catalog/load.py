@@ -17,7 +17,7 @@ import msgspec
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipelines.facts import prompt_weights, schedulers
+from pipelines.facts import prompt_weights
 from pipelines.facts.component import INDEX
 from pipelines.facts.families import FamilyTable
 from pipelines.facts.presets import DrawingArea
@@ -238,13 +238,12 @@ def _check_edit_size(source: _Source, model: Model) -> None:
 
 
 def _check_schedulers(source: _Source, model: Model) -> None:
-    """Raises ConfigError for a preset whose scheduler is of the other kind of model: all of its requests would fail."""
+    """Raises ConfigError for a preset whose scheduler is not one of the model's: all of its requests would fail."""
     if not model.family.classes:
         return  # nobody knows what it is
-    other_kind = schedulers.DISCRETE if model.family.flow else schedulers.FLOW
     for kind in ("quality", "style"):
         for name, preset in getattr(model.entry, kind).items():
-            if preset.scheduler in other_kind:
+            if preset.scheduler is not None and preset.scheduler not in model.scheduler_names:
                 where = ("models", model.id, kind, name, "scheduler")
                 allowed = f"is not for {model.family.name}; it must be one of {', '.join(model.scheduler_names)}"
                 raise source.error(where, allowed, preset.scheduler)

@@ -28,6 +28,7 @@ FIELDS = {
     "guidance": "guidance_scale",
     "negative": "negative_prompt",
     "scheduler": "scheduler",
+    "spacing": "spacing",
     "format": "output_format",
     "compression": "output_compression",
     "loras": "loras",
@@ -94,6 +95,7 @@ def _add_fields(parser: argparse.ArgumentParser) -> None:
     add("--guidance", type=float, metavar="SCALE", help="how closely to follow the prompt")
     add("--negative", metavar="TEXT", help="what to keep out")
     add("--scheduler", metavar="NAME", help="sampling method")
+    add("--spacing", metavar="NAME", help="where the steps lie: default or dense_start")
     add("--lora", dest="loras", action="append", type=_lora, metavar="NAME[=WEIGHT]", help="an adapter; repeatable")
     add("--format", metavar="NAME", help="png, jpeg or webp")
     add("--compression", type=int, metavar="0..100", help="quality of jpeg and webp")

@@ -80,6 +80,7 @@ WAITS = {
     ("SD 1.x", "unipc"): 5.6,
     ("LCM", "lcm"): 0.8,
     ("SD3", None): 0.0,  # flow_euler
+    ("SD3", "flow_unipc"): 0.0,
     ("FLUX.1", None): 0.0,
     ("Qwen-Image", None): 0.0,
     ("Z-Image", None): 0.0,

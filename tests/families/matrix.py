@@ -94,6 +94,11 @@ def _prompt_matters(model: LoadedModel, first: Drawing, before: torch.Tensor) ->
     return float((draw(model, [other]).pictures[first.job_id] - before).abs().max())
 
 
+# These random UNets make pixels far beyond 0..1, which are cut; and with them the rounding.
+_ROUGH = 1e-5
+_FOUR = ("ddim", "euler", "dpmpp_2m", "unipc")
+_FLOW = (None, "flow_unipc", "flow_dpmpp_2m")
+
 # The requests
 
 
@@ -113,17 +118,22 @@ def text_requests(guidances: Sequence[float] = (4.0, 2.5, 6.0), schedulers: Sequ
     return requests
 
 
-def with_source(text: Requests, *, inpaint: bool = True) -> Requests:
+def with_source(
+    text: Requests, *, inpaint: bool = True, schedulers: tuple[str | None, str | None] = (None, None)
+) -> Requests:
     """The text requests, one drawn anew from a picture, and one repainted in half a picture."""
+    anew, repainted = schedulers
 
     def requests(model: LoadedModel) -> list[Drawing]:
         side = model.plan.native_width
         source = picture(side, side)
-        drawings = [*text(model)[:3], drawing(model, 50, OTHER, steps=6, strength=0.7, sources=(source,))]
+        drawings = [
+            *text(model)[:3],
+            drawing(model, 50, OTHER, steps=6, strength=0.7, sources=(source,), scheduler=anew),
+        ]
         if inpaint:
-            drawings.append(
-                drawing(model, 60, SHORT, steps=4, strength=0.9, sources=(source,), mask=half_mask(side, side))
-            )
+            masked: dict[str, Any] = {"sources": (source,), "mask": half_mask(side, side)}
+            drawings.append(drawing(model, 60, SHORT, steps=4, strength=0.9, scheduler=repainted, **masked))
         return [*drawings, text(model)[3]]
 
     return requests
@@ -145,15 +155,17 @@ def inpaint_requests(model: LoadedModel) -> list[Drawing]:
 
 
 def edit_requests(*, text: bool, references: int = 1) -> Requests:
-    """Edits of pictures of one size, one of another size, and with ``text`` two drawn from nothing."""
+    """Edits of pictures of one size, one of another size, and with ``text`` two drawn from nothing; 3 samplers."""
 
     def requests(model: LoadedModel) -> list[Drawing]:
         side = model.plan.native_width
         guidance = model.family.guidance
         drawings = [
             drawing(model, 10, SHORT, steps=4, sources=(picture(side, side),)),
-            drawing(model, 20, LONG, steps=6, guidance=guidance + 1, sources=(picture(side, side, 1),)),
-            drawing(model, 30, OTHER, steps=5, n=2, sources=(picture(side, side, 2),)),
+            drawing(
+                model, 20, LONG, steps=6, guidance=guidance + 1, sources=(picture(side, side, 1),), scheduler=_FLOW[1]
+            ),
+            drawing(model, 30, OTHER, steps=5, n=2, sources=(picture(side, side, 2),), scheduler=_FLOW[2]),
             drawing(model, 40, SHORT, steps=3, sources=(picture(side * 2, side, 3),)),
         ]
         if references > 1:
@@ -169,9 +181,10 @@ def edit_requests(*, text: bool, references: int = 1) -> Requests:
     return requests
 
 
-# These random UNets make pixels far beyond 0..1, which are cut; and with them the rounding.
-_ROUGH = 1e-5
-_FOUR = ("ddim", "euler", "dpmpp_2m", "unipc")
+def _flow_with_source(guidances: Sequence[float] = (4.0, 2.5, 6.0)) -> Requests:
+    return with_source(text_requests(guidances, _FLOW), schedulers=("flow_unipc", "flow_dpmpp_2m"))
+
+
 MATRIX: tuple[Row, ...] = (
     Row(
         "SD 1.x",
@@ -196,19 +209,29 @@ MATRIX: tuple[Row, ...] = (
         waits=1.0,
     ),
     Row("SD ControlNet", "t2i, another control each", text_requests(schedulers=(None, "euler"))),
-    Row("SD3", "t2i, i2i, inpaint", with_source(text_requests())),
-    Row("FLUX.1", "t2i, i2i, inpaint", with_source(text_requests((3.5, 1.0, 7.0)))),
-    Row("FLUX.1 Kontext", "t2i, edits of 2 sizes", edit_requests(text=True), 0.7),
-    Row("FLUX.2 Klein", "t2i, edits with 1 and 2 references", edit_requests(text=True, references=2), 0.7),
-    Row("Qwen-Image", "t2i, i2i, inpaint; ragged prompts", with_source(text_requests())),
-    Row("Qwen-Image-Edit", "edits of 2 sizes; ragged prompts", edit_requests(text=False), 0.7),
-    Row("Qwen-Image-Edit-Plus", "edits with 1 and 2 references", edit_requests(text=False, references=2), 0.7),
-    Row("Z-Image", "t2i, i2i, inpaint; ragged prompts", with_source(text_requests((0.0, 3.0, 5.0)))),
-    Row("Sana", "t2i", text_requests()),
+    Row("SD3", "t2i, i2i, inpaint; 3 schedulers", _flow_with_source()),
+    Row("FLUX.1", "t2i, i2i, inpaint; 3 schedulers", _flow_with_source((3.5, 1.0, 7.0))),
+    Row("FLUX.1 Kontext", "t2i, edits of 2 sizes; 3 schedulers", edit_requests(text=True), 0.7),
+    Row(
+        "FLUX.2 Klein",
+        "t2i, edits with 1 and 2 references; 3 schedulers",
+        edit_requests(text=True, references=2),
+        0.7,
+    ),
+    Row("Qwen-Image", "t2i, i2i, inpaint; ragged prompts, 3 schedulers", _flow_with_source()),
+    Row("Qwen-Image-Edit", "edits of 2 sizes; ragged prompts, 3 schedulers", edit_requests(text=False), 0.7),
+    Row(
+        "Qwen-Image-Edit-Plus",
+        "edits with 1 and 2 references; 3 schedulers",
+        edit_requests(text=False, references=2),
+        0.7,
+    ),
+    Row("Z-Image", "t2i, i2i, inpaint; ragged prompts, 3 schedulers", _flow_with_source((0.0, 3.0, 5.0))),
+    Row("Sana", "t2i; 3 schedulers", text_requests(schedulers=_FLOW)),
     Row("PixArt-Sigma", "t2i; 2 schedulers", text_requests(schedulers=(None, "euler")), waits=1.0),
-    Row("Lumina 2", "t2i", text_requests(), waits=8.0),
-    Row("AuraFlow", "t2i", text_requests(), waits=2.0),
-    Row("Chroma", "t2i", text_requests(), waits=2.0),
+    Row("Lumina 2", "t2i; 3 schedulers", text_requests(schedulers=_FLOW), waits=8.0),
+    Row("AuraFlow", "t2i; 3 schedulers", text_requests(schedulers=_FLOW), waits=2.0),
+    Row("Chroma", "t2i; 3 schedulers", text_requests(schedulers=_FLOW), waits=2.0),
 )
 
 

@@ -69,3 +69,49 @@ def test_masks_in_a_list_are_a_mask_where_there_is_one(paper: Paper) -> None:
     inside = paper.post({"prompt": "x", "images": [{"image_url": source, "mask": mask}]}, "/v1/images/edits")
     assert "mask" in assert_api_error(inside, 400, "invalid_value")["message"]
     assert len(paper.worker.drawings) == 1
+
+
+def test_a_dense_start_that_has_no_effect_is_told(paper_servers: PaperServers, tmp_path: Path) -> None:
+    file = tmp_path / "models.yaml"
+    weights = ROOT / "weights" / "darkroom-mini"
+    dense = "quality: { standard: { steps: 20 }, hd: { steps: 20, spacing: dense_start } }"
+    file.write_text(
+        f"default: own\nmodels:\n  own: {{ path: {weights}, {dense} }}\n"
+        f"  lcm: {{ path: {weights}, family: lcm }}\n  flux: {{ path: {weights}, family: flux }}\n"
+    )
+    paper = paper_servers.open(models=file)
+    edit = {"image": text(png(scene(40, 40))), "size": "256x256", "steps": 12}
+    for sent, spacing, told in (
+        ({}, "dense_start", False),
+        ({"scheduler": "dpmpp_2m"}, "dense_start", False),
+        ({"scheduler": "flow_unipc", "model": "flux"}, "dense_start", False),
+        ({"scheduler": "euler_a"}, "default", True),
+        ({"scheduler": "lcm"}, "default", True),
+        ({"model": "lcm"}, "default", True),
+        ({"steps": 7}, "default", True),
+        ({"steps": 8}, "dense_start", False),
+        ({**edit, "strength": 0.5}, "default", True),  # six steps
+        ({**edit, "strength": 0.7}, "dense_start", False),
+    ):
+        path = "/v1/images/edits" if "image" in sent else "/v1/images/generations"
+        answer = paper.post({"prompt": "x", "steps": 20, "spacing": "dense_start", **sent}, path)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers.get("x-ignored-fields") == ("spacing" if told else None), sent
+        assert paper.worker.drawings[-1].spec.spacing == spacing, sent
+
+
+def test_a_requests_spacing_wins_over_its_presets(paper_servers: PaperServers, tmp_path: Path) -> None:
+    file = tmp_path / "models.yaml"
+    weights = ROOT / "weights" / "darkroom-mini"
+    dense = "quality: { hd: { steps: 20, spacing: dense_start } }"
+    file.write_text(f"default: own\nmodels:\n  own: {{ path: {weights}, {dense} }}\n")
+    paper = paper_servers.open(models=file)
+    for sent, spacing in (
+        ({"quality": "hd"}, "dense_start"),
+        ({"quality": "hd", "spacing": "default"}, "default"),
+        ({"quality": "hd", "steps": 4}, "default"),  # too few, though nobody asked: nothing to tell
+        ({}, "default"),
+    ):
+        answer = paper.post({"prompt": "x", **sent})
+        assert "x-ignored-fields" not in answer.headers
+        assert paper.worker.drawings[-1].spec.spacing == spacing, sent
