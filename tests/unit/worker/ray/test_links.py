@@ -9,6 +9,7 @@ from unittest.mock import MagicMock
 import pytest
 
 from server.settings import Settings
+from server.worker.devices import WorkerDevice
 from server.worker.ray.link import LinkBroken
 from tests.unit.worker.children import until
 from tests.unit.worker.ray.paper_ray import Actor, Call, PaperRay, RayError
@@ -77,7 +78,7 @@ async def test_a_lease_that_ends_is_made_anew(paper_ray: PaperRay, monkeypatch: 
     paper_ray.new_lease = new_lease
     remote = paper_ray.handle.options.return_value.remote
     remote.return_value = Call(answer)
-    cluster = paper_ray.cluster.Cluster(Settings(cluster="local", devices="cpu"), ())
+    cluster = paper_ray.cluster.Cluster(Settings(cluster="local"), (WorkerDevice("cpu", "cpu"),))
     cluster.connect()
     cluster.start(MagicMock())
     link = cluster._link("replica")

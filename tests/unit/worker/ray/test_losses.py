@@ -11,12 +11,19 @@ from pipelines.spec import Encoding
 from server.errors import DarkroomError, ModelUnavailable, Unavailable, WorkerLost
 from server.settings import Settings
 from server.worker import failures, protocol
+from server.worker.ray.member import ServeMember
 from server.worker.ray.messages import Refusal
 from server.worker.status import ModelState
 from tests.unit.worker.children import HELLO, Children, until
 from tests.unit.worker.ray.paper import HERE, PaperCluster, asked, begin, drawing, ready
 
 pytestmark = pytest.mark.anyio
+
+@pytest.fixture(autouse=True)
+def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A replica that was lost is looked for again at once."""
+    monkeypatch.setattr("server.worker.ray.member._RETRY_S", 0.01)
+
 
 LOADING = protocol.Moved("here", "loading", "", 0.0, HERE.mark)
 
@@ -68,22 +75,27 @@ async def test_what_no_replica_has_accepted_is_not_suspected(children: Children)
     await cluster.stop()
 
 
-async def _loading(cluster: PaperCluster) -> None:
+def only(cluster: PaperCluster) -> ServeMember:
     (member,) = cluster.fleet.members
+    assert isinstance(member, ServeMember)
+    return member
+
+
+async def loading(cluster: PaperCluster) -> None:
+    """The worker of the one replica says that it loads its model."""
+    member = only(cluster)
     await until(lambda: member.up)
     cluster.child["a"].say(LOADING)
-    await until(lambda: member.models["here"].state is ModelState.LOADING)
-    for _ in range(20):
-        await asyncio.sleep(0)
+    await until(lambda: member.models._being_loaded == "here")
 
 
 async def test_a_cut_is_blamed_on_no_model(cluster: PaperCluster) -> None:
     """Two cuts during a load, and the model was given up for ten minutes on all machines."""
     link = await cluster.add("a")
     await until(lambda: bool(cluster.fleet.members))
-    (member,) = cluster.fleet.members
-    for _ in range(3):
-        await _loading(cluster)
+    member = only(cluster)
+    for _ in range(2):
+        await loading(cluster)
         link.cut.set()
         await until(lambda: not member.up)
         link.cut.clear()
@@ -95,9 +107,9 @@ async def test_a_cut_is_blamed_on_no_model(cluster: PaperCluster) -> None:
 async def test_two_deaths_of_the_worker_are(cluster: PaperCluster) -> None:
     await cluster.add("a")
     await until(lambda: bool(cluster.fleet.members))
-    (member,) = cluster.fleet.members
+    member = only(cluster)
     for _ in range(2):
-        await _loading(cluster)
+        await loading(cluster)
         cluster.child["a"].end(-9)
         cluster.child["a"] = await cluster.children.get()
         cluster.child["a"].say(HELLO)
@@ -108,7 +120,7 @@ async def test_two_deaths_of_the_worker_are(cluster: PaperCluster) -> None:
 
 async def asleep(cluster: PaperCluster) -> None:
     await ready(cluster, "a")
-    (member,) = cluster.fleet.members
+    member = only(cluster)
     cluster.fleet.sleep()
     await until(lambda: member.asleep)
 
@@ -116,7 +128,7 @@ async def asleep(cluster: PaperCluster) -> None:
 async def test_a_worker_that_does_not_wake_is_said_to_be_down(cluster: PaperCluster) -> None:
     """/readyz said ready, drawings were answered 503, and a load waited for ever."""
     await asleep(cluster)
-    (member,) = cluster.fleet.members
+    member = only(cluster)
     load = asyncio.create_task(cluster.fleet.load(HERE, "here"))
     (await cluster.children.get()).end(1)
     with pytest.raises(Unavailable, match="cannot be started"):
@@ -150,7 +162,7 @@ async def test_what_was_to_wake_one_that_cannot_is_drawn_by_another(cluster: Pap
 async def test_a_sleeping_replica_that_is_lost_is_not_ready(cluster: PaperCluster) -> None:
     """It counted as one that wakes: drawings were sent to it, and /readyz said ready."""
     await asleep(cluster)
-    (member,) = cluster.fleet.members
+    member = only(cluster)
     cluster.links["a"].cut.set()
     await until(lambda: not member.asleep)
     assert not cluster.fleet.settled
@@ -165,7 +177,7 @@ async def test_a_sleeping_replica_that_is_lost_is_not_ready(cluster: PaperCluste
 async def test_a_load_that_does_not_arrive_is_not_under_way(cluster: PaperCluster) -> None:
     """The model was said to load until somebody drew with it, and whoever had asked for it waited for ever."""
     await ready(cluster, "a")
-    (member,) = cluster.fleet.members
+    member = only(cluster)
     member.models["here"].state = ModelState.UNLOADED
     cluster.links["a"].deaf = True
     with pytest.raises(WorkerLost):
@@ -191,7 +203,7 @@ async def test_a_replica_that_leaves_takes_its_gauges_with_it(cluster: PaperClus
 async def test_a_fault_of_the_watch_is_survived(cluster: PaperCluster) -> None:
     """A fault that nobody had listed ended the watch, and the replica was up for ever."""
     await ready(cluster, "a")
-    (member,) = cluster.fleet.members
+    member = only(cluster)
     cluster.links["a"].faults["watch"] = KeyError("unlisted")
     cluster.child["a"].say(protocol.Tally({}, {}))
     await until(lambda: not member.up)
