@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -51,6 +52,17 @@ async def test_no_replica_begins_where_ray_asks_for_no_token(
     with pytest.raises(RuntimeError, match="without RAY_AUTH_MODE=token"):
         await replica.__init__({}, None, 1)
     assert begun == []
+
+
+@pytest.mark.anyio
+async def test_ray_serve_is_told_of_a_replica_of_no_use(paper_ray: PaperRay) -> None:
+    """Serve calls check_health by its name, and replaces what raises there."""
+    replica = object.__new__(paper_ray.replica.Replica)
+    replica._host = MagicMock()
+    await replica.check_health()
+    replica._host.check.side_effect = RuntimeError("machine/cuda:0: no room")
+    with pytest.raises(RuntimeError, match="no room"):
+        await replica.check_health()
 
 
 @pytest.mark.parametrize("state", [None, State.DEPLOY_FAILED, State.DELETING])
