@@ -19,6 +19,7 @@ from tests.unit.worker.ray.paper import HERE, PaperCluster, asked, begin, drawin
 
 pytestmark = pytest.mark.anyio
 
+
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """A replica that was lost is looked for again at once."""
