@@ -17,6 +17,7 @@ import tempfile
 import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import httpx
 import psutil
@@ -27,7 +28,8 @@ from tests.running import ROOT, Running, start
 
 def measured(devices: int, seconds: float, answer: str, draw_s: float, folder: Path) -> tuple[str, ...]:
     """One row of the table."""
-    settings = {"devices": ",".join(["cpu"] * devices), "running_jobs": 2, "queue_size": 4 * devices, "threads": 1}
+    named = ",".join(["cpu"] * devices)
+    settings: dict[str, Any] = {"devices": named, "running_jobs": 2, "queue_size": 4 * devices, "threads": 1}
     environment = {"PYTHONPATH": str(ROOT), paper.DRAW_S: str(draw_s)}
     with start(folder, module="bench.paper", environment=environment, **settings) as running:
         _ask(running, 2 * devices, 2 * draw_s + 1, answer)  # warm

@@ -18,7 +18,7 @@ import httpx
 import psutil
 import pytest
 
-from tests.running import ROOT, Running, eventually, start
+from tests.running import ROOT, START_TIMEOUT_S, Running, eventually, start
 
 pytestmark = [
     pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="needs Ray: pip install 'darkroom[ray]'"),
@@ -36,6 +36,7 @@ print("ran", ray.get(ray.remote(lambda: "code").remote()))
 def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """A server that has started Ray, with two replicas."""
     with start(tmp_path_factory.mktemp("ray"), cluster="local", devices="cpu,cpu") as running:
+        eventually(lambda: states(running) == ["up", "up"], within_s=START_TIMEOUT_S)  # ready is as soon as one is
         yield running
         assert running.stop() == 0, running.log
         assert not [each for each in running.lines if "Traceback" in each]
@@ -63,6 +64,17 @@ def draw(running: Running, steps: int, timeout_s: float = 300) -> int:
 def drawings(running: Running) -> list[int]:
     with running.client() as client:
         return [device["drawings"] for device in client.get("/readyz").json()["devices"]]
+
+
+def states(running: Running) -> list[str]:
+    with running.client() as client:
+        return [device["state"] for device in client.get("/readyz").json()["devices"]]
+
+
+def steps(running: Running) -> list[float]:
+    with running.client() as client:
+        devices = [device["name"] for device in client.get("/readyz").json()["devices"]]
+    return [running.metric("darkroom_device_steps_total", device=device) for device in devices]
 
 
 def rows(running: Running) -> float:
@@ -136,12 +148,12 @@ def test_a_replica_that_is_killed_costs_its_own_drawings_and_is_replaced(cluster
     with ThreadPoolExecutor(4) as pool:
         ends = [pool.submit(draw, cluster, 30) for _ in range(4)]
         eventually(lambda: drawings(cluster) == [2, 2])
-        victim = replicas(cluster)[0]
-        steps = cluster.metric("darkroom_steps_total")
-        eventually(lambda: cluster.metric("darkroom_steps_total") > steps)
-        victim.kill()
-        assert sorted({end.result() for end in ends}) == [200, 503]
+        before = steps(cluster)
+        # Both have begun with both of theirs: what a replica has not come to is drawn by the other.
+        eventually(lambda: all(now >= then + 8 for now, then in zip(steps(cluster), before, strict=True)))
+        replicas(cluster)[0].kill()
+        assert sorted(end.result() for end in ends) == [200, 200, 503, 503]
     with cluster.client() as client:
         assert client.get("/readyz").status_code == 200, "the other serves"
-    eventually(lambda: len(drawings(cluster)) == 2, within_s=120)
+    eventually(lambda: states(cluster) == ["up", "up"], within_s=START_TIMEOUT_S)
     assert draw(cluster, 2) == 200

@@ -14,6 +14,7 @@ from server.settings import Settings
 from server.worker.devices import WorkerDevice
 
 AUTH_MODE = "RAY_AUTH_MODE"
+MAX_FRONTS = 8  # that draw all they can at a time; what is more waits in Ray Serve, and is given up there
 # Ray Serve goes on with these by itself: it starts the replicas that are missing. What has failed it leaves alone.
 _KEPT = ("DEPLOYING", "RUNNING", "UNHEALTHY")
 
@@ -51,6 +52,14 @@ def lay_out(settings: Settings, devices: Sequence[WorkerDevice], nodes: Sequence
     share = count if own else max(gpus, default=1)
     threads = settings.threads or next((device.threads for device in named), None)
     return Layout(max(1, count), resources, max(1, share), threads)
+
+
+def ongoing_requests(settings: Settings) -> int:
+    """So many requests are taken on by a replica at a time: more would wait in Ray Serve, which is slow to go on.
+
+    Of each front those are its drawings, the watch, and what it tells: one after another.
+    """
+    return MAX_FRONTS * (settings.running_jobs + 2)
 
 
 def is_kept(state: str) -> bool:

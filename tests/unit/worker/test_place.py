@@ -49,7 +49,7 @@ async def test_who_leaves_a_dead_member_gives_its_place_back_first() -> None:
         await settle()
         fleet.paper[0].die(started=False)
         await settle()
-        assert fleet.drawings(fleet.paper[0]) == 0, "what waits elsewhere is not there any more"
+        assert not fleet.drawings(fleet.paper[0]), "what waits elsewhere is not there any more"
         fleet.paper[0].come_up()
         fleet.paper[1].die(started=False)
         fleet.paper[1].come_up()

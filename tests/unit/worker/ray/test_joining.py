@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from typing import Any
+from unittest.mock import MagicMock
 
 import pytest
 
@@ -53,6 +54,17 @@ async def test_no_replica_begins_where_ray_asks_for_no_token(
     assert begun == []
 
 
+@pytest.mark.anyio
+async def test_ray_serve_is_told_of_a_replica_of_no_use(paper_ray: PaperRay) -> None:
+    """Serve calls check_health by its name, and replaces what raises there."""
+    replica = object.__new__(paper_ray.replica.Replica)
+    replica._host = MagicMock()
+    await replica.check_health()
+    replica._host.check.side_effect = RuntimeError("machine/cuda:0: no room")
+    with pytest.raises(RuntimeError, match="no room"):
+        await replica.check_health()
+
+
 @pytest.mark.parametrize("state", [None, State.DEPLOY_FAILED, State.DELETING])
 def test_a_deployment_that_has_failed_is_made_anew(paper_ray: PaperRay, state: State | None) -> None:
     """Ray Serve never tries again what has failed: every later front waited for replicas that could not come."""
@@ -81,6 +93,12 @@ def test_every_gpu_of_the_cluster_gets_a_replica(paper_ray: PaperRay) -> None:
     paper_ray.modes, paper_ray.gpus = {"head": "token", "second": "token"}, 2
     join(paper_ray, HEAD, (), devices="cuda")
     assert (paper_ray.options["num_replicas"], paper_ray.options["ray_actor_options"]["num_gpus"]) == (4, 1)
+
+
+def test_a_replica_takes_on_what_eight_fronts_draw_at_a_time(paper_ray: PaperRay) -> None:
+    """A third front that drew all it could waited in Ray Serve, and was given up after ten seconds."""
+    join(paper_ray, running_jobs=64)
+    assert paper_ray.options["max_ongoing_requests"] >= 8 * (64 + 2), "with the watch, and what is told"
 
 
 def test_a_failed_deployment_is_not_told_as_a_machine_that_is_no_node(
