@@ -78,7 +78,8 @@ class Net:
         self.pipeline.unet.to(memory_format=torch.channels_last)
         for name, module in self.pipeline.unet.named_modules():
             if name.endswith((".attn2.to_k", ".attn2.to_v")) or name == "add_embedding":
-                _remember(module)
+                self._remember(module)
+        self.wanted: torch.Tensor | None = None  # rows; None: all
 
     def schedule(self, sampler: str, steps: int, spacing: str = "default") -> Any:
         scheduler = make_scheduler(self.own, sampler)
@@ -113,6 +114,20 @@ class Net:
         decoded = vae.decode(latents / vae.config.scaling_factor, return_dict=False)[0]
         return (decoded / 2 + 0.5).clamp(0, 1)  # type: ignore[no-any-return]
 
+    def ask(self, rows: torch.Tensor, timestep: float, chosen: Sequence[int]) -> list[torch.Tensor]:
+        """What the net says of the chosen prompts' rows: (2, 4, 16, 16) each, without the prompt and with it."""
+        whole = torch.cat([rows, rows])
+        answer = self._ask(whole, timestep) if len(chosen) == len(PROMPTS) else self._ask_some(whole, timestep, chosen)
+        return list(torch.stack(answer.chunk(2), dim=1))
+
+    def _ask_some(self, rows: torch.Tensor, timestep: float, chosen: Sequence[int]) -> torch.Tensor:
+        wanted = [*chosen, *(len(PROMPTS) + n for n in chosen)]
+        self.wanted = torch.tensor(wanted)
+        try:
+            return self._ask(rows[self.wanted], timestep)
+        finally:
+            self.wanted = None
+
     def _ask(self, rows: torch.Tensor, timestep: float) -> torch.Tensor:
         if not self.is_flow:
             return self._velocity(rows, timestep)
@@ -122,8 +137,22 @@ class Net:
         return (signal * velocity + noise * rows) - (signal * rows - noise * velocity)
 
     def _velocity(self, rows: torch.Tensor, timestep: float) -> torch.Tensor:
-        asked = self.pipeline.unet(rows, torch.tensor(timestep), encoder_hidden_states=self._embeds, return_dict=False)
-        return asked[0]  # type: ignore[no-any-return]
+        embeds = self._embeds if self.wanted is None else self._embeds[self.wanted]
+        asked = self.pipeline.unet(rows, torch.tensor(timestep), encoder_hidden_states=embeds, return_dict=False)
+        answer: torch.Tensor = asked[0]
+        return answer
+
+    def _remember(self, module: torch.nn.Module) -> None:
+        """What a module makes of the prompts is the same in every step: a third of the time."""
+        forward = module.forward
+        kept: list[torch.Tensor] = []
+
+        def remembered(*args: Any) -> torch.Tensor:
+            if not kept:  # first, all rows are asked for
+                kept.append(forward(*args))
+            return kept[0] if self.wanted is None else kept[0][self.wanted]
+
+        module.forward = remembered
 
     def _place(self, level: float) -> tuple[float, float, float]:
         """Signal, noise and the net's own timestep at a level of the flow."""
@@ -137,19 +166,6 @@ class Net:
             timestep = above - 1 + (high - ratio) / (high - low)
         signal = 1 / math.sqrt(1 + math.exp(-2 * ratio))
         return signal, math.sqrt(1 - signal * signal), timestep
-
-
-def _remember(module: torch.nn.Module) -> None:
-    """What a module makes of the prompts is the same in every step: a third of the time."""
-    forward = module.forward
-    kept: list[torch.Tensor] = []
-
-    def remembered(*args: Any) -> torch.Tensor:
-        if not kept:
-            kept.append(forward(*args))
-        return kept[0]
-
-    module.forward = remembered
 
 
 @dataclass(frozen=True)

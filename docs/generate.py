@@ -53,6 +53,7 @@ _PLAINLY = {
     "guidance": "how closely to follow the prompt",
     "scheduler": "sampling method, by the names of scheduler in [api.md](api.md#fields)",
     "spacing": "where the steps lie, as [in requests](api.md#where-the-steps-lie)",
+    "step_cache": "steps that are told from others, as [in requests](api.md#steps-that-are-not-drawn)",
     "prompt_suffix": "added to the prompt as it stands",
     "negative_prompt": "what to keep out, where the request names nothing",
 }

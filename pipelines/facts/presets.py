@@ -26,6 +26,7 @@ class Preset:
     guidance: float | None = None
     scheduler: str | None = None  # a name of pipelines.facts.schedulers
     spacing: Spacing | None = None
+    step_cache: float | None = None  # 0..1
     prompt_suffix: str | None = None  # added to the prompt as it stands
     negative_prompt: str | None = None
 

@@ -9,7 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 DEFAULT = 0.5  # what ``step_cache: true`` stands for
 FIRST, LAST = 3, 1  # steps that are always computed, at either end
@@ -40,6 +42,11 @@ class Check:
     """A step is left out where what the last computed step was told to be, and was, lets expect an error below this."""
 
     tolerance: float
+
+
+def strength(asked: T) -> T | float:
+    """What ``step_cache`` in a request or a preset stands for: true and false stand for numbers."""
+    return DEFAULT * asked if isinstance(asked, bool) else asked
 
 
 def problem(class_name: str) -> str | None:

@@ -14,6 +14,7 @@ from typing import Any, Final
 
 import msgspec
 
+from pipelines.facts import step_cache
 from server.api import references, spellings
 from server.api.aliases import HARMLESS, MAX_NAME, PARTS, field_of
 from server.api.wire import VARIATION_STRENGTH, ImageFields, check_fields, is_of_shape
@@ -242,6 +243,8 @@ def _spelled(ours: str, value: Any) -> Any:
         return spellings.boolean(value)
     if ours in _CHOICES:
         return spellings.choice(ours, value)
+    if ours == "step_cache":
+        return step_cache.strength(spellings.boolean(spellings.number(value)))
     if ours == "size":
         return spellings.size(value)
     if ours == "aspect_ratio":

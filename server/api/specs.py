@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
-from pipelines.facts import prompt_weights, schedulers, spacing
+from pipelines.facts import prompt_weights, schedulers, spacing, step_cache
 from pipelines.facts.presets import STYLES, Preset
 from pipelines.spec import Adapter, Encoding, ImageSpec, Pixels, Task
 from server.api.wire import ImageFields, is_of_shape, sides_of
@@ -158,6 +160,8 @@ def unused(fields: ImageFields, model: Model, *, edit: bool, mask: bool = False)
     placed = _spacing(fields, model, preset, _steps(fields, model, preset), strength)
     if fields.spacing == spacing.DENSE_START != placed:
         found.append("spacing")
+    if fields.step_cache and not _step_cache(fields, model, preset, _steps(fields, model, preset), strength):
+        found.append("step_cache")
     return tuple(found)
 
 
@@ -196,6 +200,7 @@ def make_spec(
         prompt_weights=model.entry.prompt_weights,
         scheduler=scheduler,
         spacing=_spacing(fields, model, preset, steps, redrawn),
+        step_cache=_step_cache(fields, model, preset, steps, redrawn),
         strength=strength,
         sources=sources.images,
         mask=sources.mask,
@@ -220,13 +225,32 @@ def _spacing(fields: ImageFields, model: Model, preset: Preset, steps: int, stre
         return "default"
     if spacing.steps_drawn(steps, strength) < spacing.MIN_DENSE_STEPS:
         return "default"
-    name = fields.scheduler or preset.scheduler
-    if len(model.scheduler_names) == 1:
-        (name,) = model.scheduler_names
-    drawn_with = model.own_scheduler if name is None else schedulers.lookup(name)
+    drawn_with = _drawn_with(fields, model, preset)
     if drawn_with is not None and not spacing.takes_dense_start(*drawn_with):
         return "default"
     return spacing.DENSE_START
+
+
+def _step_cache(fields: ImageFields, model: Model, preset: Preset, steps: int, strength: float | None) -> float:
+    """How many steps are told from others, where any can be; ``strength`` is an edit's. Raises BadRequest where it is
+    asked for and the scheduler can leave out none."""
+    amount = (fields.step_cache if fields.step_cache is not None else preset.step_cache) or 0.0
+    drawn_with = _drawn_with(fields, model, preset)
+    if not amount or drawn_with is None:
+        return amount
+    problem = step_cache.problem(drawn_with[0])
+    if problem is not None and fields.step_cache:
+        raise BadRequest(f"step_cache means nothing here: {problem}. Leave it out.", param="step_cache")
+    drawn = spacing.steps_drawn(steps, strength)
+    return amount if step_cache.rule(*drawn_with, drawn, amount) is not None else 0.0
+
+
+def _drawn_with(fields: ImageFields, model: Model, preset: Preset) -> tuple[str, Mapping[str, Any]] | None:
+    """The class and the configuration of the scheduler; None where that cannot be told."""
+    name = fields.scheduler or preset.scheduler
+    if len(model.scheduler_names) == 1:
+        (name,) = model.scheduler_names
+    return model.own_scheduler if name is None else schedulers.lookup(name)
 
 
 def _varied_steps(fields: ImageFields, model: Model, steps: int, strength: float) -> int:

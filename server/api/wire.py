@@ -102,6 +102,13 @@ def is_of_shape(width: int, height: int, ratio: str) -> bool:
     return abs(width * down / (height * across) - 1) <= _RATIO_TOLERANCE
 
 
+# A client may send true or false, too: the reader makes numbers of them.
+STEP_CACHE_SCHEMA: dict[str, Any] = {
+    "anyOf": [{"type": "boolean"}, {"type": "number", "minimum": 0, "maximum": 1}, {"type": "null"}],
+    "default": None,
+}
+
+
 class ImageFields(BaseModel):
     """The fields of a request for pictures, in their canonical form. ``server.api.reader`` brings others to it."""
 
@@ -153,6 +160,9 @@ class ImageFields(BaseModel):
     scheduler: str | None = Field(None, max_length=40, description="sampling method; the choices are the model's")
     spacing: Spacing | None = Field(
         None, description="where the steps lie; dense_start: closer at the beginning, for pictures of few steps"
+    )
+    step_cache: Annotated[float | None, WithJsonSchema(STEP_CACHE_SCHEMA)] = Field(
+        None, ge=0, le=1, description="steps are told from others instead of computed: true (0.5), or how many, 0 to 1"
     )
     loras: Loras = Field((), max_length=MAX_LORAS, description="adapters of the model, each by name and weight")
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 import re
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 from pipelines.facts import schedulers
 from pipelines.facts.families import FamilyTable
 from pipelines.facts.presets import Quality, Style
 from pipelines.facts.spacing import Spacing
+from pipelines.facts.step_cache import strength as cache_strength
 from server.catalog.embeddings import Embeddings
 from server.catalog.loras import LoraEntry, LoraName
 
@@ -79,6 +80,7 @@ class PresetEntry(_Entry):
     guidance: float | None = Field(None, ge=0, le=50)
     scheduler: SchedulerName | None = None
     spacing: Spacing | None = None
+    step_cache: Annotated[float, BeforeValidator(cache_strength)] | None = Field(None, ge=0, le=1)
     prompt_suffix: str | None = None
     negative_prompt: str | None = None
 

@@ -29,6 +29,7 @@ FIELDS = {
     "negative": "negative_prompt",
     "scheduler": "scheduler",
     "spacing": "spacing",
+    "step_cache": "step_cache",
     "format": "output_format",
     "compression": "output_compression",
     "loras": "loras",
@@ -96,6 +97,7 @@ def _add_fields(parser: argparse.ArgumentParser) -> None:
     add("--negative", metavar="TEXT", help="what to keep out")
     add("--scheduler", metavar="NAME", help="sampling method")
     add("--spacing", metavar="NAME", help="where the steps lie: default or dense_start")
+    add("--step-cache", type=float, metavar="0..1", help="how many steps to tell from others instead of computing them")
     add("--lora", dest="loras", action="append", type=_lora, metavar="NAME[=WEIGHT]", help="an adapter; repeatable")
     add("--format", metavar="NAME", help="png, jpeg or webp")
     add("--compression", type=int, metavar="0..100", help="quality of jpeg and webp")

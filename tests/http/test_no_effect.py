@@ -115,3 +115,34 @@ def test_a_requests_spacing_wins_over_its_presets(paper_servers: PaperServers, t
         answer = paper.post({"prompt": "x", **sent})
         assert "x-ignored-fields" not in answer.headers
         assert paper.worker.drawings[-1].spec.spacing == spacing, sent
+
+
+def test_a_step_cache_that_leaves_out_nothing_is_told(paper_servers: PaperServers, tmp_path: Path) -> None:
+    file = tmp_path / "models.yaml"
+    weights = ROOT / "weights" / "darkroom-mini"
+    presets = "quality: { standard: { steps: 20 }, hd: { steps: 20, step_cache: true }, high: { step_cache: 0.2 } }"
+    file.write_text(
+        f"default: own\nmodels:\n  own: {{ path: {weights}, {presets} }}\n"
+        f"  lcm: {{ path: {weights}, family: lcm, {presets} }}\n"
+    )
+    paper = paper_servers.open(models=file)
+    edit = {"image": text(png(scene(40, 40))), "size": "256x256"}
+    for sent, strength, told in (
+        ({"step_cache": True}, 0.5, False),
+        ({"step_cache": 0.3, "steps": 12}, 0.3, False),
+        ({"step_cache": True, "steps": 11}, 0.0, True),
+        ({"step_cache": True, "scheduler": "euler_a"}, 0.0, True),
+        ({"step_cache": False}, 0.0, False),
+        ({"quality": "hd"}, 0.5, False),
+        ({"quality": "hd", "step_cache": 1}, 1.0, False),
+        ({"quality": "hd", "step_cache": False}, 0.0, False),
+        ({"quality": "hd", "steps": 4}, 0.0, False),  # nobody asked: nothing to tell
+        ({"quality": "hd", "model": "lcm"}, 0.0, False),
+        ({**edit, "step_cache": True, "strength": 0.5}, 0.0, True),
+        ({**edit, "step_cache": True, "strength": 0.6}, 0.5, False),
+    ):
+        path = "/v1/images/edits" if "image" in sent else "/v1/images/generations"
+        answer = paper.post({"prompt": "x", **sent}, path)
+        assert answer.status_code == 200, answer.text
+        assert answer.headers.get("x-ignored-fields") == ("step_cache" if told else None), sent
+        assert paper.worker.drawings[-1].spec.step_cache == strength, sent

@@ -39,6 +39,7 @@ from tests.unit.catalog.models_files import GOOD, catalog
             10,
             ["= 'flow_heun'", "flow_dpmpp_2m"],
         ),
+        ("steps: 30", "steps: 30, step_cache: 2", 10, ["hd.step_cache = 2", "1"]),
         ("steps: 30", "steps: 30, spacing: dense", 10, ["hd.spacing = 'dense'", "dense_start"]),
         ("steps: 30", "stps: 30", 10, ["models.mini.quality.hd.stps", "allowed", "steps", "scheduler"]),
         ("steps: 30", "steps: 30, scheduler: eular", 10, ["scheduler = 'eular'", "euler", "ddim"]),
