@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from typing import Any
 
 import msgspec
 import pytest
@@ -66,7 +67,7 @@ def test_runs_with_and_without_share_steps_and_change_nothing(bench: Bench) -> N
 
 
 def test_several_pictures_of_a_plan_are_those_of_their_seeds(bench: Bench) -> None:
-    fields = {"steps": 20, "step_cache": 0.5, "scheduler": "ddim"}
+    fields: dict[str, Any] = {"steps": 20, "step_cache": 0.5, "scheduler": "ddim"}
     together = bench.alone(bench.drawing("n", n=2, seed=10, **fields))
     for index in range(2):
         one = bench.alone(bench.drawing("one", seed=10 + index, **fields))
@@ -76,14 +77,14 @@ def test_several_pictures_of_a_plan_are_those_of_their_seeds(bench: Bench) -> No
 def test_an_edit_counts_the_steps_that_it_makes(bench: Bench) -> None:
     side = bench.model.plan.native_width
     source = Pixels(side, side, "RGB", bytes(range(256)) * (side * side * 3 // 256))
-    fields = {"sources": (source,), "strength": 0.6, "scheduler": "ddim", "step_cache": 0.5}
+    fields: dict[str, Any] = {"sources": (source,), "strength": 0.6, "scheduler": "ddim", "step_cache": 0.5}
     for steps, computed in ((15, 9), (40, 14)):  # 9 are too few; of 24 two fifths are left out
         _, engine = bench.draw([bench.drawing("a", steps=steps, **fields)])
         assert forwards(bench, engine) == computed
 
 
 def test_a_run_that_leaves_holds_nothing_and_harms_nobody(bench: Bench) -> None:
-    fields = {"steps": 20, "step_cache": 1.0, "scheduler": "ddim"}
+    fields: dict[str, Any] = {"steps": 20, "step_cache": 1.0, "scheduler": "ddim"}
     plain = bench.drawing("plain", steps=8, seed=3)
     alone = bench.alone(plain)
     for at in (1, 4, 9):

@@ -11,6 +11,7 @@ import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pipelines.engine.batch import Batch
+from pipelines.engine.call import Call
 from pipelines.engine.collate import Merger
 from pipelines.engine.run import Run
 from pipelines.engine.sink import KeepingSink
@@ -40,7 +41,7 @@ def drawn(model: LoadedModel, one: Drawing) -> list[torch.Tensor]:
     draws = Draws()
     with torch.no_grad(), draws:
         run = Run(one, model, sink, counts=counts)
-        while (call := run.go()) is not None:
+        while isinstance(call := run.go(), Call):
             Batch([call], Merger(), counts).run()
     assert not sink.errors, sink.errors
     return draws.noise

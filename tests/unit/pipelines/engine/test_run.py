@@ -11,6 +11,7 @@ import torch
 
 from pipelines.engine import run as run_module
 from pipelines.engine.adapters import Adapters
+from pipelines.engine.call import Call
 from pipelines.engine.model import Model
 from pipelines.engine.run import Run
 from pipelines.engine.shared import find_shared_modules
@@ -71,10 +72,10 @@ def run(sink: KeepingSink) -> Run:
 
 def test_a_run_stops_at_each_shared_call_and_goes_on_with_its_output(run: Run, sink: KeepingSink) -> None:
     first = run.go()
-    assert first is not None
+    assert isinstance(first, Call)
     first.output = torch.full((1, 1), 10.0)
     second = run.go()
-    assert second is not None
+    assert isinstance(second, Call)
     assert second.args[0].item() == 10
     second.output = torch.full((1, 1), 20.0)
     assert run.go() is None
@@ -84,7 +85,7 @@ def test_a_run_stops_at_each_shared_call_and_goes_on_with_its_output(run: Run, s
 
 def test_an_error_that_is_left_is_raised_where_the_run_waits(run: Run, sink: KeepingSink) -> None:
     call = run.go()
-    assert call is not None
+    assert isinstance(call, Call)
     call.error = ValueError("no such luck")
     assert run.go() is None
     assert type(sink.errors["one"]) is DrawError
@@ -95,7 +96,7 @@ def test_an_error_that_is_left_is_raised_where_the_run_waits(run: Run, sink: Kee
 def test_a_run_that_is_cancelled_ends_at_its_next_call(run: Run, sink: KeepingSink, turns: int) -> None:
     for _ in range(turns):
         call = run.go()
-        assert call is not None
+        assert isinstance(call, Call)
         call.output = torch.zeros(1, 1)
     run.cancelled = True
     assert run.go() is None
@@ -104,7 +105,7 @@ def test_a_run_that_is_cancelled_ends_at_its_next_call(run: Run, sink: KeepingSi
 
 def test_a_lost_device_is_not_the_runs_failure(run: Run, sink: KeepingSink) -> None:
     call = run.go()
-    assert call is not None
+    assert isinstance(call, Call)
     call.error = torch.AcceleratorError("CUDA error: device-side assert triggered")
     with pytest.raises(torch.AcceleratorError):
         run.go()
