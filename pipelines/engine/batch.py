@@ -24,8 +24,11 @@ log = logging.getLogger("darkroom.engine")
 class Batch:
     """Calls with equal keys: of one module, of one model, under one autocast."""
 
-    def __init__(self, calls: Sequence[Call], merger: collate.Merger, counts: Counter[str]) -> None:
-        """``calls`` is not empty. ``counts`` gains the forwards, the rows, and every fallback."""
+    def __init__(
+        self, calls: Sequence[Call], merger: collate.Merger, counts: Counter[str], *, again: bool = False
+    ) -> None:
+        """``calls`` is not empty. ``counts`` gains the forwards, the rows, and every fallback. What is tried ``again``
+        after a failure says nothing of what steps cost."""
         first = calls[0]
         self.calls = calls
         self.rows = [call.rows for call in calls]
@@ -33,6 +36,7 @@ class Batch:
         self._model, self._shared, self._autocast = first.model, first.shared, first.autocast
         self._merger = merger
         self._counts = counts
+        self._again = again
 
     def run(self) -> None:
         """Run one forward for all calls, and leave each its output. If it fails, find out which call it is, leave that
@@ -61,7 +65,7 @@ class Batch:
                 self._of([call]).run()
 
     def _of(self, calls: Sequence[Call]) -> Batch:
-        return Batch(calls, self._merger, self._counts)
+        return Batch(calls, self._merger, self._counts, again=True)
 
     def _forward(self) -> list[Any]:
         shared, rows = self._shared, self.rows
@@ -78,7 +82,9 @@ class Batch:
             arguments += [collate.take_rows(arguments[-1], 0, 1, rows[-1], shared.parts)] * filling
             rows = [*rows, *[1] * filling]
             merged = self._merger.merge(arguments, rows, shared.parts)
-            return collate.split(shared.function(**merged), rows, shared.output_parts)[: len(self.calls)]
+            with self._timed(sum(rows)):
+                output = shared.function(**merged)
+            return collate.split(output, rows, shared.output_parts)[: len(self.calls)]
 
     def _use_adapters(self, filling: int) -> None:
         """Switch on what each call's rows are to get; the rows that fill up get what the last call's get."""
@@ -92,7 +98,13 @@ class Batch:
         most = self._shared.at_once(call.rows, call.area)
         if most < call.rows:
             return self._by_rows(call, most)
-        return self._shared.function(*call.args, **call.kwargs)  # exactly the call that the pipeline made
+        with self._timed(call.rows):
+            return self._shared.function(*call.args, **call.kwargs)  # exactly the call that the pipeline made
+
+    def _timed(self, rows: int) -> contextlib.AbstractContextManager[None]:
+        if self._again or not self._shared.is_denoiser:
+            return contextlib.nullcontext()
+        return self._shared.stopwatch.time(rows, self.area)
 
     def _run_smaller(self) -> None:
         """The device had no room: try again with half of the calls, or half of the only call's rows."""
