@@ -29,6 +29,7 @@ _MAX_COUNT = 20
 _MAX_RATIO = 2.0  # of what a step took to what it should have: something held it up
 _MADE = 3  # steps, for a size to count: the one in the middle, as the first of a size may be slow
 _REFIT_STEPS = 8
+_FORGET_STEPS = 200
 _MAX_AREAS = 8  # that are kept: pictures have few sizes
 _UNMEASURED_ROWS = 16
 # Steps that a bound cut, until another number of rows is tried: at first; at most while not sure; at most.
@@ -150,6 +151,7 @@ class _Size:
     noise: float = 0.0  # by which part of itself a step is off, in the mean
     count: int = 0  # comparisons, up to those that matter; 0: too few steps have had it
     first: list[float] = field(default_factory=list)  # before it counts: seconds of its steps, at the pace of then
+    seen_at: int = 0  # its last step, by the number of all
 
     @property
     def error(self) -> float:
@@ -170,7 +172,8 @@ class _Area:
         self._last: tuple[int, float] | None = None  # the last step of one that counts: its size and seconds
         self._line: StepCost | None = None  # at the pace of 1
         self._line_steps = 0  # since it was drawn
-        self._trials, self._trial_in, self._trial_every, self._trial_bound = 0, _FIRST_TRIAL, _FIRST_TRIAL, 0
+        self._trials = self._fewer_trials = self._trial_bound = 0
+        self._trial_in = self._trial_every = _FIRST_TRIAL
 
     @property
     def seen(self) -> int:
@@ -187,6 +190,10 @@ class _Area:
         """Is there more than one size to go by, be they guessed?"""
         return self.is_learnt or len(self._guess) > 1
 
+    @property
+    def _is_sure(self) -> bool:
+        return all(size.error < _SURE for size in self._made.values())
+
     def learn(self, rows: int, seconds: float) -> None:
         self.steps += 1
         if not self._guess:
@@ -197,6 +204,7 @@ class _Area:
         size = self._sizes.get(like)
         if size is None:
             size = self._sizes[like] = _Size()
+        size.seen_at = self.steps
         if like in self._made:
             self._follow(like, size, seconds)
         elif self._made:
@@ -277,6 +285,7 @@ class _Area:
     def _fitted(self) -> StepCost:
         """The line through the sizes that count, drawn anew now and then; through the guess, while they are too few."""
         if self._line is None or self._line_steps >= _REFIT_STEPS:
+            self._forget_old()
             if self.is_learnt:
                 samples = [(rows, self._made[rows].relative_s, self._made[rows].error) for rows in sorted(self._made)]
             else:
@@ -286,8 +295,19 @@ class _Area:
             self._line_steps = 0
         return self._line
 
+    def _forget_old(self) -> None:
+        """Let go of sizes that were never known well, and that no step has had for long: a busy minute made them."""
+        for rows, size in list(self._made.items()):
+            if size.error < _SURE or self.steps - size.seen_at < _FORGET_STEPS:
+                continue
+            others = self._made.keys() - {rows}
+            if others and max(others) >= 2 * min(others):
+                del self._made[rows], self._sizes[rows]
+                if self._last is not None and self._last[0] == rows:
+                    self._last = None
+
     def to_try(self, bound: int, waiting: int) -> int:
-        if waiting <= bound and 4 * min(self._made, default=MAX_ROWS) <= waiting:
+        if waiting <= bound and 4 * min(self._made, default=MAX_ROWS) <= waiting and self._is_sure:
             return bound  # nothing is cut off, and fewer rows are known
         self._trial_in -= 1
         if self._trial_in > 0:
@@ -297,11 +317,12 @@ class _Area:
         self._plan_trial(bound, more)
         if more > bound and self._trials % _UP_OF != 0:
             return more
-        return max(1, _down(min(bound, waiting) // (4, 2, 8)[self._trials // _UP_OF % 3]))
+        self._fewer_trials += 1
+        return max(1, _down(min(bound, waiting) // (4, 2, 8)[self._fewer_trials % 3]))
 
     def _plan_trial(self, bound: int, more: int) -> None:
         """The next one comes the later the longer the bound has stood, if what it goes by is known well."""
-        sure = (more <= bound or more in self._made) and all(size.error < _SURE for size in self._made.values())
+        sure = (more <= bound or more in self._made) and self._is_sure
         if abs(bound - self._trial_bound) > max(1, bound // 8):
             self._trial_every, self._trial_bound = _FIRST_TRIAL, bound
         else:
