@@ -34,6 +34,7 @@ _MAX_AREAS = 8  # that are kept: pictures have few sizes
 _UNMEASURED_ROWS = 16
 # Steps that a bound cut, until another number of rows is tried: at first; at most while not sure; at most.
 _FIRST_TRIAL, _UNSURE_TRIAL, _MAX_TRIAL = 4, 16, 256
+_FEW = 4  # rows
 _SURE = 0.03  # errors that are no reason to try more
 _GUESS_ERROR = 0.05
 _UP_OF = 4  # of so many trials all but one are of more rows
@@ -190,9 +191,10 @@ class _Area:
         """Is there more than one size to go by, be they guessed?"""
         return self.is_learnt or len(self._guess) > 1
 
-    @property
-    def _is_sure(self) -> bool:
-        return all(size.error < _SURE for size in self._made.values())
+    def _is_sure(self, rows: int) -> bool:
+        """Are all sizes known well, and is there one of few rows, against so many?"""
+        knows_few = min(self._made, default=MAX_ROWS) <= max(_FEW, rows // 8)
+        return knows_few and all(size.error < _SURE for size in self._made.values())
 
     def learn(self, rows: int, seconds: float) -> None:
         self.steps += 1
@@ -307,8 +309,8 @@ class _Area:
                     self._last = None
 
     def to_try(self, bound: int, waiting: int) -> int:
-        if waiting <= bound and 4 * min(self._made, default=MAX_ROWS) <= waiting and self._is_sure:
-            return bound  # nothing is cut off, and fewer rows are known
+        if waiting <= bound and (waiting < 4 * _FEW or self._is_sure(waiting)):
+            return bound  # nothing is cut off, and of fewer rows nothing is to be learnt
         self._trial_in -= 1
         if self._trial_in > 0:
             return bound
@@ -318,11 +320,11 @@ class _Area:
         if more > bound and self._trials % _UP_OF != 0:
             return more
         self._fewer_trials += 1
-        return max(1, _down(min(bound, waiting) // (4, 2, 8)[self._fewer_trials % 3]))
+        return max(1, _down(min(bound, waiting) // (4, 8, 2)[self._fewer_trials % 3]))
 
     def _plan_trial(self, bound: int, more: int) -> None:
         """The next one comes the later the longer the bound has stood, if what it goes by is known well."""
-        sure = (more <= bound or more in self._made) and self._is_sure
+        sure = (more <= bound or more in self._made) and self._is_sure(bound)
         if abs(bound - self._trial_bound) > max(1, bound // 8):
             self._trial_every, self._trial_bound = _FIRST_TRIAL, bound
         else:

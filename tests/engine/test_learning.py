@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from pipelines.engine import stopwatch
-from pipelines.engine.learning import StepCosts
+from pipelines.engine.learning import Curve, StepCosts
 from pipelines.engine.stopwatch import CudaStopwatch
-from tests.engine.conftest import Bench, decoder, denoiser, faulty
+from tests.engine.conftest import Bench, decoder, denoiser, faulty, observed
 
 FIXED_S, ROW_S = 0.024, 0.001
 
@@ -41,8 +41,8 @@ def clock(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> PaperClock:
 
 
 def test_the_engine_learns_the_cost_of_its_steps(bench: Bench, clock: PaperClock) -> None:
-    bench.draw([bench.drawing(f"{n}", seed=n, steps=6) for n in range(1)])
-    bench.draw([bench.drawing(f"{n}", seed=n, steps=20) for n in range(8)])
+    bench.draw([bench.drawing("alone", steps=4)])
+    bench.draw([bench.drawing(f"{n}", seed=n, steps=6) for n in range(4)])
     costs = denoiser(bench).costs
     cost = costs.cost()
     assert cost is not None
@@ -51,18 +51,21 @@ def test_the_engine_learns_the_cost_of_its_steps(bench: Bench, clock: PaperClock
     assert not costs.is_guess
 
 
-def test_a_bound_that_is_too_low_is_found_out_under_load(bench: Bench, clock: PaperClock) -> None:
+def test_a_bound_that_is_too_low_is_found_out_under_load(
+    bench: Bench, clock: PaperClock, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A model that had been loaded on a busy machine shared no more rows a step for as long as it was there."""
     shared = denoiser(bench)
-    drawings = [bench.drawing(f"{n}", seed=n, steps=40) for n in range(20)]
-    for rows in (2, 4, 8):
-        area = 4 * (bench.model.plan.native_width // 4) ** 2
-        shared.costs.guess(rows, area, 0.1 * rows)
+    drawings = [bench.drawing(f"{n}", seed=n, steps=16) for n in range(9)]
+    (area,) = {call.area for call in observed(bench) if call.shared is shared}
+    clock.sizes.clear()
+    monkeypatch.setattr(shared, "costs", StepCosts(Curve(area, ((2, 0.2, 0.01), (4, 0.4, 0.01)), min_rows=2)))
+    assert shared.most_rows(area) == 2
     seen, _ = bench.draw(drawings)
     assert not seen.errors
-    assert clock.sizes[5] == 8
-    assert max(clock.sizes) == 40, "all rows that there are"
-    assert sorted(clock.sizes[60:100])[20] >= 32
+    assert clock.sizes[:4] == [2, 2, 2, 4]
+    assert max(clock.sizes) >= 14
+    assert len(clock.sizes) < 9 * 16 / 3
 
 
 def test_steps_that_failed_and_decodes_are_not_learnt_from(
