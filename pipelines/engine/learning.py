@@ -52,8 +52,10 @@ class Curve(msgspec.Struct, frozen=True):
         new, old = (costs.cost() for costs in (StepCosts(self), StepCosts(since)))
         if new is None or old is None or self.area != since.area:
             return new != old or self.area != since.area
-        pairs = [(new.most_rows(self.area), old.most_rows(self.area))]
-        pairs += [(new.fixed_s + new.row_s * rows, old.fixed_s + old.row_s * rows) for rows in (1, MIN_ROWS)]
+        rows, before = new.most_rows(self.area), old.most_rows(self.area)
+        if abs(rows - before) > max(1, 0.1 * before):
+            return True
+        pairs = [(new.fixed_s + new.row_s * rows, old.fixed_s + old.row_s * rows) for rows in (1, MIN_ROWS)]
         return any(abs(one - other) > 0.1 * other for one, other in pairs)
 
 

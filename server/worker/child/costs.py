@@ -15,8 +15,9 @@ from pipelines.plan import Drawing, ModelPlan
 from server.worker import protocol
 from server.worker.child.link import Link
 
-_FIRST_STEPS = 4  # after these the cost is no longer the check's, which was made beside others
-_MIN_STEPS = 16  # between two that are told
+_MIN_STEPS = 16  # between two that are told, but for the first after a load: the check's was made beside others
+_LOOK_STEPS = 4  # between two looks
+_LOOKS = 2  # one after the other that have to find it moved: a single step may have been held up
 _RENEW_STEPS = 1024  # then it is told anew, with the number of steps that it comes from
 _MOVED = 0.1
 
@@ -29,6 +30,7 @@ class _Known:
     shares: bool = True
     told: protocol.Cost | None = None
     steps: int = 0  # since then
+    moved: int = 0  # the last so many looks found it moved
 
 
 class CostWatch:
@@ -55,7 +57,7 @@ class CostWatch:
         if known is None:
             known = self._known[plan] = _Known(0.0)
         known.steps += 1
-        if known.steps >= (_MIN_STEPS if known.told is None or known.told.steps else _FIRST_STEPS):
+        if known.steps % _LOOK_STEPS == 0:
             self._tell(plan, known, costs)
 
     def forget_all_but(self, plans: frozenset[ModelPlan]) -> None:
@@ -74,14 +76,22 @@ class CostWatch:
         new = protocol.Cost(
             plan.key, cost.fixed_s, cost.row_s, pixels, most_rows, plan.mark, costs.steps, guess=costs.is_guess
         )
-        if known.told is None or known.steps >= _RENEW_STEPS or _has_moved(new, known.told):
-            known.told, known.steps = new, 0
+        if known.told is None:
+            due = known.steps == 0 or known.steps >= _MIN_STEPS
+        elif known.told.steps == 0:
+            due = known.steps > 0
+        else:
+            known.moved = known.moved + 1 if _has_moved(new, known.told) else 0
+            due = known.steps >= _RENEW_STEPS or (known.steps >= _MIN_STEPS and known.moved >= _LOOKS)
+        if due:
+            known.told, known.steps, known.moved = new, 0, 0
             self._link.send(new)
 
 
 def _has_moved(new: protocol.Cost, old: protocol.Cost) -> bool:
-    if new.pixels != old.pixels or new.guess != old.guess or (new.steps > 0) != (old.steps > 0):
+    if new.pixels != old.pixels or new.guess != old.guess:
         return True
-    pairs = [(new.most_rows, old.most_rows)]
-    pairs += [(new.fixed_s + new.row_s * rows, old.fixed_s + old.row_s * rows) for rows in (1, 8)]
+    if abs(new.most_rows - old.most_rows) > max(1, _MOVED * old.most_rows):
+        return True
+    pairs = [(new.fixed_s + new.row_s * rows, old.fixed_s + old.row_s * rows) for rows in (1, 8)]
     return any(abs(one - other) > _MOVED * other for one, other in pairs)

@@ -51,7 +51,9 @@ class Verdicts:
         found: dict[ModelPlan, dict[str, Curve]] = {}
         for plan, kept in list(self._kept.items()):
             curves = {name: costs.curve() for name, costs in kept.costs.items() if costs.steps}
-            found[plan] = {name: curve for name, curve in curves.items() if curve is not None}
+            known = {name: curve for name, curve in curves.items() if curve is not None}
+            if known:
+                found[plan] = known
         return found
 
     def keep(self, learnt: Learnt) -> None:
