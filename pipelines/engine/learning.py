@@ -27,6 +27,7 @@ _PACE_WEIGHT = 0.2  # of a step: the last five or so count
 _SHAPE_WEIGHT = 0.05  # of a step beside one of another size, once the two are known well: half of it for each
 _MAX_COUNT = 20
 _MAX_RATIO = 2.0  # of what a step took to what it should have: something held it up
+_MAX_QUIET_OFF = 0.2  # the same for the shape (a logarithm), where steps do not scatter by more
 _MADE = 3  # steps, for a size to count: the one in the middle, as the first of a size may be slow
 _REFIT_STEPS = 8
 _FORGET_STEPS = 200
@@ -256,11 +257,12 @@ class _Area:
     def _compare(self, size: _Size, other: _Size, more: float) -> None:
         """The step of ``size`` took ``more`` (a logarithm) than it should have, by the one of ``other`` before it: the
         less is known of a size, the more of that is its own."""
-        more = max(-math.log(_MAX_RATIO), min(math.log(_MAX_RATIO), more))
-        for each, its in ((size, more), (other, -more)):
+        off = min(math.log(_MAX_RATIO), abs(more))
+        believed = math.copysign(min(off, max(_MAX_QUIET_OFF, 1.5 * (size.noise + other.noise))), more)
+        for each, its in ((size, believed), (other, -believed)):
             weight = max(_SHAPE_WEIGHT, 1 / (each.count + 1))
             each.relative_s *= math.exp(weight / 2 * its)
-            each.noise += weight * (abs(more) - each.noise)
+            each.noise += weight * (off - each.noise)
             each.count = min(_MAX_COUNT, each.count + 1)
 
     def cost(self, min_rows: int) -> StepCost:
