@@ -36,6 +36,7 @@ from pipelines.errors import DrawError
 from pipelines.models import selfcheck
 from pipelines.models.loader import LoadedModel
 from pipelines.plan import Drawing
+from tests.fixed_rows import FixedRows
 
 STATIC_MAX = 8
 LOADS = ("burst", "poisson", "uniform")
@@ -236,10 +237,10 @@ def absolute(rounds: Sequence[dict[str, Drive]], way: str) -> list[str]:
 def measure(latents: int, arguments: argparse.Namespace) -> None:
     model = tiny.model(latents)
     selfcheck.check(model)
-    most_rows = prepare(model, latents, arguments.most_rows)
     count, seed = arguments.requests, arguments.seed
     burst = Workload(f"{count} at once, mixed", mixed(model, count, seed), [0.0] * count)
     uniform = Workload(f"{count} at once, all alike", alike(model, count), [0.0] * count)
+    most_rows = prepare(model, latents, arguments.most_rows, uniform, arguments.clock)
     coming = mixed(model, arguments.arrivals, seed)
     results: dict[str, list[dict[str, Drive]]] = {}
     started = time.monotonic()
@@ -271,21 +272,22 @@ def measure(latents: int, arguments: argparse.Namespace) -> None:
     tables.publish(
         f"engine-{latents}",
         f"## The engine at {latents}×{latents} latents",
-        f"Ratios, median of {arguments.rounds} rounds; at most {most_rows} rows a step.",
+        f"Ratios, median of {arguments.rounds} rounds; at most {most_rows} rows a step as the first began.",
         tables.table(heads, rows),
         "The same in pictures a second and in seconds, on the wall clock:",
         tables.table(("load", "served", "pictures/s", "mean, s", "p95, s", "rows a step"), plain),
     )
 
 
-def prepare(model: LoadedModel, latents: int, most_rows: int | None) -> int:
-    """The most rows a step may have: as the check at load measured it, or as told."""
+def prepare(model: LoadedModel, latents: int, most_rows: int | None, load: Workload, clock: str) -> int:
+    """The most rows a step may have: as is learnt from the steps of ``load``, or as told."""
     assert model.shares, model.reason
     (shared,) = (shared for shared in model.shared_modules.values() if shared.is_denoiser)
-    area = 4 * latents * latents
     if most_rows is not None:
-        shared.most_rows = lambda area: most_rows  # type: ignore[method-assign]
-    return shared.most_rows(area)
+        shared.costs = FixedRows(most_rows)
+    else:
+        draw(load, "engine", model, clock)
+    return shared.most_rows(4 * latents * latents)
 
 
 def main() -> None:
@@ -297,7 +299,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=3, help="the median of so many is printed (default: 3)")
     parser.add_argument("--seed", type=int, default=1, help="of the mix and of the arrivals (default: 1)")
     parser.add_argument("--clock", choices=("wall", "cpu"), default="wall", help="what drives arrivals (default: wall)")
-    parser.add_argument("--most-rows", type=int, help="rows a step, instead of what the check at load measures")
+    parser.add_argument("--most-rows", type=int, help="rows a step, instead of what is learnt")
     arguments = parser.parse_args()
     measure(arguments.latents, arguments)
 

@@ -73,7 +73,7 @@ def main() -> None:
     print(f"{options.model}, {options.dtype}, {options.threads} threads: {dict(calls)}")
     print(f"{cpu_s:.0f} CPU s, {wall_s:.0f} s, peak {peak_mib} MiB, shared: {verdict.shares} {verdict.reason}")
     for name, module in verdict.modules.items():
-        print(f"{name}: {module.cost}")
+        print(f"{name}: {module.costs}")
 
 
 if __name__ == "__main__":

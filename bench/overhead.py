@@ -27,12 +27,12 @@ from diffusers import StableDiffusionPipeline, UNet2DConditionModel
 from bench import tables, tiny
 from pipelines.engine import call, collate, engine, policy, run, thread_state, view
 from pipelines.engine.arguments import call_arguments
-from pipelines.engine.cost import StepCost
 from pipelines.engine.engine import Engine
 from pipelines.engine.sink import Sink
 from pipelines.errors import DrawError
 from pipelines.models.loader import LoadedModel
 from pipelines.plan import Drawing
+from tests.fixed_rows import FixedRows
 
 LATENTS = 8
 SHORT, LONG = 10, 60  # steps
@@ -76,7 +76,7 @@ def instant_model(kind: type[StableDiffusionPipeline] = StableDiffusionPipeline)
         model = LoadedModel(model.plan, made, model.family, model.device)
     for shared in model.shared_modules.values():
         if shared.is_denoiser:
-            shared.cost = StepCost(1.0, 1e-9, area=1)  # rows cost nothing: all runs share every step
+            shared.costs = FixedRows(1024)  # all runs share every step
     return model
 
 

@@ -25,8 +25,11 @@ log = logging.getLogger("darkroom.engine")
 class Batch:
     """Calls with equal keys: of one module, of one model, under one autocast."""
 
-    def __init__(self, calls: Sequence[Call], merger: collate.Merger, counts: Counter[str]) -> None:
-        """``calls`` is not empty. ``counts`` gains the forwards, the rows, and every fallback."""
+    def __init__(
+        self, calls: Sequence[Call], merger: collate.Merger, counts: Counter[str], *, again: bool = False
+    ) -> None:
+        """``calls`` is not empty. ``counts`` gains the forwards, the rows, and every fallback. What is tried ``again``
+        after a failure says nothing of what steps cost."""
         first = calls[0]
         self.calls = calls
         self.rows = [call.rows for call in calls]
@@ -34,6 +37,7 @@ class Batch:
         self._model, self._shared, self._autocast = first.model, first.shared, first.autocast
         self._merger = merger
         self._counts = counts
+        self._again = again
 
     def run(self) -> None:
         """Run one forward for all calls, and leave each its output. If it fails, find out which call it is, leave that
@@ -62,7 +66,7 @@ class Batch:
                 self._of([call]).run()
 
     def _of(self, calls: Sequence[Call]) -> Batch:
-        return Batch(calls, self._merger, self._counts)
+        return Batch(calls, self._merger, self._counts, again=True)
 
     def _forward(self) -> list[Any]:
         shared, rows = self._shared, self.rows
@@ -79,7 +83,7 @@ class Batch:
             arguments += [collate.take_rows(arguments[-1], 0, 1, rows[-1], shared.parts)] * filling
             rows = [*rows, *[1] * filling]
             merged = self._merger.merge(arguments, rows, shared.parts)
-            with self._prompts_kept(arguments, merged):
+            with self._prompts_kept(arguments, merged), self._timed(sum(rows)):
                 output = shared.function(**merged)
             return collate.split(output, rows, shared.output_parts)[: len(self.calls)]
 
@@ -108,8 +112,13 @@ class Batch:
         most = self._shared.at_once(call.rows, call.area)
         if most < call.rows:
             return self._by_rows(call, most)
-        with self._prompts_kept([call.arguments], call.arguments):
+        with self._prompts_kept([call.arguments], call.arguments), self._timed(call.rows):
             return self._shared.function(*call.args, **call.kwargs)  # exactly the call that the pipeline made
+
+    def _timed(self, rows: int) -> contextlib.AbstractContextManager[None]:
+        if self._again or not self._shared.is_denoiser:
+            return contextlib.nullcontext()
+        return self._shared.stopwatch.time(rows, self.area)
 
     def _run_smaller(self) -> None:
         """The device had no room: try again with half of the calls, or half of the only call's rows."""

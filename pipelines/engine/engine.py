@@ -9,10 +9,9 @@ runs' own code too, happens on one thread, whose turns the runs take as greenlet
 from __future__ import annotations
 
 import threading
-import time
 import weakref
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import torch
 
@@ -56,7 +55,6 @@ class Engine:
         self._ready: deque[Run] = deque()  # may go on as soon as it is their turn
         self._waiting: dict[Call, Run] = {}
         self._decoded = False  # since the last denoiser step
-        self._under_way: tuple[Drawing, int, float] | None = None  # the last denoiser step: of, rows, began
         # While runs are active; weakly, for a busy engine must not keep a model that was evicted.
         self._mergers: weakref.WeakKeyDictionary[SharedModule, collate.Merger] = weakref.WeakKeyDictionary()
         self._change = threading.Condition()
@@ -110,7 +108,6 @@ class Engine:
                 if shared.prompt_work is not None:
                     shared.prompt_work.rest()
             self._mergers.clear()
-            self._under_way = None
         with self._change:
             self._change.wait_for(lambda: self._active or self._newcomers or self._closing)
             return bool(self._active or self._newcomers)
@@ -125,7 +122,6 @@ class Engine:
                 if not run.model.shares and any(other.model is run.model for other in self._active):
                     continue
                 admitted += 1
-                self._under_way = None  # its set-up is no part of a step
                 self._active[run] = self._newcomers.pop(run)
                 self._ready.append(run)
 
@@ -167,19 +163,12 @@ class Engine:
 
     def _step(self) -> None:
         batch = self._choose()
-        self._time(batch)
         batch.run()
+        first = batch.calls[0]
+        if first.shared.stage is Stage.DENOISE:
+            self._sink.stepped(first.drawing, first.shared.costs)
         for call in batch.calls:
             self._wake(call)
-
-    def _time(self, batch: Batch) -> None:
-        """Tell what the last step took. Until the next begins: a device computes while the host goes on."""
-        now = time.perf_counter()
-        if self._under_way is not None:
-            drawing, rows, began = self._under_way
-            self._sink.stepped(drawing, rows, now - began)
-        first = batch.calls[0]
-        self._under_way = (first.drawing, sum(batch.rows), now) if first.shared.stage is Stage.DENOISE else None
 
     def _choose(self) -> Batch:
         waiting = list(self._waiting)
@@ -187,7 +176,7 @@ class Engine:
             waiting = [call for call in waiting if call.shared.stage is not Stage.DECODE] or waiting
         one_of_each = {call.key: call for call in waiting}
         limits = {key: call.shared.most_rows(call.area) for key, call in one_of_each.items()}
-        chosen = policy.choose(waiting, limits)
+        chosen = self._try_others(policy.choose(waiting, limits), waiting, limits)
         shared, model = chosen[0].shared, chosen[0].model
         if shared.stage is not Stage.CONTROL:
             self._decoded = shared.stage is Stage.DECODE
@@ -196,6 +185,16 @@ class Engine:
         for call in self._waiting.keys() - set(chosen):
             call.history.passed_over += 1
         return Batch(chosen, self._mergers.setdefault(shared, collate.Merger()), self.counts)
+
+    def _try_others(self, chosen: list[Call], waiting: list[Call], limits: dict[Hashable, int]) -> list[Call]:
+        """The calls of the next step: mostly those ``chosen``; now and then more or fewer, so that no limit of their
+        rows is wrong for long."""
+        head = chosen[0]
+        if not head.shared.is_denoiser or len(waiting) == 1:
+            return chosen
+        alike = sum(call.rows for call in waiting if call.key is head.key)
+        tried = head.shared.rows_to_try(limits[head.key], alike, head.area)
+        return chosen if tried == limits[head.key] else policy.choose(waiting, {**limits, head.key: tried})
 
     def _wake(self, call: Call) -> None:
         self._ready.append(self._waiting.pop(call))

@@ -17,13 +17,14 @@ from pipelines.engine import noise
 from pipelines.engine.collate import Part, Path, Signature
 from pipelines.engine.cost import BUCKETS, MAX_ROWS, StepCost, bucket
 from pipelines.engine.kept import PromptWork
+from pipelines.engine.learning import StepCosts
 from pipelines.engine.ragged import RAGGED
+from pipelines.engine.stopwatch import Stopwatch, stopwatch_for
 
 DENOISERS = ("unet", "transformer", "transformer_2")  # the largest component of a pipeline, called at every step
 
 # Their decode takes a generator and never draws from it; any other decoder's keeps its runs apart.
 _PLAIN_DECODERS = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
-_UNMEASURED_ROWS = 16
 _DECODE_ROWS = 8  # decoding takes far more memory a row than a denoiser step
 _GROWTH_STEPS, _MAX_GROWTH_STEPS = 50, 1600  # without a shortage of memory, until one more row is tried
 _DECODE_PIXELS = 2 * 1024 * 1024  # of all rows of a decode: 8 of 512 x 512, 2 of 1024 x 1024
@@ -73,10 +74,12 @@ class SharedModule:
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     parts: dict[Path, Part] = field(default_factory=dict)  # of the arguments, from the trace at load
     output_parts: dict[Path, Part] = field(default_factory=dict)
-    cost: StepCost | None = None  # measured at load
+    costs: StepCosts = field(default_factory=StepCosts)  # of its steps, learnt from them
     pixels: float = 0.0  # of the picture, for a latent element, from the trace at load
     learned_rows: dict[int, int] = field(default_factory=dict)  # area → rows that fitted, after an out-of-memory
+    warmed: int | None = None  # the most rows that it was compiled for at load; None: it need not be, or was not
 
+    _stopwatch: Stopwatch | None = None
     _regrowth: dict[int, _Regrowth] = field(default_factory=dict)  # by area
     _keys: weakref.WeakValueDictionary[Hashable, _Key] = field(default_factory=weakref.WeakValueDictionary)
 
@@ -110,14 +113,37 @@ class SharedModule:
         """One object for all equal keys, kept while a run has it: keys are compared far more often than made."""
         return self._keys.setdefault(key, _Key())
 
+    @property
+    def stopwatch(self) -> Stopwatch:
+        """What times its forwards, where it is called at every step."""
+        if self._stopwatch is None:
+            self._stopwatch = stopwatch_for(self.device, self._learn)
+        return self._stopwatch
+
+    def _learn(self, rows: int, area: int, seconds: float) -> None:
+        self.costs.learn(rows, area, seconds)
+
+    @property
+    def cost(self) -> StepCost | None:
+        """What a step costs, as far as is known."""
+        return self.costs.cost()
+
     def most_rows(self, area: int) -> int:
         """The most rows of ``area`` latent elements that one call should have."""
         if not self.is_denoiser:
             pixels = max(1, round(self.pixels * area))
-            planned = max(1, min(_DECODE_ROWS, _DECODE_PIXELS // pixels))
-        else:
-            planned = self.cost.most_rows(area) if self.cost is not None else _UNMEASURED_ROWS
-        return self._compiled_for(min(planned, self.learned_rows.get(area, planned)))
+            return self._allowed(max(1, min(_DECODE_ROWS, _DECODE_PIXELS // pixels)), area)
+        return self._allowed(self.stopwatch.fitting(self.costs.most_rows(area), area), area)
+
+    def rows_to_try(self, bound: int, waiting: int, area: int) -> int:
+        """The most rows of the next call, where so many alike are ``waiting``: mostly ``bound``, now and then others,
+        for their cost to be learnt."""
+        tried = self.costs.to_try(bound, waiting, area)
+        return self._allowed(self.stopwatch.fitting(tried, area), area) if tried > bound else self._compiled_for(tried)
+
+    def _allowed(self, rows: int, area: int) -> int:
+        """As many of these rows as memory is known to have room for, and as a compiled module has met."""
+        return self._compiled_for(min(rows, self.learned_rows.get(area, rows)))
 
     def filled_up(self, rows: int) -> int:
         """The rows that the module is called with for so many: compiled, it is to see few shapes."""
@@ -161,7 +187,9 @@ class SharedModule:
 
     def _compiled_for(self, rows: int) -> int:
         """At most so many rows, as many as a compiled module has met."""
-        return max(size for size in BUCKETS if size <= rows) if self.compiled else rows
+        if not self.compiled:
+            return rows
+        return max(size for size in BUCKETS if size <= min(rows, self.warmed or rows))
 
 
 def find_shared_modules(components: dict[str, Any]) -> dict[int, SharedModule]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import torch
 
+from pipelines.engine.learning import StepCosts
 from pipelines.errors import DrawError
 from pipelines.plan import Drawing
 
@@ -23,9 +24,9 @@ class Sink:
     def progress(self, drawing: Drawing, done: int, of: int) -> None:
         """``done`` of ``of`` steps are done."""
 
-    def stepped(self, drawing: Drawing, rows: int, seconds: float) -> None:
-        """A denoiser step of so many rows took so long, until the next could begin: of this drawing's model and size,
-        and maybe of others' with it."""
+    def stepped(self, drawing: Drawing, costs: StepCosts) -> None:
+        """A denoiser has taken a step, for this drawing and maybe for others of its model and size; ``costs`` is what
+        its steps are known to cost by now."""
 
     def previewed(self, drawing: Drawing, done: int, of: int, picture: torch.Tensor) -> None:
         """``picture`` is what would come out after ``done`` steps: (n, 3, h, w), 0..1."""

@@ -1,9 +1,9 @@
 """Proof at load: do this model's runs give together what they give alone?
 
 Knows the engine from outside. Two short runs are drawn alone and together and compared; the same call at one and
-at two pictures tells which arguments are rows; steps of growing batches tell what a row costs. A model that does
-not pass is served all the same, one run at a time. For a large model on a slow device shortcheck.py does the same with
-less.
+at two pictures tells which arguments are rows. What these steps took is a first guess at what steps cost. A model that
+does not pass is served all the same, one run at a time. For a large model on a slow device shortcheck.py does the same
+with less.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import torch
 
 from pipelines.engine import collate
 from pipelines.engine.call import Call
-from pipelines.engine.cost import BUCKETS, MIN_ROWS, StepCost, fit_cost
+from pipelines.engine.cost import BUCKETS
 from pipelines.engine.shared import SharedModule
 from pipelines.errors import DrawError, is_out_of_memory
 from pipelines.models.loader import LoadedModel
@@ -41,26 +41,17 @@ from pipelines.spec import Adapter, Task
 
 log = logging.getLogger("darkroom.selfcheck")
 
-_COST_BUDGET_S = 2.5  # for measuring what a row costs
-_COST_COPIES = (1, 2, 4, 8, 16)
-_MIN_COPIES = 4  # sizes, for a cost
-_COST_ROUNDS = 4
-_ROOM_SHARE = 0.8  # of the free device memory, for what is tried: kernels want workspaces, and others draw meanwhile
-
 
 def check(
     model: LoadedModel,
     known: Verdict | None = None,
     alive: Callable[[], None] = lambda: None,
-    *,
-    costs_hold: bool = True,
 ) -> Verdict:
-    """Decide whether ``model`` may share steps, and measure its step cost; the model keeps both. Raises DrawError
+    """Decide whether ``model`` may share steps, and guess what a step costs; the model keeps both. Raises DrawError
     if it cannot draw at all.
 
-    What an earlier check of the same plan on the same device found is taken as ``known``: one step then shows that the
-    model draws numbers, and that it hears two prompts. Unless its ``costs_hold``, what a step costs a CPU is measured
-    anew: while others kept it busy, steps took longer, and a model would run few at once for ever. ``alive`` is told of
+    What an earlier check of the same plan on the same device found, and what was learnt of its steps since, is taken as
+    ``known``: one step then shows that the model draws numbers, and that it hears two prompts. ``alive`` is told of
     every forward and every decode.
     """
     started = time.monotonic()
@@ -73,12 +64,13 @@ def check(
         if not believed:
             trial, calls = _find_out(native, short)
         first = first_calls(calls)
+        for shared, call in first.items():
+            if shared.is_denoiser:
+                _guess_costs(shared, call.rows)
+        if believed and known is not None:
+            known.give(model)  # anew: the first forward of a process is slower than any other
         denoisers = [shared for shared in first if shared.is_denoiser and model.shares]
-        if denoisers and not believed:
-            _measure_all(denoisers, first, native if trial is not native else None)
-        elif trial is native and not costs_hold:
-            _measure_all([shared for shared in denoisers if not is_on_cuda(shared)], first, None)
-        _warm_all([shared for shared in denoisers if shared.compiled], native)
+        _warm_all([shared for shared in denoisers if shared.compiled], native, timed=not believed)
     log.info(
         "model checked",
         extra={
@@ -209,90 +201,17 @@ def _unshare(model: LoadedModel, reason: str) -> None:
     model.shares, model.reason = False, reason
 
 
-def _measure_all(modules: list[SharedModule], first: dict[SharedModule, Call], native: Trial | None) -> None:
-    """Measure steps at the native size. With a smaller picture (``native`` is then given), only those of
-    a device that is waited for: its figures bound the rows, and a run that is begun for them computes no step."""
-    if native is not None:
-        modules = [shared for shared in modules if is_on_cuda(shared)]
-        first = first_calls(native.begin(native.drawing(PROMPT_A, 1), forwards=0)) if modules else {}
-    for shared in modules:
-        if shared in first:
-            _measure(shared, first[shared])
+def _guess_costs(shared: SharedModule, request_rows: int) -> None:
+    """What the check's own forwards took is a guess from now on: they were made on another thread, beside others."""
+    shared.stopwatch.read()
+    shared.costs = shared.costs.guessed()
+    if is_on_cuda(shared):  # which keeps its own time: a busy host does not blur the figures
+        shared.costs.min_rows = request_rows
 
 
-def _measure(shared: SharedModule, call: Call) -> None:
-    """Time the call with its rows once, twice, four times …, in rounds, until the budget is spent.
-
-    The best of several rounds counts, and rounds go through all sizes: a busy machine then slows every size alike.
-    Where the budget is spent before there are sizes enough for a line, all that the largest took is taken for its
-    rows': so slow a step has no fixed cost to speak of. On CUDA no size is tried that the device has no room for:
-    another model may be drawing, and would find none.
-    """
-    best: dict[int, float] = {}
-    room = _Room(shared)
-    fitting = list(_COST_COPIES)
-    spent_s = 0.0
-    for copies in _COST_COPIES * _COST_ROUNDS:
-        if spent_s > _COST_BUDGET_S:
-            break
-        if copies > fitting[-1]:
-            continue
-        rows = [call.rows] * copies
-        if not room.allows(sum(rows)):
-            fitting = [fewer for fewer in fitting if fewer < copies] or [0]
-            continue
-        try:
-            arguments = collate.merge([call.arguments] * copies, rows, shared.parts)
-            if sum(rows) not in best and is_on_cuda(shared):
-                with room.watched(sum(rows)):
-                    _seconds(shared, arguments)  # a shape's first forward chooses kernels, and compiles: no step's cost
-            seconds = _seconds(shared, arguments)
-        except Exception as error:
-            if not is_out_of_memory(error):
-                raise
-            fitting = [fewer for fewer in fitting if fewer < copies] or [0]
-            torch.cuda.empty_cache()
-            continue
-        best[sum(rows)] = min(seconds, best.get(sum(rows), seconds))
-        spent_s += seconds
-    on_cuda = is_on_cuda(shared)  # and so waited for: a busy host does not blur the figures
-    if len(best) >= _MIN_COPIES:
-        shared.cost = fit_cost(sorted(best.items()), call.area, request_rows=call.rows if on_cuda else None)
-    elif spent_s > _COST_BUDGET_S or (on_cuda and best):
-        most = max(best)
-        shared.cost = StepCost(0.0, best[most] / most, call.area, min_rows=call.rows if on_cuda else MIN_ROWS)
-    if fitting[-1] < _COST_COPIES[-1]:
-        shared.learned_rows[call.area] = max(1, call.rows * fitting[-1])
-
-
-class _Room:
-    """The device memory that a forward may take, told from what one with fewer rows took. A CPU always has room."""
-
-    def __init__(self, shared: SharedModule) -> None:
-        self._device = shared.device if is_on_cuda(shared) else None
-        self._row_bytes = 0.0
-
-    def allows(self, rows: int) -> bool:
-        if self._device is None:
-            return True
-        free, _ = torch.cuda.mem_get_info(self._device)
-        cached = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
-        return rows * self._row_bytes <= _ROOM_SHARE * (free + cached)
-
-    @contextlib.contextmanager
-    def watched(self, rows: int) -> Iterator[None]:
-        """See what a forward of so many rows takes."""
-        if self._device is None:
-            yield
-            return
-        torch.cuda.reset_peak_memory_stats(self._device)
-        before = torch.cuda.memory_allocated(self._device)
-        yield
-        self._row_bytes = (torch.cuda.max_memory_allocated(self._device) - before) / rows
-
-
-def _warm_all(modules: list[SharedModule], native: Trial) -> None:
-    """Run compiled modules with all that they will be called with: they compile before anybody waits for them."""
+def _warm_all(modules: list[SharedModule], native: Trial, *, timed: bool) -> None:
+    """Run compiled modules with all that they will be called with: they compile before anybody waits for them. What
+    they take once they are compiled is a guess at their cost, where it is to be ``timed``."""
     if not modules:
         return
     short, long = (
@@ -300,30 +219,39 @@ def _warm_all(modules: list[SharedModule], native: Trial) -> None:
     )
     for shared in modules:
         if shared in short:
-            _warm(shared, short[shared], long.get(shared))
+            _warm(shared, short[shared], long.get(shared), timed=timed)
 
 
-def _warm(shared: SharedModule, call: Call, longer: Call | None) -> None:
-    """Run a compiled module once with each number of rows that it will be called with: rows alike, and, where prompts
+def _warm(shared: SharedModule, call: Call, longer: Call | None, *, timed: bool) -> None:
+    """Run a compiled module with each number of rows that it will be called with: rows alike, and, where prompts
     of different lengths share steps, rows of which one is longer. Some denoisers give their blocks a mask only then,
     and a mask where there was none is another graph."""
     row = collate.take_rows(call.arguments, 0, 1, call.rows, shared.parts)
     long = None
     if longer is not None and longer.key == call.key and _shapes(longer) != _shapes(call):
         long = collate.take_rows(longer.arguments, 0, 1, longer.rows, shared.parts)
-    for rows in (size for size in BUCKETS if size <= shared.most_rows(call.area)):
+    shared.warmed = None
+    warmed = 1
+    for rows in BUCKETS:
+        if rows > shared.most_rows(call.area):
+            break
         try:
-            _seconds(shared, collate.merge([row] * rows, [1] * rows, shared.parts))
+            alike = collate.merge([row] * rows, [1] * rows, shared.parts)
+            _seconds(shared, alike)
             if long is not None and rows > 1:
                 mixed = [*[row] * (rows - 1), long]
                 mixed = mixed if shared.ragged is None else shared.ragged.levelled(mixed)
                 _seconds(shared, collate.merge(mixed, [1] * rows, shared.parts))
+            if timed:
+                shared.costs.guess(rows, call.area, _seconds(shared, alike))
         except Exception as error:
             if not is_out_of_memory(error):
                 raise
             shared.learned_rows[call.area] = max(1, rows // 2)
             torch.cuda.empty_cache()
             break
+        warmed = rows
+    shared.warmed = warmed
 
 
 def _shapes(call: Call) -> list[torch.Size]:

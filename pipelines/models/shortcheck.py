@@ -31,7 +31,7 @@ import torch
 from pipelines.engine import collate
 from pipelines.engine.batch import Batch
 from pipelines.engine.call import Call, History
-from pipelines.engine.cost import MIN_ROWS, StepCost
+from pipelines.engine.learning import StepCosts
 from pipelines.engine.shared import SharedModule, Stage
 from pipelines.errors import DrawError
 from pipelines.models.loader import LoadedModel
@@ -110,10 +110,12 @@ class ShortCheck:
             model.shares, model.reason = False, f"together fails: {error}"
         if model.shares and model.adapters:
             self._check_adapters(of_b)
-        for shared, times in self._steps().items() if model.shares else ():
-            # All that the most rows took is theirs: so slow a step has no fixed cost to speak of.
-            most = max(times)
-            shared.cost = StepCost(0.0, times[most] / most, first_calls(self._calls)[shared].area, min_rows=MIN_ROWS)
+        # Some of the forwards computed nothing, and a busy machine is no slow device.
+        for shared in {forward.shared for forward in self._forwards}:
+            shared.costs = StepCosts()
+        for forward in self._forwards:
+            area = first_calls(self._calls)[forward.shared].area
+            forward.shared.costs.learn(forward.rows, area, forward.seconds)
         return self._calls
 
     def _steps(self) -> dict[SharedModule, dict[int, float]]:

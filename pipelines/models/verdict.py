@@ -1,18 +1,20 @@
 """What the check at load found of a model, as a value that can be kept, sent and given back.
 
 Knows what the check decides; does not know how. What it found depends on the weights, the libraries and the device
-alone: of the same plan on the same device, it need not be found twice.
+alone: of the same plan on the same device, it need not be found twice. What steps cost is learnt while the model
+serves, and is a guess for the next time.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Protocol
 
 import msgspec
 
 from pipelines.engine.adapters import Adapters
 from pipelines.engine.collate import Part, Path
-from pipelines.engine.cost import StepCost
+from pipelines.engine.learning import Curve, StepCosts
 from pipelines.engine.shared import SharedModule
 
 
@@ -28,12 +30,12 @@ class Checked(Protocol):
 
 
 class ModuleVerdict(msgspec.Struct, frozen=True):
-    """Of one shared module: which arguments and outputs are rows, and what a row costs."""
+    """Of one shared module: which arguments and outputs are rows, and what steps cost, as far as it is learnt."""
 
     parts: tuple[tuple[Path, Part], ...]
     output_parts: tuple[tuple[Path, Part], ...]
     pixels: float
-    cost: StepCost | None
+    costs: Curve | None = None
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -51,11 +53,20 @@ class Verdict(msgspec.Struct, frozen=True):
         """What was found of a model that was checked."""
         modules = {
             shared.name: ModuleVerdict(
-                tuple(shared.parts.items()), tuple(shared.output_parts.items()), shared.pixels, shared.cost
+                tuple(shared.parts.items()), tuple(shared.output_parts.items()), shared.pixels, shared.costs.curve()
             )
             for shared in model.shared_modules.values()
         }
         return Verdict(model.weight_bytes(), model.shares, model.reason, model.adapters.mixed, modules, small)
+
+    def with_costs(self, costs: Mapping[str, Curve]) -> Verdict:
+        """The same with what was learnt since of some components' steps; itself where that has not moved by a tenth."""
+        modules = dict(self.modules)
+        for name, curve in costs.items():
+            old = modules[name].costs
+            if old is None or curve.moved(old):
+                modules[name] = msgspec.structs.replace(modules[name], costs=curve)
+        return self if modules == self.modules else msgspec.structs.replace(self, modules=modules)
 
     def fits(self, model: Checked) -> bool:
         """Is it of such a model? Its folder may have been given other weights meanwhile."""
@@ -68,4 +79,6 @@ class Verdict(msgspec.Struct, frozen=True):
         for shared in model.shared_modules.values():
             found = self.modules[shared.name]
             shared.parts, shared.output_parts = dict(found.parts), dict(found.output_parts)
-            shared.pixels, shared.cost = found.pixels, found.cost
+            shared.pixels = found.pixels
+            if found.costs is not None:
+                shared.costs = StepCosts(found.costs)

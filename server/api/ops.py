@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from server.api import openapi
 from server.api.services import Services
 from server.errors import Unauthorized
+from server.worker.cost import Cost
 from server.worker.fleet import Fleet
 from server.worker.member import Member
 from server.worker.status import ModelState
@@ -76,6 +77,8 @@ def readiness(services: Services) -> dict[str, Any]:
             models[key]["shared"] = status.shared
         if status.unshared_reason:
             models[key]["unshared_reason"] = status.unshared_reason
+        if status.loads.cost is not None and status.state is not ModelState.BROKEN:
+            models[key]["step"] = _step(status.loads.cost)
     servable = any(status.state is not ModelState.BROKEN for status in services.worker.models.values())
     ready = services.worker.settled and servable and not services.queue.draining
     failure = services.worker.start_failure
@@ -90,6 +93,18 @@ def readiness(services: Services) -> dict[str, Any]:
         "draining": services.queue.draining,
         "models": models,
         "models_file": {"state": "wrong", "reason": problem} if problem else {"state": "served"},
+    }
+
+
+def _step(cost: Cost) -> dict[str, Any]:
+    """What a step costs: fixed_ms + row_ms for each row, of so many pixels."""
+    return {
+        "fixed_ms": round(cost.fixed_s * 1000, 3),
+        "row_ms": round(cost.row_s * 1000, 3),
+        "pixels": cost.pixels,
+        "most_rows": cost.most_rows,
+        "steps": cost.steps,
+        "guess": cost.guess,
     }
 
 

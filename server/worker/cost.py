@@ -13,6 +13,8 @@ class Cost:
     row_s: float
     pixels: int
     most_rows: int  # of one step, with so many pixels
+    steps: int = 0  # that it was learnt from, since the load
+    guess: bool = False  # were they too few?
 
     def row(self, pixels: int) -> float:
         """Seconds of a row of another size."""

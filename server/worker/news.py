@@ -30,7 +30,7 @@ def note(news: News, models: ModelStatuses, metrics: Metrics, device: str, named
             log.debug("model loads", extra={"model": key, "components": components, "forwards": forwards, **named})
         case protocol.Checked(key, shared, reason, mark):
             models.checked(key, shared, reason, mark)
-        case protocol.Cost(key, fixed_s, row_s, pixels, most_rows, mark):
-            models.costs(key, Cost(fixed_s, row_s, pixels, most_rows), mark)
+        case protocol.Cost(key, fixed_s, row_s, pixels, most_rows, mark, steps, guess):
+            models.costs(key, Cost(fixed_s, row_s, pixels, most_rows, steps, guess), mark)
         case protocol.Tally(counts, memory):
             metrics.tell(counts, memory, device)

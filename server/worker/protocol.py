@@ -101,7 +101,7 @@ class Checked(msgspec.Struct, frozen=True, tag=True):
 
 class Cost(msgspec.Struct, frozen=True, tag=True):
     """What a step of this model takes here: ``fixed_s + row_s × rows``, with rows of ``pixels``. Sent when the model
-    has been checked, and whenever the cost has moved by a tenth."""
+    has been checked, and whenever the cost has moved by a tenth; a ``guess`` as long as too few steps were seen."""
 
     key: str
     fixed_s: float
@@ -109,6 +109,8 @@ class Cost(msgspec.Struct, frozen=True, tag=True):
     pixels: int  # of a row
     most_rows: int  # of one step, with so many pixels
     mark: str = ""  # of the plan, as in Moved
+    steps: int = 0  # that it was learnt from, since the load
+    guess: bool = False
 
 
 class Tally(msgspec.Struct, frozen=True, tag=True):

@@ -24,8 +24,8 @@ from unittest import mock
 import msgspec
 import torch
 
-from pipelines.engine.cost import StepCost
 from pipelines.engine.embeddings import EmbeddingCache
+from pipelines.engine.learning import Curve, StepCosts
 from pipelines.engine.sink import KeepingSink
 from pipelines.errors import DrawError
 from pipelines.models import loader, selfcheck
@@ -175,7 +175,8 @@ def _bound_rows(model: LoadedModel) -> None:
     """The rows of a device that one picture fills. What the check measured is this machine's time, and no card's."""
     for shared in model.shared_modules.values():
         if shared.is_denoiser:
-            shared.cost = StepCost(fixed_s=0.0, row_s=0.1, area=(model.plan.native_width // 8) ** 2)
+            area = (model.plan.native_width // 8) ** 2
+            shared.costs = StepCosts(Curve(area, ((1, 0.1, 0.01), (2, 0.2, 0.01))))
 
 
 def _mixed(model: LoadedModel, size: Size, count: int) -> Iterator[Drawing]:
@@ -217,7 +218,6 @@ def main() -> int:
     for name in asked.only or SIZES:
         for card in asked.card or CARDS:
             with (
-                mock.patch.object(selfcheck, "_COST_BUDGET_S", 0.0),  # one forward: a fake card has no speed
                 mock.patch.object(ShortCheck, "of", return_value=None),
                 mock.patch.object(selfcheck, "refuse_deaf"),  # what encoders make has no numbers here
             ):

@@ -15,6 +15,7 @@ import torch
 
 from pipelines.engine import preview
 from pipelines.engine.engine import Engine
+from pipelines.engine.learning import StepCosts
 from pipelines.errors import Cancelled
 from pipelines.plan import Drawing
 from tests.engine.conftest import SAME, Bench, Seen, denoiser, faulty
@@ -215,22 +216,19 @@ def test_a_preview_that_fails_harms_nothing(bench: Bench, monkeypatch: pytest.Mo
     assert torch.equal(seen.pictures["a"], alone)
 
 
-def test_the_time_of_steps_is_told_without_what_stands_between_requests(bench: Bench) -> None:
-    told: list[tuple[str, int, float]] = []
+def test_each_step_of_the_denoiser_is_told_with_what_is_learnt_of_them(bench: Bench) -> None:
+    told: list[tuple[str, int]] = []
 
-    class Timed(Seen):
-        def stepped(self, drawing: Drawing, rows: int, seconds: float) -> None:
-            told.append((drawing.job_id, rows, seconds))
+    class Watching(Seen):
+        def stepped(self, drawing: Drawing, costs: StepCosts) -> None:
+            told.append((drawing.job_id, costs.steps))
 
-    engine = Engine(Timed())
+    engine = Engine(Watching())
+    before = denoiser(bench).costs.steps
     for name in ("a", "b"):
         ended = threading.Event()
         engine.submit(bench.model, bench.drawing(name, steps=4, n=2), done=ended.set)
         assert ended.wait(120)
-        time.sleep(0.3)
     engine.close()
-    rows = {rows for _, rows, _ in told}
-    assert [name for name, _, _ in told].count("a") == 4, "the last until the decoding begins"
-    assert rows <= {2, 4}
-    assert len(rows) == 1
-    assert all(seconds > 0 for _, _, seconds in told)
+    assert [name for name, _ in told] == ["a"] * 4 + ["b"] * 4
+    assert [steps - before for _, steps in told] == list(range(1, 9))

@@ -10,11 +10,12 @@ import pytest
 import torch
 
 from pipelines.engine import run as run_module
-from pipelines.engine.cost import StepCost
+from pipelines.engine.learning import StepCosts
 from pipelines.engine.shared import SharedModule, Stage
 from pipelines.errors import OutOfMemory
 from pipelines.models import selfcheck
 from tests.engine.conftest import SAME, Bench, decoder, denoiser, faulty, no_memory, observed
+from tests.fixed_rows import FixedRows
 
 
 def test_out_of_memory_halves_the_batch_and_is_remembered(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,7 +31,7 @@ def test_out_of_memory_halves_the_batch_and_is_remembered(bench: Bench, monkeypa
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     faulty(monkeypatch, shared, raise_if)
-    monkeypatch.setattr(shared, "cost", None)
+    monkeypatch.setattr(shared, "costs", StepCosts())
     seen, engine = bench.draw(drawings)
     assert not seen.errors
     assert refused == [8], "the size that fitted is remembered, so it happens once"
@@ -73,7 +74,7 @@ def test_the_cpus_out_of_memory_halves_the_batch_too(bench: Bench, monkeypatch: 
     """It was taken for a bug in a forward: each run was tried alone, and what did not fit was answered 500."""
     shared = denoiser(bench)
     monkeypatch.setattr(shared, "learned_rows", {})
-    monkeypatch.setattr(shared, "cost", None)
+    monkeypatch.setattr(shared, "costs", StepCosts())
     refused = []
 
     def raise_if(sample: torch.Tensor) -> None:
@@ -194,13 +195,16 @@ def test_a_compiled_denoiser_is_warm_before_anybody_waits(bench: Bench, monkeypa
     sizes: list[int] = []
     faulty(monkeypatch, shared, lambda sample: sizes.append(sample.shape[0]))
     monkeypatch.setattr(shared, "compiled", True)
-    monkeypatch.setattr(selfcheck, "_measure", lambda shared, call: None)
-    monkeypatch.setattr(shared, "cost", StepCost(0.011, 0.019, 1024))
+    monkeypatch.setattr(shared, "costs", FixedRows(8))
+    monkeypatch.setattr(shared, "warmed", None)
     monkeypatch.setattr(shared, "learned_rows", {})
     (area,) = {call.area for call in observed(bench) if call.shared is shared}
     selfcheck.check(bench.model)
     assert shared.most_rows(area) == 8
-    assert sizes[-4:] == [1, 2, 4, 8]
+    assert sizes[-8:] == [1, 1, 2, 2, 4, 4, 8, 8], "once to compile, once to be timed"
+    curve = shared.costs.curve()
+    assert curve is not None
+    assert {1, 2, 4, 8} <= {rows for rows, _, _ in curve.samples}
 
     def raise_if(sample: torch.Tensor) -> None:
         if sample.shape[0] > 4:
@@ -224,7 +228,7 @@ def test_what_a_failed_step_made_is_let_go_of_before_the_next_try(
     """An error's frames hold the forward's activations for as long as its handler runs: half a batch would not fit."""
     shared = denoiser(bench)
     monkeypatch.setattr(shared, "learned_rows", {})
-    monkeypatch.setattr(shared, "cost", None)
+    monkeypatch.setattr(shared, "costs", StepCosts())
     held: list[weakref.ref[torch.Tensor]] = []
 
     def raise_if(sample: torch.Tensor) -> None:
@@ -245,18 +249,17 @@ def test_a_check_at_load_that_runs_out_of_memory_bounds_the_rows(
     bench: Bench, monkeypatch: pytest.MonkeyPatch, device: str
 ) -> None:
     shared = denoiser(bench)
-    monkeypatch.setattr(shared, "cost", None)
+    monkeypatch.setattr(shared, "costs", StepCosts())
     monkeypatch.setattr(shared, "learned_rows", {})
 
     def raise_if(sample: torch.Tensor) -> None:
-        if sample.shape[0] > 16:
+        if sample.shape[0] > 2:
             if device == "cpu":
                 no_memory()
             raise torch.OutOfMemoryError("CUDA out of memory")
 
     faulty(monkeypatch, shared, raise_if)
-    monkeypatch.setattr(selfcheck, "_COST_BUDGET_S", 60.0)
     selfcheck.check(bench.model)
-    assert list(shared.learned_rows.values()) == [16]
+    assert list(shared.learned_rows.values()) == [2]
     area = next(iter(shared.learned_rows))
-    assert shared.most_rows(area) <= 16
+    assert shared.most_rows(area) == 2

@@ -7,11 +7,9 @@ import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
-from unittest import mock
 
 import torch
 
-from pipelines.engine.cost import StepCost
 from pipelines.engine.embeddings import EmbeddingCache
 from pipelines.engine.engine import Engine
 from pipelines.engine.sink import KeepingSink
@@ -19,6 +17,7 @@ from pipelines.models import selfcheck
 from pipelines.models.loader import LoadedModel
 from pipelines.plan import Drawing
 from pipelines.spec import ImageSpec, Pixels
+from tests.fixed_rows import FixedRows
 
 
 @dataclass(frozen=True)
@@ -28,17 +27,11 @@ class Drawn:
     fallbacks: int  # steps that failed together and were tried alone
 
 
-class _SixteenRows(StepCost):
-    def most_rows(self, area: int) -> int:
-        return 16
-
-
 def check(model: LoadedModel) -> None:
-    """The check at load, with room for 16 rows a step: measured, it would differ from run to run, and forwards too."""
-    with mock.patch.object(selfcheck, "_measure"):
-        selfcheck.check(model)
+    """The check at load, and room for 16 rows a step: learnt, it would differ from run to run, and forwards too."""
+    selfcheck.check(model)
     for shared in model.shared_modules.values():
-        shared.cost = _SixteenRows(fixed_s=1.0, row_s=1.0, area=1)
+        shared.costs = FixedRows(16)
 
 
 def run(

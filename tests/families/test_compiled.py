@@ -6,24 +6,19 @@ from typing import Any
 
 import pytest
 
-from pipelines.engine.cost import StepCost
 from pipelines.engine.shared import SharedModule
 from pipelines.models import selfcheck
 from pipelines.models.loader import LoadedModel
 from tests.families import tiny
 from tests.families.drive import draw, drawing
-
-
-class _FourRows(StepCost):
-    def most_rows(self, area: int) -> int:
-        return 4
+from tests.fixed_rows import FixedRows
 
 
 def compiled(model: LoadedModel) -> SharedModule:
     """The denoiser, as if it were compiled, with room for 4 rows."""
     (shared,) = (shared for shared in model.shared_modules.values() if shared.is_denoiser)
     shared.compiled = True
-    shared.cost = _FourRows(fixed_s=1.0, row_s=1.0, area=1)
+    shared.costs = FixedRows(4)
     return shared
 
 
@@ -34,12 +29,9 @@ def is_mask(name: str, value: Any) -> bool:
 @pytest.mark.parametrize(
     ("name", "block"), [("Z-Image", "ZImageTransformerBlock"), ("Qwen-Image", "QwenImageTransformerBlock")]
 )
-def test_prompts_of_two_lengths_meet_no_graph_that_is_not_made(
-    name: str, block: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_prompts_of_two_lengths_meet_no_graph_that_is_not_made(name: str, block: str) -> None:
     """These blocks are given a mask where prompts differ in length, and none where they do not. Only one of the two
     was compiled at load: the first mixed batch compiled for minutes, while everybody waited."""
-    monkeypatch.setattr(selfcheck, "_measure", lambda shared, call: None)
     model = tiny.build(name)
     shared = compiled(model)
     graphs: set[tuple[int, bool]] = set()

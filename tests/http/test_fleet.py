@@ -9,7 +9,8 @@ from typing import Any, cast
 import pytest
 
 from server.errors import ConfigError
-from server.worker.status import ModelState, ModelStatus
+from server.worker.cost import Cost
+from server.worker.status import Loads, ModelState, ModelStatus
 from tests.assertions import assert_api_error
 from tests.http.test_admin import models_file
 from tests.paper import Paper, PaperServers, PaperWorker
@@ -119,3 +120,19 @@ def test_a_model_that_is_broken_everywhere_is_unavailable(two: Paper) -> None:
         worker.models = {"darkroom-mini": ModelStatus(ModelState.BROKEN, "torn")}
     said = ready(two)
     assert (said["ready"], said["models"]["darkroom-mini"]) == (False, {"state": "broken", "reason": "torn"})
+
+
+def test_what_a_step_costs_is_told_of_each_model_that_was_loaded(two: Paper) -> None:
+    """What bounded a model's rows could be read in no other place than the log line of its load."""
+    assert "step" not in ready(two)["models"]["darkroom-mini"]
+    cost = Cost(0.01234567, 0.0012, 4096, 48, steps=900, guess=True)
+    for worker in workers(two):
+        worker.models = {"darkroom-mini": ModelStatus(ModelState.READY, loads=Loads(cost=cost))}
+    assert ready(two)["models"]["darkroom-mini"]["step"] == {
+        "fixed_ms": 12.346,
+        "row_ms": 1.2,
+        "pixels": 4096,
+        "most_rows": 48,
+        "steps": 900,
+        "guess": True,
+    }

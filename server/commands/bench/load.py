@@ -12,8 +12,8 @@ import random
 import re
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 
 import httpx
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
@@ -48,12 +48,25 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class StepCurve:
+    """What a step of a model costs by now, as the server has learnt it."""
+
+    fixed_ms: float
+    row_ms: float
+    pixels: int  # of a row
+    most_rows: int  # of one step
+    steps: int  # that it was learnt from
+    guess: bool
+
+
+@dataclass(frozen=True)
 class LoadResult:
     """The result of one load: everything a report needs."""
 
     command: str
     samples: tuple[Sample, ...]
     rows_per_batch: float | None  # None: /metrics does not say
+    steps: Mapping[str, StepCurve] = field(default_factory=dict)  # what a step of each loaded model costs
 
     @property
     def good(self) -> list[Sample]:
@@ -168,6 +181,19 @@ async def read_rows(client: httpx.AsyncClient) -> tuple[float, float] | None:
     return totals["forwards"], totals["rows"]
 
 
+async def read_steps(client: httpx.AsyncClient) -> dict[str, StepCurve]:
+    """What a step of each model costs that /readyz tells it of."""
+    found: dict[str, StepCurve] = {}
+    try:
+        models = (await client.get("/readyz")).json()["models"]
+        for name, model in models.items():
+            if "step" in model:
+                found[name] = StepCurve(**{each.name: model["step"][each.name] for each in fields(StepCurve)})
+    except (httpx.HTTPError, ValueError, KeyError, TypeError, AttributeError):
+        return {}
+    return found
+
+
 async def run(
     client: httpx.AsyncClient,
     asks: Sequence[Ask],
@@ -186,7 +212,7 @@ async def run(
     rows_per_batch = None
     if before is not None and after is not None and after[0] > before[0]:
         rows_per_batch = (after[1] - before[1]) / (after[0] - before[0])
-    return LoadResult(command, tuple(samples), rows_per_batch)
+    return LoadResult(command, tuple(samples), rows_per_batch, await read_steps(client))
 
 
 async def run_against(

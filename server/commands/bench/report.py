@@ -9,7 +9,7 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
 
-from server.commands.bench.load import LoadResult, Sample
+from server.commands.bench.load import LoadResult, Sample, StepCurve
 
 _WIDTH, _HEIGHT = 720, 260  # of a plot, in its own units
 _LEFT, _RIGHT, _TOP, _BOTTOM = 56, 12, 12, 40  # margins
@@ -65,8 +65,17 @@ def figures(result: LoadResult) -> list[tuple[str, str]]:
         ]
     if result.rows_per_batch is not None:
         rows.append(("denoiser rows a batch", f"{result.rows_per_batch:.1f}"))
+    rows += [(f"step of {model}", _step(step)) for model, step in sorted(result.steps.items())]
     rows += [(f"error: {code}", str(count)) for code, count in sorted(result.errors.items())]
     return rows
+
+
+def _step(step: StepCurve) -> str:
+    learnt = "a guess" if step.guess else f"learnt from {step.steps} steps"
+    return (
+        f"{step.fixed_ms:.1f} ms + {step.row_ms:.1f} ms a row of {step.pixels} pixels, at most {step.most_rows} rows "
+        f"({learnt})"
+    )
 
 
 def _seconds(value: float) -> str:

@@ -1,39 +1,36 @@
 """What steps cost on this device, told to the front: it chooses the device for a drawing by it.
 
-Knows what the check at load measured, how long steps take while the engine draws, and the front's messages; knows
-neither runs nor tensors. A cost is told when a model has been checked, and again when it has moved by a tenth.
+Knows what is learnt of each model's steps, and the front's messages; knows neither runs nor tensors. A cost is told
+when a model has been checked, soon after its first steps, and again when it has moved by a tenth.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipelines.engine.learning import StepCosts
 from pipelines.engine.model import Model
 from pipelines.engine.shared import Stage
 from pipelines.plan import Drawing, ModelPlan
 from server.worker import protocol
 from server.worker.child.link import Link
 
-_SMOOTHING = 0.05  # of the moving average: about the last forty steps count
-_MIN_STEPS = 16  # between two that are told
+_MIN_STEPS = 16  # between two that are told, but for the first after a load: the check's was made beside others
+_LOOK_STEPS = 4  # between two looks
+_LOOKS = 2  # one after the other that have to find it moved: a single step may have been held up
+_RENEW_STEPS = 1024  # then it is told anew, with the number of steps that it comes from
 _MOVED = 0.1
-_MAX_RATIO = 2.0  # of one step to those before it: something held it up
 
 
 @dataclass
 class _Known:
-    """Of one model: what is taken for its cost, and by how much steps take longer than that."""
+    """Of one model: the picture that a latent element stands for, and what the front knows."""
 
-    fixed_s: float
-    row_s: float
-    pixels: int  # of a row
-    most_rows: int
-    scale: float = 1.0
-    told: float = 1.0  # the scale that the front knows; 0: it knows nothing
+    element_pixels: float  # 0: not noted
+    shares: bool = True
+    told: protocol.Cost | None = None
     steps: int = 0  # since then
-
-    def expected_s(self, rows: int, pixels: int) -> float:
-        return self.fixed_s + self.row_s * rows * pixels / self.pixels
+    moved: int = 0  # the last so many looks found it moved
 
 
 class CostWatch:
@@ -44,28 +41,24 @@ class CostWatch:
         self._known: dict[ModelPlan, _Known] = {}
 
     def checked(self, plan: ModelPlan, model: Model) -> None:
-        """A model has been checked at load. What was not measured then is learned from its steps."""
+        """A model has been checked at load, or is back from host memory."""
         self._known.pop(plan, None)
         for shared in model.shared_modules.values():
-            cost = shared.cost
-            if shared.stage is Stage.DENOISE and cost is not None and model.shares:
-                pixels = round(cost.area * shared.pixels) or plan.native_width * plan.native_height
-                known = _Known(cost.fixed_s, cost.row_s, pixels, cost.most_rows(cost.area))
-                self._known[plan] = known
-                self._tell(plan, known)
+            if shared.stage is Stage.DENOISE:
+                known = self._known[plan] = _Known(shared.pixels, model.shares)
+                if model.shares:
+                    self._tell(plan, known, shared.costs)
                 return
 
-    def stepped(self, drawing: Drawing, rows: int, seconds: float) -> None:
-        """A step has taken so long. On the engine's thread."""
-        plan, pixels = drawing.plan, drawing.spec.draw_width * drawing.spec.draw_height
+    def stepped(self, drawing: Drawing, costs: StepCosts) -> None:
+        """A step has been taken. On the engine's thread."""
+        plan = drawing.plan
         known = self._known.get(plan)
         if known is None:
-            known = self._known[plan] = _Known(0.0, seconds / rows, pixels, most_rows=rows, told=0.0)
-        ratio = min(_MAX_RATIO * known.scale, seconds / max(known.expected_s(rows, pixels), 1e-9))
-        known.scale += _SMOOTHING * (ratio - known.scale)
+            known = self._known[plan] = _Known(0.0)
         known.steps += 1
-        if known.steps >= _MIN_STEPS and abs(known.scale - known.told) >= _MOVED * known.told:
-            self._tell(plan, known)
+        if known.steps % _LOOK_STEPS == 0:
+            self._tell(plan, known, costs)
 
     def forget_all_but(self, plans: frozenset[ModelPlan]) -> None:
         """Only these models are served from now on."""
@@ -73,7 +66,32 @@ class CostWatch:
             if plan not in plans:
                 self._known.pop(plan, None)
 
-    def _tell(self, plan: ModelPlan, known: _Known) -> None:
-        known.told, known.steps = known.scale, 0
-        fixed_s, row_s = known.fixed_s * known.scale, known.row_s * known.scale
-        self._link.send(protocol.Cost(plan.key, fixed_s, row_s, known.pixels, known.most_rows, plan.mark))
+    def _tell(self, plan: ModelPlan, known: _Known, costs: StepCosts) -> None:
+        """Tell the front, unless it knows it already."""
+        cost = costs.cost()
+        if cost is None:
+            return
+        pixels = round(cost.area * known.element_pixels) or plan.native_width * plan.native_height
+        most_rows = costs.most_rows(cost.area) if known.shares else 1
+        new = protocol.Cost(
+            plan.key, cost.fixed_s, cost.row_s, pixels, most_rows, plan.mark, costs.steps, guess=costs.is_guess
+        )
+        if known.told is None:
+            due = known.steps == 0 or known.steps >= _MIN_STEPS
+        elif known.told.steps == 0:
+            due = known.steps > 0
+        else:
+            known.moved = known.moved + 1 if _has_moved(new, known.told) else 0
+            due = known.steps >= _RENEW_STEPS or (known.steps >= _MIN_STEPS and known.moved >= _LOOKS)
+        if due:
+            known.told, known.steps, known.moved = new, 0, 0
+            self._link.send(new)
+
+
+def _has_moved(new: protocol.Cost, old: protocol.Cost) -> bool:
+    if new.pixels != old.pixels or new.guess != old.guess:
+        return True
+    if abs(new.most_rows - old.most_rows) > max(1, _MOVED * old.most_rows):
+        return True
+    pairs = [(new.fixed_s + new.row_s * rows, old.fixed_s + old.row_s * rows) for rows in (1, 8)]
+    return any(abs(one - other) > _MOVED * other for one, other in pairs)

@@ -5,6 +5,7 @@ Knows the engine, residency and the front's messages; knows nothing of sockets o
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
 from collections.abc import Iterable
@@ -21,17 +22,15 @@ from pipelines.facts import working_room
 from pipelines.models import loader, memory, residency, selfcheck
 from pipelines.models.loader import LoadedModel
 from pipelines.models.records import Records
-from pipelines.models.verdict import Verdict
 from pipelines.plan import Drawing, ModelPlan
 from server.settings import memory_of
 from server.worker import protocol
 from server.worker.child.link import Link
 from server.worker.child.reporter import Reporter, fail_as_thread
 from server.worker.child.signs import LoadSigns
+from server.worker.child.verdicts import Verdicts
 
 log = logging.getLogger("darkroom.worker")
-
-_VERDICT = "verdict"  # its name among the records
 
 
 class Device:
@@ -46,8 +45,8 @@ class Device:
         *,
         share: int = 1,
     ) -> None:
-        """``records`` keeps what the checks at load find; without them, this process alone knows it. So many workers
-        ``share`` the host's memory and cores."""
+        """``records`` keeps what the checks at load find, and what is learnt of steps; without them, this process alone
+        knows it. So many workers ``share`` the host's memory and cores."""
         self._link = link
         self._device = device
         self.reporter = Reporter(link, share=share)
@@ -73,8 +72,7 @@ class Device:
         self._waiting_since: dict[str, float] = {}  # of drawings whose model is not loaded, by job (monotonic)
         self._failures: dict[ModelPlan, tuple[float, DrawError]] = {}  # of last loads, and when; the load thread's own
         self._host_encoders: dict[ModelPlan, bool] = {}  # of each plan that was sized; the load thread's own
-        self._checked: set[ModelPlan] = set()  # by this process; the load thread's own
-        self._records = records or Records(None, darkroom="", device=str(device))
+        self._verdicts = Verdicts(records or Records(None, darkroom="", device=str(device)))
         self._load_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
 
     def preload(self, plan: ModelPlan) -> None:
@@ -115,6 +113,7 @@ class Device:
         """Finish what was sent."""
         self._load_thread.shutdown(wait=True)
         self._engine.close()
+        self._verdicts.keep(self._verdicts.learnt())
         self.reporter.close()
 
     def _queue_load(self, plan: ModelPlan, drawing: Drawing | None) -> None:
@@ -124,9 +123,8 @@ class Device:
         for known in (self._failures, self._host_encoders):
             for plan in known.keys() - plans:
                 del known[plan]
-        self._records.forget_all_but(plans)
+        self._verdicts.forget_all_but(plans)
         self.reporter.costs.forget_all_but(plans)
-        self._checked &= plans
 
     def _queue_sweep(self) -> None:
         self._load_thread.submit(self._residency.sweep).add_done_callback(fail_as_thread)
@@ -180,6 +178,10 @@ class Device:
         self._residency.unpin(drawing.plan)
         if self._residency.has_leavers:
             self._queue_sweep()
+        if self.reporter.is_idle:
+            learnt = self._verdicts.learnt()  # here, on the thread that learns
+            with contextlib.suppress(RuntimeError):  # it has ended: the worker is closing, and keeps this itself
+                self._load_thread.submit(self._verdicts.keep, learnt).add_done_callback(fail_as_thread)
         # Not the hits of the prompt cache: whoever reads /metrics could tell that another key has sent a prompt.
         self._link.send(protocol.Tally(dict(self._engine.counts), memory.usage(self._device)))
 
@@ -191,14 +193,11 @@ class Device:
 
     def _load_and_check(self, plan: ModelPlan) -> LoadedModel:
         with LoadSigns(self._link, plan) as signs:
-            record = self._records.of(plan)  # of the files as they are before they are loaded
-            known = record.get(_VERDICT, Verdict)
+            record, known = self._verdicts.record_of(plan)  # of the files as they are before they are loaded
             on_host = self._host_encoders.get(plan, False)
             model = loader.load(plan, self._device, host_encoders=on_host, component_done=signs.component)
-            verdict = selfcheck.check(model, known, signs.forward, costs_hold=plan in self._checked)
-            self._checked.add(plan)
-        if verdict != known:
-            record.keep(_VERDICT, verdict)
+            verdict = selfcheck.check(model, known, signs.forward)
+        self._verdicts.checked(plan, record, verdict, known, model)
         if not model.shares:
             log.warning("model runs unshared", extra={"model": plan.key, "reason": model.reason})
         self._link.send(protocol.Checked(plan.key, model.shares, model.reason, plan.mark))

@@ -17,6 +17,7 @@ from dataclasses import dataclass, field
 import msgspec
 import torch
 
+from pipelines.engine.learning import StepCosts
 from pipelines.engine.sink import Sink
 from pipelines.errors import DrawError, OutOfMemory, is_device_lost, is_out_of_memory
 from pipelines.pictures import images
@@ -69,8 +70,13 @@ class Reporter(Sink):
         self._drawings[drawing.job_id].started_s = time.monotonic()
         self._link.send(protocol.Started(drawing.job_id))
 
-    def stepped(self, drawing: Drawing, rows: int, seconds: float) -> None:
-        self.costs.stepped(drawing, rows, seconds)
+    @property
+    def is_idle(self) -> bool:
+        """Is there no drawing, be it under way or still waiting?"""
+        return not self._drawings
+
+    def stepped(self, drawing: Drawing, costs: StepCosts) -> None:
+        self.costs.stepped(drawing, costs)
 
     def progress(self, drawing: Drawing, done: int, of: int) -> None:
         """Sent once an interval at most: with many runs of short steps, the front would do little else than read."""

@@ -16,6 +16,8 @@ from server.commands.bench.mix import TASKS, Ask, Mix
 
 EVERYTHING = Mix(sizes=("256x256", "512x512"), steps=(4, 9), guidance=(1.0, 5.0), tasks=TASKS, counts=(1, 2), model="m")
 
+STEP = {"fixed_ms": 3.14, "row_ms": 1.2, "pixels": 4096, "most_rows": 48, "steps": 900, "guess": False}
+
 Body = dict[str, object]
 Answer = Callable[[Body], AsyncIterator[bytes]]
 
@@ -46,6 +48,9 @@ class Stub:
             lines += [f'darkroom_engine{{counter="unet_rows"}} {20.0 + 6 * len(self.bodies)}']
             lines += ['darkroom_engine{counter="vae_forwards"} 999.0', 'darkroom_engine{counter="vae_rows"} 999.0']
             return httpx.Response(200, text="\n".join(lines))
+        if request.url.path == "/readyz":
+            models = {"m": {"state": "ready", "step": STEP}, "n": {"state": "loading"}}
+            return httpx.Response(503, json={"models": models})
         self.keys.add(request.headers.get("authorization"))
         number = len(self.bodies)
         self.bodies.append(json.loads(request.content))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import pytest
@@ -24,6 +25,16 @@ def test_latencies_are_told_as_they_were() -> None:
     assert shown["time to first step, p50"] == "200 ms"
     assert shown["time to first step, p95"] == "380 ms"
     assert "denoiser rows a batch" not in shown
+
+
+@pytest.mark.anyio
+async def test_what_a_step_costs_is_told_as_the_server_has_learnt_it() -> None:
+    result = await run(Stub(), make_asks(EVERYTHING, 3, 1))
+    shown = dict(report.figures(result))
+    assert shown["step of m"] == "3.1 ms + 1.2 ms a row of 4096 pixels, at most 48 rows (learnt from 900 steps)"
+    assert "step of n" not in shown
+    guessed = replace(result, steps={"m": replace(result.steps["m"], guess=True)})
+    assert dict(report.figures(guessed))["step of m"].endswith("(a guess)")
 
 
 class _Page(HTMLParser):

@@ -253,11 +253,11 @@ def test_what_a_check_found_is_there_for_the_next_process(
 ) -> None:
     """Verdicts lived in memory alone: each restart drew the whole check of each model again."""
     plan = next(iter(load_catalog(ROOT / "models.yaml").plans.values()))
-    known: list[tuple[Verdict | None, bool]] = []
+    known: list[Verdict | None] = []
     found = Verdict(7, True, "", True, {})
 
-    def check(model: Any, verdict: Verdict | None, alive: Callable[[], None], *, costs_hold: bool) -> Verdict:
-        known.append((verdict, costs_hold))
+    def check(model: Any, verdict: Verdict | None, alive: Callable[[], None]) -> Verdict:
+        known.append(verdict)
         alive()
         return found
 
@@ -268,7 +268,7 @@ def test_what_a_check_found_is_there_for_the_next_process(
         made._load(plan)
         made._load(plan)
         made.close()
-    assert known == [(None, False), (found, True), (found, False), (found, True)]
+    assert known == [None, found, found, found]
     said = [message for message in link.sent if isinstance(message, protocol.LoadProgress)]
     assert said == [protocol.LoadProgress(plan.key, 0, 0, plan.mark)] * 4, "tiny models do not flood the front"
 
