@@ -25,7 +25,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Find:
     """Reads the setting on a machine with these cards."""
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(devices, "_cores", lambda: 8)
+    monkeypatch.setattr(devices, "cores", lambda: 8)
 
     def look(words: str, cards: tuple[Card, ...] | str = CARDS, **settings: object) -> tuple[WorkerDevice, ...]:
         (tmp_path / "dev").mkdir(exist_ok=True)

@@ -1,0 +1,108 @@
+"""Ray nodes on loopback, each a tree of processes of its own: to kill the tree is what a machine's power cut is."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import psutil
+
+from tests.running import ROOT, eventually
+
+_STORE_BYTES = 128 * 1024 * 1024
+
+
+class Nodes:
+    """The nodes of one cluster, by name; the first is the head. Each has one CPU: room for one replica."""
+
+    def __init__(self, folder: Path) -> None:
+        """``folder``: for the token and Ray's sessions. Its path has to be short, as Ray makes sockets in it."""
+        self._folder = folder
+        self._started: dict[str, subprocess.Popen[bytes]] = {}
+        self._port = _free_port()
+        token = folder / "token"
+        token.write_text(secrets.token_hex(32))
+        token.chmod(0o600)
+        kept = {name: value for name, value in os.environ.items() if not name.startswith(("DARKROOM_", "RAY_"))}
+        self.environment = {
+            **kept,
+            "PYTHONPATH": str(ROOT),
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN_PATH": str(token),
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_worker_niceness": "0",
+            "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's own way of leaving 127.0.0.1 what it is
+        }
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self._port}"
+
+    def start(self, name: str) -> None:
+        """Start a node; the first is the head."""
+        role = [f"--address={self.address}"]
+        if not self._started:
+            role = ["--head", f"--port={self._port}", "--include-dashboard=false", f"--temp-dir={self._folder / 'ray'}"]
+        command = [
+            *(sys.executable, "-m", "ray.scripts.scripts", "start", *role, "--block"),
+            *("--node-ip-address=127.0.0.1", "--num-cpus=1", "--num-gpus=0"),
+            *(f"--object-store-memory={_STORE_BYTES}", f"--dashboard-agent-listen-port={_free_port()}"),
+        ]
+        log = (self._folder / f"{name}.log").open("wb")
+        with log:
+            self._started[name] = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, cwd=ROOT)
+        text = self._folder / f"{name}.log"
+        eventually(lambda: "Ray runtime started" in text.read_text(errors="replace") or self._ended(name), within_s=120)
+        if self._ended(name):
+            raise RuntimeError(f"node {name} did not start:\n{text.read_text(errors='replace')[-2000:]}")
+
+    def _ended(self, name: str) -> bool:
+        return self._started[name].poll() is not None
+
+    def replicas(self, name: str) -> list[psutil.Process]:
+        """The replicas of Ray Serve on this node."""
+        return [each for each in self._tree(name) if "ServeReplica" in _command(each)]
+
+    def workers(self, name: str) -> list[psutil.Process]:
+        """The processes there that compute."""
+        return [each for each in self._tree(name) if "server.worker.child" in _command(each)]
+
+    def kill(self, name: str) -> None:
+        """End all processes of a node at once."""
+        tree = self._tree(name)
+        for process in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.suspend()  # none sees another end
+        for process in tree:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self._started.pop(name).wait()
+
+    def close(self) -> None:
+        for name in reversed(list(self._started)):
+            self.kill(name)
+
+    def _tree(self, name: str) -> list[psutil.Process]:
+        try:
+            root = psutil.Process(self._started[name].pid)
+            return [root, *root.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
+
+
+def _command(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
