@@ -203,10 +203,12 @@ def main() -> int:
         with front(nodes, folder / "b", cluster_replicas="declared") as running:
             scaled(report, running, nodes)
             changed_in_place(report, running, nodes, folder)
+    except BaseException:
+        print(f"\nlogs: {folder}", file=sys.stderr)
+        raise
     finally:
         nodes.close()
-        if not report.failed:
-            shutil.rmtree(folder, ignore_errors=True)
+    shutil.rmtree(folder)
     print(f"\nload {os.getloadavg()[0]:.1f} after")
     return int(report.failed)
 

@@ -63,7 +63,7 @@ class PaperLink:
     async def tell(self, body: bytes) -> None:
         if isinstance(messages.read_told(body), protocol.Serve):
             await self.tells.wait()
-        await self.host.tell(body)
+        await self.host.tell(body, "front")
 
     async def _stream(self, frames: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         async with contextlib.aclosing(frames):
