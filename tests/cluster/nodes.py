@@ -14,6 +14,7 @@ import psutil
 
 from tests.running import ROOT, eventually
 
+_TRIES = 6
 _STORE_BYTES = 128 * 1024 * 1024
 
 
@@ -46,9 +47,9 @@ class Nodes:
         return f"127.0.0.1:{self._port}"
 
     def start(self, name: str) -> None:
-        """Start a node; the first is the head. Ray gives up on what a busy machine makes slow: four tries."""
+        """Start a node; the first is the head. Ray gives up on what a busy machine makes slow: some tries."""
         is_head, text = not self._started, self._folder / f"{name}.log"
-        for left in (3, 2, 1, 0):
+        for left in reversed(range(_TRIES)):
             if is_head:
                 self._sessions = self._folder / f"ray{left}"
             self._launch(name, text, is_head=is_head)
@@ -61,10 +62,14 @@ class Nodes:
     def _launch(self, name: str, text: Path, *, is_head: bool) -> None:
         role = [f"--address={self.address}"]
         if is_head:
-            role = ["--head", f"--port={self._port}", "--include-dashboard=false", f"--temp-dir={self._sessions}"]
+            role = ["--head", f"--port={self._port}", f"--temp-dir={self._sessions}", "--include-dashboard=false"]
+            role += [
+                "--no-monitor",
+                "--ray-client-server-port=0",
+            ]  # what nobody asks for here, and what is slow to start
         command = [
             *(sys.executable, "-m", "ray.scripts.scripts", "start", *role, "--block"),
-            *("--node-ip-address=127.0.0.1", "--num-cpus=1", "--num-gpus=0"),
+            *("--node-ip-address=127.0.0.1", "--num-cpus=1", "--num-gpus=0", "--include-log-monitor=false"),
             *(f"--object-store-memory={_STORE_BYTES}", f"--dashboard-agent-listen-port={_free_port()}"),
         ]
         with text.open("wb") as log:
