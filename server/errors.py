@@ -151,7 +151,7 @@ class ModelUnavailable(Unavailable):
 
 
 class WorkerLost(Unavailable):
-    begun = True  # False: the drawing waited for its model, so that it cannot have ended the worker
+    begun = True  # False: it cannot have ended the worker (it waited for its model), or none is known to have ended
 
 
 class OutOfDeviceMemory(Unavailable):

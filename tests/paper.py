@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import io
+import math
 import threading
 from collections.abc import Callable, Iterable, MutableMapping
 from dataclasses import dataclass
@@ -91,6 +92,7 @@ class PaperWorker:
         encoding: Encoding,
         progress: Callable[[int, int], None],
         previewed: Callable[[int, Picture], None] = lambda number, picture: None,
+        deadline_s: float = math.inf,
     ) -> protocol.Finished:
         self.drawings.append(drawing)
         self.encodings.append(encoding)

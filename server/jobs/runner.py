@@ -112,7 +112,7 @@ class JobRunner:
         """The drawing's pictures, in the order of its seeds. Raises WorkerLost, and GenerationFailed if it is fatal."""
         suspect = await _find(drawing, self._suspects)
         if suspect is None:
-            async with self._fleet.reserve(drawing) as place:
+            async with self._fleet.reserve(drawing, deadline_s=job.deadline_s) as place:
                 try:
                     return await place.draw(encoding, job.stepped, job.previewed)
                 except WorkerLost as lost:
@@ -120,7 +120,7 @@ class JobRunner:
                         raise  # its model is to blame, if anything of it is
                     self._suspects = _with(self._suspects, await asyncio.to_thread(_fingerprint, drawing))
                     raise
-        async with self._fleet.reserve(drawing, alone=True) as place:
+        async with self._fleet.reserve(drawing, alone=True, deadline_s=job.deadline_s) as place:
             await self._refuse_fatal(drawing)  # an equal one may have been drawn while this one waited
             try:
                 finished = await place.draw(encoding, job.stepped, job.previewed)

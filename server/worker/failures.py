@@ -24,7 +24,18 @@ log = logging.getLogger("darkroom.worker")
 def lost(*, begun: bool = True, started: bool = True) -> WorkerLost:
     """The error of a job whose worker ended under it, or, if not ``begun``, while it waited for its model, or, if not
     ``started``, before it came to it."""
-    error = WorkerLost("The process that was drawing this stopped. It is being started again.", retry_after_s=5)
+    message = "The process that was drawing this stopped. It is being started again."
+    return _lost(message, begun=begun, started=started)
+
+
+def unheard(*, begun: bool = False, started: bool = True) -> WorkerLost:
+    """The error of a drawing whose device is not heard any more: it may be drawn still, and no worker is known to have
+    ended under it. One that had not ``started`` is ``begun``, as in ``lost``, unless it waited for its model there."""
+    return _lost("The machine that was drawing this is not heard any more.", begun=begun, started=started)
+
+
+def _lost(message: str, *, begun: bool, started: bool) -> WorkerLost:
+    error = WorkerLost(message, retry_after_s=5)
     error.begun = begun
     error.started = started
     return error

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Protocol, TypeVar
 
@@ -303,9 +304,10 @@ class Fleet:
         async with self.reserve(drawing) as place:
             return await place.draw(encoding, progress, previewed)
 
-    def reserve(self, drawing: Drawing, *, alone: bool = False) -> Place:
-        """A place for a drawing, to be held: beside others, or ``alone`` on its device."""
-        return Place(self, drawing, alone=alone)
+    def reserve(self, drawing: Drawing, *, alone: bool = False, deadline_s: float = math.inf) -> Place:
+        """A place for a drawing, to be held: beside others, or ``alone`` on its device. ``deadline_s`` (monotonic) is
+        when whoever asks gives it up."""
+        return Place(self, drawing, alone=alone, deadline_s=deadline_s)
 
     async def choose(self, drawing: Drawing, flight: Flight) -> Books:
         """The member that is to draw this now. Raises ModelUnavailable and Unavailable."""

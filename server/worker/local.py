@@ -59,6 +59,7 @@ class LocalWorker:
         self.models = ModelStatuses(assignment.plans, self._metrics, self._assigned.name, assignment.deaths)
         self.device = ""
         self.device_name = ""  # as its maker calls it
+        self.log_name = "the server's log"  # for the operator: where the child writes to
         self.device_problem = ""  # for the operator: why it is not the device that the machine seems to have
         self.on_refused: Callable[[str], None] = lambda reason: None  # the device that is set cannot be used here
         self.on_change: Callable[[], None] = lambda: None  # it is up, or no longer, or cannot start
@@ -82,6 +83,11 @@ class LocalWorker:
     def asleep(self) -> bool:
         """Has the process ended because there was nothing to do? The next drawing starts another."""
         return self.rest.asleep
+
+    @property
+    def given_up(self) -> bool:
+        """Is no child started any more?"""
+        return self._supervisor is not None and self._supervisor.done()
 
     @property
     def busy(self) -> bool:
@@ -157,6 +163,7 @@ class LocalWorker:
         encoding: Encoding,
         progress: Callable[[int, int], None],
         previewed: Callable[[int, Picture], None] = lambda number, picture: None,
+        deadline_s: float = math.inf,  # of no use here: a worker that its front leaves ends with it
     ) -> protocol.Finished:
         """The pictures of a drawing. Cancelling this coroutine stops the drawing at its next step."""
         if self.models.serves(drawing.plan):  # else models.yaml was read again since it was admitted
@@ -286,7 +293,7 @@ class LocalWorker:
             self.rest.waking = False
             if not came_up:
                 # Said, and answered with 503, until one comes up: a fault of the installation does not pass by itself.
-                why = f"The worker ended while it started ({end}); the server's log says why."
+                why = f"The worker ended while it started ({end}); {self.log_name} says why."
                 self.start_failure = self._refusal or why
                 self._start_ended.set()
                 self.on_change()

@@ -96,8 +96,13 @@ class Member(Protocol):
     def wake(self) -> None: ...
 
     async def draw(
-        self, drawing: Drawing, encoding: Encoding, progress: Progress, previewed: Previewed
+        self,
+        drawing: Drawing,
+        encoding: Encoding,
+        progress: Progress,
+        previewed: Previewed,
+        deadline_s: float = math.inf,
     ) -> protocol.Finished:
         """The pictures of a drawing. Raises WorkerLost where the member dies under it; cancelling it stops the
-        drawing."""
+        drawing. Whoever asks for it cancels it at ``deadline_s`` (monotonic), and what cannot be told so ends then."""
         ...

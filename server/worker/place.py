@@ -36,11 +36,12 @@ class Chooser(Protocol):
 class Place:
     """A drawing's place. Use it as an asynchronous context manager: it is held from the beginning to the end."""
 
-    def __init__(self, chooser: Chooser, drawing: Drawing, *, alone: bool) -> None:
-        """Beside others, or ``alone`` on its device."""
+    def __init__(self, chooser: Chooser, drawing: Drawing, *, alone: bool, deadline_s: float) -> None:
+        """Beside others, or ``alone`` on its device. ``deadline_s``: nobody waits for it any longer (monotonic)."""
         self._chooser = chooser
         self._drawing = drawing
         self._alone = alone
+        self._deadline_s = deadline_s
         self._hold = contextlib.AsyncExitStack()
         self._flight = Flight.of(drawing)
         self._books: Books
@@ -84,9 +85,9 @@ class Place:
 
         while True:
             try:
-                return await self.member.draw(self._drawing, encoding, stepped, previewed)
+                return await self.member.draw(self._drawing, encoding, stepped, previewed, self._deadline_s)
             except Unavailable as lost:
-                # Not begun: it waited for a model that may have ended the worker, and would end the next.
+                # Not begun nor started: it waited for a model that may have ended the worker, and would end the next.
                 waited = isinstance(lost, WorkerLost) and not lost.begun
                 if lost.started or waited or not self._chooser.has_other(self._books, self._drawing):
                     raise

@@ -65,6 +65,12 @@ def drawings(running: Running) -> list[int]:
         return [device["drawings"] for device in client.get("/readyz").json()["devices"]]
 
 
+def steps(running: Running) -> list[float]:
+    with running.client() as client:
+        devices = [device["name"] for device in client.get("/readyz").json()["devices"]]
+    return [running.metric("darkroom_device_steps_total", device=device) for device in devices]
+
+
 def rows(running: Running) -> float:
     return running.metric("darkroom_engine", counter="unet_rows")
 
@@ -136,11 +142,11 @@ def test_a_replica_that_is_killed_costs_its_own_drawings_and_is_replaced(cluster
     with ThreadPoolExecutor(4) as pool:
         ends = [pool.submit(draw, cluster, 30) for _ in range(4)]
         eventually(lambda: drawings(cluster) == [2, 2])
-        victim = replicas(cluster)[0]
-        steps = cluster.metric("darkroom_steps_total")
-        eventually(lambda: cluster.metric("darkroom_steps_total") > steps)
-        victim.kill()
-        assert sorted({end.result() for end in ends}) == [200, 503]
+        before = steps(cluster)
+        # Both have begun with both of theirs: what a replica has not come to is drawn by the other.
+        eventually(lambda: all(now >= then + 8 for now, then in zip(steps(cluster), before, strict=True)))
+        replicas(cluster)[0].kill()
+        assert sorted(end.result() for end in ends) == [200, 200, 503, 503]
     with cluster.client() as client:
         assert client.get("/readyz").status_code == 200, "the other serves"
     eventually(lambda: len(drawings(cluster)) == 2, within_s=120)

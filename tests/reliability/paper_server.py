@@ -7,6 +7,7 @@ begins with ``paper:SECONDS`` holds its job so long, so that there is something 
 from __future__ import annotations
 
 import asyncio
+import math
 import os
 import re
 from collections.abc import Callable
@@ -33,12 +34,13 @@ class HoldingPaperWorker(PaperWorker):
         encoding: Encoding,
         progress: Callable[[int, int], None],
         previewed: Callable[[int, Picture], None] = lambda number, picture: None,
+        deadline_s: float = math.inf,
     ) -> protocol.Finished:
         hold = _HOLD.match(drawing.spec.prompt)
         if hold is not None:
             await asyncio.sleep(min(_MAX_HOLD_S, float(hold[1])))
         try:
-            return await super().draw(drawing, encoding, progress, previewed)
+            return await super().draw(drawing, encoding, progress, previewed, deadline_s)
         finally:
             self.drawings.clear()
             self.encodings.clear()

@@ -16,7 +16,7 @@ import yaml
 
 from server.settings import ENV_PREFIX, Settings
 from server.worker.ray import scaling
-from server.worker.ray.deployment import OF_REPLICAS, read_user_config
+from server.worker.ray.deployment import OF_REPLICAS, ongoing_requests, read_user_config
 from tests.unit.test_dockerfile import ALL, RUNTIME_ENV
 from tests.unit.worker.ray.paper_ray import PaperRay
 from tests.unit.worker.ray.paper_ray import paper_ray as paper_ray
@@ -106,7 +106,7 @@ def test_the_serve_config_has_every_setting_of_a_replica_with_its_default() -> N
     assert given.pop("data_dir") == RUNTIME_ENV["DARKROOM_DATA_DIR"]
     assert given == {name: Settings.model_fields[name].default for name in OF_REPLICAS if name != "data_dir"}
     defaults = Settings()
-    assert deployment["max_ongoing_requests"] == 2 * defaults.running_jobs + 16
+    assert deployment["max_ongoing_requests"] == ongoing_requests(defaults)
     assert deployment["graceful_shutdown_timeout_s"] == defaults.job_timeout_s
     assert deployment["autoscaling_config"]["target_ongoing_requests"] == defaults.cluster_jobs
     assert deployment["autoscaling_config"]["min_replicas"] >= 1

@@ -15,7 +15,7 @@ from ray.serve.config import RequestRouterConfig
 
 from server.settings import Settings
 from server.worker.ray import scaling
-from server.worker.ray.deployment import OF_REPLICAS, Layout
+from server.worker.ray.deployment import OF_REPLICAS, Layout, ongoing_requests
 from server.worker.ray.replica import Replica
 from server.worker.ray.router import FleetRouter
 
@@ -54,8 +54,7 @@ def bind(settings: Settings, layout: Layout, user_config: dict[str, Any]) -> ser
         **replicas,
         ray_actor_options=layout.resources,
         user_config=user_config,
-        # Beside every drawing, one stream for each front that watches; two rolls of it, so that Serve never queues.
-        max_ongoing_requests=2 * settings.running_jobs + 16,
+        max_ongoing_requests=ongoing_requests(settings),
         graceful_shutdown_timeout_s=settings.job_timeout_s,
         graceful_shutdown_wait_loop_s=0.5,
         health_check_period_s=2.0,

@@ -8,10 +8,11 @@ what is the fleet's choice.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 import time
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any
 
 import ray
@@ -36,8 +37,8 @@ from server.worker.ray.deployment import (
     lay_out,
     refuse_open,
 )
+from server.worker.ray.lease import ActorLease, FrontLease
 from server.worker.ray.link import LinkBroken
-from server.worker.ray.replica import FrontLease
 from server.worker.ray.report import tell_jobs
 from server.worker.ray.roll import ROLL
 from server.worker.ray.roster import ReplicaRoster
@@ -51,16 +52,18 @@ _STORE_BYTES = 512 * MIB  # Ray's memory for what crosses it: pictures on their 
 _START_S = 120.0
 _JOIN_S = 60.0
 _LOOK_S = 1.0
+_RETRY_S = 1.0
+
+Shown = tuple[str, Any]  # what a front shows to replicas: its name, and its lease
 
 
 class RayLink:
     """The way to one replica, by Ray Serve."""
 
-    def __init__(self, handle: Any, replica: str, front: str, lease: Any) -> None:
+    def __init__(self, handle: Any, replica: str, shown: Callable[[], Shown]) -> None:
         self._handle = handle
         self._replica = replica
-        self._front = front
-        self._lease = lease
+        self._shown = shown
 
     async def greet(self) -> bytes:
         greeting: bytes = await self._call("greet", b"")
@@ -76,27 +79,39 @@ class RayLink:
         await self._call("tell", body)
 
     async def _call(self, method: str, body: bytes) -> Any:
-        response = self._ask(method, body, stream=False)
-        try:
-            return await response
-        except _FAILURES as error:
-            raise LinkBroken(type(error).__name__) from None
-        finally:
-            response.cancel()
+        with _said_as_broken():
+            response = self._ask(method, body, stream=False)
+            try:
+                return await response
+            finally:
+                response.cancel()
 
     async def _stream(self, method: str, body: bytes) -> AsyncGenerator[bytes, None]:
-        response = self._ask(method, body, stream=True)
-        try:
-            async for frame in response:
-                yield frame
-        except _FAILURES as error:
-            raise LinkBroken(type(error).__name__) from None
-        finally:
-            response.cancel()  # leaving the loop, or cancelling the task, does not reach the replica
+        with _said_as_broken():
+            response = self._ask(method, body, stream=True)
+            try:
+                async for frame in response:
+                    yield frame
+            finally:
+                response.cancel()  # leaving the loop, or cancelling the task, does not reach the replica
 
     def _ask(self, method: str, body: bytes, *, stream: bool) -> Any:
         handle = self._handle.options(method_name=method, stream=stream, session_id=self._replica)
-        return handle.remote(self._front, self._lease, body)
+        return handle.remote(*self._shown(), body)
+
+
+@contextlib.contextmanager
+def _said_as_broken() -> Iterator[None]:
+    """Whatever Ray raises is a broken link; so is the end of a call that nobody here has cancelled."""
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise LinkBroken("CancelledError") from None
+    except _FAILURES as error:
+        raise LinkBroken(type(error).__name__) from None
 
 
 class Cluster:
@@ -106,10 +121,10 @@ class Cluster:
         """``devices`` are those of this machine, for a cluster of its own."""
         self._settings = settings
         self._devices = devices
-        self._front = secrets.token_hex(8)
         self._thread = RayThread()
         self._handle: Any = None
-        self._lease: Any = None
+        self._shown: Shown = "", None
+        self._holding: asyncio.Task[None] | None = None
         self._roster: ReplicaRoster | None = None
         self._telling: asyncio.Task[None] | None = None
 
@@ -131,12 +146,16 @@ class Cluster:
         roster = self._roster = ReplicaRoster(fleet, self._link)
         ROLL.listen(lambda replicas: loop.call_soon_threadsafe(roster.update, replicas))
         self._telling = loop.create_task(tell_jobs(fleet), name="tell-jobs")
+        self._holding = asyncio.create_task(self._hold(), name="lease")
 
     async def stop(self) -> None:
         """Let no replica join any more, and watch none."""
         ROLL.listen(None)
-        if self._telling is not None:
-            self._telling.cancel()
+        for task in (self._telling, self._holding):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
         if self._roster is not None:
             await self._roster.stop()
 
@@ -145,7 +164,7 @@ class Cluster:
         await self._thread.submit_if_started(ray.shutdown)
 
     def _link(self, replica: str) -> RayLink:
-        return RayLink(self._handle, replica, self._front, self._lease)
+        return RayLink(self._handle, replica, lambda: self._shown)
 
     def _join(self) -> None:
         try:
@@ -155,7 +174,7 @@ class Cluster:
 
     def _connect(self) -> None:
         context = ray.get_runtime_context()
-        log.info("cluster joined", extra={"address": context.gcs_address, "front": self._front})
+        log.info("cluster joined", extra={"address": context.gcs_address})
         try:
             if self._settings.cluster != "local":
                 self._refuse_open()
@@ -166,16 +185,37 @@ class Cluster:
                 self._deploy()
             self._handle = serve.get_deployment_handle(DEPLOYMENT, APP)
             self._handle._init()  # the router lives from here on, and is told which replicas there are
-            here = NodeAffinitySchedulingStrategy(context.get_node_id(), soft=False)
-            lease = ray.remote(FrontLease).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
-            self._lease = lease.remote()
-            ray.get(self._lease.alive.remote(), timeout=_START_S)
+            self._shown = self._show()
+            ray.get(self._shown[1].alive.remote(), timeout=_START_S)
+            log.info("lease begins", extra={"front": self._shown[0]})
         except ConfigError:
             ray.shutdown()
             raise
         except Exception as error:
             ray.shutdown()
             raise ConfigError(f"{self._settings.cluster_as_set}: {explain_deploying(error)}") from error
+
+    def _show(self) -> Shown:
+        """A lease that begins, and the name that this front has with it: what ends with one ends with no other."""
+        here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+        lease = ray.remote(FrontLease).options(num_cpus=0, max_concurrency=1000, scheduling_strategy=here)
+        return secrets.token_hex(8), lease.remote()
+
+    async def _hold(self) -> None:
+        """See that replicas are shown a lease that holds: with one that has ended, all that they are asked ends."""
+        while True:
+            await ActorLease(self._shown[1]).ended()
+            log.error("the lease of this front has ended, making another", extra={"front": self._shown[0]})
+            await asyncio.sleep(_RETRY_S)  # it may end again at once
+            try:
+                shown = await asyncio.wrap_future(self._thread.submit(self._show))
+                async with asyncio.timeout(_START_S):
+                    await shown[1].alive.remote()
+            except Exception as error:  # whatever it is: without a lease nothing can be drawn
+                log.error("no other lease", extra={"reason": f"{type(error).__name__}: {error}"})
+            else:
+                self._shown = shown
+                log.info("lease begins", extra={"front": shown[0]})
 
     def _init(self) -> None:
         shared = {"namespace": NAMESPACE, "configure_logging": False, "log_to_driver": False}

@@ -16,6 +16,7 @@ from server.settings import Settings
 from server.worker.devices import WorkerDevice, cores
 
 AUTH_MODE = "RAY_AUTH_MODE"
+MAX_FRONTS = 8  # that draw all they can at a time; what is more waits in Ray Serve, and is given up there
 # Ray Serve goes on with these by itself: it starts the replicas that are missing. What has failed it leaves alone.
 _KEPT = ("DEPLOYING", "RUNNING", "UNHEALTHY")
 FAILED = "DEPLOY_FAILED"
@@ -87,6 +88,14 @@ def read_user_config(given: Mapping[str, Any]) -> Settings:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
         raise RuntimeError(f"user_config.{name}: {first['msg']}") from None
+
+
+def ongoing_requests(settings: Settings) -> int:
+    """So many requests are taken on by a replica at a time: more would wait in Ray Serve, which is slow to go on.
+
+    Of each front those are its drawings, the watch, and what it tells: one after another.
+    """
+    return MAX_FRONTS * (settings.running_jobs + 2)
 
 
 def is_kept(state: str) -> bool:

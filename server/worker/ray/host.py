@@ -43,9 +43,10 @@ class Lease(Protocol):
 class HostedWorker(LocalWorker):
     """A worker whose messages are passed on."""
 
-    def __init__(self, host: Host, settings: Settings, device: WorkerDevice) -> None:
+    def __init__(self, host: Host, settings: Settings, device: WorkerDevice, machine: str) -> None:
         super().__init__(Assignment(settings, (), (), Metrics(), device))
         self._host = host
+        self.log_name = f"the log of Ray on {machine} (/tmp/ray/session_latest/logs/worker-*.err)"
         self._started_with: tuple[object, ...] | None = None  # its process; None: it has none
 
     @property
@@ -87,7 +88,7 @@ class Host:
     def __init__(self, settings: Settings, device: WorkerDevice, machine: str, place: str) -> None:
         """``place``: the device with its number on this machine, as fronts are to call it."""
         self._here = Here(machine, place, __version__)
-        self._worker = HostedWorker(self, settings, device)
+        self._worker = HostedWorker(self, settings, device, machine)
         self._worker.on_change = self._tell_standing
         self._plans: frozenset[ModelPlan] = frozenset()
         self._known: dict[tuple[str, str], OfWatch] = {}  # the last of each kind, by the model that it is about
@@ -105,6 +106,11 @@ class Host:
         for task in (*self._leases.values(), *self._loads):
             task.cancel()
         await self._worker.stop()
+
+    def check(self) -> None:
+        """Raise RuntimeError where this replica draws no more, and another is to be started in its place."""
+        if self._worker.given_up:
+            raise RuntimeError(f"{self._here.machine}/{self._here.device}: {self._worker.start_failure or 'it failed'}")
 
     @property
     def drawings(self) -> int:
@@ -192,13 +198,15 @@ class Host:
             late = DeadlineExceeded("The job did not finish in the time that this server allows.")
             outbox.put(Refusal.of(job_id, late))
         except asyncio.CancelledError:
-            outbox.put(Refusal.of(job_id, failures.lost()))  # so that the stream ends, should anybody still read it
+            # So that the stream ends, should anybody still read it: the front's lease has ended, and no worker.
+            outbox.put(Refusal.of(job_id, failures.unheard()))
             raise
         except DarkroomError as error:
             outbox.put(Refusal.of(job_id, error))
         except Exception:  # a traceback is for the log, and not for another machine
             log.exception("drawing failed in the replica", extra={"job": job_id})
-            outbox.put(Refusal.of(job_id, ServerFault("The server failed on this job; its log says why.")))
+            fault = ServerFault("The server failed on this job; the log of its replica says why.")
+            outbox.put(Refusal.of(job_id, fault))
 
     async def _load(self, plan: ModelPlan) -> None:
         with contextlib.suppress(DarkroomError):  # said by Moved or by Standing
@@ -224,6 +232,8 @@ class Host:
     async def _until_gone(self, front: str, lease: Lease) -> None:
         try:
             await lease.ended()
+        except Exception:  # what cannot be watched does not hold
+            log.exception("a lease cannot be watched", extra={"front": front})
         finally:
             del self._leases[front]
             self._jobs.pop(front, None)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
+import time
 from collections.abc import Callable, Iterable
 
 import msgspec
@@ -29,6 +31,8 @@ log = logging.getLogger("darkroom.worker")
 SILENT_S = 10.0  # five signs of life
 _RETRY_S = 1.0
 _LOOK_S = 0.05  # between two looks at a load that somebody waits for
+_MIN_WITHIN_S = 0.01  # 0 would be no limit
+_AWAY = Standing(up=False, asleep=False)
 
 
 class ServeMember:
@@ -48,7 +52,7 @@ class ServeMember:
         self.models = ModelStatuses(self._plans, self._metrics, self.name, assignment.deaths)
         self._link = link
         self._silent_s = silent_s
-        self._standing = Standing(up=False, asleep=False)
+        self._standing = _AWAY
         self._pending = Pendings()
         self._accepted: set[str] = set()  # jobs that have reached the replica
         self._readings: set[asyncio.Task[None]] = set()
@@ -91,7 +95,7 @@ class ServeMember:
 
     async def stop(self) -> None:
         """End all that is drawn there for this server, and watch it no more."""
-        self._lose("", blame=False)
+        self._stand(_AWAY, known=False)
         for task in (self._watching, *self._tellings, *self._readings):
             if task is not None:
                 task.cancel()
@@ -106,10 +110,10 @@ class ServeMember:
         may be drawn elsewhere."""
         if self._watching is not None:
             self._watching.cancel()
-        self._standing = Standing(up=False, asleep=False)
+        self._stand(_AWAY, known=False)
         for job_id, pending in self._pending.items():
             if job_id not in self._accepted:
-                pending.end(failures.lost(started=False))
+                pending.end(failures.unheard(begun=True, started=False))
         while self._readings:
             await asyncio.wait(self._readings)
         await self.stop()
@@ -124,16 +128,22 @@ class ServeMember:
                             body = await anext(frames)
                         self._hear(messages.read_of_watch(body))
             except (LinkBroken, StopAsyncIteration, msgspec.DecodeError) as error:
-                self._lose(f"{type(error).__name__}: {error}", blame=True)
+                reason = f"{type(error).__name__}: {error}"
             except TimeoutError:
-                self._lose(f"silent for {self._silent_s:.0f} s", blame=False)
+                reason = f"silent for {self._silent_s:.0f} s"
+            except Exception as error:  # whatever it is: a member that nobody watches would be up for ever
+                log.exception("watching a replica failed", extra={"device": self.name})
+                reason = type(error).__name__
+            self._lose(reason)
             await asyncio.sleep(_RETRY_S)
 
-    def _lose(self, reason: str, *, blame: bool) -> None:
-        """It is not to be chosen, until it is heard again."""
-        if self.up and reason:
+    def _lose(self, reason: str) -> None:
+        """It is not to be chosen until it is heard again. Whether its worker has ended, too, nobody knows."""
+        if self.up or self.asleep:
             log.error("replica lost", extra={"device": self.name, "reason": reason})
-        self._stand(Standing(up=False, asleep=False), blame=blame)
+            if self.up:
+                self._metrics.restarted(self.name)
+        self._stand(_AWAY, known=False)
 
     def _hear(self, message: messages.OfWatch) -> None:
         match message:
@@ -144,7 +154,9 @@ class ServeMember:
             case protocol.Refused(reason):
                 log.error("the device cannot be used", extra={"device": self.name, "reason": reason})
             case Standing():
-                self._stand(message, blame=True)
+                if self.up and not (message.up or message.asleep):
+                    self._metrics.restarted(self.name)
+                self._stand(message, known=True)
             case Alive():
                 pass
             case _:
@@ -152,18 +164,18 @@ class ServeMember:
                 if isinstance(message, protocol.Moved) and message.place == ModelState.READY:
                     self.rest.use(message.key)
 
-    def _stand(self, standing: Standing, *, blame: bool) -> None:
+    def _stand(self, standing: Standing, *, known: bool) -> None:
+        """``known``: the replica says so. What is not known is blamed on no model."""
         before, self._standing = self._standing, standing
         self.start_failure = standing.start_failure
+        if standing.start_failure and not before.start_failure:
+            log.error("worker cannot start", extra={"device": self.name, "reason": standing.start_failure})
         if before.up and not standing.up:
-            self.models.worker_lost(blame=blame)
+            self.models.worker_lost(self._wanted(), blame=known)
             self._metrics.forget_memory(self.name)
-            if not standing.asleep:
-                self._metrics.restarted(self.name)
-        if standing.asleep and not self.rest.asleep:
-            self.rest.begin()
-        elif self.rest.asleep and not standing.asleep:
-            self.rest.asleep, self.rest.waking = False, True
+        elif not (standing.up or standing.asleep) and self.models.loading:
+            self.models.worker_lost(blame=False)  # it was to wake for that
+        self._rest(standing, known=known)
         if standing.up and not before.up:
             preload = self._preload if self.rest.preloads else ()
             self._awaited = () if self.rest.waking else preload
@@ -171,6 +183,19 @@ class ServeMember:
             self._load_all(plan for plan in preload if self.models.may_preload(plan.key))
         if standing != before:
             self.on_change()
+
+    def _wanted(self) -> set[str]:
+        """The keys of the models of what the worker has to draw."""
+        accepted = (self._pending[job_id].plan for job_id in self._accepted if job_id in self._pending)
+        return {plan.key for plan in accepted if self.models.serves(plan)}
+
+    def _rest(self, standing: Standing, *, known: bool) -> None:
+        """Note whether it sleeps, or wakes: one that is lost, or whose process cannot start, does neither."""
+        if standing.asleep and not self.rest.asleep:
+            self.rest.begin()
+        wakes = self.rest.waking or (self.rest.asleep and not standing.asleep)
+        self.rest.asleep = standing.asleep
+        self.rest.waking = wakes and known and not (standing.asleep or standing.start_failure)
 
     # Models.
 
@@ -190,19 +215,21 @@ class ServeMember:
                 self._tell(protocol.Load(plan))
 
     async def load(self, plan: ModelPlan, model: str) -> None:
-        """Return when the weights are on the device. Raises ModelUnavailable, and WorkerLost without a replica."""
+        """Return when the weights are on the device. Raises ModelUnavailable, WorkerLost without a replica, and
+        Unavailable where its process cannot start."""
         if self.models.is_ready(plan):
             return
+        if not (self.up or self.rest.excused):
+            raise failures.unheard()
         self.models.moved(plan.key, ModelState.LOADING)
         await self._send(protocol.Load(plan))
-        woken = self.asleep
-        while self.models.serves(plan) and self.models[plan.key].state is ModelState.LOADING:
-            if not (self.up or woken):
-                raise failures.lost()
-            woken = woken and not self.up
+        while self._awaits(plan):  # noqa: ASYNC110, no event tells of it
             await asyncio.sleep(_LOOK_S)
-        if not self.models.is_ready(plan):
-            raise failures.unavailable(model)
+        if self.models.is_ready(plan):
+            return
+        if self.start_failure:
+            raise failures.cannot_start()
+        raise failures.unavailable(model) if self.up else failures.lost()
 
     def leave(self, plan: ModelPlan, place: ModelState) -> None:
         self._tell(protocol.Leave(plan, str(place)))
@@ -237,8 +264,15 @@ class ServeMember:
         try:
             async with self._telling, asyncio.timeout(self._silent_s):
                 await self._link.tell(messages.encode(message))
-        except (LinkBroken, TimeoutError):
-            raise failures.lost() from None
+        except Exception as error:  # whatever it is, it has not arrived
+            reason = f"{type(error).__name__}: {error}"
+            log.warning("replica is not told", extra={"device": self.name, "reason": reason})
+            if isinstance(message, protocol.Load) and self._awaits(message.plan):
+                self.models.moved(message.plan.key, ModelState.UNLOADED)
+            raise failures.unheard() from None
+
+    def _awaits(self, plan: ModelPlan) -> bool:
+        return self.models.serves(plan) and self.models[plan.key].state is ModelState.LOADING
 
     # Drawing.
 
@@ -248,6 +282,7 @@ class ServeMember:
         encoding: Encoding,
         progress: Progress,
         previewed: Previewed = lambda number, picture: None,
+        deadline_s: float = math.inf,
     ) -> protocol.Finished:
         """The pictures of a drawing. Cancelling this coroutine stops the drawing at its next step."""
         if self.models.serves(drawing.plan):
@@ -256,8 +291,9 @@ class ServeMember:
         pending = Pending(drawing.plan, drawing.spec.model, result, progress, previewed)
         self._pending[drawing.job_id] = pending
         self.rest.use(drawing.plan.key)
-        # A drawing that is given to a member has at most so long: the limit counts from its admission.
-        asked = protocol.Draw(drawing, encoding, self._settings.job_timeout_s)
+        # What is left to whoever waits for it: the replica ends it then, should it not hear that nobody does.
+        within_s = min(self._settings.job_timeout_s, deadline_s - time.monotonic())
+        asked = protocol.Draw(drawing, encoding, max(_MIN_WITHIN_S, within_s))
         reading = asyncio.create_task(self._read(asked, pending), name=f"draw-{drawing.job_id}")
         self._readings.add(reading)
         reading.add_done_callback(self._readings.discard)
@@ -282,11 +318,15 @@ class ServeMember:
             reason = f"silent for {self._silent_s:.0f} s"
         except (LinkBroken, StopAsyncIteration, msgspec.DecodeError) as error:
             reason = f"{type(error).__name__}: {error}"
-        if reason:
-            log.error("drawing lost with its replica", extra={"device": self.name, "job": job_id, "reason": reason})
+        except Exception as error:  # whatever it is: a drawing that nobody reads would last until its deadline
+            log.exception("reading a drawing failed", extra={"device": self.name, "job": job_id})
+            reason = type(error).__name__
+        finally:
+            if reason:
+                log.error("drawing lost with its replica", extra={"device": self.name, "job": job_id, "reason": reason})
             # The watch may have noted before that all models there are gone.
-            begun = pending.started or ready or job_id not in self._accepted or self.models.is_ready(pending.plan)
-            pending.end(failures.lost(begun=begun, started=pending.started))
+            waited = job_id in self._accepted and not (ready or self.models.is_ready(pending.plan))
+            pending.end(failures.unheard(begun=not (pending.started or waited), started=pending.started))
 
     def _hear_of(self, message: messages.OfDrawing, job_id: str, pending: Pending) -> None:
         match message:
@@ -294,7 +334,9 @@ class ServeMember:
                 self._accepted.add(job_id)
             case Alive():
                 pass
-            case Refusal():
+            case Refusal(_, kind, reason):
+                extra = {"device": self.name, "job": job_id, "kind": kind, "reason": reason}
+                log.warning("drawing ended in its replica", extra=extra)
                 pending.end(message.error())
             case _:
                 if isinstance(message, protocol.Progress):

@@ -10,7 +10,7 @@ import msgspec
 
 from pipelines.plan import ModelPlan
 from server import errors
-from server.errors import DarkroomError
+from server.errors import DarkroomError, Unavailable, WorkerLost
 from server.worker import failures, protocol
 
 
@@ -69,7 +69,7 @@ class Refusal(msgspec.Struct, frozen=True, tag=True):
     param: str | None = None
     retry_after_s: float | None = None
     begun: bool = True  # as in WorkerLost
-    started: bool = True
+    started: bool = True  # as in Unavailable
 
     @staticmethod
     def of(job_id: str, error: DarkroomError) -> Refusal:
@@ -86,12 +86,15 @@ class Refusal(msgspec.Struct, frozen=True, tag=True):
 
     def error(self) -> DarkroomError:
         """The error here: of a kind that this server knows, or a fault."""
-        if self.kind == "WorkerLost":
-            return failures.lost(begun=self.begun, started=self.started)
         kind = getattr(errors, self.kind, None)
         if not (isinstance(kind, type) and issubclass(kind, DarkroomError)):
             return failures.failed(self.kind, self.message, self.job_id, "")
-        return kind(self.message, param=self.param, retry_after_s=self.retry_after_s)
+        error = kind(self.message, param=self.param, retry_after_s=self.retry_after_s)
+        if isinstance(error, Unavailable):
+            error.started = self.started
+        if isinstance(error, WorkerLost):
+            error.begun = self.begun
+        return error
 
 
 Told = Sleep | Wake | Jobs | protocol.Load | protocol.Leave | protocol.Serve

@@ -6,7 +6,6 @@ to be replaced: to a front a bare exception would cross with its traceback.
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import os
 import socket
@@ -14,51 +13,13 @@ from collections.abc import AsyncIterator
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
 
 from server.telemetry import configure_logging
 from server.worker.devices import WorkerDevice
 from server.worker.ray.deployment import AUTH_MODE, is_open, read_user_config
 from server.worker.ray.host import Host
+from server.worker.ray.lease import ActorLease
 from server.worker.ray.scaling import JOBS
-
-SIGN_S = 2.0
-SILENT_S = 10.0
-
-
-class FrontLease:
-    """An actor beside a front, and of it: it ends when the front's process does."""
-
-    async def held(self) -> None:
-        """Never return."""
-        await asyncio.Event().wait()
-
-    async def alive(self) -> None:
-        """Return at once."""
-
-
-class ActorLease:
-    """The lease of a front, as a replica sees it: over when its actor is, or says nothing any more."""
-
-    def __init__(self, actor: Any) -> None:
-        self._actor = actor
-
-    async def ended(self) -> None:
-        held = asyncio.ensure_future(self._until_dead())
-        try:
-            while not held.done():
-                async with asyncio.timeout(SILENT_S):
-                    await self._actor.alive.remote()
-                await asyncio.wait([held], timeout=SIGN_S)
-        except (RayError, TimeoutError):
-            return
-        finally:
-            held.cancel()
-
-    async def _until_dead(self) -> None:
-        """The call ends with an error the moment that the actor dies."""
-        with contextlib.suppress(RayError):
-            await self._actor.held.remote()
 
 
 class Replica:
@@ -97,6 +58,10 @@ class Replica:
         if self._host is None:
             raise RuntimeError("Ray Serve gave no user_config; one without settings is {}")
         return self._host
+
+    async def check_health(self) -> None:
+        """Asked by Ray Serve every other second: what raises here three times is replaced."""
+        self._hosting.check()
 
     async def greet(self, front: str, lease: Any, body: bytes) -> bytes:
         return self._hosting.greet()

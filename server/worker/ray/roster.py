@@ -69,8 +69,10 @@ class ReplicaRoster:
                 async with asyncio.timeout(self._silent_s):
                     here = messages.read_here(await link.greet())
                 break
-            except (LinkBroken, TimeoutError, msgspec.DecodeError) as error:
-                log.warning("replica does not answer", extra={"replica": replica, "reason": type(error).__name__})
+            except Exception as error:  # whatever it is: a replica that nobody greets would never draw
+                known = isinstance(error, LinkBroken | TimeoutError | msgspec.DecodeError)
+                extra = {"replica": replica, "reason": type(error).__name__}
+                log.warning("replica does not answer", exc_info=not known, extra=extra)
                 await asyncio.sleep(_RETRY_S)
         name = self._name(here)
         if here.version != __version__:

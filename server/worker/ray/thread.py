@@ -35,6 +35,8 @@ class RayThread(threading.Thread):
     def run(self) -> None:
         while True:
             future, call = self._calls.get()
+            if not future.set_running_or_notify_cancel():
+                continue  # nobody waits for it any more
             try:
                 future.set_result(call())
             except BaseException as error:  # for whoever waits

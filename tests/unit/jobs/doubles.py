@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable
 from typing import cast
 
@@ -36,6 +37,7 @@ class FakeWorker:
         self.drawing = asyncio.Event()  # once it has begun with one
         self.failure: DarkroomError | None = None
         self.drawings: list[Drawing] = []
+        self.deadlines_s: list[float] = []
 
     async def draw(
         self,
@@ -43,8 +45,10 @@ class FakeWorker:
         encoding: Encoding,
         progress: Callable[[int, int], None],
         previewed: Callable[[int, Picture], None],
+        deadline_s: float = math.inf,
     ) -> Finished:
         self.drawings.append(drawing)
+        self.deadlines_s.append(deadline_s)
         self.drawing.set()
         progress(1, 2)
         await self.gate.wait()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import math
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 
 from pipelines.plan import Drawing, ModelPlan
@@ -92,7 +93,12 @@ class PaperMember:
         self.on_change()
 
     async def draw(
-        self, drawing: Drawing, encoding: Encoding, progress: Progress, previewed: Previewed
+        self,
+        drawing: Drawing,
+        encoding: Encoding,
+        progress: Progress,
+        previewed: Previewed,
+        deadline_s: float = math.inf,
     ) -> protocol.Finished:
         end: asyncio.Future[protocol.Finished] = asyncio.get_running_loop().create_future()
         self.drawings[drawing.job_id] = drawing, end, progress

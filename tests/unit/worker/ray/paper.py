@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from pipelines.plan import Drawing, ModelPlan
-from pipelines.spec import ImageSpec
+from pipelines.spec import Encoding, ImageSpec
 from server.settings import Settings
 from server.telemetry import Metrics
 from server.worker import protocol
@@ -19,7 +19,7 @@ from server.worker.ray import messages
 from server.worker.ray.host import Host
 from server.worker.ray.link import LinkBroken
 from server.worker.ray.roster import ReplicaRoster
-from tests.unit.worker.children import HELLO, Child, Children
+from tests.unit.worker.children import HELLO, Child, Children, until
 
 HERE = ModelPlan("here", str(Path(__file__).parent), "other")  # a folder that is there
 AWAY = ModelPlan("away", "/nowhere/away", "other")
@@ -48,6 +48,9 @@ class PaperLink:
         self.cut = asyncio.Event()
         self.frozen = False
         self.lets_in = True
+        self.faults: dict[str, Exception] = {}  # by the stream: what comes once, in the place of a message
+        self.deaf = False  # nothing that it is told arrives
+        self.asked: list[protocol.Draw] = []
         self.tells = asyncio.Event()  # not set: news of models.yaml is late
         self.tells.set()
 
@@ -55,17 +58,20 @@ class PaperLink:
         return self.host.greet()
 
     def watch(self, body: bytes) -> AsyncGenerator[bytes, None]:
-        return self._stream(self.host.watch("front", self.lease, body))
+        return self._stream("watch", self.host.watch("front", self.lease, body))
 
     def draw(self, body: bytes) -> AsyncGenerator[bytes, None]:
-        return self._stream(self.host.draw("front", self.lease, body))
+        self.asked.append(messages.read_draw(body))
+        return self._stream("draw", self.host.draw("front", self.lease, body))
 
     async def tell(self, body: bytes) -> None:
+        if self.deaf:
+            raise LinkBroken("ActorUnavailableError")
         if isinstance(messages.read_told(body), protocol.Serve):
             await self.tells.wait()
         await self.host.tell(body, "front")
 
-    async def _stream(self, frames: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
+    async def _stream(self, name: str, frames: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         async with contextlib.aclosing(frames):
             while not self.lets_in:
                 await self._pause()
@@ -76,6 +82,8 @@ class PaperLink:
                     await asyncio.wait((coming, cut), return_when=asyncio.FIRST_COMPLETED)
                     if self.cut.is_set():
                         raise LinkBroken("ActorDiedError")
+                    if name in self.faults:
+                        raise self.faults.pop(name)
                     while self.frozen:
                         await self._pause()
                     with contextlib.suppress(StopAsyncIteration):
@@ -105,12 +113,12 @@ class PaperCluster:
         self.child: dict[str, Child] = {}
         self.roster = ReplicaRoster(self.fleet, self.links.__getitem__, silent_s=silent_s)
 
-    async def add(self, name: str) -> PaperLink:
-        """A replica comes, and its worker process is up, with the model ready."""
+    async def add(self, name: str, begin_with: protocol.ToFront = HELLO) -> PaperLink:
+        """A replica comes, and its worker process is up, unless it begins with something else."""
         host = Host(self.settings, WorkerDevice("cpu", "cpu"), "machine", "cpu")
         host.start()
         child = self.child[name] = await self.children.get()
-        child.say(HELLO)
+        child.say(begin_with)
         link = self.links[name] = PaperLink(host)
         self.roster.update(tuple(self.links))
         return link
@@ -129,3 +137,20 @@ class PaperCluster:
             await link.host.stop()
             if self.child[name].returncode is None:
                 self.child[name].end(0)
+
+
+def asked(child: Child) -> list[str]:
+    return [message.drawing.job_id for message in child.heard if isinstance(message, protocol.Draw)]
+
+
+def begin(cluster: PaperCluster, number: int = 1) -> asyncio.Task[protocol.Finished]:
+    return asyncio.create_task(cluster.fleet.draw(drawing(number), Encoding(), lambda done, of: None))
+
+
+async def ready(cluster: PaperCluster, *names: str) -> None:
+    """These replicas are there, and have the model."""
+    for name in names:
+        await cluster.add(name)
+        await until(lambda name=name: protocol.Load(HERE) in cluster.child[name].heard)  # type: ignore[misc]
+        cluster.child[name].say(protocol.Moved("here", "ready", "", 1.0, HERE.mark, 10, 20))
+    await until(lambda: cluster.fleet.settled and len(cluster.fleet.members) == len(cluster.links))

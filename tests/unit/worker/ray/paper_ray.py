@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Generator, Iterator
 from enum import Enum
 from types import ModuleType, SimpleNamespace
 from typing import Any
@@ -12,7 +13,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-_OURS = ("application", "cluster", "replica", "router")
+_OURS = ("application", "cluster", "lease", "replica", "router")
 
 
 class RayError(Exception):
@@ -32,6 +33,38 @@ class Ref:
 
     def __init__(self, value: Any) -> None:
         self.value = value
+
+
+class Call(Ref):
+    """A call of an actor, or of a replica, that may be awaited."""
+
+    def __init__(self, answer: Callable[[], Awaitable[Any]]) -> None:
+        super().__init__(None)
+        self._answer = answer
+        self.cancelled = False
+
+    def __await__(self) -> Generator[Any, None, Any]:
+        return self._answer().__await__()
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class Actor:
+    """The lease's actor: dead as soon as it is told to be."""
+
+    def __init__(self) -> None:
+        self.dead = asyncio.Event()
+        self.held = SimpleNamespace(remote=lambda: Call(self._held))
+        self.alive = SimpleNamespace(remote=lambda: Call(self._alive))
+
+    async def _held(self) -> None:
+        await self.dead.wait()
+        raise RayError
+
+    async def _alive(self) -> None:
+        if self.dead.is_set():
+            raise RayError
 
 
 class PaperRay:

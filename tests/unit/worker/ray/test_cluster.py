@@ -14,29 +14,12 @@ from server.worker import protocol
 from server.worker.ray import messages
 from server.worker.ray.member import ServeMember
 from server.worker.status import ModelState
-from tests.unit.worker.children import HELLO, Child, Children, until
-from tests.unit.worker.ray.paper import AWAY, HERE, PaperCluster, drawing
+from tests.unit.worker.children import HELLO, Children, until
+from tests.unit.worker.ray.paper import AWAY, HERE, PaperCluster, asked, begin, drawing, ready
 
 pytestmark = pytest.mark.anyio
 
 PICTURE = Picture(0, b"png", "image/png", 48, 32, 5)
-
-
-def asked(child: Child) -> list[str]:
-    return [message.drawing.job_id for message in child.heard if isinstance(message, protocol.Draw)]
-
-
-def begin(cluster: PaperCluster, number: int = 1) -> asyncio.Task[protocol.Finished]:
-    return asyncio.create_task(cluster.fleet.draw(drawing(number), Encoding(), lambda done, of: None))
-
-
-async def ready(cluster: PaperCluster, *names: str) -> None:
-    """These replicas are there, and have the model."""
-    for name in names:
-        await cluster.add(name)
-        await until(lambda name=name: protocol.Load(HERE) in cluster.child[name].heard)  # type: ignore[misc]
-        cluster.child[name].say(protocol.Moved("here", "ready", "", 1.0, HERE.mark, 10, 20))
-    await until(lambda: cluster.fleet.settled and len(cluster.fleet.members) == len(cluster.links))
 
 
 async def test_a_drawing_waits_for_the_first_replica_and_comes_back_whole(cluster: PaperCluster) -> None:
@@ -86,8 +69,9 @@ async def test_a_front_that_dies_leaves_nothing_drawing(cluster: PaperCluster) -
     await until(lambda: asked(cluster.child["a"]) == ["job_1"])
     cluster.links["a"].lease.over.set()
     await until(lambda: protocol.Cancel("job_1") in cluster.child["a"].heard)
-    with pytest.raises(WorkerLost):
+    with pytest.raises(WorkerLost) as lost:
         await task
+    assert not lost.value.begun, "no worker has died under it"
 
 
 async def test_a_drawing_ends_at_its_limit_whoever_asked(children: Children) -> None:
@@ -254,7 +238,7 @@ async def test_a_fault_in_a_replica_crosses_without_its_traceback(
         raise ZeroDivisionError("/secret/path")
 
     monkeypatch.setattr("server.worker.ray.host.HostedWorker.draw", fails)
-    with pytest.raises(Exception, match="its log says why") as fault:
+    with pytest.raises(Exception, match="the log of its replica says why") as fault:
         await begin(cluster)
     assert "secret" not in str(fault.value)
     assert isinstance(cluster.fleet.members[0], ServeMember)

@@ -81,6 +81,12 @@ def test_every_gpu_of_the_cluster_gets_a_replica(paper_ray: PaperRay) -> None:
     assert (paper_ray.options["num_replicas"], paper_ray.options["ray_actor_options"]["num_gpus"]) == (4, 1)
 
 
+def test_a_replica_takes_on_what_eight_fronts_draw_at_a_time(paper_ray: PaperRay) -> None:
+    """A third front that drew all it could waited in Ray Serve, and was given up after ten seconds."""
+    join(paper_ray, running_jobs=64)
+    assert paper_ray.options["max_ongoing_requests"] >= 8 * (64 + 2), "with the watch, and what is told"
+
+
 def test_a_failed_deployment_is_not_told_as_a_machine_that_is_no_node(
     paper_ray: PaperRay, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,9 +30,11 @@ async def test_limits_of_time_need_no_other_process(cluster: PaperCluster) -> No
         await asyncio.sleep(0)
     assert not stopped(cluster.child["a"])
     assert cluster.links["a"].host._worker._patience_s() != 7.0  # nothing is drawn
-    begin(cluster)
+    task = begin(cluster)
     await until(lambda: asked(cluster.child["a"]) == ["job_1"])
     assert cluster.links["a"].host._worker._patience_s() == 7.0
+    cluster.child["a"].say(protocol.Finished("job_1", (), 0.1))
+    await task
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,16 @@ async def test_what_was_never_started_is_not_waited_for() -> None:
     assert called == ["ray"]
 
 
+async def test_what_nobody_waits_for_any_more_does_not_end_the_thread() -> None:
+    """With it all would end that Ray had started."""
+    thread = RayThread()
+    called: list[str] = []
+    assert thread.submit(lambda: called.append("cancelled")).cancel()
+    thread.start()
+    await thread.submit_if_started(lambda: called.append("next"))
+    assert called == ["next"]
+
+
 async def test_what_fails_there_is_raised_here() -> None:
     thread = RayThread()
     thread.start()
