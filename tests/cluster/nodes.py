@@ -15,6 +15,14 @@ import psutil
 from tests.running import ROOT, eventually
 
 _TRIES = 6
+# `ray start` joins nothing where 127.0.0.1 is to stay what it is: told that it may, and what this machine is called.
+_RAY = """
+import ray._private.ray_constants as constants, ray._private.services as services
+constants.ENABLE_RAY_CLUSTER = True
+services.get_node_ip_address = lambda *_: "127.0.0.1"
+from ray.scripts.scripts import main
+main()
+"""
 _STORE_BYTES = 128 * 1024 * 1024
 
 
@@ -63,12 +71,9 @@ class Nodes:
         role = [f"--address={self.address}"]
         if is_head:
             role = ["--head", f"--port={self._port}", f"--temp-dir={self._sessions}", "--include-dashboard=false"]
-            role += [
-                "--no-monitor",
-                "--ray-client-server-port=0",
-            ]  # what nobody asks for here, and what is slow to start
+            role += ["--no-monitor", f"--ray-client-server-port={_free_port()}"]
         command = [
-            *(sys.executable, "-m", "ray.scripts.scripts", "start", *role, "--block"),
+            *(sys.executable, "-c", _RAY, "start", *role, "--block"),
             *("--node-ip-address=127.0.0.1", "--num-cpus=1", "--num-gpus=0", "--include-log-monitor=false"),
             *(f"--object-store-memory={_STORE_BYTES}", f"--dashboard-agent-listen-port={_free_port()}"),
         ]
