@@ -183,6 +183,7 @@ def changed_in_place(report: Report, running: Running, nodes: Nodes, folder: Pat
         replicas = {each.pid for name in NAMES for each in nodes.replicas(name)}
         return replicas, {each.pid for name in NAMES for each in nodes.workers(name)}
 
+    seconds(lambda: len(pids()[0]) == 1)  # those that left have ended what they had
     before = pids()
     deploy(nodes, folder, device_memory="50%")
     took_s = seconds(lambda: (now := pids())[1] and not now[1] & before[1] and len(devices(running)) == 1)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
@@ -227,7 +228,11 @@ class Host:
     def _hold(self, front: str, lease: Lease) -> None:
         """This front asks for something: it is wanted until the front is gone."""
         if front not in self._leases:
-            self._leases[front] = asyncio.create_task(self._until_gone(front, lease), name=f"lease-{front}")
+            # Of no request: Ray ends all calls that one has begun when it is cancelled, as a watch is by a front that
+            # sees the replica leave, and the lease would seem to have ended.
+            self._leases[front] = asyncio.create_task(
+                self._until_gone(front, lease), name=f"lease-{front}", context=contextvars.Context()
+            )
 
     async def _until_gone(self, front: str, lease: Lease) -> None:
         try:
