@@ -11,8 +11,7 @@ from server.settings import Settings
 from server.worker import protocol
 from server.worker.devices import WorkerDevice
 from tests.unit.worker.children import HELLO, Child, until
-from tests.unit.worker.ray.paper import HERE, PaperCluster
-from tests.unit.worker.ray.test_cluster import asked, begin, ready
+from tests.unit.worker.ray.paper import HERE, PaperCluster, asked, begin, ready
 
 pytestmark = pytest.mark.anyio
 

@@ -13,9 +13,8 @@ from server.errors import ConfigError
 from server.settings import Settings
 from server.worker.ray import deployment, messages, report, scaling
 from tests.unit.worker.children import until
-from tests.unit.worker.ray.paper import PaperCluster
+from tests.unit.worker.ray.paper import PaperCluster, ready
 from tests.unit.worker.ray.paper_ray import PaperRay, State
-from tests.unit.worker.ray.test_cluster import ready
 from tests.unit.worker.ray.test_joining import CPUS, HEAD, join
 
 
