@@ -117,6 +117,7 @@ def _build(settings: Settings, models_file: Path) -> Services:
     fleet = Fleet(settings, own, catalog.plans.values(), preload, metrics, LocalWorker, roster)
     queue = JobQueue(settings.queue_size, slots=fleet.slots, per_key=settings.key_jobs)
     fleet.on_slots = queue.grant
+    fleet.jobs = lambda: queue.held
     fetcher = Fetcher(
         settings.fetch,
         timeout_s=settings.fetch_timeout_s,

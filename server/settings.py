@@ -27,6 +27,9 @@ _UNITS = {"MiB": MIB, "GiB": 1024 * MIB, "MB": 10**6, "GB": 10**9}
 _DEVICE = re.compile(r"cpu|mps|xpu|cuda:\d{1,3}|(GPU|MIG)-[0-9A-Za-z/-]{1,99}", re.ASCII)
 _MAX_DEVICES = 64
 _HEAD = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z.-]{1,253}):(?P<port>\d{1,5})", re.ASCII)
+_REPLICAS = re.compile(r"(?P<least>\d{1,4})(\.\.(?P<most>\d{1,4}))?", re.ASCII)
+_MAX_REPLICAS = 1000
+_DECLARED = "declared"
 _MEMORY = re.compile(rf"(?P<amount>\d{{1,9}}(\.\d{{1,6}})?) ?(?P<unit>{'|'.join(_UNITS)}|%|)", re.ASCII)
 
 
@@ -72,6 +75,17 @@ class Settings(BaseSettings):
         None,
         description="draw on the machines of a Ray cluster (pip install 'darkroom[ray]'): local starts one here,"
         " HOST:PORT joins the one whose head is there; default: without Ray",
+    )
+    cluster_replicas: str | None = Field(
+        None,
+        description="how many replicas a cluster has, one device each: 2; 1..3, by how many jobs there are; declared,"
+        " by a Serve config, which is waited for; default: one for each device that it has as it is deployed",
+    )
+    cluster_jobs: int = Field(
+        8,
+        ge=1,
+        le=100_000,
+        description="within such a range, how many jobs there are for each replica, waiting ones included",
     )
     threads: int | None = Field(
         None, ge=1, le=1024, description="threads of each worker on the CPU; default: this process's cores, shared out"
@@ -192,6 +206,13 @@ class Settings(BaseSettings):
             raise ValueError("must be local, or HOST:PORT of the head of a Ray cluster (Ray's own port is 6379)")
         return value
 
+    @field_validator("cluster_replicas")
+    @classmethod
+    def _are_replicas(cls, value: str | None) -> str | None:
+        if value is not None and value != _DECLARED:
+            _range_of(value)
+        return value
+
     @field_validator("fetch")
     @classmethod
     def _is_fetch(cls, value: str) -> str:
@@ -241,6 +262,21 @@ class Settings(BaseSettings):
         return f"{ENV_PREFIX}CLUSTER (--cluster) = {self.cluster}"
 
     @property
+    def replicas(self) -> tuple[int, int] | None:
+        """The least and the most replicas of a cluster; None where the setting does not say."""
+        return None if self.cluster_replicas is None or self.is_declared else _range_of(self.cluster_replicas)
+
+    @property
+    def is_declared(self) -> bool:
+        """Does a Serve config say what there is to be of a cluster, and no front?"""
+        return self.cluster_replicas == _DECLARED
+
+    @property
+    def replicas_as_set(self) -> str:
+        """The setting with its value, for a message."""
+        return f"{ENV_PREFIX}CLUSTER_REPLICAS (--cluster-replicas) = {self.cluster_replicas}"
+
+    @property
     def on_loopback(self) -> bool:
         """Does the server listen where only this machine reaches it?"""
         return _is_loopback(self.host.strip("[]"))
@@ -249,6 +285,22 @@ class Settings(BaseSettings):
     def this_machine_only(self) -> bool:
         """Does nobody reach the server from elsewhere? A public_url beyond loopback says that a proxy lets them in."""
         return self.on_loopback and (self.public_url is None or _is_loopback(_host_of(self.public_url)))
+
+
+def _range_of(text: str) -> tuple[int, int]:
+    match = _REPLICAS.fullmatch(text.strip())
+    least = int(match["least"]) if match is not None else 0
+    most = int(match["most"] or least) if match is not None else 0
+    if match is not None and not least:
+        raise ValueError(
+            "begins at 1 or more: Ray Serve hears from the replicas how many jobs there are, and where there is none"
+            " nobody would start the first"
+        )
+    if not 0 < least <= most <= _MAX_REPLICAS:
+        raise ValueError(
+            f"must be a number of replicas as 2, or a range as 1..3, of {_MAX_REPLICAS} at most, or {_DECLARED}"
+        )
+    return least, most
 
 
 def memory_of(text: str, whole: int) -> int:
@@ -300,6 +352,16 @@ def read_settings(argv: list[str] | None = None, **overrides: Any) -> Settings:
         raise ConfigError(
             f"{settings.devices_as_set}: is the old name of {ENV_PREFIX}DEVICES (--devices), which is set too; leave"
             " one of the two out"
+        )
+    if settings.cluster_replicas is not None and settings.cluster is None:
+        raise ConfigError(
+            f"{settings.replicas_as_set}: there is no cluster; set {ENV_PREFIX}CLUSTER (--cluster) too, or leave this"
+            " out"
+        )
+    if settings.is_declared and settings.cluster == "local":
+        raise ConfigError(
+            f"{settings.replicas_as_set}: a cluster that the server starts itself has no Serve config; name the head of"
+            f" one that has, with {ENV_PREFIX}CLUSTER (--cluster), or how many replicas there are to be"
         )
     written = "max_held_bytes" in settings.model_fields_set  # its default grows with the largest body
     if written and settings.max_held_bytes < settings.held_bytes:

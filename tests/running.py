@@ -101,6 +101,7 @@ def start(
     wrapper: Sequence[str] = (),
     environment: dict[str, str] | None = None,
     module: str = "server",
+    within_s: float = START_TIMEOUT_S,
     **settings: Any,
 ) -> Iterator[Running]:
     """A server with these settings; ready, if ``wait``. Killed at the end if it still runs.
@@ -127,10 +128,10 @@ def start(
     reader = threading.Thread(target=_read, args=(running,), daemon=True)
     reader.start()
     try:
-        eventually(lambda: running.url or process.poll() is not None, within_s=START_TIMEOUT_S)
+        eventually(lambda: running.url or process.poll() is not None, within_s=within_s)
         assert running.url, running.log
         if wait:
-            eventually(running.ready, within_s=START_TIMEOUT_S, every_s=0.2)
+            eventually(running.ready, within_s=within_s, every_s=0.2)
         yield running
     finally:
         if process.poll() is None:

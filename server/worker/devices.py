@@ -86,7 +86,7 @@ def find(
     cpus = sum(device.setting == "cpu" for device in found)
     threads = settings.threads
     if threads is None and cpus > 1 and "OMP_NUM_THREADS" not in os.environ:
-        threads = max(1, _cores() // cpus)
+        threads = max(1, cores() // cpus)
     return tuple(
         replace(device, share=len(found), threads=threads if device.setting in ("cpu", "auto") else None)
         for device in found
@@ -198,7 +198,7 @@ def _visible_number(number: int) -> str:
     return shown[number] if number < len(shown) else str(number)
 
 
-def _cores() -> int:
+def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -74,6 +74,7 @@ class Fleet:
         self._books = [self._open(device) for device in devices]
         self.left_out: dict[str, str] = {}  # devices that turned out to be of no use, and why
         self.on_refused: Callable[[str], None] = lambda reason: None  # the devices that are set cannot be used here
+        self.jobs: Callable[[], int] = lambda: 0  # how many this server has, waiting ones included
         self.on_slots: Callable[[], None] = lambda: None  # there may be more slots than before
 
     def _assignment(self, device: WorkerDevice) -> Assignment:

@@ -23,6 +23,16 @@ async def child(settings: Settings, device: WorkerDevice, fd: int) -> asyncio.su
     return await asyncio.create_subprocess_exec(
         *interpreter.python("server.worker.child"),
         *("--fd", str(fd)),
+        *arguments(settings, device),
+        pass_fds=[fd],
+        stdin=asyncio.subprocess.DEVNULL,
+        env=_environment(device),
+    )
+
+
+def arguments(settings: Settings, device: WorkerDevice) -> tuple[str, ...]:
+    """What a worker process is told as it starts."""
+    return (
         *("--device", device.setting),
         *("--device-memory", settings.device_memory or ""),
         *("--checks", str(settings.data_dir.absolute() / _CHECKS)),
@@ -30,9 +40,6 @@ async def child(settings: Settings, device: WorkerDevice, fd: int) -> asyncio.su
         *("--share", str(device.share)),
         *(("--name", device.name) if device.share > 1 else ()),
         *(("--refuse-full",) if device.refuses_full else ()),
-        pass_fds=[fd],
-        stdin=asyncio.subprocess.DEVNULL,
-        env=_environment(device),
     )
 
 

@@ -37,6 +37,12 @@ def test_an_unknown_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch)
         ("cluster", "ray://head:10001", "HOST:PORT"),
         ("cluster", "head", "HOST:PORT"),
         ("cluster", "head:0", "HOST:PORT"),
+        ("cluster_replicas", "0", "begins at 1 or more"),
+        ("cluster_replicas", "0..3", "begins at 1 or more"),
+        ("cluster_replicas", "3..1", "a range as 1..3"),
+        ("cluster_replicas", "1-3", "a range as 1..3"),
+        ("cluster_replicas", "1..9999", "of 1000 at most"),
+        ("cluster_jobs", "0", "greater than or equal to 1"),
         ("log_level", "loud", "debug"),
         ("public_url", "pictures.example", "http"),
         ("public_url", "http://x/?a=1", "query"),
@@ -53,6 +59,21 @@ def test_a_value_out_of_bounds_is_refused_with_name_value_and_bound(
         read_settings()
     for part in (f"DARKROOM_{name.upper()}", f"--{name.replace('_', '-')}", repr(value), says):
         assert part in str(refused.value)
+
+
+@pytest.mark.parametrize(("value", "replicas"), [("2", (2, 2)), ("1..3", (1, 3)), ("declared", None), (None, None)])
+def test_replicas_are_a_number_or_a_range(value: str | None, replicas: tuple[int, int] | None) -> None:
+    assert Settings(cluster="head:6379", cluster_replicas=value).replicas == replicas
+
+
+@pytest.mark.parametrize(
+    ("cluster", "replicas", "says"),
+    [(None, "1..3", "there is no cluster"), ("local", "declared", "has no Serve config")],
+)
+def test_replicas_without_the_cluster_for_them_are_refused(cluster: str | None, replicas: str, says: str) -> None:
+    with pytest.raises(ConfigError, match=says) as refused:
+        read_settings(None, cluster=cluster, cluster_replicas=replicas)
+    assert f"DARKROOM_CLUSTER_REPLICAS (--cluster-replicas) = {replicas}" in str(refused.value)
 
 
 def test_a_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

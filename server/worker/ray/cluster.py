@@ -11,6 +11,7 @@ import asyncio
 import contextlib
 import logging
 import secrets
+import time
 from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 from typing import Any
 
@@ -18,7 +19,6 @@ import ray
 from grpc.aio import AioRpcError
 from ray import serve
 from ray.exceptions import RayError
-from ray.serve.config import RequestRouterConfig
 from ray.serve.exceptions import RayServeException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -26,32 +26,32 @@ from server.errors import ConfigError
 from server.settings import MIB, Settings
 from server.worker.devices import WorkerDevice
 from server.worker.fleet import Fleet
+from server.worker.ray.application import APP, DEPLOYMENT, bind, settings_of_replicas
 from server.worker.ray.deployment import (
     AUTH_MODE,
+    FAILED,
     explain_deploying,
     explain_joining,
     is_kept,
     is_open,
     lay_out,
-    ongoing_requests,
     refuse_open,
 )
 from server.worker.ray.lease import ActorLease, FrontLease
 from server.worker.ray.link import LinkBroken
-from server.worker.ray.replica import Replica
+from server.worker.ray.report import tell_jobs
 from server.worker.ray.roll import ROLL
 from server.worker.ray.roster import ReplicaRoster
-from server.worker.ray.router import FleetRouter
 from server.worker.ray.thread import RayThread
 
 log = logging.getLogger("darkroom.worker")
 
-APP, DEPLOYMENT, NAMESPACE = "darkroom", "replica", "darkroom"
-_OF_WORKERS = ("log_level", "step_timeout_s", "load_timeout_s", "device_memory", "data_dir")
+NAMESPACE = "darkroom"
 _FAILURES = (RayError, RayServeException, AioRpcError, asyncio.InvalidStateError, RuntimeError)
 _STORE_BYTES = 512 * MIB  # Ray's memory for what crosses it: pictures on their way
 _START_S = 120.0
 _JOIN_S = 60.0
+_LOOK_S = 1.0
 _RETRY_S = 1.0
 
 Shown = tuple[str, Any]  # what a front shows to replicas: its name, and its lease
@@ -126,6 +126,7 @@ class Cluster:
         self._shown: Shown = "", None
         self._holding: asyncio.Task[None] | None = None
         self._roster: ReplicaRoster | None = None
+        self._telling: asyncio.Task[None] | None = None
 
     def connect(self) -> None:
         """Start or join Ray, and see that there are replicas. Raises ConfigError naming the setting and a remedy."""
@@ -144,15 +145,17 @@ class Cluster:
         loop = asyncio.get_running_loop()
         roster = self._roster = ReplicaRoster(fleet, self._link)
         ROLL.listen(lambda replicas: loop.call_soon_threadsafe(roster.update, replicas))
+        self._telling = loop.create_task(tell_jobs(fleet), name="tell-jobs")
         self._holding = asyncio.create_task(self._hold(), name="lease")
 
     async def stop(self) -> None:
         """Let no replica join any more, and watch none."""
         ROLL.listen(None)
-        if self._holding is not None:
-            self._holding.cancel()
-            with contextlib.suppress(asyncio.CancelledError):
-                await self._holding
+        for task in (self._telling, self._holding):
+            if task is not None:
+                task.cancel()
+                with contextlib.suppress(asyncio.CancelledError):
+                    await task
         if self._roster is not None:
             await self._roster.stop()
 
@@ -176,8 +179,9 @@ class Cluster:
             if self._settings.cluster != "local":
                 self._refuse_open()
             serve.start(proxy_location="Disabled")
-            deployed = serve.status().applications.get(APP)
-            if deployed is None or not is_kept(deployed.status.value):
+            if self._settings.is_declared:
+                self._await_declared()
+            elif not is_kept(self._state()):
                 self._deploy()
             self._handle = serve.get_deployment_handle(DEPLOYMENT, APP)
             self._handle._init()  # the router lives from here on, and is told which replicas there are
@@ -250,21 +254,26 @@ class Cluster:
                 silent.append(asked[each])
         refuse_open(self._settings, open_, silent)
 
+    def _state(self) -> str:
+        """How the application stands, as Ray Serve calls it; empty: there is none."""
+        deployed = serve.status().applications.get(APP)
+        return "" if deployed is None else str(deployed.status.value)
+
+    def _await_declared(self) -> None:
+        """Return when a Serve config has declared the application. Raises ConfigError where that has failed."""
+        if not is_kept(state := self._state()):
+            log.info("waiting for the application that a Serve config is to declare", extra={"application": APP})
+        while not is_kept(state):
+            if state == FAILED:
+                raise ConfigError(
+                    f"{self._settings.replicas_as_set}: the Serve config of the application {APP} could not be"
+                    " deployed; on the head /tmp/ray/session_latest/logs/serve says why"
+                )
+            time.sleep(_LOOK_S)
+            state = self._state()
+
     def _deploy(self) -> None:
         """Ask Ray Serve for a replica for each device."""
         layout = lay_out(self._settings, self._devices, ray.nodes())
-        deployment = serve.deployment(Replica).options(
-            name=DEPLOYMENT,
-            num_replicas=layout.count,
-            ray_actor_options=layout.resources,
-            max_ongoing_requests=ongoing_requests(self._settings),
-            graceful_shutdown_timeout_s=self._settings.job_timeout_s,
-            graceful_shutdown_wait_loop_s=0.5,
-            health_check_period_s=2.0,
-            health_check_timeout_s=10.0,
-            request_router_config=RequestRouterConfig(request_router_class=FleetRouter),
-        )
-        settings = self._settings.model_dump(include=set(_OF_WORKERS))
-        settings["data_dir"] = str(self._settings.data_dir.absolute())
-        app = deployment.bind(settings, layout.threads, layout.share)
+        app = bind(self._settings, layout, settings_of_replicas(self._settings, layout))
         serve.run(app, name=APP, route_prefix=None)

@@ -9,21 +9,29 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pydantic import ValidationError
+
 from server.errors import ConfigError
 from server.settings import Settings
-from server.worker.devices import WorkerDevice
+from server.worker.devices import WorkerDevice, cores
 
 AUTH_MODE = "RAY_AUTH_MODE"
 MAX_FRONTS = 8  # that draw all they can at a time; what is more waits in Ray Serve, and is given up there
 # Ray Serve goes on with these by itself: it starts the replicas that are missing. What has failed it leaves alone.
 _KEPT = ("DEPLOYING", "RUNNING", "UNHEALTHY")
+FAILED = "DEPLOY_FAILED"
+
+
+# What Ray Serve's user_config may have: settings of a worker, each replica's own.
+OF_REPLICAS = ("threads", "device_memory", "data_dir", "step_timeout_s", "load_timeout_s", "log_level")
 
 
 @dataclass(frozen=True)
 class Layout:
     """The replicas of one deployment."""
 
-    count: int
+    least: int
+    most: int  # by how many jobs there are
     resources: dict[str, int]  # of each, as Ray names them
     share: int  # so many may be on one machine
     threads: int | None  # of each on the CPU; None: torch's choice
@@ -37,21 +45,49 @@ def lay_out(settings: Settings, devices: Sequence[WorkerDevice], nodes: Sequence
     own = settings.cluster == "local"
     gpus = [int(node["Resources"].get("GPU", 0)) for node in nodes if node["Alive"]]
     named = [device for device in devices if device.kind == "cpu"]
-    if not named and not sum(gpus) and settings.device_kind != "auto":
+    on_cpu = bool(named) or (not sum(gpus) and settings.device_kind == "auto")
+    if own and (named or len(devices) > 1):
+        count = len(devices)
+    else:
+        count = len(named) if named else sum(gpus)
+    least, most = settings.replicas or (max(1, count), max(1, count))
+    if settings.replicas is not None and len(named) > 1:
+        raise ConfigError(
+            f"{settings.replicas_as_set}: is how many replicas there are, and {settings.devices_as_set} says it too;"
+            " name cpu once"
+        )
+    # Where it is said how many, a cluster may get its GPUs later: a machine that comes when it is wanted.
+    if not on_cpu and not sum(gpus) and (own or settings.replicas is None):
         where = "Ray finds no GPU on this machine" if own else "no machine of the cluster has a GPU at the moment"
         raise ConfigError(
             f"{settings.devices_as_set}: {where} (`ray status` lists what it has); join those that have one first, or"
             " name cpu as often as there are to be replicas without one"
         )
-    on_cpu = bool(named) or not sum(gpus)
-    if own and (named or len(devices) > 1):
-        count = len(devices)
-    else:
-        count = len(named) if named else sum(gpus)
+    if own and not on_cpu and most > max(1, count):
+        raise ConfigError(
+            f"{settings.replicas_as_set}: this machine has {max(1, count)} GPU(s) for them, and each replica needs one;"
+            " set fewer"
+        )
     resources = {"num_cpus": 0 if own else 1} if on_cpu else {"num_cpus": 0, "num_gpus": 1}
-    share = count if own else max(gpus, default=1)
+    share = most if own else max(gpus, default=1)
     threads = settings.threads or next((device.threads for device in named), None)
-    return Layout(max(1, count), resources, max(1, share), threads)
+    if threads is None and own and on_cpu and most > 1:
+        threads = max(1, cores() // most)
+    return Layout(least, most, resources, max(1, share), threads)
+
+
+def read_user_config(given: Mapping[str, Any]) -> Settings:
+    """The settings of a replica, as Ray Serve's user_config has them. Raises RuntimeError, for Ray's log, naming what
+    is wrong with it and a remedy."""
+    if strangers := sorted(given.keys() - set(OF_REPLICAS)):
+        known = ", ".join(OF_REPLICAS)
+        raise RuntimeError(f"user_config.{strangers[0]}: no setting of a replica; it may have {known}")
+    try:
+        return Settings(**given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        name = ".".join(str(part) for part in first["loc"])
+        raise RuntimeError(f"user_config.{name}: {first['msg']}") from None
 
 
 def ongoing_requests(settings: Settings) -> int:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import logging
 from collections.abc import AsyncGenerator, Iterable
 from pathlib import Path
@@ -18,7 +19,7 @@ from server import __version__
 from server.errors import DarkroomError, DeadlineExceeded, ServerFault
 from server.settings import Settings
 from server.telemetry import Metrics
-from server.worker import failures, protocol
+from server.worker import failures, launch, protocol
 from server.worker.devices import WorkerDevice
 from server.worker.local import LocalWorker
 from server.worker.member import Assignment
@@ -47,10 +48,39 @@ class HostedWorker(LocalWorker):
         super().__init__(Assignment(settings, (), (), Metrics(), device))
         self._host = host
         self.log_name = f"the log of Ray on {machine} (/tmp/ray/session_latest/logs/worker-*.err)"
+        self._started_with: tuple[object, ...] | None = None  # its process; None: it has none
+
+    @property
+    def is_old(self) -> bool:
+        """Was its process started with other settings? Then it makes room for another as soon as it is free."""
+        return self._started_with not in (None, self._start())
+
+    def renew(self, settings: Settings, device: WorkerDevice) -> None:
+        """Draw by these settings."""
+        if self.asleep:
+            self._started_with = None
+        self._settings, self._assigned = settings, device
+        self._sleep_if_free()
+
+    def _start(self) -> tuple[object, ...]:
+        return (*launch.arguments(self._settings, self._assigned), self._assigned.threads)
+
+    async def _run_once(self) -> str:
+        self._started_with = self._start()
+        return await super()._run_once()
+
+    def _sleep_if_free(self) -> None:
+        if self.is_old:
+            self.rest.wanted = True
+        super()._sleep_if_free()
+        if self.is_old and self.asleep:
+            self.wake()
 
     async def _on_message(self, message: protocol.ToFront) -> None:
         self._host.hear(message)
         await super()._on_message(message)
+        if isinstance(message, protocol.Hello):
+            self._sleep_if_free()  # other settings may have come while it started
 
 
 class Host:
@@ -68,6 +98,7 @@ class Host:
         self._tasks: dict[str, set[asyncio.Task[None]]] = {}  # by front
         self._leases: dict[str, asyncio.Task[None]] = {}
         self._loads: set[asyncio.Task[None]] = set()
+        self._jobs: dict[str, int] = {}  # by front
 
     def start(self) -> None:
         self._worker.start()
@@ -86,6 +117,16 @@ class Host:
     def drawings(self) -> int:
         """How many drawings it has."""
         return len(self._drawings)
+
+    @property
+    def jobs(self) -> int:
+        """How many jobs the fronts have that are there, waiting ones included."""
+        return sum(self._jobs.get(front, 0) for front in self._leases)
+
+    def renew(self, settings: Settings, device: WorkerDevice) -> None:
+        """Draw by these settings: by limits of time at once, by what a process starts with as soon as this one is free
+        and another has come up."""
+        self._worker.renew(settings, device)
 
     # What fronts ask.
 
@@ -130,9 +171,11 @@ class Host:
             if self._drawings.get(job_id) is outbox:
                 del self._drawings[job_id]
 
-    async def tell(self, body: bytes) -> None:
+    async def tell(self, body: bytes, front: str = "") -> None:
         """What needs no answer."""
         match messages.read_told(body):
+            case messages.Jobs(count):
+                self._jobs[front] = count
             case messages.Sleep():
                 self._worker.sleep()
             case messages.Wake():
@@ -185,7 +228,11 @@ class Host:
     def _hold(self, front: str, lease: Lease) -> None:
         """This front asks for something: it is wanted until the front is gone."""
         if front not in self._leases:
-            self._leases[front] = asyncio.create_task(self._until_gone(front, lease), name=f"lease-{front}")
+            # Of no request: Ray ends all calls that one has begun when it is cancelled, as a watch is by a front that
+            # sees the replica leave, and the lease would seem to have ended.
+            self._leases[front] = asyncio.create_task(
+                self._until_gone(front, lease), name=f"lease-{front}", context=contextvars.Context()
+            )
 
     async def _until_gone(self, front: str, lease: Lease) -> None:
         try:
@@ -194,6 +241,7 @@ class Host:
             log.exception("a lease cannot be watched", extra={"front": front})
         finally:
             del self._leases[front]
+            self._jobs.pop(front, None)
         tasks = self._tasks.pop(front, set())
         log.warning("a front is gone", extra={"front": front, "drawings": len(tasks)})
         for task in tasks:
@@ -222,7 +270,9 @@ class Host:
             watcher.put(message)
 
     def _standing(self) -> Standing:
-        return Standing(self._worker.up, self._worker.asleep, self._worker.start_failure)
+        # One that makes room for another does not sleep: its models are to be loaded again.
+        asleep = self._worker.asleep and not self._worker.is_old
+        return Standing(self._worker.up, asleep, self._worker.start_failure)
 
     def _tell_standing(self) -> None:
         if not self._worker.up:

@@ -243,6 +243,11 @@ class ServeMember:
         if self.up:
             self._load_all(self._preload)
 
+    def tell_jobs(self, count: int) -> None:
+        """Let the replica know how many jobs this server has; one that says nothing is told when it is heard again."""
+        if self.up or self.asleep:
+            self._tell(messages.Jobs(count))
+
     def _tell(self, message: messages.Told) -> None:
         """Say it without waiting. Where it does not arrive, the watch finds out why."""
 

@@ -28,6 +28,12 @@ class Wake(msgspec.Struct, frozen=True, tag=True):
     """Start the worker process, if it sleeps."""
 
 
+class Jobs(msgspec.Struct, frozen=True, tag=True):
+    """How many jobs the front has, waiting ones included: so many replicas there are to be."""
+
+    count: int
+
+
 class Here(msgspec.Struct, frozen=True, tag=True):
     """What a replica answers when it is asked who it is."""
 
@@ -91,7 +97,7 @@ class Refusal(msgspec.Struct, frozen=True, tag=True):
         return error
 
 
-Told = Sleep | Wake | protocol.Load | protocol.Leave | protocol.Serve
+Told = Sleep | Wake | Jobs | protocol.Load | protocol.Leave | protocol.Serve
 """What a front tells a replica without waiting for an answer."""
 
 OfWatch = (

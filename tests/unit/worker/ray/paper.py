@@ -69,7 +69,7 @@ class PaperLink:
             raise LinkBroken("ActorUnavailableError")
         if isinstance(messages.read_told(body), protocol.Serve):
             await self.tells.wait()
-        await self.host.tell(body)
+        await self.host.tell(body, "front")
 
     async def _stream(self, name: str, frames: AsyncGenerator[bytes, None]) -> AsyncGenerator[bytes, None]:
         async with contextlib.aclosing(frames):

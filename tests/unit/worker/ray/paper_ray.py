@@ -13,7 +13,7 @@ from unittest.mock import MagicMock
 
 import pytest
 
-_OURS = ("cluster", "lease", "replica", "router")
+_OURS = ("application", "cluster", "lease", "replica", "router")
 
 
 class RayError(Exception):
@@ -81,6 +81,7 @@ class PaperRay:
         self.leases: list[Any] = []
         self.new_lease: Callable[[], Any] = MagicMock
         self.cluster: ModuleType
+        self.application: ModuleType
         self.replica: ModuleType
 
     def modules(self) -> dict[str, ModuleType]:
@@ -165,6 +166,7 @@ def paper_ray(monkeypatch: pytest.MonkeyPatch) -> Iterator[PaperRay]:
     for name in names:
         monkeypatch.delitem(sys.modules, name, raising=False)
     ray.cluster = importlib.import_module("server.worker.ray.cluster")
+    ray.application = importlib.import_module("server.worker.ray.application")
     ray.replica = importlib.import_module("server.worker.ray.replica")
     yield ray
     for name in names:

@@ -37,9 +37,8 @@ def test_a_machine_that_does_not_say_whether_it_is_open_is_refused(paper_ray: Pa
     assert paper_ray.deployed == 0
 
 
-@pytest.mark.anyio
 @pytest.mark.parametrize("mode", [None, "disabled"])
-async def test_no_replica_begins_where_ray_asks_for_no_token(
+def test_no_replica_begins_where_ray_asks_for_no_token(
     paper_ray: PaperRay, monkeypatch: pytest.MonkeyPatch, mode: str | None
 ) -> None:
     """A machine that came later had a replica, whose port ran anyone's pickle."""
@@ -48,9 +47,8 @@ async def test_no_replica_begins_where_ray_asks_for_no_token(
         monkeypatch.setenv("RAY_AUTH_MODE", mode)
     begun: list[object] = []
     monkeypatch.setattr(paper_ray.replica, "Host", lambda *arguments: begun.append(arguments))
-    replica = object.__new__(paper_ray.replica.Replica)
     with pytest.raises(RuntimeError, match="without RAY_AUTH_MODE=token"):
-        await replica.__init__({}, None, 1)
+        paper_ray.replica.Replica(1)
     assert begun == []
 
 
