@@ -23,6 +23,7 @@ ENV_PREFIX = "DARKROOM_"
 URL_VARIABLE = "DARKROOM_URL"  # of commands that ask a server, not settings of one
 API_KEY_VARIABLE = "DARKROOM_API_KEY"
 MIB = 1024 * 1024
+_MAX_THREADS = 1024  # of a worker
 _UNITS = {"MiB": MIB, "GiB": 1024 * MIB, "MB": 10**6, "GB": 10**9}
 _DEVICE = re.compile(r"cpu|mps|xpu|cuda:\d{1,3}|(GPU|MIG)-[0-9A-Za-z/-]{1,99}", re.ASCII)
 _MAX_DEVICES = 64
@@ -73,8 +74,10 @@ class Settings(BaseSettings):
         description="draw on the machines of a Ray cluster (pip install 'darkroom[ray]'): local starts one here,"
         " HOST:PORT joins the one whose head is there; default: without Ray",
     )
-    threads: int | None = Field(
-        None, ge=1, le=1024, description="threads of each worker on the CPU; default: this process's cores, shared out"
+    threads: int | Literal["auto"] = Field(
+        "auto",
+        description="threads of each worker on the CPU, 1 to 1024; auto: the cores that this process may use (by its"
+        " affinity and its control group), shared out, or OMP_NUM_THREADS if that is set",
     )
     fetch: str = Field(
         "public",
@@ -183,6 +186,15 @@ class Settings(BaseSettings):
                 " MIG-UUID"
             )
         return value
+
+    @field_validator("threads", mode="before")
+    @classmethod
+    def _are_threads(cls, value: object) -> object:
+        if value == "auto" or (isinstance(value, int) and 1 <= value <= _MAX_THREADS):
+            return value
+        if isinstance(value, str) and value.isascii() and value.isdigit() and 1 <= int(value[:9]) <= _MAX_THREADS:
+            return int(value)
+        raise ValueError(f"must be auto or a number from 1 to {_MAX_THREADS}")
 
     @field_validator("cluster")
     @classmethod

@@ -20,7 +20,7 @@ from server.settings import Settings
 from server.telemetry import Metrics
 from server.worker import protocol, rule
 from server.worker.books import Books
-from server.worker.devices import WorkerDevice
+from server.worker.devices import WorkerDevice, threads_of
 from server.worker.member import Assignment, Flight, Member, Previewed, Progress
 from server.worker.overview import Overview
 from server.worker.place import Place
@@ -203,7 +203,7 @@ class Fleet:
                 self._books.append(books)
                 self.on_refused(said)
                 return
-            self._books.append(self._open(WorkerDevice("cpu", "cpu")))
+            self._books.append(self._open(WorkerDevice("cpu", "cpu", threads=threads_of(self._settings))))
             if self._started:
                 self._books[0].member.start()
         self._note_change()

@@ -10,11 +10,16 @@ import signal
 
 from server import interpreter
 from server.settings import ENV_PREFIX, Settings
+from server.worker.cores import OWN_THREADS
 from server.worker.devices import WorkerDevice
 
 log = logging.getLogger("darkroom.worker")
 
 _CHECKS = "checks"  # in the data folder
+# How often a thread of torch's OpenMP (libgomp) looks whether the others are there before it sleeps. Its own choice,
+# 300,000, is some 10 ms: where a thread holds the core that another needs, each part of a step takes that long.
+_SPIN_COUNT = "3000"
+_SPIN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # either is the owner's word
 _KILL_TIMEOUT_S = 60.0  # for a killed process to end
 
 
@@ -32,7 +37,7 @@ async def child(settings: Settings, device: WorkerDevice, fd: int) -> asyncio.su
         *(("--refuse-full",) if device.refuses_full else ()),
         pass_fds=[fd],
         stdin=asyncio.subprocess.DEVNULL,
-        env=_environment(device),
+        env=environment(device),
     )
 
 
@@ -55,12 +60,15 @@ async def until_ended(process: asyncio.subprocess.Process) -> None:
             log.error("killed worker does not end", extra={"pid": process.pid})
 
 
-def _environment(device: WorkerDevice) -> dict[str, str]:
+def environment(device: WorkerDevice) -> dict[str, str]:
     """Ours, less our settings and Ray's: the child has no use for the signing key, nor for the token of a cluster. It
     sees its own device alone."""
     kept = {name: value for name, value in os.environ.items() if not name.startswith((ENV_PREFIX, "RAY_"))}
     if device.visible:
         kept["CUDA_VISIBLE_DEVICES"] = device.visible
     if device.threads is not None:
-        kept["OMP_NUM_THREADS"] = str(device.threads)  # read as torch is imported, by all that computes
+        # Read as torch is imported, for every thread that computes: torch.set_num_threads would count in one alone.
+        kept[OWN_THREADS] = str(device.threads)
+    if not any(name in kept for name in _SPIN):
+        kept[_SPIN[0]] = _SPIN_COUNT
     return interpreter.environment(kept)

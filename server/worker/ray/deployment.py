@@ -25,7 +25,7 @@ class Layout:
     count: int
     resources: dict[str, int]  # of each, as Ray names them
     share: int  # so many may be on one machine
-    threads: int | None  # of each on the CPU; None: torch's choice
+    threads: int | None  # of each on the CPU; None: as many as its machine has cores for
 
 
 def lay_out(settings: Settings, devices: Sequence[WorkerDevice], nodes: Sequence[Mapping[str, Any]]) -> Layout:
@@ -49,7 +49,7 @@ def lay_out(settings: Settings, devices: Sequence[WorkerDevice], nodes: Sequence
         count = len(named) if named else sum(gpus)
     resources = {"num_cpus": 0 if own else 1} if on_cpu else {"num_cpus": 0, "num_gpus": 1}
     share = count if own else max(gpus, default=1)
-    threads = settings.threads or next((device.threads for device in named), None)
+    threads = next((device.threads for device in named), None) if settings.threads == "auto" else settings.threads
     return Layout(max(1, count), resources, max(1, share), threads)
 
 

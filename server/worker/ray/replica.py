@@ -18,6 +18,7 @@ from ray.exceptions import RayError
 
 from server.settings import Settings
 from server.telemetry import configure_logging
+from server.worker import cores
 from server.worker.devices import WorkerDevice
 from server.worker.ray.deployment import AUTH_MODE, is_open
 from server.worker.ray.host import Host
@@ -75,7 +76,8 @@ class Replica:
         gpus = ray.get_gpu_ids()
         place = f"cuda:{gpus[0]}" if gpus else "cpu"
         if not gpus and threads is None:
-            os.environ.pop("OMP_NUM_THREADS", None)  # Ray's: one thread for each CPU that the replica asks for
+            # Not OMP_NUM_THREADS, which is Ray's: one thread for each CPU that the replica asks for.
+            threads = cores.read().threads(share)
         kind = "cuda" if gpus else "cpu"
         device = WorkerDevice(place, kind, threads=None if gpus else threads, share=share)
         self._host = Host(chosen, device, socket.gethostname(), place)
