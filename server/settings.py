@@ -18,17 +18,15 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
 from server.errors import ConfigError
+from server.sizes import MIB, memory_of
 
 ENV_PREFIX = "DARKROOM_"
 URL_VARIABLE = "DARKROOM_URL"  # of commands that ask a server, not settings of one
 API_KEY_VARIABLE = "DARKROOM_API_KEY"
-MIB = 1024 * 1024
 _MAX_THREADS = 1024  # of a worker
-_UNITS = {"MiB": MIB, "GiB": 1024 * MIB, "MB": 10**6, "GB": 10**9}
 _DEVICE = re.compile(r"cpu|mps|xpu|cuda:\d{1,3}|(GPU|MIG)-[0-9A-Za-z/-]{1,99}", re.ASCII)
 _MAX_DEVICES = 64
 _HEAD = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z.-]{1,253}):(?P<port>\d{1,5})", re.ASCII)
-_MEMORY = re.compile(rf"(?P<amount>\d{{1,9}}(\.\d{{1,6}})?) ?(?P<unit>{'|'.join(_UNITS)}|%|)", re.ASCII)
 
 
 def _default_data_dir() -> Path:
@@ -261,21 +259,6 @@ class Settings(BaseSettings):
     def this_machine_only(self) -> bool:
         """Does nobody reach the server from elsewhere? A public_url beyond loopback says that a proxy lets them in."""
         return self.on_loopback and (self.public_url is None or _is_loopback(_host_of(self.public_url)))
-
-
-def memory_of(text: str, whole: int) -> int:
-    """Bytes that a text like 12GiB, 900MiB, 50% or 0.5 stands for, of ``whole``. Raises ValueError."""
-    match = _MEMORY.fullmatch(text.strip())
-    amount = float(match["amount"]) if match is not None else 0.0
-    if match is None or amount == 0:
-        raise ValueError("must be like 12GiB, 900MiB, 50% or 0.5")
-    unit = match["unit"]
-    if unit in ("", "%"):
-        share = amount / (100 if unit else 1)
-        if share > 1:
-            raise ValueError("is more than the whole device; must be like 12GiB, 900MiB, 50% or 0.5")
-        return int(share * whole)
-    return int(amount * _UNITS[unit])
 
 
 def _host_of(url: str) -> str:

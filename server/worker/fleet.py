@@ -21,6 +21,7 @@ from server.telemetry import Metrics
 from server.worker import protocol, rule
 from server.worker.books import Books
 from server.worker.devices import WorkerDevice, threads_of
+from server.worker.launch import Early
 from server.worker.member import Assignment, Flight, Member, Previewed, Progress
 from server.worker.overview import Overview
 from server.worker.place import Place
@@ -54,9 +55,11 @@ class Fleet:
         metrics: Metrics,
         build: Callable[[Assignment], Member],
         roster: Roster | None = None,
+        early: Early | None = None,
     ) -> None:
         """With a ``roster``, ``devices`` may be none at the start."""
         self._roster = roster
+        self._early = early
         self._settings = settings
         self._metrics = metrics
         self._deaths = Deaths()
@@ -72,7 +75,8 @@ class Fleet:
 
     def _assignment(self, device: WorkerDevice) -> Assignment:
         plans, preload = tuple(self._plans.values()), self._bound_to(device, self._preload)
-        return Assignment(self._settings, plans, preload, self._metrics, device, self._deaths)
+        early = None if self._early is None else self._early.take(device)
+        return Assignment(self._settings, plans, preload, self._metrics, device, self._deaths, early)
 
     def _open(self, device: WorkerDevice, member: Member | None = None) -> Books:
         member = member or self._build(self._assignment(device))

@@ -44,7 +44,8 @@ class LocalWorker:
         self._metrics = assignment.metrics
         self._pending = Pendings()
         self._writer: asyncio.StreamWriter | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: launch.Process | None = None
+        self._early = assignment.early
         self._supervisor: asyncio.Task[None] | None = None
         self._hearing = Hearing()
         self._up = asyncio.Event()
@@ -302,12 +303,7 @@ class LocalWorker:
     async def _run_once(self) -> str:
         """Start one child and read its messages until it ends; how it ended."""
         self._refusal = ""
-        ours, theirs = socket.socketpair()
-        with theirs, contextlib.ExitStack() as until_open:
-            until_open.callback(ours.close)  # of a child that cannot be started
-            self._process = await launch.child(self._settings, self._assigned, theirs.fileno())
-            until_open.pop_all()
-        reader, self._writer = await asyncio.open_connection(sock=ours)
+        reader, self._writer = await asyncio.open_connection(sock=await self._child())
         self._hearing = Hearing()
         watchdog = asyncio.create_task(self._watchdog(), name="worker-watchdog")
         try:
@@ -326,6 +322,19 @@ class LocalWorker:
             watchdog.cancel()
             self._writer.close()
             self._writer = None
+
+    async def _child(self) -> socket.socket:
+        """Our end of the socket of a child: the first may have been started before us. Raises OSError."""
+        early, self._early = self._early, None
+        if early is not None:
+            self._process, early.is_used = early, True
+            return early.socket
+        ours, theirs = socket.socketpair()
+        with theirs, contextlib.ExitStack() as until_open:
+            until_open.callback(ours.close)  # of a child that cannot be started
+            self._process = await launch.child(self._settings, self._assigned, theirs.fileno())
+            until_open.pop_all()
+        return ours
 
     async def _on_message(self, message: protocol.ToFront) -> None:
         match message:

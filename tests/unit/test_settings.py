@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from server.errors import ConfigError
-from server.settings import MIB, Settings, memory_of, read_settings
+from server.settings import Settings, read_settings
+from server.sizes import MIB, memory_of
 
 
 @pytest.fixture(autouse=True)
