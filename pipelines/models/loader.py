@@ -91,8 +91,8 @@ class LoadedModel:
 
     def prepare(self, task: Task) -> None:
         """Have the pipeline of a task made before a run asks for it: the first one takes imports, and a run's thread is
-        that of all runs. A task that it cannot do is the run's to refuse."""
-        with contextlib.suppress(Unsupported):
+        that of all runs. What stands in the way is met again by the run, which answers for it."""
+        with contextlib.suppress(Exception):
             self.pipeline(task)
 
     def _make(self, task: Task) -> Any:
