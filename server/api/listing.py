@@ -44,7 +44,7 @@ class Listing:
         catalog = self._current()
         standings = [_standing(self._services, model, seals) for model in catalog]
         if not self._written or standings != self._standings:
-            rows = []
+            rows = list[Row]()
             for model, standing in zip(catalog, standings, strict=True):
                 row = self._row(model, standing)
                 rows += [_under(row, alias) for alias in (None, *model.entry.aliases)]

@@ -83,7 +83,7 @@ def find(settings: Settings, census: Census | None = None, root: Path = Path("/"
 
 def threads_of(settings: Settings, workers: int = 1, root: Path = Path("/")) -> int | None:
     """How many threads each of so many workers on the CPU has; None where the environment says it."""
-    if settings.threads != "auto":
+    if isinstance(settings.threads, int):
         return settings.threads
     return None if cores.OWN_THREADS in os.environ else cores.read(root).threads(workers)
 

@@ -49,7 +49,8 @@ def lay_out(settings: Settings, devices: Sequence[WorkerDevice], nodes: Sequence
         count = len(named) if named else sum(gpus)
     resources = {"num_cpus": 0 if own else 1} if on_cpu else {"num_cpus": 0, "num_gpus": 1}
     share = count if own else max(gpus, default=1)
-    threads = next((device.threads for device in named), None) if settings.threads == "auto" else settings.threads
+    found = next((device.threads for device in named), None)
+    threads = settings.threads if isinstance(settings.threads, int) else found
     return Layout(max(1, count), resources, max(1, share), threads)
 
 
