@@ -303,7 +303,9 @@ class LocalWorker:
     async def _run_once(self) -> str:
         """Start one child and read its messages until it ends; how it ended."""
         self._refusal = ""
-        reader, self._writer = await asyncio.open_connection(sock=await self._child())
+        process, ours = await self._child()
+        self._process = process
+        reader, self._writer = await asyncio.open_connection(sock=ours)
         self._hearing = Hearing()
         watchdog = asyncio.create_task(self._watchdog(), name="worker-watchdog")
         try:
@@ -314,7 +316,7 @@ class LocalWorker:
                 self._hearing.hear(message)
                 await self._on_message(message)
         except asyncio.IncompleteReadError:
-            code = await self._process.wait()
+            code = await process.wait()
             if not self._stopping and not self.rest.asleep:
                 log.error("worker exited", extra={"exit_code": code, **self._named})
             return f"exit code {code}"
@@ -323,18 +325,18 @@ class LocalWorker:
             self._writer.close()
             self._writer = None
 
-    async def _child(self) -> socket.socket:
-        """Our end of the socket of a child: the first may have been started before us. Raises OSError."""
+    async def _child(self) -> tuple[launch.Process, socket.socket]:
+        """A child, and our end of its socket: the first may have been started before us. Raises OSError."""
         early, self._early = self._early, None
         if early is not None:
-            self._process, early.is_used = early, True
-            return early.socket
+            early.is_used = True
+            return early, early.socket
         ours, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as until_open:
             until_open.callback(ours.close)  # of a child that cannot be started
-            self._process = await launch.child(self._settings, self._assigned, theirs.fileno())
+            process = await launch.child(self._settings, self._assigned, theirs.fileno())
             until_open.pop_all()
-        return ours
+        return process, ours
 
     async def _on_message(self, message: protocol.ToFront) -> None:
         match message:

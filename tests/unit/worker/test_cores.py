@@ -13,14 +13,19 @@ from server.worker.cores import Cores
 Machine = Callable[..., Cores]
 
 
+def nothing(cpu: int) -> str:
+    """Of a kernel that does not say whose core a processor shares."""
+    raise NotImplementedError
+
+
 @pytest.fixture
 def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
     """Reads a machine where a process may use these processors, whose cores are told as the kernel does, and has these
     files of control groups."""
 
-    def look(allowed: Iterable[int], siblings: Callable[[int], str] | None = None, **files: str) -> Cores:
+    def look(allowed: Iterable[int], siblings: Callable[[int], str] = nothing, **files: str) -> Cores:
         monkeypatch.setattr("os.sched_getaffinity", lambda process: set(allowed), raising=False)
-        for cpu in range(128) if siblings else ():
+        for cpu in range(128) if siblings is not nothing else ():
             write(f"sys/devices/system/cpu/cpu{cpu}/topology/thread_siblings_list", siblings(cpu) + "\n")
         for name, text in files.items():
             write(name.replace("__", "/"), text + "\n")
