@@ -53,10 +53,10 @@ class EarlyChild:
 
     def __init__(self, settings: Settings, device: WorkerDevice) -> None:
         """Raises OSError."""
-        self.is_used = False  # by a member, which is to end it then
-        self.socket, theirs = socket.socketpair()
+        self.is_used = False
+        self._socket, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as until_started:
-            until_started.callback(self.socket.close)
+            until_started.callback(self._socket.close)
             self._popen = subprocess.Popen(  # noqa: S603, our own module
                 _command(settings, device, theirs.fileno()),
                 pass_fds=[theirs.fileno()],
@@ -90,9 +90,14 @@ class EarlyChild:
         threading.Thread(target=watch, name="worker-wait", daemon=True).start()
         return await ended
 
+    def use(self) -> socket.socket:
+        """Our end of its socket, for a member: it is to end the process, too."""
+        self.is_used = True
+        return self._socket
+
     def close(self) -> None:
         """End it: nobody is going to use it."""
-        self.socket.close()
+        self._socket.close()
         kill(self)
         self._popen.wait(_KILL_TIMEOUT_S)
 

@@ -329,8 +329,7 @@ class LocalWorker:
         """A child, and our end of its socket: the first may have been started before us. Raises OSError."""
         early, self._early = self._early, None
         if early is not None:
-            early.is_used = True
-            return early, early.socket
+            return early, early.use()
         ours, theirs = socket.socketpair()
         with theirs, contextlib.ExitStack() as until_open:
             until_open.callback(ours.close)  # of a child that cannot be started
