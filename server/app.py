@@ -37,6 +37,7 @@ from server.web import docs, page
 from server.worker.devices import WorkerDevice, find
 from server.worker.fleet import Fleet
 from server.worker.idle import watch_idle
+from server.worker.launch import Early
 from server.worker.local import LocalWorker
 from server.worker.ray.opening import open_cluster
 from server.worker.served import ServedCatalog
@@ -44,8 +45,12 @@ from server.worker.served import ServedCatalog
 log = logging.getLogger("darkroom.app")
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Build one server's application. Raises ConfigError; opens no port and starts no worker yet."""
+def create_app(settings: Settings, early: Early | None = None) -> FastAPI:
+    """Build one server's application. Raises ConfigError; opens no port and starts no worker yet.
+
+    ``early``: the worker processes that were started for these settings before. Whoever started them ends those that
+    are left where this raises.
+    """
     keyring = Keyring(settings.data_dir / "keys.json")
     if not settings.this_machine_only and keyring.empty and not settings.allow_open:
         reached = f"public_url {settings.public_url}" if settings.on_loopback else f"host {settings.host}"
@@ -53,7 +58,7 @@ def create_app(settings: Settings) -> FastAPI:
             f"{reached} is reachable from other machines, but no key is configured: make one with "
             "`darkroom keys create NAME`, or set DARKROOM_ALLOW_OPEN=1 (--allow-open) to serve anyone"
         )
-    services = _build(settings, find_models_file(settings.models))
+    services = _build(settings, find_models_file(settings.models), early)
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -94,8 +99,8 @@ def _counter(metrics: Metrics) -> Callable[[str, int], None]:
     return lambda route, status: metrics.requests.labels(route, str(status)).inc()
 
 
-def _build(settings: Settings, models_file: Path) -> Services:
-    devices = _devices(settings)
+def _build(settings: Settings, models_file: Path, early: Early | None) -> Services:
+    devices = _devices(settings) if early is None else early.devices
     # Which devices a cluster has is known when it is there.
     catalog = load_catalog(models_file, () if settings.cluster is not None else devices)
     metrics = Metrics()
@@ -114,7 +119,7 @@ def _build(settings: Settings, models_file: Path) -> Services:
     preload = {model.plan for model in catalog if model.entry.preload}
     roster = open_cluster(settings, devices) if settings.cluster is not None else None
     own = () if settings.cluster is not None else devices
-    fleet = Fleet(settings, own, catalog.plans.values(), preload, metrics, LocalWorker, roster)
+    fleet = Fleet(settings, own, catalog.plans.values(), preload, metrics, LocalWorker, roster, early)
     queue = JobQueue(settings.queue_size, slots=fleet.slots, per_key=settings.key_jobs)
     fleet.on_slots = queue.grant
     fleet.jobs = lambda: queue.held

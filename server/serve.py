@@ -25,6 +25,7 @@ from server.edge.request_id import WithRequestId
 from server.errors import ConfigError
 from server.settings import Settings
 from server.telemetry import Metrics, configure_logging
+from server.worker.launch import Early
 
 BACKLOG = 2048  # connections that wait to be accepted
 ACCEPTED_AT_ONCE = 32  # between two looks at how many there are
@@ -120,15 +121,15 @@ class _Server(uvicorn.Server):
             self._loop.call_soon_threadsafe(services.served.reload_soon)
 
 
-def serve(settings: Settings) -> None:
+def serve(settings: Settings, early: Early | None = None) -> None:
     """Serve until SIGTERM, SIGINT or a closed terminal; running jobs then finish within drain_timeout_s.
 
-    Raises ConfigError.
+    ``early``: worker processes that were started before. Raises ConfigError.
     """
     configure_logging(settings.log_level, process="front")
     logging.getLogger().handlers[0].addFilter(WithRequestId())
     raise_descriptors(settings)
-    app = create_app(settings)
+    app = create_app(settings, early)
     connections = _connections(settings, app.state.services.metrics)
     listener = _listen(settings)
     app.state.services.worker.connect()

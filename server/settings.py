@@ -18,19 +18,18 @@ from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
 from server.errors import ConfigError
+from server.sizes import MIB, memory_of
 
 ENV_PREFIX = "DARKROOM_"
 URL_VARIABLE = "DARKROOM_URL"  # of commands that ask a server, not settings of one
 API_KEY_VARIABLE = "DARKROOM_API_KEY"
-MIB = 1024 * 1024
-_UNITS = {"MiB": MIB, "GiB": 1024 * MIB, "MB": 10**6, "GB": 10**9}
+_MAX_THREADS = 1024  # of a worker
 _DEVICE = re.compile(r"cpu|mps|xpu|cuda:\d{1,3}|(GPU|MIG)-[0-9A-Za-z/-]{1,99}", re.ASCII)
 _MAX_DEVICES = 64
 _HEAD = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z.-]{1,253}):(?P<port>\d{1,5})", re.ASCII)
 _REPLICAS = re.compile(r"(?P<least>\d{1,4})(\.\.(?P<most>\d{1,4}))?", re.ASCII)
 _MAX_REPLICAS = 1000
 _DECLARED = "declared"
-_MEMORY = re.compile(rf"(?P<amount>\d{{1,9}}(\.\d{{1,6}})?) ?(?P<unit>{'|'.join(_UNITS)}|%|)", re.ASCII)
 
 
 def _default_data_dir() -> Path:
@@ -87,8 +86,10 @@ class Settings(BaseSettings):
         le=100_000,
         description="within such a range, how many jobs there are for each replica, waiting ones included",
     )
-    threads: int | None = Field(
-        None, ge=1, le=1024, description="threads of each worker on the CPU; default: this process's cores, shared out"
+    threads: int | Literal["auto"] = Field(
+        "auto",
+        description="threads of each worker on the CPU, 1 to 1024; auto: the cores that this process may use (by its"
+        " affinity and its control group), shared out, or OMP_NUM_THREADS if that is set",
     )
     fetch: str = Field(
         "public",
@@ -198,6 +199,15 @@ class Settings(BaseSettings):
             )
         return value
 
+    @field_validator("threads", mode="before")
+    @classmethod
+    def _are_threads(cls, value: object) -> object:
+        if value == "auto" or (isinstance(value, int) and 1 <= value <= _MAX_THREADS):
+            return value
+        if isinstance(value, str) and value.isascii() and value.isdigit() and 1 <= int(value[:9]) <= _MAX_THREADS:
+            return int(value)
+        raise ValueError(f"must be auto or a number from 1 to {_MAX_THREADS}")
+
     @field_validator("cluster")
     @classmethod
     def _is_cluster(cls, value: str | None) -> str | None:
@@ -301,21 +311,6 @@ def _range_of(text: str) -> tuple[int, int]:
             f"must be a number of replicas as 2, or a range as 1..3, of {_MAX_REPLICAS} at most, or {_DECLARED}"
         )
     return least, most
-
-
-def memory_of(text: str, whole: int) -> int:
-    """Bytes that a text like 12GiB, 900MiB, 50% or 0.5 stands for, of ``whole``. Raises ValueError."""
-    match = _MEMORY.fullmatch(text.strip())
-    amount = float(match["amount"]) if match is not None else 0.0
-    if match is None or amount == 0:
-        raise ValueError("must be like 12GiB, 900MiB, 50% or 0.5")
-    unit = match["unit"]
-    if unit in ("", "%"):
-        share = amount / (100 if unit else 1)
-        if share > 1:
-            raise ValueError("is more than the whole device; must be like 12GiB, 900MiB, 50% or 0.5")
-        return int(share * whole)
-    return int(amount * _UNITS[unit])
 
 
 def _host_of(url: str) -> str:

@@ -6,6 +6,7 @@ code from the folder. Knows neither runs nor HTTP.
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import logging
 import math
@@ -22,12 +23,7 @@ import msgspec
 import safetensors
 import torch
 import transformers
-from diffusers import (
-    AutoPipelineForImage2Image,
-    AutoPipelineForInpainting,
-    AutoPipelineForText2Image,
-    DiffusionPipeline,
-)
+from diffusers import DiffusionPipeline
 
 from pipelines.engine import adapters
 from pipelines.engine.adapters import Adapters
@@ -46,10 +42,11 @@ from pipelines.spec import Task
 
 log = logging.getLogger("darkroom.loader")
 
+# Named, for they import every family of pipelines that diffusers has: a seventh of what a worker imports.
 _AUTO = {
-    Task.TEXT_TO_IMAGE: AutoPipelineForText2Image,
-    Task.IMAGE_TO_IMAGE: AutoPipelineForImage2Image,
-    Task.INPAINTING: AutoPipelineForInpainting,
+    Task.TEXT_TO_IMAGE: "AutoPipelineForText2Image",
+    Task.IMAGE_TO_IMAGE: "AutoPipelineForImage2Image",
+    Task.INPAINTING: "AutoPipelineForInpainting",
 }
 
 # Of the matrices of denoisers; the rest stays as it is. bitsandbytes' nf4 keeps a float32 scale for every 64 elements.
@@ -92,11 +89,17 @@ class LoadedModel:
                 self._by_task[task] = self._make(task)
             return self._by_task[task]
 
+    def prepare(self, task: Task) -> None:
+        """Have the pipeline of a task made before a run asks for it: the first one takes imports, and a run's thread is
+        that of all runs. What stands in the way is met again by the run, which answers for it."""
+        with contextlib.suppress(Exception):
+            self.pipeline(task)
+
     def _make(self, task: Task) -> Any:
         if task is _native_task(self._base) or (self.family.by_instruction and task is not Task.INPAINTING):
             return self._base
         try:
-            made = _AUTO[task].from_pipe(self._base)
+            made = getattr(diffusers, _AUTO[task]).from_pipe(self._base)
         except (ValueError, AttributeError) as error:
             raise Unsupported(f"{type(self._base).__name__} has no pipeline for {task}") from error
         made.set_progress_bar_config(disable=True)

@@ -16,6 +16,7 @@ from typing import Any
 
 import httpx
 
+from server.commands import early
 from server.settings import Settings
 
 _HOST = "127.0.0.1"
@@ -26,8 +27,6 @@ Message = MutableMapping[str, Any]
 @contextlib.asynccontextmanager
 async def opened(settings: Settings) -> AsyncIterator[httpx.AsyncBaseTransport]:
     """Run the application until the block ends. Raises ConfigError for settings that it cannot run with."""
-    from server.app import create_app
-
     log = logging.getLogger("darkroom")
     level = log.level
     log.setLevel(logging.CRITICAL)  # what goes wrong is in the answers
@@ -35,9 +34,13 @@ async def opened(settings: Settings) -> AsyncIterator[httpx.AsyncBaseTransport]:
         with tempfile.TemporaryDirectory(prefix="darkroom-local-") as folder:
             own: dict[str, Any] = {"data_dir": Path(folder), "host": _HOST, "public_url": None, "log_level": "error"}
             own |= {"store": "local", "cluster": None}  # this machine draws, and nobody would connect a cluster
-            app = create_app(settings.model_copy(update=own))
-            async with app.router.lifespan_context(app):
-                yield InProcess(app)
+            chosen = settings.model_copy(update=own)
+            with early.workers(chosen) as begun:
+                from server.app import create_app  # its imports take their time beside the worker's
+
+                app = create_app(chosen, begun)
+                async with app.router.lifespan_context(app):
+                    yield InProcess(app)
     finally:
         log.setLevel(level)
 

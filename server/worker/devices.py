@@ -18,6 +18,7 @@ from pathlib import Path
 from server import interpreter
 from server.errors import ConfigError
 from server.settings import ENV_PREFIX, Settings
+from server.worker import cores
 
 _VISIBLE = "CUDA_VISIBLE_DEVICES"
 _HIP_VISIBLE = "HIP_VISIBLE_DEVICES"  # AMD's: the first of the two that is set counts
@@ -45,7 +46,7 @@ class WorkerDevice:
     setting: str = "auto"  # for pipelines.models.device: auto, cpu, cuda, mps or xpu
     visible: str = ""  # the value of this variable for its worker; empty: ours
     visible_by: str = _VISIBLE
-    threads: int | None = None  # None: torch's choice
+    threads: int | None = None  # None: torch's choice, or what OMP_NUM_THREADS says
     share: int = 1  # so many workers share the host's memory and cores
     optional: bool = False  # left out where it cannot be used or is full
     refuses_full: bool = False
@@ -83,14 +84,18 @@ def find(
         found = finder.all_cards(words[0])
     else:
         found = finder.named(words)
-    cpus = sum(device.setting == "cpu" for device in found)
-    threads = settings.threads
-    if threads is None and cpus > 1 and "OMP_NUM_THREADS" not in os.environ:
-        threads = max(1, cores() // cpus)
+    threads = threads_of(settings, sum(device.setting == "cpu" for device in found), root)
     return tuple(
         replace(device, share=len(found), threads=threads if device.setting in ("cpu", "auto") else None)
         for device in found
     )
+
+
+def threads_of(settings: Settings, workers: int = 1, root: Path = Path("/")) -> int | None:
+    """How many threads each of so many workers on the CPU has; None where the environment says it."""
+    if isinstance(settings.threads, int):
+        return settings.threads
+    return None if cores.OWN_THREADS in os.environ else cores.read(root).threads(workers)
 
 
 class _Finder:
@@ -196,10 +201,6 @@ def _visible_number(number: int) -> str:
     set_ = os.environ.get(_HIP_VISIBLE) or os.environ.get(_VISIBLE, "")
     shown = [each for each in set_.split(",") if each]
     return shown[number] if number < len(shown) else str(number)
-
-
-def cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def ask(visible: str = "") -> tuple[Card, ...] | str:

@@ -23,7 +23,8 @@ from server.settings import Settings
 from server.telemetry import Metrics
 from server.worker import protocol, rule
 from server.worker.books import Books
-from server.worker.devices import WorkerDevice
+from server.worker.devices import WorkerDevice, threads_of
+from server.worker.launch import Early
 from server.worker.member import Assignment, Flight, Member, Previewed, Progress, leaves
 from server.worker.overview import Overview
 from server.worker.place import Place
@@ -60,9 +61,11 @@ class Fleet:
         metrics: Metrics,
         build: Callable[[Assignment], Member],
         roster: Roster | None = None,
+        early: Early | None = None,
     ) -> None:
         """With a ``roster``, ``devices`` may be none at the start."""
         self._roster = roster
+        self._early = early
         self._settings = settings
         self._metrics = metrics
         self._deaths = Deaths()
@@ -79,7 +82,8 @@ class Fleet:
 
     def _assignment(self, device: WorkerDevice) -> Assignment:
         plans, preload = tuple(self._plans.values()), self._bound_to(device, self._preload)
-        return Assignment(self._settings, plans, preload, self._metrics, device, self._deaths)
+        early = None if self._early is None else self._early.take(device)
+        return Assignment(self._settings, plans, preload, self._metrics, device, self._deaths, early)
 
     def _open(self, device: WorkerDevice, member: Member | None = None) -> Books:
         member = member or self._build(self._assignment(device))
@@ -210,7 +214,7 @@ class Fleet:
                 self._books.append(books)
                 self.on_refused(said)
                 return
-            self._books.append(self._open(WorkerDevice("cpu", "cpu")))
+            self._books.append(self._open(WorkerDevice("cpu", "cpu", threads=threads_of(self._settings))))
             if self._started:
                 self._books[0].member.start()
         self._note_change()

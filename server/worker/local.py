@@ -44,7 +44,8 @@ class LocalWorker:
         self._metrics = assignment.metrics
         self._pending = Pendings()
         self._writer: asyncio.StreamWriter | None = None
-        self._process: asyncio.subprocess.Process | None = None
+        self._process: launch.Process | None = None
+        self._early = assignment.early
         self._supervisor: asyncio.Task[None] | None = None
         self._hearing = Hearing()
         self._up = asyncio.Event()
@@ -309,11 +310,8 @@ class LocalWorker:
     async def _run_once(self) -> str:
         """Start one child and read its messages until it ends; how it ended."""
         self._refusal = ""
-        ours, theirs = socket.socketpair()
-        with theirs, contextlib.ExitStack() as until_open:
-            until_open.callback(ours.close)  # of a child that cannot be started
-            self._process = await launch.child(self._settings, self._assigned, theirs.fileno())
-            until_open.pop_all()
+        process, ours = await self._child()
+        self._process = process
         reader, self._writer = await asyncio.open_connection(sock=ours)
         self._hearing = Hearing()
         watchdog = asyncio.create_task(self._watchdog(), name="worker-watchdog")
@@ -325,7 +323,7 @@ class LocalWorker:
                 self._hearing.hear(message)
                 await self._on_message(message)
         except asyncio.IncompleteReadError:
-            code = await self._process.wait()
+            code = await process.wait()
             if not self._stopping and not self.rest.asleep:
                 log.error("worker exited", extra={"exit_code": code, **self._named})
             return f"exit code {code}"
@@ -333,6 +331,18 @@ class LocalWorker:
             watchdog.cancel()
             self._writer.close()
             self._writer = None
+
+    async def _child(self) -> tuple[launch.Process, socket.socket]:
+        """A child, and our end of its socket: the first may have been started before us. Raises OSError."""
+        early, self._early = self._early, None
+        if early is not None:
+            return early, early.use()
+        ours, theirs = socket.socketpair()
+        with theirs, contextlib.ExitStack() as until_open:
+            until_open.callback(ours.close)  # of a child that cannot be started
+            process = await launch.child(self._settings, self._assigned, theirs.fileno())
+            until_open.pop_all()
+        return process, ours
 
     async def _on_message(self, message: protocol.ToFront) -> None:
         match message:

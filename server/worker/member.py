@@ -18,6 +18,7 @@ from server.settings import Settings
 from server.telemetry import Metrics
 from server.worker import protocol
 from server.worker.devices import WorkerDevice
+from server.worker.launch import EarlyChild
 from server.worker.rest import Rest
 from server.worker.status import Deaths, ModelState, ModelStatus
 
@@ -32,6 +33,7 @@ class Assignment:
     metrics: Metrics
     device: WorkerDevice = field(default_factory=WorkerDevice)
     deaths: Deaths = field(default_factory=Deaths)  # counted over all members
+    early: EarlyChild | None = None  # its first process, where that has begun before the server
 
 
 Progress = Callable[[int, int], None]  # steps done, of so many

@@ -7,11 +7,15 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from pipelines.facts import folder as model_folder
 from pipelines.facts import seal
-from pipelines.facts.presets import QUALITIES
-from server.catalog.catalog import Catalog
+from pipelines.facts.presets import QUALITIES, Preset
+from server.api import seals
+from server.catalog.catalog import Catalog, Model
 from server.storage.verified import VerifiedFolders
+from server.worker.status import ModelState, ModelStatus
 from tests.assertions import assert_api_error
 from tests.paper import Paper, PaperServers
 from tests.running import ROOT
@@ -67,7 +71,10 @@ def test_what_a_broken_model_cannot_tell_of_itself_is_no_fault_of_the_request(
     assert paper.post({"prompt": "x"}).status_code == 200  # it is tried again
 
 
-def test_the_last_result_of_verifying_is_shown(paper_servers: PaperServers, tmp_path: Path) -> None:
+def test_the_last_result_of_verifying_is_shown(
+    paper_servers: PaperServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(seals, "LOOK_S", 0.0)
     file, folder = tmp_path / "models.yaml", tmp_path / "model"
     shutil.copytree(ROOT / "weights" / "darkroom-mini", folder)
     file.write_text("default: a\nmodels:\n  a: { path: model, aliases: [b] }\n")
@@ -91,3 +98,46 @@ def test_the_last_result_of_verifying_is_shown(paper_servers: PaperServers, tmp_
         assert shown()["verified_at"] > 1_700_000_000
     (folder / seal.NAME).write_text("{")
     assert shown() == {"state": "damaged", "verified_at": None}
+
+
+def test_the_list_is_made_once_for_each_change_of_what_it_tells(
+    paper_servers: PaperServers, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All presets of all styles were worked out for every row of every request: 20 times what another request costs."""
+    file = tmp_path / "models.yaml"
+    weights = ROOT / "weights" / "darkroom-mini"
+    file.write_text(f"default: a\nmodels:\n  a: {{ path: {weights}, aliases: [b] }}\n  c: {{ path: {weights} }}\n")
+    paper = paper_servers.open(models=file)
+    asked: list[str] = []
+    preset = Model.preset
+
+    def watched(model: Model, quality: str, style: str) -> Preset:
+        asked.append(model.id)
+        return preset(model, quality, style)
+
+    monkeypatch.setattr(Model, "preset", watched)
+
+    def shown() -> dict[str, Any]:
+        with paper.client() as client:
+            rows = {row["id"]: row for row in client.get("/v1/models").json()["data"]}
+            assert rows == {name: client.get(f"/v1/models/{name}").json() for name in rows}
+        return rows
+
+    first = shown()
+    assert set(asked) == {"a", "c"}
+    asked.clear()
+    assert shown() == first
+    assert not asked
+    paper.worker.models["a"] = ModelStatus(ModelState.LOADING)
+    moved = shown()
+    assert (moved["b"]["state"], moved["b"]["devices"]) == ("loading", {"paper": "loading"})
+    assert moved["c"] == first["c"]
+    assert not asked
+    file.write_text(file.read_text().replace("c: {", "d: { max_steps: 7, "))
+    with paper.client() as client:
+        client.post("/v1/admin/reload").raise_for_status()
+    changed = shown()
+    assert changed.keys() == {"a", "b", "d"}
+    assert changed["d"]["max_steps"] == 7
+    assert changed["d"]["presets"]["hd"]["steps"] == 7
+    assert set(asked) == {"a", "d"}

@@ -7,6 +7,7 @@ begins with ``paper:SECONDS`` holds its job so long, so that there is something 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import math
 import os
 import re
@@ -50,5 +51,6 @@ class HoldingPaperWorker(PaperWorker):
 if __name__ == "__main__":
     if scripted_network.VARIABLE in os.environ:
         scripted_network.install(Path(os.environ[scripted_network.VARIABLE]))
-    with patch("server.app.LocalWorker", HoldingPaperWorker):
+    nobody = patch("server.commands.early.workers", lambda settings: contextlib.nullcontext())
+    with patch("server.app.LocalWorker", HoldingPaperWorker), nobody:
         main()

@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from server.errors import ConfigError
-from server.settings import MIB, Settings, memory_of, read_settings
+from server.settings import Settings, read_settings
+from server.sizes import MIB, memory_of
 
 
 @pytest.fixture(autouse=True)
@@ -44,6 +45,10 @@ def test_an_unknown_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch)
         ("cluster_replicas", "1..9999", "of 1000 at most"),
         ("cluster_jobs", "0", "greater than or equal to 1"),
         ("log_level", "loud", "debug"),
+        ("threads", "0", "auto or a number from 1 to 1024"),
+        ("threads", "1025", "auto or a number from 1 to 1024"),
+        ("threads", "1000000000000", "auto or a number from 1 to 1024"),
+        ("threads", "two", "auto or a number from 1 to 1024"),
         ("public_url", "pictures.example", "http"),
         ("public_url", "http://x/?a=1", "query"),
         ("store", "ftp://x", "s3://bucket"),
@@ -132,3 +137,10 @@ def test_device_memory_is_bytes_or_a_share(text: str, means: int) -> None:
 def test_device_memory_that_cannot_be_meant_is_refused(text: str) -> None:
     with pytest.raises(ConfigError, match=r"DEVICE_MEMORY.*must be like 12GiB"):
         read_settings(device_memory=text)
+
+
+def test_threads_are_a_number_or_auto(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_settings().threads == "auto"
+    monkeypatch.setenv("DARKROOM_THREADS", "4")
+    assert read_settings().threads == 4
+    assert read_settings(["--threads", "auto"]).threads == "auto"

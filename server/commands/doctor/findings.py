@@ -63,7 +63,7 @@ def examine(
 
 
 def _machine(host: Host, said: Answer) -> Iterator[tuple[Level, str]]:
-    yield Level.OK, f"{host.system}, {host.processor}, {host.cores} cores for this process"
+    yield Level.OK, f"{host.system}, {host.processor}, {host.processors}"
     if host.memory_bytes:
         limit = host.memory_limit_bytes
         usable = min(host.memory_bytes, limit or host.memory_bytes)
@@ -222,6 +222,9 @@ def _devices(found: Sequence[WorkerDevice] | str, said: Answer) -> Iterator[tupl
     if len(found) > 1:
         shown = ", ".join(device.name for device in found)
         yield Level.OK, f"{len(found)} workers, one for each of {shown}: every one loads models of its own"
+    threads = next((device.threads for device in found if device.threads is not None), None)
+    if threads is not None and (said.device == "cpu" or any(device.kind == "cpu" for device in found)):
+        yield Level.OK, f"threads of {'each' if len(found) > 1 else 'the'} worker on the CPU: {threads}"
     totals = {card.total_bytes for card in said.cards}
     if len(found) > 1 and len(totals) > 1:
         yield (

@@ -15,6 +15,9 @@ from pathlib import Path
 
 import msgspec
 
+from server.worker import cores
+from server.worker.cores import Cores
+
 GIB = 1 << 30
 _ROOT = Path("/")
 
@@ -25,7 +28,8 @@ class Host(msgspec.Struct, frozen=True):
     system: str
     python: str
     processor: str
-    cores: int  # that this process may use
+    cores: int  # that can compute for this process at the same time
+    processors: Cores
     memory_bytes: int  # 0: unknown
     memory_limit_bytes: int | None  # of the container, where it has one
     data_dir: str
@@ -37,12 +41,14 @@ class Host(msgspec.Struct, frozen=True):
 def read_host(data_dir: Path, root: Path = _ROOT) -> Host:
     """The machine that this process runs on."""
     folder = _nearest(data_dir)
+    processors = cores.read(root)
     writable = os.access(folder, os.W_OK | os.X_OK)
     return Host(
         system=f"{platform.system()} {platform.machine()}",
         python=platform.python_version(),
         processor=_processor(root),
-        cores=len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1,
+        cores=processors.usable,
+        processors=processors,
         memory_bytes=_memory(root),
         memory_limit_bytes=_memory_limit(root),
         data_dir=str(data_dir),

@@ -75,7 +75,8 @@ def serve(
     if choice.problem:
         log.error("the device cannot be used; drawing on the CPU", extra={"reason": choice.problem})
     dtype = device.choose_dtype("auto", choice.device)
-    log.info("device chosen", extra={"device": str(choice.device), "device_name": choice.name, "dtype": str(dtype)})
+    chosen = {"device": str(choice.device), "device_name": choice.name, "dtype": str(dtype)}
+    log.info("device chosen", extra={**chosen, "threads": torch.get_num_threads()})
     name = f"CPU, {torch.get_num_threads()} threads" if choice.device.type == "cpu" else choice.name
     records = Records(checks, darkroom=__version__, device=name)
     models = Device(choice.device, link, device_memory, records, share=share)

@@ -23,7 +23,7 @@ from pipelines.models import loader, memory, residency, selfcheck
 from pipelines.models.loader import LoadedModel
 from pipelines.models.records import Records
 from pipelines.plan import Drawing, ModelPlan
-from server.settings import memory_of
+from server.sizes import memory_of
 from server.worker import protocol
 from server.worker.child.link import Link
 from server.worker.child.reporter import Reporter, fail_as_thread
@@ -171,6 +171,7 @@ class Device:
         return model
 
     def _submit(self, model: LoadedModel, drawing: Drawing) -> None:
+        model.prepare(drawing.spec.task)
         self.reporter.set_text_tokens(drawing, model.tokens.count(drawing.spec.prompt, drawing.spec.negative_prompt))
         self._engine.submit(model, drawing, done=lambda: self._run_ended(drawing))
 

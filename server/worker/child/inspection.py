@@ -125,7 +125,7 @@ def answer(inquiry: Inquiry) -> Answer:
 
     from pipelines.models import device as devices
     from pipelines.models import loader, memory
-    from server.settings import memory_of
+    from server.sizes import memory_of
 
     loader.quiet_libraries()
     try:

@@ -7,7 +7,6 @@ its own: the engine's thread never waits for a codec.
 from __future__ import annotations
 
 import logging
-import os
 import threading
 import time
 from collections.abc import Iterator
@@ -23,7 +22,7 @@ from pipelines.errors import DrawError, OutOfMemory, is_device_lost, is_out_of_m
 from pipelines.pictures import images
 from pipelines.plan import Drawing
 from pipelines.spec import Encoding, Picture
-from server.worker import protocol
+from server.worker import cores, protocol
 from server.worker.child.costs import CostWatch
 from server.worker.child.link import Link
 
@@ -31,6 +30,7 @@ log = logging.getLogger("darkroom.worker")
 
 _PROGRESS_INTERVAL_S = 0.05
 _PREVIEW_QUALITY = 75  # of jpeg and webp
+_MAX_ENCODERS = 4  # threads
 
 
 @dataclass
@@ -53,7 +53,7 @@ class Reporter(Sink):
         """So many workers ``share`` this machine's cores."""
         self._link = link
         self.costs = CostWatch(link)
-        threads = max(1, min(4, (os.cpu_count() or 1) // share))
+        threads = min(_MAX_ENCODERS, cores.read().threads(share))
         self._encoders = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="encode")
         self._preview_slots = threading.BoundedSemaphore(2 * threads)  # for previews that wait or are being encoded
         self._drawings: dict[str, _DrawingState] = {}

@@ -23,7 +23,8 @@ from ray.serve.exceptions import RayServeException
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from server.errors import ConfigError
-from server.settings import MIB, Settings
+from server.settings import Settings
+from server.sizes import MIB
 from server.worker.devices import WorkerDevice
 from server.worker.fleet import Fleet
 from server.worker.ray.application import APP, DEPLOYMENT, bind, settings_of_replicas

@@ -13,7 +13,8 @@ from pydantic import ValidationError
 
 from server.errors import ConfigError
 from server.settings import Settings
-from server.worker.devices import WorkerDevice, cores
+from server.worker import cores
+from server.worker.devices import WorkerDevice
 
 AUTH_MODE = "RAY_AUTH_MODE"
 MAX_FRONTS = 8  # that draw all they can at a time; what is more waits in Ray Serve, and is given up there
@@ -34,7 +35,7 @@ class Layout:
     most: int  # by how many jobs there are
     resources: dict[str, int]  # of each, as Ray names them
     share: int  # so many may be on one machine
-    threads: int | None  # of each on the CPU; None: torch's choice
+    threads: int | None  # of each on the CPU; None: as many as its machine has cores for
 
 
 def lay_out(settings: Settings, devices: Sequence[WorkerDevice], nodes: Sequence[Mapping[str, Any]]) -> Layout:
@@ -70,9 +71,11 @@ def lay_out(settings: Settings, devices: Sequence[WorkerDevice], nodes: Sequence
         )
     resources = {"num_cpus": 0 if own else 1} if on_cpu else {"num_cpus": 0, "num_gpus": 1}
     share = most if own else max(gpus, default=1)
-    threads = settings.threads or next((device.threads for device in named), None)
+    threads = settings.threads if isinstance(settings.threads, int) else None
+    if threads is None:
+        threads = next((device.threads for device in named), None)
     if threads is None and own and on_cpu and most > 1:
-        threads = max(1, cores() // most)
+        threads = cores.read().threads(most)
     return Layout(least, most, resources, max(1, share), threads)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import ray
 
 from server.telemetry import configure_logging
+from server.worker import cores
 from server.worker.devices import WorkerDevice
 from server.worker.ray.deployment import AUTH_MODE, is_open, read_user_config
 from server.worker.ray.host import Host
@@ -39,10 +40,12 @@ class Replica:
         configure_logging(settings.log_level, process="replica")
         gpus = ray.get_gpu_ids()
         place = f"cuda:{gpus[0]}" if gpus else "cpu"
-        if not gpus and settings.threads is None:
-            os.environ.pop("OMP_NUM_THREADS", None)  # Ray's: one thread for each CPU that the replica asks for
+        threads = settings.threads if isinstance(settings.threads, int) else None
+        if not gpus and threads is None:
+            # Not OMP_NUM_THREADS, which is Ray's: one thread for each CPU that the replica asks for.
+            threads = cores.read().threads(self._share)
         kind = "cuda" if gpus else "cpu"
-        device = WorkerDevice(place, kind, threads=None if gpus else settings.threads, share=self._share)
+        device = WorkerDevice(place, kind, threads=None if gpus else threads, share=self._share)
         if self._host is None:
             self._host = Host(settings, device, socket.gethostname(), place)
             self._host.start()

@@ -11,7 +11,8 @@ import torch
 
 from server.errors import ConfigError
 from server.settings import Settings, read_settings
-from server.worker import devices, launch
+from server.worker import cores, devices, launch
+from server.worker.cores import Cores
 from server.worker.devices import Card, WorkerDevice, find
 
 ONE, TWO = "GPU-11111111-aaaa-0000-0000-000000000001", "GPU-22222222-bbbb-0000-0000-000000000002"
@@ -29,7 +30,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Find:
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("HIP_VISIBLE_DEVICES", raising=False)
     monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
-    monkeypatch.setattr(devices, "cores", lambda: 8)
+    monkeypatch.setattr(cores, "read", lambda root: Cores(16, 8))
 
     def look(
         words: str, cards: tuple[Card, ...] | str = CARDS, amd: tuple[Card, ...] | str | None = None, **settings: object
@@ -71,7 +72,7 @@ def test_every_card_has_a_worker_that_sees_it_alone(machine: Find, word: str) ->
 @pytest.mark.parametrize("cards", [(), CARDS[:1], "the driver did not answer within 60 s"])
 def test_a_machine_with_one_device_is_left_to_its_worker(machine: Find, word: str, cards: tuple[Card, ...]) -> None:
     (found,) = machine(word, cards)
-    assert found == WorkerDevice(setting=word)
+    assert found == WorkerDevice(setting=word, threads=8 if word == "auto" else None), "auto may be the CPU"
     assert all(map(found.answers_to, ("cuda", "cuda:0"))), "models.yaml may bind a model to it by the same words"
     assert found.answers_to(ONE) == (cards == CARDS[:1])
 
@@ -94,10 +95,12 @@ def test_workers_on_the_cpu_share_its_cores(machine: Find, monkeypatch: pytest.M
         ("cpu:1", 4, 2),
     ]
     assert [device.threads for device in machine("cpu,cpu", (), threads=1)] == [1, 1]
-    assert [(device.name, device.threads) for device in machine("cpu", ())] == [("cpu", None)], "torch's choice"
+    assert [(device.name, device.threads) for device in machine("cpu", ())] == [("cpu", 8)]
+    assert [(device.name, device.threads) for device in machine("cpu,cuda:0")] == [("cpu", 8), ("cuda:0", None)]
     assert [device.threads for device in machine("cpu,cuda:0", threads=3)] == [3, None]
     monkeypatch.setenv("OMP_NUM_THREADS", "2")
-    assert [device.threads for device in machine("cpu,cpu", ())] == [None, None]
+    assert [device.threads for device in machine("cpu,cpu", ())] == [None, None], "the owner's own word"
+    assert [device.threads for device in machine("cpu,cpu", (), threads=3)] == [3, 3], "unless there is a nearer one"
 
 
 @pytest.mark.parametrize(
@@ -147,9 +150,9 @@ def test_the_worker_of_an_amd_card_is_shown_it_alone(monkeypatch: pytest.MonkeyP
     """CUDA_VISIBLE_DEVICES was set, which the runtime passes by where the owner has set HIP_VISIBLE_DEVICES."""
     monkeypatch.setenv("HIP_VISIBLE_DEVICES", "5,7")
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,1")
-    seen = launch._environment(WorkerDevice("cuda:1", "cuda", "7", "HIP_VISIBLE_DEVICES"))
+    seen = launch.environment(WorkerDevice("cuda:1", "cuda", "7", "HIP_VISIBLE_DEVICES"))
     assert (seen["HIP_VISIBLE_DEVICES"], seen.get("CUDA_VISIBLE_DEVICES")) == ("7", None)
-    assert launch._environment(WorkerDevice("cuda:0", "cuda", ONE))["CUDA_VISIBLE_DEVICES"] == ONE
+    assert launch.environment(WorkerDevice("cuda:0", "cuda", ONE))["CUDA_VISIBLE_DEVICES"] == ONE
 
 
 def test_a_processors_graphics_are_no_card_to_draw_on(machine: Find) -> None:

@@ -11,6 +11,7 @@ from server.catalog.catalog import Catalog
 from server.catalog.load import load_catalog
 from server.commands.doctor.machine import GIB, Host
 from server.worker.child.inspection import Answer, Card, Sizes
+from server.worker.cores import Cores
 from tests.running import ROOT
 
 RTX_4090 = Card("NVIDIA GeForce RTX 4090", 24 * GIB, 23 * GIB, (8, 9), True, True)
@@ -23,6 +24,7 @@ HOST = Host(
     python="3.12.3",
     processor="a processor",
     cores=8,
+    processors=Cores(cpus=8, physical=8),
     memory_bytes=64 * GIB,
     memory_limit_bytes=None,
     data_dir="/data",

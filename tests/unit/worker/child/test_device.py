@@ -16,7 +16,7 @@ from pipelines.models import loader, memory, selfcheck
 from pipelines.models.records import Records
 from pipelines.models.verdict import Verdict
 from pipelines.plan import Drawing, ModelPlan
-from pipelines.spec import Encoding, ImageSpec
+from pipelines.spec import Encoding, ImageSpec, Task
 from server.catalog.load import load_catalog
 from server.worker import protocol
 from server.worker.child.device import Device
@@ -92,6 +92,10 @@ class LoadedModel:
         self.shared_modules: dict[int, Any] = {}
         self.tokens = self
         self.count = count
+        self.prepared: list[Task] = []
+
+    def prepare(self, task: Task) -> None:
+        self.prepared.append(task)
 
     def weight_bytes(self) -> int:
         return 0
@@ -200,8 +204,10 @@ def test_what_a_worker_tells_of_itself_says_nothing_of_single_prompts(
         counts: ClassVar[dict[str, int]] = {"unet_forwards": 3}
 
         def submit(self, model: Any, drawing: Drawing, *, done: Any) -> None:
+            prepared.extend(model.prepared)
             done()
 
+    prepared: list[Task] = []
     monkeypatch.setattr("server.worker.child.device.Engine", EndsAtOnce)
     monkeypatch.setattr(loader, "load", lambda plan, where, **_: LoadedModel(lambda *texts: 1))
     monkeypatch.setattr(loader, "weight_bytes", lambda plan, where: 0)
@@ -212,6 +218,7 @@ def test_what_a_worker_tells_of_itself_says_nothing_of_single_prompts(
     assert [message for message in link.sent if isinstance(message, protocol.Tally)] == [
         protocol.Tally({"unet_forwards": 3})
     ]
+    assert prepared == [Task.TEXT_TO_IMAGE], "before the engine's thread would have to, which is that of all runs"
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,9 @@ import torch
 from pipelines.pictures import images
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, ImageSpec
-from server.worker import protocol
+from server.worker import cores, protocol
 from server.worker.child.reporter import Reporter
+from server.worker.cores import Cores
 
 SPEC = ImageSpec("m", "p", 48, 32, 24, 16, 4, 1.0)
 DRAWING = Drawing("job_1", ModelPlan("m", "/m", "other"), SPEC, (5, 6), previews=3)
@@ -44,7 +45,7 @@ def link() -> Link:
 
 @pytest.fixture
 def reporter(link: Link, monkeypatch: pytest.MonkeyPatch) -> Iterator[Reporter]:
-    monkeypatch.setattr("os.cpu_count", lambda: 1)
+    monkeypatch.setattr(cores, "read", lambda: Cores(1, 1))
     made = Reporter(link)  # type: ignore[arg-type]
     made.expect(DRAWING, Encoding("jpeg", 95))
     made.started(DRAWING)
