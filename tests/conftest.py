@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,21 @@ pytest_plugins = ["tests.skipped", "tests.stuck", "tests.device.plugin"]
 # One thread a process: several workers run at a time here, and OpenMP threads that wait for each other at every
 # operation on busy cores made these tests ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What the imports make stays to the end, so nothing of it is looked through for what may go.
+
+    To look through these million objects took seconds, and held up all threads of the servers that run in this process,
+    and honest clients with them.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        gc.enable()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")
