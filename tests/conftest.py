@@ -33,6 +33,9 @@ def pytest_collection() -> Generator[None, object, object]:
     try:
         return (yield)
     finally:
+        # Else pytest imports it at the end. It asks who refers to trio's generator, and is not told of what is frozen.
+        import hypothesis  # noqa: F401
+
         gc.enable()
         gc.freeze()
 
