@@ -151,20 +151,30 @@ def folder(mini: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-SERVED = (
-    MODELS
-    + """\
-  torn: {{ path: {weights}, preload: true, loras: {{ pixel: {{ path: {a} }}, ink: {{ path: broken.safetensors }} }} }}
-  watched: {{ path: {weights}, loras: {{ pixel: {{ path: {a} }} }}, lora_folder: found }}
+OTHERS = """\
+  torn:
+    path: {weights}
+    preload: true
+    native_size: 64x64
+    multiple: 16
+    loras:
+      pixel: {{ path: {a} }}
+      ink: {{ path: broken.safetensors }}
+  watched:
+    path: {weights}
+    native_size: 64x64
+    multiple: 16
+    loras:
+      pixel: {{ path: {a} }}
+    lora_folder: found
 """
-)
 
 
 @pytest.fixture(scope="module")
 def lora_server(folder: Path) -> Iterator[Running]:
     """One for all: a model whose files are whole, one with a broken one, and one with a folder for them."""
     (folder / "found").mkdir()
-    with start(folder / "data", models=write_models(folder, SERVED)) as running:
+    with start(folder / "data", models=write_models(folder, MODELS + OTHERS)) as running:
         yield running
         assert running.stop() == 0, running.log
 
