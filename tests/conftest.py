@@ -21,6 +21,8 @@ pytest_plugins = ["tests.skipped", "tests.stuck", "tests.device.plugin"]
 # operation on busy cores made these tests ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
+_MANY_OBJECTS = 250_000  # to look through them takes 0.3 s
+
 
 @pytest.hookimpl(wrapper=True)
 def pytest_collection() -> Generator[None, object, object]:
@@ -37,6 +39,15 @@ def pytest_collection() -> Generator[None, object, object]:
         import hypothesis  # noqa: F401
 
         gc.enable()
+        gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported_since() -> Iterator[None]:
+    """What libraries import when they are first used stays, too. What the tests of a file leave behind goes before."""
+    yield
+    if len(gc.get_objects()) > _MANY_OBJECTS:
+        gc.collect()
         gc.freeze()
 
 
