@@ -8,11 +8,11 @@ demo: .venv/.installed
 	$(BIN)/darkroom demo
 
 test: .venv/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 2
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 2
 
 # How much of server/ and pipelines/ the tests run: half as long again.
 coverage: .venv/.installed
-	$(BIN)/python -m pytest -n 2 --dist loadfile --max-worker-restart 2 --cov --cov-report=
+	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 2 --cov --cov-report=
 	$(BIN)/coverage report --skip-covered
 
 serve: .venv/.installed

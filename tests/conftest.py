@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,35 @@ pytest_plugins = ["tests.skipped", "tests.stuck", "tests.device.plugin"]
 # One thread a process: several workers run at a time here, and OpenMP threads that wait for each other at every
 # operation on busy cores made these tests ten times slower.
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+_MANY_OBJECTS = 250_000  # to look through them takes 0.3 s
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_collection() -> Generator[None, object, object]:
+    """What the imports make stays to the end, so nothing of it is looked through for what may go.
+
+    To look through these million objects took seconds, and held up all threads of the servers that run in this process,
+    and honest clients with them.
+    """
+    gc.disable()
+    try:
+        return (yield)
+    finally:
+        # Else pytest imports it at the end. It asks who refers to trio's generator, and is not told of what is frozen.
+        import hypothesis  # noqa: F401
+
+        gc.enable()
+        gc.freeze()
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _imported_since() -> Iterator[None]:
+    """What libraries import when they are first used stays, too. What the tests of a file leave behind goes before."""
+    yield
+    if len(gc.get_objects()) > _MANY_OBJECTS:
+        gc.collect()
+        gc.freeze()
 
 
 @pytest.fixture(scope="session")

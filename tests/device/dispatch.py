@@ -40,7 +40,7 @@ class Dispatch(TorchDispatchMode):  # type: ignore[no-untyped-call]
             for tensor in tensors:
                 if tensor.is_cuda:
                     machine.devices[tensor.device.index].require_alive()
-            machine.require_no_fault(str(func))
+            machine.require_no_fault(func)
             crossing = CROSSINGS.get(func)
             if crossing is not None:
                 out = crossing(machine, func, args, kwargs)

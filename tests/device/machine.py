@@ -137,9 +137,9 @@ class Machine:
         """Let operators with this word in their name raise, ``times`` times, once ``after`` of them have passed."""
         self._faults.append((operator, error, [after, times]))
 
-    def require_no_fault(self, operator: str) -> None:
+    def require_no_fault(self, operator: Any) -> None:
         for word, error, left in self._faults:
-            if word in operator and left[1] > 0:
+            if left[1] > 0 and word in str(operator):
                 if left[0] > 0:
                     left[0] -= 1
                 else:

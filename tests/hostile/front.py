@@ -38,7 +38,7 @@ class Front:
         return int(self.url.rpartition(":")[2])
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=self.url, trust_env=False, **{"timeout": 120, **options})
+        return httpx.Client(base_url=self.url, trust_env=False, verify=False, **{"timeout": 120, **options})
 
     def memory(self) -> int:
         """Bytes that are resident now."""

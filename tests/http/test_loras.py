@@ -6,7 +6,6 @@ import io
 import itertools
 import json
 import threading
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -47,15 +46,25 @@ models:
 PROMPT = "a red apple on a blue background"
 
 
-def write_models(folder: Path, a: str = "a.safetensors", b: str = "b.safetensors") -> Path:
+def write_models(folder: Path, models: str = MODELS) -> Path:
     path = folder / "models.yaml"
-    path.write_text(MODELS.format(weights=ROOT / "weights" / "darkroom-mini", a=a, b=b), encoding="utf-8")
+    weights = ROOT / "weights" / "darkroom-mini"
+    path.write_text(models.format(weights=weights, a="a.safetensors", b="b.safetensors"), encoding="utf-8")
     return path
 
 
+@pytest.fixture(scope="module")
+def _shared_lora_paper(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paper]:
+    folder = tmp_path_factory.mktemp("paper")
+    with PaperServers(folder) as opened:
+        yield opened.open(models=write_models(folder))
+
+
 @pytest.fixture
-def lora_paper(paper_servers: PaperServers, tmp_path: Path) -> Paper:
-    return paper_servers.open(models=write_models(tmp_path))
+def lora_paper(_shared_lora_paper: Paper) -> Paper:
+    """Shared by the module, as if nobody had used it."""
+    _shared_lora_paper.worker.forget()
+    return _shared_lora_paper
 
 
 @pytest.mark.parametrize(
@@ -142,9 +151,30 @@ def folder(mini: Model, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+OTHERS = """\
+  torn:
+    path: {weights}
+    preload: true
+    native_size: 64x64
+    multiple: 16
+    loras:
+      pixel: {{ path: {a} }}
+      ink: {{ path: broken.safetensors }}
+  watched:
+    path: {weights}
+    native_size: 64x64
+    multiple: 16
+    loras:
+      pixel: {{ path: {a} }}
+    lora_folder: found
+"""
+
+
 @pytest.fixture(scope="module")
 def lora_server(folder: Path) -> Iterator[Running]:
-    with start(folder / "data", models=write_models(folder)) as running:
+    """One for all: a model whose files are whole, one with a broken one, and one with a folder for them."""
+    (folder / "found").mkdir()
+    with start(folder / "data", models=write_models(folder, MODELS + OTHERS)) as running:
         yield running
         assert running.stop() == 0, running.log
 
@@ -202,40 +232,35 @@ def test_mixed_requests_get_the_pictures_of_plain_diffusers(lora_server: Running
     assert lora_server.metric("darkroom_engine", counter="unet_forwards") < 6 * len(asked), "they share steps"
 
 
-def test_a_broken_file_is_reported_and_the_model_serves(folder: Path, tmp_path: Path) -> None:
-    models = write_models(tmp_path, a=str(folder / "a.safetensors"), b=str(folder / "broken.safetensors"))
-    with start(tmp_path / "data", models=models) as running:
-        assert '"adapter": "ink"' in running.log
-        assert "truncated" in running.log
-        fields = {"size": "64x64", "num_inference_steps": 2}
-        for loras in ([], ["pixel"]):
-            assert running.draw(**fields, loras=loras).status_code == 200
-        error = assert_api_error(running.draw(**fields, loras=["ink"]), 503, "model_unavailable")
-        assert error["param"] == "loras"
+def test_a_broken_file_is_reported_and_the_model_serves(lora_server: Running) -> None:
+    assert '"adapter": "ink"' in lora_server.log
+    assert "truncated" in lora_server.log
+    fields = {"model": "torn", "size": "64x64", "num_inference_steps": 2}
+    for loras in ([], ["pixel"]):
+        assert lora_server.draw(**fields, loras=loras).status_code == 200
+    error = assert_api_error(lora_server.draw(**fields, loras=["ink"]), 503, "model_unavailable")
+    assert error["param"] == "loras"
 
 
-def test_an_adapter_put_into_a_running_servers_folder_is_drawn_with(folder: Path, mini: Model, tmp_path: Path) -> None:
-    models = tmp_path / "models.yaml"
-    (tmp_path / "found").mkdir()
-    text = MODELS.format(
-        weights=ROOT / "weights" / "darkroom-mini", a=folder / "a.safetensors", b=folder / "b.safetensors"
-    )
-    models.write_text(text.replace("    loras:\n", "    lora_folder: found\n    loras:\n", 1), encoding="utf-8")
+def test_an_adapter_put_into_a_running_servers_folder_is_drawn_with(
+    lora_server: Running, folder: Path, mini: Model
+) -> None:
     fields = {"prompt": PROMPT, "size": "64x64", "seed": 7, "num_inference_steps": 6, "guidance_scale": 2.5}
-    with start(tmp_path / "data", models=models) as running:
-        assert_api_error(running.draw(**fields, loras=["late"]), 400, "invalid_value")
-        whole = (folder / "a.safetensors").read_bytes()
-        late = tmp_path / "found" / "late.safetensors"
-        late.write_bytes(whole[: len(whole) // 2])  # as a copy that is under way
-        time.sleep(3)
-        assert_api_error(running.draw(**fields, loras=["late"]), 400, "invalid_value")
-        late.write_bytes(whole)
-        eventually(lambda: running.draw(**fields, loras=["late"]).status_code == 200)
-        (picture,) = files(running.draw(**fields, loras=["late"]))
-        assert np.abs(pixels(picture) - drawn_by_diffusers(mini, folder, {"pixel": 1.0})).max() <= 1
-        late.unlink()
-        eventually(lambda: running.draw(**fields, loras=["late"]).status_code == 400)
-        assert running.draw(**fields, loras=["pixel"]).status_code == 200
+    fields["model"] = "watched"
+    assert_api_error(lora_server.draw(**fields, loras=["late"]), 400, "invalid_value")
+    whole = (folder / "a.safetensors").read_bytes()
+    late = folder / "found" / "late.safetensors"
+    late.write_bytes(whole[: len(whole) // 2])  # as a copy that is under way
+    with lora_server.client() as client:
+        assert client.post("/v1/admin/reload").is_success
+    assert_api_error(lora_server.draw(**fields, loras=["late"]), 400, "invalid_value")
+    late.write_bytes(whole)
+    eventually(lambda: lora_server.draw(**fields, loras=["late"]).status_code == 200)
+    (picture,) = files(lora_server.draw(**fields, loras=["late"]))
+    assert np.abs(pixels(picture) - drawn_by_diffusers(mini, folder, {"pixel": 1.0})).max() <= 1
+    late.unlink()
+    eventually(lambda: lora_server.draw(**fields, loras=["late"]).status_code == 400)
+    assert lora_server.draw(**fields, loras=["pixel"]).status_code == 200
 
 
 @pytest.mark.parametrize(

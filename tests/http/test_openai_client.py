@@ -29,7 +29,7 @@ def test_text_to_image_by_url(client: openai.OpenAI) -> None:
     assert answer.data is not None
     assert answer.created > 0
     assert answer.data[0].url is not None
-    assert opened(httpx.get(answer.data[0].url, trust_env=False).content).size == (256, 256)
+    assert opened(httpx.get(answer.data[0].url, trust_env=False, verify=False).content).size == (256, 256)
 
 
 def test_text_to_image_inline_with_the_sdks_own_parameters(client: openai.OpenAI) -> None:

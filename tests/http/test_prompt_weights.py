@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pathlib import Path
+from collections.abc import Iterator
 
 import pytest
 
@@ -25,13 +25,22 @@ models:
 """
 
 
-@pytest.fixture
-def paper(paper_servers: PaperServers, tmp_path: Path) -> Paper:
+@pytest.fixture(scope="module")
+def _weighing(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Paper]:
+    folder = tmp_path_factory.mktemp("weighing")
     for name in ("toy", "map"):
-        write_weights(tmp_path / f"{name}.safetensors", {"x": (2, 64)})
-    file = tmp_path / "models.yaml"
+        write_weights(folder / f"{name}.safetensors", {"x": (2, 64)})
+    file = folder / "models.yaml"
     file.write_text(MODELS)
-    return paper_servers.open(models=file)
+    with PaperServers(folder) as opened:
+        yield opened.open(models=file)
+
+
+@pytest.fixture
+def paper(_weighing: Paper) -> Paper:
+    """Shared by the module, as if nobody had used it."""
+    _weighing.worker.forget()
+    return _weighing
 
 
 def test_the_list_of_models_shows_their_words(paper: Paper) -> None:

@@ -26,13 +26,25 @@ def trap(tmp_path: Path) -> Path:
 
 
 @pytest.mark.parametrize("paths", ["", os.pathsep, f"{os.pathsep}/nowhere", f"/nowhere{os.pathsep}"])
-def test_nothing_of_the_working_folder_is_run(trap: Path, paths: str) -> None:
-    """`python -m` put the working folder first: its server.py or torch.py was executed by the worker.
-
-    An empty entry of PYTHONPATH, as PYTHONPATH=$PYTHONPATH:/more makes one, means that folder, too.
-    """
-    command = interpreter.python("server.worker.child")
+def test_no_module_is_looked_for_in_the_working_folder(trap: Path, paths: str) -> None:
+    """An empty entry of PYTHONPATH, as PYTHONPATH=$PYTHONPATH:/more makes one, means that folder, too."""
+    executable, *flags, module, _ = interpreter.python("server.worker.child")
+    assert module == "-m"
+    code = f"from importlib.util import find_spec; print(*(getattr(find_spec(n), 'origin', '') for n in {NAMES}))"
     environment = interpreter.environment({"PATH": os.environ["PATH"], "PYTHONPATH": paths})
+    done = subprocess.run(
+        [executable, *flags, "-c", code], cwd=trap, env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert len(done.stdout.split()) >= len(NAMES) - 1, "all are found; there need be no sitecustomize"
+    assert str(trap) not in done.stdout
+    assert not (trap / "executed").exists()
+
+
+def test_nothing_of_the_working_folder_is_run(trap: Path) -> None:
+    """`python -m` put the working folder first: its server.py or torch.py was executed by the worker."""
+    command = interpreter.python("server.worker.child")
+    environment = interpreter.environment({"PATH": os.environ["PATH"], "PYTHONPATH": os.pathsep})
     done = subprocess.run([*command, "--help"], cwd=trap, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "--device" in done.stdout

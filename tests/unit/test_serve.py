@@ -51,7 +51,8 @@ class Front:
     port: int = 0
 
     def client(self, **options: Any) -> httpx.Client:
-        return httpx.Client(base_url=f"http://127.0.0.1:{self.port}", trust_env=False, timeout=30, **options)
+        url = f"http://127.0.0.1:{self.port}"
+        return httpx.Client(base_url=url, trust_env=False, verify=False, timeout=30, **options)
 
 
 @contextlib.contextmanager

@@ -9,11 +9,13 @@ import pytest
 
 from server.catalog import watch
 from server.catalog.load import load_catalog
+from server.commands import child
 from server.commands.check import check
 from server.errors import ConfigError
 from server.settings import Settings
 from tests.running import ROOT
 from tests.unit.catalog.models_files import GOOD, WITH_LORAS, catalog, write
+from tests.unit.commands.near_child import NearChild
 from tests.unit.pipelines.facts.test_folder import weights
 
 
@@ -58,8 +60,9 @@ def test_ids_that_share_weights_share_adapters_and_offer_their_own(tmp_path: Pat
 
 
 def test_files_of_adapters_that_cannot_be_used_are_told_by_name(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(child, "start", NearChild)
     (tmp_path / "cut.safetensors").write_bytes(b"\x10\0\0\0\0\0\0\0{}")
     (tmp_path / "lora.bin").write_bytes(b"x")
     more = "      cut: { path: cut.safetensors }\n      pickle: { path: lora.bin }\n  dall-e-2:"

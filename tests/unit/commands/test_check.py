@@ -27,6 +27,7 @@ from tests.unit.pipelines.facts.test_checkpoint import sd
 from tests.unit.pipelines.facts.test_checkpoint import write as write_header_of
 
 
+@pytest.mark.usefixtures("near_child")
 def test_check_passes_what_ships(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("check", "--models", str(ROOT / "models.yaml")) == 0
     assert "0 of 1 folders with problems" in capsys.readouterr().out
