@@ -70,7 +70,7 @@ def draw(
     return latents, forwards
 
 
-def run(kind: str, steps: Sequence[int], sheet_path: Path | None, progress: Progress) -> str:
+def run(kind: str, samplers: Sequence[str], steps: Sequence[int], sheet_path: Path | None, progress: Progress) -> str:
     net = Net(kind)
     converged_net = "flow3" if net.is_flow else kind
     bar = progress.add_task(kind, total=None)
@@ -84,7 +84,7 @@ def run(kind: str, steps: Sequence[int], sheet_path: Path | None, progress: Prog
 
     converged = plain(KINDS[kind][-1], CONVERGED, of=converged_net)
     rows, shown = [], {}
-    for sampler in KINDS[kind]:
+    for sampler in (sampler for sampler in KINDS[kind] if sampler in samplers):
         for count in steps:
             full = plain(sampler, count)
             for strength in STRENGTHS:
@@ -126,6 +126,7 @@ def _told(pictures: torch.Tensor, converged: torch.Tensor) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n", 1)[0])
     parser.add_argument("--kinds", nargs="+", choices=KINDS, default=list(KINDS))
+    parser.add_argument("--samplers", nargs="+", default=[sampler for kind in KINDS.values() for sampler in kind])
     parser.add_argument("--steps", nargs="+", type=int, default=list(STEPS))
     parser.add_argument("--sheet", type=Path, metavar="PATH", help="pictures of 30 steps; KIND is added")
     arguments = parser.parse_args()
@@ -134,7 +135,7 @@ def main() -> None:
     found = []
     with torch.inference_mode(), Progress() as progress:
         for kind in arguments.kinds:
-            found.append(run(kind, arguments.steps, arguments.sheet, progress))
+            found.append(run(kind, arguments.samplers, arguments.steps, arguments.sheet, progress))
             print(found[-1], flush=True)
     (tables.OUT / "step_cache.md").write_text(f"{tables.machine()}\n\n" + "\n\n".join(found) + "\n")
 

@@ -90,7 +90,7 @@ def read_user_config(given: Mapping[str, Any]) -> Settings:
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
-        raise RuntimeError(f"user_config.{name}: {first['msg']}") from None
+        raise RuntimeError(f"user_config.{name}: {first['msg'].removeprefix('Value error, ')}") from None
 
 
 def ongoing_requests(settings: Settings) -> int:

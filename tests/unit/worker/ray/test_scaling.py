@@ -11,6 +11,7 @@ import pytest
 
 from server.errors import ConfigError
 from server.settings import Settings
+from server.worker.cores import Cores
 from server.worker.ray import deployment, messages, report, scaling
 from tests.unit.worker.children import until
 from tests.unit.worker.ray.paper import PaperCluster, ready
@@ -105,7 +106,7 @@ def test_replicas_that_contradict_the_devices_are_refused(
 
 
 def test_replicas_on_the_cpu_of_this_machine_share_its_cores(paper_ray: PaperRay, monkeypatch: Any) -> None:
-    monkeypatch.setattr("server.worker.ray.deployment.cores", lambda: 8)
+    monkeypatch.setattr("server.worker.cores.read", lambda: Cores(8, 8))
     join(paper_ray, "local", CPUS[:1], devices="cpu", cluster_replicas="1..3")
     assert paper_ray.options["user_config"]["threads"] == 2
 
@@ -145,7 +146,7 @@ def test_what_a_front_deploys_its_replicas_can_read(paper_ray: PaperRay) -> None
     ("given", "said"),
     [
         ({"job_timeout_s": 5}, r"user_config\.job_timeout_s: no setting of a replica; it may have threads"),
-        ({"threads": 0}, r"user_config\.threads: Input should be greater than or equal to 1"),
+        ({"threads": 0}, r"user_config\.threads: must be auto or a number from 1 to 1024"),
         ({"device_memory": "much"}, r"user_config\.device_memory: .*12GiB"),
     ],
 )
