@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test coverage serve check format docs train evaluate clean
+.PHONY: demo test test-cluster coverage serve check format docs train evaluate clean
 
 demo: .venv/.installed
 	$(BIN)/darkroom demo
@@ -14,6 +14,11 @@ test: .venv/.installed
 coverage: .venv/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 2 --cov --cov-report=
 	$(BIN)/coverage report --skip-covered
+
+# Real Ray, in an environment of its own: two replicas, then three nodes and scaling. Minutes, and both cores.
+test-cluster: .venv-ray/.installed
+	.venv-ray/bin/python -m pytest tests/faults/test_ray_cluster.py tests/unit/worker/ray tests/unit/test_deploy.py
+	.venv-ray/bin/python -m tests.cluster.scale
 
 serve: .venv/.installed
 	$(BIN)/darkroom serve $(ARGS)
@@ -60,3 +65,8 @@ build/art.zip: .venv/.installed .art/node_modules
 
 clean:
 	rm -rf .venv out
+
+.venv-ray/.installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv-ray
+	.venv-ray/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,ray]'
+	touch $@

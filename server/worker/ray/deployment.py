@@ -86,7 +86,7 @@ def read_user_config(given: Mapping[str, Any]) -> Settings:
         known = ", ".join(OF_REPLICAS)
         raise RuntimeError(f"user_config.{strangers[0]}: no setting of a replica; it may have {known}")
     try:
-        return Settings(**given)
+        return Settings(**{name: value for name, value in given.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
         name = ".".join(str(part) for part in first["loc"])
