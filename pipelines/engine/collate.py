@@ -311,6 +311,18 @@ def join(outputs: Sequence[Any], rows: Sequence[int], parts: Parts) -> Any:
     return _merge(outputs, (), rows, parts)
 
 
+def tensors(value: Any) -> Iterator[torch.Tensor]:
+    """Those of an output or of arguments, in their order."""
+    if isinstance(value, torch.Tensor):
+        yield value
+    elif isinstance(value, dict):
+        for item in value.values():
+            yield from tensors(item)
+    elif isinstance(value, list | tuple):
+        for item in value:
+            yield from tensors(item)
+
+
 def trace_parts(one: Mapping[str, Any], two: Mapping[str, Any]) -> dict[Path, Part]:
     """The part each leaf plays, from the same call made for one and for two pictures: what doubled is a row."""
     return dict(_compare(one, two, ()))

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 
+from pipelines.engine.collate import tensors
 from pipelines.facts.step_cache import FIRST, LAST, MAX_IN_A_ROW, Check, Plan
 
 _KNOWN = 2  # outputs, for a line
@@ -175,21 +176,10 @@ def _map(function: Callable[..., torch.Tensor], value: Any, *others: Any) -> Any
     return value
 
 
-def _leaves(value: Any) -> Iterator[torch.Tensor]:
-    if isinstance(value, torch.Tensor):
-        yield value
-    elif isinstance(value, dict):
-        for item in value.values():
-            yield from _leaves(item)
-    elif isinstance(value, list | tuple):
-        for item in value:
-            yield from _leaves(item)
-
-
 def _first(value: Any) -> torch.Tensor:
-    return next(_leaves(value))
+    return next(tensors(value))
 
 
 def _alike(one: Any, other: Any) -> bool:
-    shapes = [[(leaf.shape, leaf.dtype) for leaf in _leaves(value)] for value in (one, other)]
+    shapes = [[(leaf.shape, leaf.dtype) for leaf in tensors(value)] for value in (one, other)]
     return shapes[0] == shapes[1]

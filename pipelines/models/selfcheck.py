@@ -23,7 +23,7 @@ from pipelines.engine.cost import BUCKETS
 from pipelines.engine.shared import SharedModule
 from pipelines.errors import DrawError, is_out_of_memory
 from pipelines.models.loader import LoadedModel
-from pipelines.models.shortcheck import ShortCheck, are_mixed, is_on_cuda, note_pixels, synchronise, tensors, trace
+from pipelines.models.shortcheck import ShortCheck, are_mixed, is_on_cuda, note_pixels, synchronise, trace
 from pipelines.models.trial import (
     PROMPT_A,
     PROMPT_B,
@@ -255,7 +255,7 @@ def _warm(shared: SharedModule, call: Call, longer: Call | None, *, timed: bool)
 
 
 def _shapes(call: Call) -> list[torch.Size]:
-    return [tensor.shape for tensor in tensors(call.arguments)]
+    return [tensor.shape for tensor in collate.tensors(call.arguments)]
 
 
 def _seconds(shared: SharedModule, arguments: dict[str, object]) -> float:

@@ -302,20 +302,8 @@ def _mirrored(name: str, value: Any, call: Call) -> Any:
 def _distance(one: Any, other: Any) -> float:
     """The mean difference of the numbers of two outputs, as far as both have them: prompts may differ in length."""
     total, count = 0.0, 0
-    for left, right in zip(tensors(one), tensors(other), strict=False):
+    for left, right in zip(collate.tensors(one), collate.tensors(other), strict=False):
         both = min(left.numel(), right.numel())
         total += float((left.flatten()[:both].float() - right.flatten()[:both].float()).abs().sum())
         count += both
     return total / max(1, count)
-
-
-def tensors(output: Any) -> Iterator[torch.Tensor]:
-    """Those of an output or of arguments, in their order."""
-    if isinstance(output, torch.Tensor):
-        yield output
-    elif isinstance(output, dict):
-        for value in output.values():
-            yield from tensors(value)
-    elif isinstance(output, list | tuple):
-        for value in output:
-            yield from tensors(value)

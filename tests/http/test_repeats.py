@@ -76,11 +76,11 @@ def test_the_job_ends_only_when_all_have_left(paper_servers: PaperServers) -> No
     paper = paper_servers.open()
     paper.worker.gate.clear()
     with paper.client() as leaving, paper.client() as staying, ThreadPoolExecutor(2) as pool:
-        gone = pool.submit(leaving.post, "/v1/images/generations", json=BODY, timeout=0.5)
+        gone = pool.submit(leaving.post, "/v1/images/generations", json=BODY, timeout=3)  # both are to be there by then
         stays = pool.submit(staying.post, "/v1/images/generations", json=BODY, timeout=20)
         eventually(lambda: paper.worker.drawings and waiting(paper) == 2)
         with pytest.raises(httpx.ReadTimeout):
-            gone.result(5)
+            gone.result(30)
         eventually(lambda: waiting(paper) == 1)
         assert not paper.worker.cancelled
         paper.worker.gate.set()
