@@ -12,6 +12,9 @@ _KNEE = 0.95  # of the device's best rows per second
 _MIN_SAMPLES = 4  # for a line
 _MAX_OFF = 0.05  # of what a step takes: farther from a line, it is not on it
 _LEAST_ERROR = 0.01
+# What a row takes at least, of its part of the step, while no step had eight times the rows of another: two sizes that
+# are near each other differ by less than a busy machine adds, and rows would seem to be free.
+_LEAST_SLOPE, _FAR = 0.25, 8
 # The least where figures may be wrong: taken on a busy machine, they once bounded batches at 4 rows, at a third of the
 # pictures a second. A device that keeps its own time gives sure ones, and the least there is one request
 # (bench/order.py).
@@ -82,7 +85,10 @@ def fit_cost(
         abs(fixed + slope * rows - seconds) <= (_MAX_OFF + 2 * error) * seconds
         for (rows, seconds), error in zip(rising, errors, strict=True)
     ):
-        return StepCost(max(0.0, fixed), slope, area, rising[-1][0] if falls else None, min_rows)
+        most, most_s = rising[-1][0], fixed + slope * rising[-1][0]
+        if most < _FAR * rising[0][0]:
+            slope = max(slope, _LEAST_SLOPE * most_s / most)
+        return StepCost(max(0.0, most_s - slope * most), slope, area, most if falls else None, min_rows)
     best_s = samples[peak][1] / samples[peak][0]
     return _full_from(_filling(samples, rates) or MAX_ROWS, best_s, area, min_rows)
 

@@ -1,13 +1,15 @@
 """The books of the fleet: of each member what the rule has to know, and which drawings it has.
 
 Knows members, flights and the rule's questions; knows nothing of processes. What a member has not told yet is taken
-from another, or guessed: a guess costs one drawing a worse place.
+from another, or guessed: a guess costs one drawing a worse place. A worker's own first guess of a cost is no more than
+that: two of one kind, whose guesses differ, would be told apart by chance, and the dearer would get nothing to learn
+from.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 
 from server.worker.company import Company
 from server.worker.cost import Cost
@@ -20,14 +22,14 @@ _UNKNOWN_COST = Cost(0.02, 0.1, 1024 * 1024, 8)
 _SOON_S = 0.5  # until a load ends that has taken longer than the last
 _WAKING_S = 10.0  # a process starts, and imports torch
 
-Elsewhere = Callable[[str], Iterator[ModelStatus]]
+_KNOWN_STEPS = 16  # of its own, for a guessed cost to have found the device's pace
 
 
 class Books:
     """One member, as the fleet sees it: the rule's outlook on its device."""
 
-    def __init__(self, member: Member, device: WorkerDevice, elsewhere: Elsewhere) -> None:
-        """``elsewhere`` tells what all members know of a model."""
+    def __init__(self, member: Member, device: WorkerDevice, bound: Callable[[str], Iterable[Books]]) -> None:
+        """``bound`` tells all members that may have a model."""
         self.member = member
         self.device = device
         self.company = Company()
@@ -36,11 +38,16 @@ class Books:
         self.counted_as = ""  # the name of the device in metrics, as it was last
         self._was_up = False
         self._flights: list[Flight] = []
-        self._elsewhere = elsewhere
+        self._bound = bound
 
     def is_one_of(self, names: Collection[str]) -> bool:
         """Is its device among these, or are none named?"""
         return not names or any(name == self.member.name or self.device.answers_to(name) for name in names)
+
+    @property
+    def kind(self) -> str:
+        """What its maker calls the device: equal for those that draw as quickly."""
+        return self.member.device_name
 
     @property
     def available(self) -> bool:
@@ -73,9 +80,13 @@ class Books:
 
     def cost(self, key: str) -> Cost:
         own = self._status(key).loads.cost
-        if own is not None:
+        if own is not None and (not own.guess or own.steps >= _KNOWN_STEPS):
             return own
-        return next((status.loads.cost for status in self._elsewhere(key) if status.loads.cost), _UNKNOWN_COST)
+        told = [(other.kind, cost) for other in self._bound(key) if (cost := other._status(key).loads.cost) is not None]
+        alike = [cost for kind, cost in told if kind == self.kind]
+        if alike:
+            return max(alike, key=lambda cost: (not cost.guess, cost.steps))
+        return told[0][1] if told else _UNKNOWN_COST
 
     def load_s(self, key: str) -> float:
         status = self._status(key)
@@ -105,6 +116,9 @@ class Books:
         there = [status.loads.size for status in models.values() if status.state is ModelState.READY]
         known = [status.loads.size for status in self._elsewhere(key) if status.loads.size]
         return sum(there) + max(known, default=max(there, default=0)) > room
+
+    def _elsewhere(self, key: str) -> Iterator[ModelStatus]:
+        return (books.member.models[key] for books in self._bound(key) if key in books.member.models)
 
     def _status(self, key: str) -> ModelStatus:
         return self.member.models.get(key) or ModelStatus()

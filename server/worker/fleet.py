@@ -17,15 +17,14 @@ from collections.abc import Callable, Iterable, Iterator, MutableMapping
 from typing import Protocol, TypeVar
 
 from pipelines.plan import Drawing, ModelPlan
-from pipelines.spec import Encoding
 from server.errors import DarkroomError, ModelUnavailable
 from server.settings import Settings
 from server.telemetry import Metrics
-from server.worker import protocol, rule
+from server.worker import rule
 from server.worker.books import Books
 from server.worker.devices import WorkerDevice, threads_of
 from server.worker.launch import Early
-from server.worker.member import Assignment, Flight, Member, Previewed, Progress, leaves
+from server.worker.member import Assignment, Flight, Member, leaves
 from server.worker.overview import Overview
 from server.worker.place import Place
 from server.worker.status import Deaths, ModelState, ModelStatus
@@ -87,7 +86,7 @@ class Fleet:
 
     def _open(self, device: WorkerDevice, member: Member | None = None) -> Books:
         member = member or self._build(self._assignment(device))
-        books = Books(member, device, self._statuses)
+        books = Books(member, device, lambda key: self._bound(self._plans.get(key)))
         member.on_change = self._note_change
         member.on_refused = lambda reason: self._refused(books, reason)
         return books
@@ -301,17 +300,6 @@ class Fleet:
         return Counter(flight.key for books in self._books if books.member is member for flight in books.flights)
 
     # Drawing.
-
-    async def draw(
-        self,
-        drawing: Drawing,
-        encoding: Encoding,
-        progress: Progress,
-        previewed: Previewed = lambda number, picture: None,
-    ) -> protocol.Finished:
-        """The pictures of a drawing. Cancelling this coroutine stops the drawing at its next step."""
-        async with self.reserve(drawing) as place:
-            return await place.draw(encoding, progress, previewed)
 
     def reserve(self, drawing: Drawing, *, alone: bool = False, deadline_s: float = math.inf) -> Place:
         """A place for a drawing, to be held: beside others, or ``alone`` on its device. ``deadline_s`` (monotonic) is

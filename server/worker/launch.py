@@ -47,6 +47,16 @@ async def child(settings: Settings, device: WorkerDevice, fd: int) -> Process:
     )
 
 
+async def connected(settings: Settings, device: WorkerDevice) -> tuple[Process, socket.socket]:
+    """A new worker process, and our end of its socket. Raises OSError."""
+    ours, theirs = socket.socketpair()
+    with theirs, contextlib.ExitStack() as until_started:
+        until_started.callback(ours.close)
+        process = await child(settings, device, theirs.fileno())
+        until_started.pop_all()
+    return process, ours
+
+
 class EarlyChild:
     """A worker process that was started before there was an event loop, and our end of its socket. It imports torch
     while the front imports what it needs itself."""

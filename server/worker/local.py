@@ -335,14 +335,7 @@ class LocalWorker:
     async def _child(self) -> tuple[launch.Process, socket.socket]:
         """A child, and our end of its socket: the first may have been started before us. Raises OSError."""
         early, self._early = self._early, None
-        if early is not None:
-            return early, early.use()
-        ours, theirs = socket.socketpair()
-        with theirs, contextlib.ExitStack() as until_open:
-            until_open.callback(ours.close)  # of a child that cannot be started
-            process = await launch.child(self._settings, self._assigned, theirs.fileno())
-            until_open.pop_all()
-        return process, ours
+        return (early, early.use()) if early is not None else await launch.connected(self._settings, self._assigned)
 
     async def _on_message(self, message: protocol.ToFront) -> None:
         match message:

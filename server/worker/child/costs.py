@@ -80,6 +80,8 @@ class CostWatch:
             due = known.steps == 0 or known.steps >= _MIN_STEPS
         elif known.told.steps == 0:
             due = known.steps > 0
+        elif known.told.steps < _MIN_STEPS <= costs.steps:
+            due = True  # from then on the front takes it for the device's own
         else:
             known.moved = known.moved + 1 if _has_moved(new, known.told) else 0
             due = known.steps >= _RENEW_STEPS or (known.steps >= _MIN_STEPS and known.moved >= _LOOKS)

@@ -162,7 +162,13 @@ class PaperFleet(Fleet):
             member.has(A)
 
     def begin(self, drawing: Drawing) -> asyncio.Task[protocol.Finished]:
-        return asyncio.create_task(self.draw(drawing, Encoding(), lambda done, of: None))
+        return asyncio.create_task(draw(self, drawing))
+
+
+async def draw(fleet: Fleet, drawing: Drawing, progress: Progress = lambda done, of: None) -> protocol.Finished:
+    """Draw it beside others, as the runner does."""
+    async with fleet.reserve(drawing) as place:
+        return await place.draw(Encoding(), progress, lambda number, picture: None)
 
 
 async def settle() -> None:

@@ -6,14 +6,13 @@ import asyncio
 
 import pytest
 
-from pipelines.spec import Encoding
 from server.errors import ModelUnavailable, Unavailable, WorkerLost
 from server.jobs.queue import JobQueue
 from server.settings import Settings
 from server.worker import fleet as fleet_module
 from server.worker import protocol
 from server.worker.status import ModelState, ModelStatus
-from tests.unit.worker.members import ON_ONE, PLANS, A, B, PaperFleet, drawing, settle
+from tests.unit.worker.members import ON_ONE, PLANS, A, B, PaperFleet, draw, drawing, settle
 
 pytestmark = pytest.mark.anyio
 
@@ -236,7 +235,7 @@ async def test_turns_go_round_the_keys_over_all_devices() -> None:
     async def ask(principal: str, number: int) -> None:
         async with queue.turn(principal):
             order.append(principal)
-            await fleet.draw(drawing(number, principal=principal), Encoding(), lambda done, of: None)
+            await draw(fleet, drawing(number, principal=principal))
 
     tasks = [asyncio.create_task(ask("ada", number)) for number in range(6)]
     await settle()

@@ -99,6 +99,38 @@ def test_what_a_device_has_not_told_is_taken_from_another() -> None:
     assert book(fleet).load_s("b") > 7.0, "its process has to start first"
 
 
+def guessed(row_s: float, steps: int = 0) -> Cost:
+    return Cost(0.1, row_s, COST.pixels, 8, steps, guess=True)
+
+
+def test_two_of_a_kind_are_not_told_apart_by_their_guesses() -> None:
+    """Each guesses while it loads, beside the other's load: the one that came out dearer was given nothing, and so had
+    nothing to learn from."""
+    fleet = PaperFleet(2)
+    told(fleet.paper[0], "a", guessed(0.01))
+    told(fleet.paper[1], "a", guessed(0.03))
+    assert book(fleet, 0).cost("a") == book(fleet, 1).cost("a")
+    told(fleet.paper[1], "a", guessed(0.03, steps=4))
+    assert book(fleet, 0).cost("a") == book(fleet, 1).cost("a") == guessed(0.03, steps=4)
+    told(fleet.paper[0], "a", learnt := Cost(0.1, 0.02, COST.pixels, 8, 80))
+    assert book(fleet, 0).cost("a") == book(fleet, 1).cost("a") == learnt, "what was learnt goes before any guess"
+
+
+def test_a_device_goes_by_its_own_cost_once_it_has_steps_of_its_own() -> None:
+    fleet = PaperFleet(2)
+    told(fleet.paper[0], "a", learnt := Cost(0.1, 0.02, COST.pixels, 8, 80))
+    told(fleet.paper[1], "a", own := guessed(0.08, steps=16))
+    assert (book(fleet, 0).cost("a"), book(fleet, 1).cost("a")) == (learnt, own)
+
+
+def test_devices_of_two_kinds_are_told_apart_by_their_guesses() -> None:
+    fleet = PaperFleet(2)
+    fleet.paper[1].device_name = "Another"
+    told(fleet.paper[0], "a", first := guessed(0.01))
+    told(fleet.paper[1], "a", second := guessed(0.03))
+    assert (book(fleet, 0).cost("a"), book(fleet, 1).cost("a")) == (first, second)
+
+
 def test_a_model_comes_back_from_host_memory_sooner_than_from_the_disk() -> None:
     fleet = PaperFleet(1)
     statuses = fleet.paper[0].statuses

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.engine.cost import StepCost, fit_cost
+from pipelines.engine.cost import MAX_ROWS, StepCost, fit_cost
 
 
 def test_a_cost_is_read_from_its_samples() -> None:
@@ -76,3 +76,13 @@ def test_a_rate_that_is_not_sure_is_not_taken_for_the_best() -> None:
 def test_an_idle_device_gets_many_rows_on_cuda_too() -> None:
     cost = fit_cost(line(0.024, 0.001, 2, 4, 8, 16, 32), 4096, min_rows=2)
     assert cost.most_rows(4096) == 64
+
+
+def test_rows_are_not_taken_to_be_free_by_two_sizes_that_are_near_each_other() -> None:
+    """On a busy machine steps of 2 rows took as long as those of 4, and one device was given all that there was."""
+    near = fit_cost([(2, 0.134), (4, 0.134)], 1, errors=[0.05, 0.05])
+    assert near.fixed_s + 4 * near.row_s == pytest.approx(0.134)
+    assert near.row_s == pytest.approx(0.25 * 0.134 / 4)
+    assert near.most_rows(1) == MAX_ROWS
+    far = fit_cost([(2, 0.134), (16, 0.148)], 1, errors=[0.05, 0.05])
+    assert (far.fixed_s, far.row_s) == pytest.approx((0.132, 0.001))

@@ -8,7 +8,7 @@ from collections.abc import AsyncGenerator
 from pathlib import Path
 
 from pipelines.plan import Drawing, ModelPlan
-from pipelines.spec import Encoding, ImageSpec
+from pipelines.spec import ImageSpec
 from server.settings import Settings
 from server.telemetry import Metrics
 from server.worker import protocol
@@ -20,6 +20,7 @@ from server.worker.ray.host import Host
 from server.worker.ray.link import LinkBroken
 from server.worker.ray.roster import ReplicaRoster
 from tests.unit.worker.children import HELLO, Child, Children, until
+from tests.unit.worker.members import draw
 
 HERE = ModelPlan("here", str(Path(__file__).parent), "other")  # a folder that is there
 AWAY = ModelPlan("away", "/nowhere/away", "other")
@@ -144,7 +145,7 @@ def asked(child: Child) -> list[str]:
 
 
 def begin(cluster: PaperCluster, number: int = 1) -> asyncio.Task[protocol.Finished]:
-    return asyncio.create_task(cluster.fleet.draw(drawing(number), Encoding(), lambda done, of: None))
+    return asyncio.create_task(draw(cluster.fleet, drawing(number)))
 
 
 async def ready(cluster: PaperCluster, *names: str) -> None:

@@ -8,13 +8,14 @@ from pathlib import Path
 import pytest
 
 from pipelines.plan import ModelPlan
-from pipelines.spec import Encoding, Picture
+from pipelines.spec import Picture
 from server.errors import ModelUnavailable, WorkerLost
 from server.worker import protocol
 from server.worker.ray import messages
 from server.worker.ray.member import ServeMember
 from server.worker.status import ModelState
 from tests.unit.worker.children import HELLO, Children, until
+from tests.unit.worker.members import draw
 from tests.unit.worker.ray.paper import AWAY, HERE, PaperCluster, asked, begin, drawing, ready
 
 pytestmark = pytest.mark.anyio
@@ -24,7 +25,7 @@ PICTURE = Picture(0, b"png", "image/png", 48, 32, 5)
 
 async def test_a_drawing_waits_for_the_first_replica_and_comes_back_whole(cluster: PaperCluster) -> None:
     steps: list[tuple[int, int]] = []
-    task = asyncio.create_task(cluster.fleet.draw(drawing(), Encoding(), lambda done, of: steps.append((done, of))))
+    task = asyncio.create_task(draw(cluster.fleet, drawing(), lambda done, of: steps.append((done, of))))
     await ready(cluster, "a")
     child = cluster.child["a"]
     await until(lambda: asked(child) == ["job_1"])

@@ -15,6 +15,7 @@ from server.worker.ray.member import ServeMember
 from server.worker.ray.messages import Refusal
 from server.worker.status import ModelState
 from tests.unit.worker.children import HELLO, Children, until
+from tests.unit.worker.members import draw
 from tests.unit.worker.ray.paper import HERE, PaperCluster, asked, begin, drawing, ready
 
 pytestmark = pytest.mark.anyio
@@ -32,7 +33,7 @@ LOADING = protocol.Moved("here", "loading", "", 0.0, HERE.mark)
 async def begun(cluster: PaperCluster) -> asyncio.Task[protocol.Finished]:
     """A drawing that the worker of the one replica has come to, as its front knows."""
     steps: list[int] = []
-    task = asyncio.create_task(cluster.fleet.draw(drawing(), Encoding(), lambda done, of: steps.append(done)))
+    task = asyncio.create_task(draw(cluster.fleet, drawing(), lambda done, of: steps.append(done)))
     child = cluster.child["a"]
     await until(lambda: asked(child) == ["job_1"])
     child.say(protocol.Started("job_1"))
