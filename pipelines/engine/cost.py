@@ -85,10 +85,10 @@ def fit_cost(
         abs(fixed + slope * rows - seconds) <= (_MAX_OFF + 2 * error) * seconds
         for (rows, seconds), error in zip(rising, errors, strict=True)
     ):
-        most, most_s = rising[-1][0], fixed + slope * rising[-1][0]
-        if most < _FAR * rising[0][0]:
-            slope = max(slope, _LEAST_SLOPE * most_s / most)
-        return StepCost(max(0.0, most_s - slope * most), slope, area, most if falls else None, min_rows)
+        rows, step_s = rising[-1][0], fixed + slope * rising[-1][0]
+        if rows < _FAR * rising[0][0]:
+            slope = max(slope, _LEAST_SLOPE * step_s / rows)
+        return StepCost(max(0.0, step_s - slope * rows), slope, area, rows if falls else None, min_rows)
     best_s = samples[peak][1] / samples[peak][0]
     return _full_from(_filling(samples, rates) or MAX_ROWS, best_s, area, min_rows)
 

@@ -38,12 +38,24 @@ class _Output(NamedTuple):
         return self.written == version(self.tensor)
 
 
-class _Source(NamedTuple):
+class _Source:
     """A tensor that a run gives the module, and what layers made of it."""
 
-    tensor: torch.Tensor
-    written: float
-    outputs: dict[_Place, _Output]
+    def __init__(self, tensor: torch.Tensor) -> None:
+        self.tensor = tensor
+        self.written = version(tensor)
+        self.nbytes = 0  # of all outputs; asked for at every one that is kept
+        self._outputs: dict[_Place, _Output] = {}
+
+    def output(self, place: _Place) -> torch.Tensor | None:
+        """What the layer made of it, unless somebody has written to that."""
+        found = self._outputs.get(place)
+        return found.tensor if found is not None and found.intact else None
+
+    def keep(self, place: _Place, output: torch.Tensor) -> None:
+        before = self._outputs.get(place)
+        self.nbytes += output.nbytes - (0 if before is None else before.tensor.nbytes)
+        self._outputs[place] = _Output(output, version(output))
 
 
 class Kept:
@@ -59,7 +71,7 @@ class Kept:
         found = self._sources.get(id(tensor))
         if found is None or found.written != version(tensor):
             self._sources.pop(id(tensor), None)
-            found = self._sources[id(tensor)] = _Source(tensor, version(tensor), {})
+            found = self._sources[id(tensor)] = _Source(tensor)
             if len(self._sources) > _MAX_SOURCES:
                 del self._sources[next(iter(self._sources))]
         return found
@@ -76,8 +88,7 @@ class Kept:
         self.looked_at, self._given = True, []
 
     def nbytes(self) -> int:
-        outputs = (output for source in self._sources.values() for output in source.outputs.values())
-        return sum(output.tensor.nbytes for output in outputs)
+        return sum(source.nbytes for source in self._sources.values())
 
     def forget(self) -> None:
         self._sources.clear()
@@ -293,9 +304,8 @@ class PromptWork:
         joined = self._joined.get(place)
         if joined is not None and joined[0] is company and joined[1].intact:
             return joined[1].tensor
-        outputs = [source.outputs.get(place) for source in company.sources]
-        tensors = [output.tensor for output in outputs if output is not None and output.intact]
-        if len(tensors) < len(outputs):
+        tensors = [output for source in company.sources if (output := source.output(place)) is not None]
+        if len(tensors) < len(company.sources):
             return None
         if len(tensors) == 1:
             return tensors[0]
@@ -311,9 +321,8 @@ class PromptWork:
             return
         pieces = [output] if alone else torch.split(output, company.rows)
         for source, piece in zip(company.sources, pieces, strict=True):
-            if place not in source.outputs or not source.outputs[place].intact:
-                own = piece if alone else piece.clone()  # a part of the whole would hold all of it
-                source.outputs[place] = _Output(own, version(own))
+            if source.output(place) is None:
+                source.keep(place, piece if alone else piece.clone())  # a part of the whole would hold all of it
 
 
 def _candidates(root: torch.nn.Module) -> Iterator[torch.nn.Module]:
