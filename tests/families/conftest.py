@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from pipelines.models.loader import quiet_libraries
+from tests.families.pieces import trained_on
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -17,3 +18,9 @@ def _one_thread() -> Iterator[None]:
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(threads)
+
+
+@pytest.fixture(scope="session")
+def words() -> bytes:
+    """T5's words in small."""
+    return trained_on("cat", "dog", "red")

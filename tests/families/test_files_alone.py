@@ -3,97 +3,28 @@ in one checkpoint."""
 
 from __future__ import annotations
 
-import io
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import msgspec
 import pytest
-import sentencepiece
 import torch
 import transformers
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import checkpoint, model_files, seal
-from pipelines.facts import folder as model_folder
+from pipelines.facts import checkpoint, model_files
 from pipelines.facts.checkpoint import ARCHITECTURES, TRANSFORMER_BASES
 from pipelines.models import conversion, dry_run, library, selfcheck
 from pipelines.models.loader import load, weight_bytes
 from pipelines.plan import ModelPlan
-from tests.families.test_disk import save, set_class
+from tests.families.pieces import CPU, TEXTS, Pieces, Tensors, seal_folder
+from tests.families.test_disk import save
 from tests.families.test_transformer_files import original_sd3
 from tests.original_layout import _open_clip, _vae, write_hollow
 from tests.original_transformers import PREFIX, original_flux
-
-CPU = torch.device("cpu")
-Tensors = dict[str, torch.Tensor]
-TEXTS = ("text_encoder", "text_encoder_2", "text_encoder_3")
-
-
-class Pieces:
-    """A tiny model whose weights lie in files of their own, and whose folder has configurations alone."""
-
-    def __init__(self, name: str, folder: Path) -> None:
-        self.model = save(name, folder / "config")
-        self.folder, self.config = folder, folder / "config"
-        self.tensors: dict[str, Tensors] = {}
-        for component in ("transformer", "vae", *TEXTS):
-            for path in (self.config / component).glob("*.safetensors"):
-                self.tensors[component] = load_file(path)
-                path.unlink()
-        self.tensors["vae"] = _vae(self.tensors["vae"], self.model.components["vae"])
-        if name == "SD3":
-            self.tensors["transformer"] = original_sd3(self.tensors["transformer"])
-
-    def write(self, component: str, tensors: Tensors | None = None) -> str:
-        path = self.folder / f"{component}.safetensors"
-        found = self.tensors[component] if tensors is None else tensors
-        save_file({name: tensor.contiguous() for name, tensor in found.items()}, path)
-        return str(path)
-
-    def plan(self, **more: Any) -> ModelPlan:
-        known = {
-            "folder": str(self.config),
-            "is_transformer_alone": True,
-            "transformer": self.write("transformer"),
-            "vae": self.write("vae"),
-            "text_encoders": tuple(self.write(each) for each in TEXTS if each in self.tensors),
-        }
-        return msgspec.structs.replace(self.model.plan, **{**known, **more})
-
-    def checkpoint(self, *, without: str = "") -> ModelPlan:
-        """All of it in one file, as ComfyUI writes it."""
-        names = {"text_encoder": "clip_1", "text_encoder_2": "clip_2", "text_encoder_3": "t5xxl"}  # of one width here
-        if "text_encoder_3" not in self.tensors:
-            names["text_encoder_2"] = "t5xxl"
-        tensors = {PREFIX + name: each for name, each in self.tensors["transformer"].items()}
-        tensors |= {f"vae.{name}": each for name, each in self.tensors["vae"].items()}
-        for component, called in names.items():
-            if component in self.tensors and component != without:
-                prefix = f"text_encoders.{called}."
-                tensors |= {f"{prefix}transformer.{name}": each for name, each in self.tensors[component].items()}
-                tensors[f"{prefix}logit_scale"] = torch.ones(())
-        file = self.write("all", tensors)
-        return msgspec.structs.replace(self.model.plan, folder=str(self.config), checkpoint=file)
-
-    def same_as(self, plan: ModelPlan, without: tuple[str, ...] = ()) -> None:
-        assert model_files.problem(plan) is None
-        assert dry_run.problem(plan, lambda read: None) is None
-        loaded = load(plan, CPU)
-        for component in ("transformer", "vae", *TEXTS):
-            expected = self.model.components.get(component)
-            if expected is None:
-                continue
-            if component in without:
-                assert loaded.components[component] is None
-                continue
-            found = loaded.components[component].state_dict()
-            for name, tensor in expected.state_dict().items():
-                assert torch.equal(found[name], tensor), f"{component}: {name}"
 
 
 @pytest.mark.parametrize("name", ["SD3", "FLUX.1", "Chroma", "Z-Image"])
@@ -119,10 +50,6 @@ def test_stable_diffusion_3_draws_without_its_t5(tmp_path: Path) -> None:
     selfcheck.check(model)
     plan = msgspec.structs.replace(plan, text_encoders=(pieces.write("text_encoder_3"),))
     pieces.same_as(plan)  # the part that the checkpoint lacks comes from a file
-
-
-def seal_folder(folder: Path) -> None:
-    (folder / seal.NAME).write_bytes(seal.make(folder, model_folder.files_read(folder), lambda read: None))
 
 
 def test_a_folder_that_was_sealed_with_its_t5_serves_a_model_without(tmp_path: Path) -> None:
@@ -214,106 +141,6 @@ def test_clip_l_of_stable_diffusion_3_has_no_projection(tmp_path: Path) -> None:
     assert torch.equal(found, torch.eye(16))
 
 
-@pytest.fixture(scope="module")
-def words() -> bytes:
-    """T5's words in small."""
-    return trained_on("cat", "dog", "red")
-
-
-def trained_on(*some: str) -> bytes:
-    model = io.BytesIO()
-    text = [f"a {a} and the {b} on an old map" for a in some for b in ("house", "tree", "apple")]
-    trained: dict[str, Any] = {"pad_id": 0, "eos_id": 1, "unk_id": 2, "bos_id": -1, "vocab_size": 50}
-    sentencepiece.SentencePieceTrainer.train(
-        sentence_iterator=iter(text * 10), model_writer=model, hard_vocab_limit=False, **trained
-    )
-    return model.getvalue()
-
-
-def without_words(pieces: Pieces) -> Pieces:
-    """As our own configurations are: no words of T5."""
-    take_words(pieces.config)
-    return pieces
-
-
-def take_words(model: Path) -> None:
-    folder = model / "tokenizer_2"
-    for path in folder.iterdir():
-        path.unlink()
-    config = {"eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>", "extra_ids": 10}
-    (folder / "tokenizer_config.json").write_text(json.dumps({**config, "model_max_length": 512}))
-    set_class(model, "tokenizer_2", "transformers", "T5TokenizerFast")
-
-
-@pytest.mark.parametrize("form", ["spiece.model", "tokenizer.json", "folder"])
-def test_the_words_of_t5_are_its_owners(form: str, words: bytes, tmp_path: Path) -> None:
-    pieces = without_words(Pieces("FLUX.1", tmp_path))
-    (tmp_path / "words").mkdir()
-    (tmp_path / "blob").write_bytes(words)
-    spiece = tmp_path / "words" / "spiece.model"
-    spiece.symlink_to(tmp_path / "blob")  # as in a hub's cache
-    plan = pieces.plan(tokenizer=str(tmp_path / "words" if form == "folder" else spiece))
-    if form == "tokenizer.json":
-        load(plan, CPU).components["tokenizer_2"].save_pretrained(tmp_path / "fast")
-        plan = pieces.plan(tokenizer=str(tmp_path / "fast" / "tokenizer.json"))
-    assert model_files.problem(plan) is None
-    assert dry_run.problem(plan) is None
-    tokenizer = load(plan, CPU).components["tokenizer_2"]
-    ids = tokenizer("a cat", padding="max_length", max_length=8).input_ids
-    assert ids[-1] == 0
-    assert 1 in ids
-    assert tokenizer.decode(ids, skip_special_tokens=True) == "a cat"
-    assert tokenizer.model_max_length == 512
-
-
-def test_words_that_are_named_come_before_those_of_the_folder(words: bytes, tmp_path: Path) -> None:
-    """They were sealed and packed, and those of the config folder were drawn with, without a word."""
-    folder = tmp_path / "whole"
-    save("FLUX.1", folder)
-    take_words(folder)
-    (folder / "tokenizer_2" / "spiece.model").write_bytes(trained_on("zebra", "maze", "quiz"))
-    seal_folder(folder)
-    named = tmp_path / "spiece.model"
-    named.write_bytes(words)
-    plan = Pieces("FLUX.1", tmp_path).plan(folder=str(folder))
-    chosen = msgspec.structs.replace(plan, tokenizer=str(named))
-    assert model_files.problem(chosen) is None
-    assert dry_run.problem(chosen) is None
-    assert "z" in "".join(load(plan, CPU).components["tokenizer_2"].get_vocab())
-    assert "z" not in "".join(load(chosen, CPU).components["tokenizer_2"].get_vocab())
-    named_seal = tmp_path / seal.name_for(named.name)
-    named_seal.write_bytes(seal.make(tmp_path, [named.name], lambda read: None))
-    named.write_bytes(words + b"0")
-    assert str(model_files.problem(chosen)).startswith("spiece.model has ")
-    assert model_files.problem(plan) is None
-
-
-def test_words_that_are_missing_or_wrong(words: bytes, tmp_path: Path) -> None:
-    pieces = without_words(Pieces("FLUX.1", tmp_path))
-    said = str(model_files.problem(pieces.plan()))
-    assert said.startswith("T5 is without its words, which do not ship with Darkroom: name its tokenizer.json or")
-    (tmp_path / "empty").mkdir()
-    for named, says in (
-        (tmp_path / "nowhere.json", "tokenizer: nowhere.json does not exist"),
-        (tmp_path / "empty", "tokenizer: empty/ has neither tokenizer.json nor spiece.model"),
-        (Path(pieces.write("vae")), "tokenizer: vae.safetensors is no tokenizer.json or spiece.model"),
-    ):
-        assert says in str(model_files.problem(pieces.plan(tokenizer=str(named))))
-    others = tmp_path / "other" / "tokenizer.json"
-    others.parent.mkdir()
-    for content, says in (("", "is empty"), ("{", "is not valid JSON"), ("[" * 10**5, "is not valid JSON")):
-        others.write_text(content)
-        said = str(model_files.problem(pieces.plan(tokenizer=str(others))))
-        assert said == f"tokenizer: tokenizer.json {says}"
-    others.write_text((pieces.config / "tokenizer" / "tokenizer.json").read_text())
-    said = str(dry_run.problem(pieces.plan(tokenizer=str(others))))
-    assert "tokenizer.json is not T5's" in said or "could not be built" in said
-    with pytest.raises(LoadRefused):
-        load(pieces.plan(tokenizer=str(others)), CPU)
-    whole = Pieces("Z-Image", tmp_path / "z")
-    assert "no T5 text encoder that would ask for it" in str(model_files.problem(whole.plan(tokenizer=str(others))))
-
-
 def test_what_is_missing_is_said_with_what_to_write(tmp_path: Path) -> None:
     pieces = Pieces("FLUX.1", tmp_path)
     plan = pieces.plan(vae=None, text_encoders=())
@@ -370,14 +197,6 @@ def test_files_copied_into_a_folder_are_the_same_model(tmp_path: Path) -> None:
     assert index["text_encoder_3"] == index["tokenizer_3"] == [None, None]
     copied = msgspec.structs.replace(pieces.model.plan, folder=str(tmp_path / "copy"))
     pieces.same_as(copied, without=("text_encoder_3",))
-
-
-def test_the_words_of_t5_are_copied_too(words: bytes, tmp_path: Path) -> None:
-    pieces = without_words(Pieces("FLUX.1", tmp_path))
-    (tmp_path / "spiece.model").write_bytes(words)
-    (tmp_path / "copy").mkdir()
-    conversion.write(pieces.plan(tokenizer=str(tmp_path / "spiece.model")), tmp_path / "copy", lambda written: None)
-    pieces.same_as(msgspec.structs.replace(pieces.model.plan, folder=str(tmp_path / "copy")))
 
 
 def real_parts(base: str) -> dict[str, torch.nn.Module]:
