@@ -31,6 +31,7 @@ from tests.running import ROOT, Running, eventually, start
 
 NAMES = ("head", "second", "third")
 CONFIG = ROOT / "deploy" / "serve.yaml"
+DRAWINGS = 12
 PATIENT_S = 240.0
 SHUTDOWN = "import ray; from ray import serve; ray.init('auto', namespace='darkroom'); serve.shutdown()"
 
@@ -143,12 +144,12 @@ def spread(report: Report, running: Running, nodes: Nodes) -> None:
 
 
 def node_killed(report: Report, running: Running, nodes: Nodes) -> None:
-    with ThreadPoolExecutor(6) as pool:
-        ends: list[Future[tuple[int, float]]] = [pool.submit(draw, running, 40) for _ in range(6)]
-        # How many each has is the rule's choice, by what steps take there.
-        eventually(lambda: sum(devices(running).values()) == 6 and min(devices(running).values()) > 0)
+    with ThreadPoolExecutor(DRAWINGS) as pool:
+        ends: list[Future[tuple[int, float]]] = [pool.submit(draw, running, 40) for _ in range(DRAWINGS)]
+        # How many each has is the rule's choice, by what steps take there: of twelve, some.
+        eventually(lambda: sum(now := devices(running).values()) == DRAWINGS and min(now) > 0, every_s=0.02)
         steps = running.metric("darkroom_steps_total")
-        eventually(lambda: running.metric("darkroom_steps_total") > steps + 3)
+        eventually(lambda: running.metric("darkroom_steps_total") > steps + 3, every_s=0.02)
         before, killed = devices(running), time.monotonic()
         nodes.kill("third")
         answers = [end.result() for end in ends]
@@ -156,7 +157,11 @@ def node_killed(report: Report, running: Running, nodes: Nodes) -> None:
     counts = Counter(status for status, _ in answers)
     had = sum(drawings for name, drawings in before.items() if name not in devices(running))
     said = f"it had {had}; answers {dict(counts)}; the 503 {max(lost_s, default=0.0):.1f} s later"
-    report.row("a node of three killed under 6 drawings", said, holds=counts == {200: 6 - had, 503: had} and had > 0)
+    report.row(
+        f"a node of three killed under {DRAWINGS} drawings",
+        said,
+        holds=counts == {200: DRAWINGS - had, 503: had} and had > 0,
+    )
     with ThreadPoolExecutor(6) as pool:
         after = Counter(status for status, _ in pool.map(lambda _: draw(running, 8), range(6)))
     report.row("6 more at once, on the two that are left", f"answers {dict(after)}", holds=set(after) == {200})
