@@ -30,7 +30,8 @@ class StepCost:
     """Seconds of one step: ``fixed_s + row_s × rows``, at ``area`` latent elements a row.
 
     ``peak_rows``: with more, rows per second rose no further, as on a device that is full, or fell, as where a batch
-    outgrows a cache; None where none was seen. ``min_rows``: a step may have so many, whatever they cost.
+    outgrows a cache; None where none was seen. ``is_full``: with so many, they reach the knee. ``min_rows``: a step may
+    have so many, whatever they cost.
     """
 
     fixed_s: float
@@ -38,17 +39,23 @@ class StepCost:
     area: int
     peak_rows: int | None = None
     min_rows: int = MIN_ROWS
+    is_full: bool = False
 
     def most_rows(self, area: int) -> int:
-        """How many rows of ``area`` make a step worth its time: 0.95 of what the device can do at best, in 2 s.
+        """How many rows of ``area`` make a step worth its time: 0.95 of the best rows per second, in 2 s.
 
-        rows / (fixed + row × rows) reaches the fraction k of its limit 1 / row at rows = fixed / row × k / (1 - k).
+        The best is what the most rows that any step may have would bring. Runs that share a step end together, so fewer
+        rows for a twentieth of the rate are an earlier picture for most.
         """
         row_s = self.row_s * area / self.area
-        knee = self.fixed_s / row_s * _KNEE / (1 - _KNEE) if row_s > 0 else MAX_ROWS
+        if row_s <= 0:
+            return max(self.min_rows, MAX_ROWS)
+        wanted = _KNEE * MAX_ROWS / (self.fixed_s + row_s * MAX_ROWS)  # rows / (fixed + row × rows) reaches it at:
+        knee = self.fixed_s * wanted / (1 - row_s * wanted)
         if self.peak_rows is not None:
-            knee = min(knee, self.peak_rows * self.area / area)
-        patient = int(MAX_STEP_S / row_s) if row_s > 0 else MAX_ROWS
+            peak = self.peak_rows * self.area / area
+            knee = peak if self.is_full else min(knee, peak)
+        patient = int(MAX_STEP_S / row_s)
         return max(1, min(patient, max(self.min_rows, min(MAX_ROWS, round(knee)))))
 
 
@@ -108,7 +115,7 @@ def _line(samples: Sequence[tuple[int, float]], weights: Sequence[float]) -> tup
 
 def _full_from(rows: int, row_s: float, area: int, min_rows: int) -> StepCost:
     """The cost of a device that so many rows fill, up to 0.95 of its best; its fixed part is what they do not use."""
-    return StepCost(rows * row_s * (1 - _KNEE) / _KNEE, row_s, area, rows, min_rows)
+    return StepCost(rows * row_s * (1 - _KNEE) / _KNEE, row_s, area, rows, min_rows, is_full=True)
 
 
 def _filling(samples: Sequence[tuple[int, float]], rates: Sequence[float]) -> int | None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from statistics import median
 
 import msgspec
@@ -269,7 +269,7 @@ class _Area:
         line, pace = self._fitted(), self._pace
         if not self.has_sizes:  # a row is taken to cost all; and a step may have what an unknown device is given
             return StepCost(0.0, line.row_s * pace, self.area, None, max(min_rows, _UNMEASURED_ROWS))
-        return StepCost(line.fixed_s * pace, line.row_s * pace, self.area, line.peak_rows, min_rows)
+        return replace(line, fixed_s=line.fixed_s * pace, row_s=line.row_s * pace, min_rows=min_rows)
 
     def samples(self, *, few: bool = False) -> tuple[tuple[int, float, float], ...]:
         """All sizes that count, those of the guess among them, by growing rows: rows, seconds, errors. With ``few``
@@ -324,7 +324,7 @@ class _Area:
         if more > bound and self._trials % _UP_OF != 0:
             return more
         self._fewer_trials += 1
-        return max(1, _down(min(bound, waiting) // (4, 8, 2)[self._fewer_trials % 3]))
+        return max(1, _down(min(_like(bound), waiting) // (4, 8, 2)[self._fewer_trials % 3]))
 
     def _plan_trial(self, bound: int, more: int) -> None:
         """The next one comes the later the longer the bound has stood, if what it goes by is known well."""
@@ -339,7 +339,8 @@ class _Area:
         line = self._fitted()
         left_s = MAX_STEP_S - line.fixed_s * self._pace
         patient = max(0, int(left_s / (line.row_s * self._pace)))
-        return max(bound, _down(min(2 * bound, MAX_ROWS, waiting, patient)))
+        more = _down(min(2 * bound, MAX_ROWS, waiting, patient))
+        return more if _like(more) > _like(bound) else bound  # what is counted as the same says nothing new
 
 
 def _at(line: StepCost, rows: int) -> float:

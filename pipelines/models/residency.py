@@ -6,7 +6,6 @@ least recently used first, when another needs the room: from a CUDA device to ho
 
 from __future__ import annotations
 
-import gc
 import logging
 import threading
 import time
@@ -18,7 +17,7 @@ from typing import Protocol
 import torch
 
 from pipelines.errors import DrawError, LoadRefused, OutOfMemory, is_device_lost, is_out_of_memory
-from pipelines.models import memory
+from pipelines.models import garbage, memory
 from pipelines.models.loader import LoadedModel
 from pipelines.plan import ModelPlan
 
@@ -306,7 +305,7 @@ class Residency:
         resident.model.forget_tables()
         del resident
         if place is Place.DISK:
-            gc.collect()  # pipelines and their views are part of reference cycles: the weights would stay for now
+            garbage.collect()  # pipelines and their views are part of reference cycles: the weights would stay for now
         memory.give_back(self._device)
         log.info("model evicted", extra={"model": plan.key, "to": str(place)})
         self._watcher(plan, place, "", 0.0)

@@ -19,7 +19,7 @@ from pipelines.engine import embeddings
 from pipelines.engine.engine import Engine
 from pipelines.errors import Cancelled, DrawError
 from pipelines.facts import working_room
-from pipelines.models import loader, memory, residency, selfcheck
+from pipelines.models import garbage, loader, memory, residency, selfcheck
 from pipelines.models.loader import LoadedModel
 from pipelines.models.records import Records
 from pipelines.plan import Drawing, ModelPlan
@@ -51,7 +51,7 @@ class Device:
         self._device = device
         self.reporter = Reporter(link, share=share)
         self._embeddings = embeddings.EmbeddingCache()
-        self._engine = Engine(self.reporter, embeddings=self._embeddings)
+        self._engine = Engine(self.reporter, embeddings=self._embeddings, settle=garbage.settle)
         bound = memory_of(device_memory, memory.whole(device)) if device_memory else None
         budget, host_budget = memory.measure_budget(device)
         host_budget //= share
