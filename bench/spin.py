@@ -5,7 +5,7 @@
 
 Threads of OpenMP wait for each other after every part of a step. libgomp has them look 300,000 times, for some 10 ms,
 before they sleep, and the one that is awaited may be the one that needs the core. Workers therefore have
-GOMP_SPINCOUNT=3000 unless the environment says something else. Here steps of a small denoiser are timed in a process
+GOMP_SPINCOUNT=5000 unless the environment says something else. Here steps of a small denoiser are timed in a process
 with either, its threads first on two cores, then all on one, by turns; with --pictures a server's whole throughput.
 """
 
@@ -28,7 +28,7 @@ from bench import tables, tiny
 from tests.running import ROOT, start
 
 BAR, LOSS_BAR = 5.0, 0.02  # times a step on two cores; of a full server's pictures a second
-OWN, OURS = "300000", "3000"  # libgomp's and the worker's
+OWN, OURS = "300000", "5000"  # libgomp's and the worker's
 STEPS = 20
 ROWS = 4
 LATENTS = 16

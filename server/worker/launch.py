@@ -21,8 +21,9 @@ log = logging.getLogger("darkroom.worker")
 
 _CHECKS = "checks"  # in the data folder
 # How often a thread of torch's OpenMP (libgomp) looks whether the others are there before it sleeps. Its own choice,
-# 300,000, is some 10 ms: where a thread holds the core that another needs, each part of a step takes that long.
-_SPIN_COUNT = "3000"
+# 300,000, is some 10 ms: where a thread holds the core that another needs, each part of a step takes that long. With
+# 3,000 a step took a tenth longer where none does (bench/spin.py).
+_SPIN_COUNT = "5000"
 _SPIN = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")  # either is the owner's word
 _KILL_TIMEOUT_S = 60.0  # for a killed process to end
 
