@@ -16,7 +16,9 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import os
 import random
+import signal
 import socket
 import subprocess
 import tempfile
@@ -107,7 +109,9 @@ def serving(python: str, model: Path, batch: int) -> Iterator[int]:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
     command = [python, str(LITSERVE), str(model), str(port), str(batch)]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=model)
+    process = subprocess.Popen(
+        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=model, start_new_session=True
+    )
 
     def ready() -> bool:
         if process.poll() is not None:
@@ -122,12 +126,8 @@ def serving(python: str, model: Path, batch: int) -> Iterator[int]:
         eventually(ready, within_s=180, every_s=0.5)
         yield port
     finally:
-        process.terminate()
-        try:
-            process.wait(timeout=20)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+        os.killpg(process.pid, signal.SIGKILL)  # with the processes that draw, which outlive their parent
+        process.wait()
 
 
 def asks(load: str, count: int, side: int) -> list[Ask]:
