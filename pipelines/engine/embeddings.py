@@ -119,13 +119,13 @@ class EmbeddingCache:
         """Bytes of the tensors that it keeps on their device."""
         return self._bytes
 
-    def get(self, key: Hashable, make: Callable[[], Any] = _not_kept) -> Any:
+    def get(self, key: Hashable, make: Callable[[], Any] = _not_kept, *, again: bool = False) -> Any:
         """The output kept under ``key``, or None. ``make`` makes it anew, should the run read of it what was not kept:
-        another pipeline's run made the same call, and read other layers."""
+        another pipeline's run made the same call, and read other layers. Whoever looks ``again`` has missed once."""
         with self._lock:
             kept = self._kept.get(key)
             if kept is None:
-                self.misses += 1
+                self.misses += not again
                 return None
             self.hits += 1
             self._kept.move_to_end(key)

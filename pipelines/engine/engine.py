@@ -9,6 +9,7 @@ runs' own code too, happens on one thread, whose turns the runs take as greenlet
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
@@ -176,9 +177,10 @@ class Engine:
 
     def _step(self) -> None:
         batch = self._choose()
+        began_s = time.perf_counter()
         batch.run()
         first = batch.calls[0]
-        self._turns.took(first.shared, sum(batch.rows), batch.area)
+        self._turns.took(first.shared, sum(batch.rows), batch.area, time.perf_counter() - began_s)
         if first.shared.stage is Stage.DENOISE:
             self._sink.stepped(first.drawing, first.shared.costs)
         for call in batch.calls:

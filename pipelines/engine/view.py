@@ -177,7 +177,7 @@ def _kept_or_made(embeddings: EmbeddingCache, key: Hashable, make: Callable[...,
 
     def known() -> Any:
         nonlocal found
-        found = embeddings.get(key, make)
+        found = embeddings.get(key, make, again=True)
         return found
 
     output = make(known)

@@ -46,7 +46,13 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def found(model: LoadedModel) -> dict[str, Any]:
     return {
-        shared.name: (shared.parts, shared.output_parts, shared.pixels, shared.costs.curve())
+        shared.name: (
+            shared.parts,
+            shared.output_parts,
+            shared.pixels,
+            shared.apart,
+            shared.costs.curve() if shared.is_denoiser else None,
+        )
         for shared in model.shared_modules.values()
     }
 
