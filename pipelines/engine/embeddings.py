@@ -136,7 +136,7 @@ class EmbeddingCache:
         """Keep ``output``, but for what language models make for writing on, and of its hidden states only those that
         are read of what this returns: it is the output for the run. One that takes more than half of all the room, or
         whose bytes cannot be told, is not kept."""
-        kept = _Kept(for_drawing(output), layers=_layers(output))
+        kept = _Kept(_for_drawing(output), layers=_layers(output))
         if kept.layers:
             kept.output = _with(kept.output, hidden_states=None)
         kept.output = _apart(kept.output)
@@ -186,7 +186,7 @@ class EmbeddingCache:
             self._bytes -= self._kept.pop(key).size
 
 
-def for_drawing(output: Any) -> Any:
+def _for_drawing(output: Any) -> Any:
     """An encoder's output without what only serves to write on: no pipeline of diffusers that makes pictures reads its
     keys and values, nor, where it asked a language model for hidden states, its logits or its last state beside."""
     if not isinstance(output, dict) or (not hasattr(output, "past_key_values") and "past_key_values" not in output):

@@ -11,7 +11,6 @@ from typing import Any
 import torch
 
 from pipelines.engine import collate
-from pipelines.engine.embeddings import for_drawing
 
 _PLAIN = (bool, int, float, str, type(None))
 
@@ -19,11 +18,13 @@ _PLAIN = (bool, int, float, str, type(None))
 def pieces(output: Any, rows: Sequence[int]) -> list[Any]:
     """The output of a call made for several, cut into one for each, of so many rows.
 
-    Without what language models make for writing on, which has no rows that could be cut. Raises Uncollatable where
-    anything else has none: no run is given what another's prompt may be read from.
+    Without the keys and values that language models make for writing on, which no pipeline reads. Raises Uncollatable
+    where anything else has no rows: no run is given what another's prompt may be read from.
     """
     total = sum(rows)
-    output = for_drawing(output)
+    if isinstance(output, dict) and "past_key_values" in output:
+        items = {name: value for name, value in output.items() if name != "past_key_values"}
+        output = items if type(output) is dict else type(output)(**items)
     if not _has_rows(output, total):
         raise collate.Uncollatable("a text encoder's output has no rows: its prompts are encoded one by one")
     return collate.split(output, rows, {})
