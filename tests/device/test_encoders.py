@@ -36,9 +36,7 @@ def test_sixteen_requests_have_their_prompts_encoded_in_few_launches(fake_cuda: 
     together = launches(fake_cuda, model, RUNS)
     encodercheck.set_apart(model)
     one_by_one = launches(fake_cuda, model, RUNS)
-    each = launches(fake_cuda, model, 1)
-    print(name, together, one_by_one, each)
-    assert together < 0.5 * one_by_one
+    assert together < one_by_one / 2, "seen: 3,268 of 8,108, and 3,710 of 16,612, with encoders of two layers"
 
 
 @pytest.mark.parametrize("name", ["SD 1.x", "FLUX.1"])
