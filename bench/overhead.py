@@ -105,7 +105,9 @@ def plainly(model: LoadedModel, batch: list[Drawing]) -> None:
 class AtOnce:
     """A rendezvous that makes every call there and then."""
 
-    def share(self, shared: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def share(
+        self, shared: Any, args: tuple[Any, ...], kwargs: dict[str, Any], known: Callable[[], Any] | None = None
+    ) -> Any:
         return shared.function(*args, **kwargs)
 
     def alone(self, work: Callable[[], Any], module: torch.nn.Module | None = None) -> Any:

@@ -34,7 +34,9 @@ class Drawn:
     @property
     def forwards(self) -> int:
         """Of the denoiser."""
-        return max(1, sum(n for name, n in self.counts.items() if name.endswith("_forwards") and "vae" not in name))
+        others = ("vae", "text_encoder")
+        made = {name: n for name, n in self.counts.items() if name.endswith("_forwards")}
+        return max(1, sum(n for name, n in made.items() if not name.startswith(others)))
 
 
 def drawing(model: LoadedModel, number: int, steps: int, n: int = 1) -> Drawing:

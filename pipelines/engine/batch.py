@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 
-from pipelines.engine import collate
+from pipelines.engine import collate, encoders
 from pipelines.engine.adapters import Share
 from pipelines.engine.call import Call
 from pipelines.engine.kept import Part
+from pipelines.engine.shared import Stage
 from pipelines.errors import OutOfMemory, is_device_lost, is_out_of_memory
 
 log = logging.getLogger("darkroom.engine")
@@ -54,7 +55,7 @@ class Batch:
         if outputs is not None:
             self._shared.note_fitted(sum(self.rows), self.area)
             for call, output in zip(self.calls, outputs, strict=True):
-                call.output = output
+                call.output, call.company = output, len(self.calls)
         elif failure is None:
             self._run_smaller()
         elif len(self.calls) == 1:
@@ -85,6 +86,8 @@ class Batch:
             merged = self._merger.merge(arguments, rows, shared.parts)
             with self._prompts_kept(arguments, merged), self._timed(sum(rows)):
                 output = shared.function(**merged)
+            if shared.stage is Stage.ENCODE:
+                return encoders.pieces(output, rows)
             return collate.split(output, rows, shared.output_parts)[: len(self.calls)]
 
     def _prompts_kept(
@@ -116,7 +119,7 @@ class Batch:
             return self._shared.function(*call.args, **call.kwargs)  # exactly the call that the pipeline made
 
     def _timed(self, rows: int) -> contextlib.AbstractContextManager[None]:
-        if self._again or not self._shared.is_denoiser:
+        if self._again or self._shared.stage is Stage.DECODE:
             return contextlib.nullcontext()
         return self._shared.stopwatch.time(rows, self.area)
 
@@ -130,8 +133,10 @@ class Batch:
             return
         (call,) = self.calls
         try:
+            # One prompt cannot be cut. What torch kept for batches that are over may be all that was in its way.
+            is_prompt = self._shared.stage is Stage.ENCODE and call.rows == 1
             with _autocast(self._autocast):
-                call.output = self._by_rows(call, _half(call.rows))
+                call.output = self._by_rows(call, 1 if is_prompt else _half(call.rows))
         except Exception as error:
             if is_device_lost(error):
                 raise

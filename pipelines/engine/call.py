@@ -6,7 +6,7 @@ but the numbers in their tensors: seeing that at a glance saves describing each 
 
 from __future__ import annotations
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
@@ -58,7 +58,8 @@ class Call:
     """One call of a shared module that a run waits for.
 
     ``key`` says who may share it: calls with equal keys fit one batch. It has ``rows`` rows of ``area`` latent
-    elements. When it was run, it holds ``output`` or ``error``.
+    elements. When it was run, it holds ``output`` or ``error``, and in ``company`` how many calls were run as one.
+    ``known``, while it waits, gives its output if that has come from elsewhere, or None.
     """
 
     def __init__(
@@ -70,6 +71,7 @@ class Call:
         args: tuple[Any, ...],
         kwargs: dict[str, Any],
         autocast: torch.dtype | None,
+        known: Callable[[], Any] | None = None,
     ) -> None:
         self.model = model
         self.drawing = drawing
@@ -78,6 +80,8 @@ class Call:
         self.args = args
         self.kwargs = kwargs
         self.autocast = autocast
+        self.known = known
+        self.company = 1
         self.first = shared.stage is not Stage.DENOISE
         self.principal = drawing.principal
         self.output: Any = None
@@ -124,7 +128,7 @@ class Call:
         except Uncollatable:
             return 1, 1, alone
         area = _area(self.arguments, rows)
-        if not self.model.shares:
+        if not self.model.shares or shared.apart:
             return rows, area, alone
         arguments = self.arguments if shared.ragged is None else shared.ragged.folded(self.arguments)
         if shared.ignores_generator and "generator" in arguments:

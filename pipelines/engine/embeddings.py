@@ -15,11 +15,29 @@ from typing import Any, overload
 
 import torch
 
+from pipelines.engine.collate import tensors
+
 MAX_BYTES = 256 << 20  # on the device; the room for a model's work counts them
+_MAX_ELEMENTS = 65_536  # of one argument: what is larger are no tokens, and not worth hashing
+_PLAIN = (bool, int, float, str, type(None))
 
 
 def _not_kept() -> Any:
     raise LookupError("the layer's states were not kept")
+
+
+def tells_in_tokens(arguments: Mapping[str, Any]) -> bool:
+    """Does an encoder's call say all in token ids, masks and plain values? Then what it makes depends on nothing else.
+
+    A language model that writes is called with what it has written so far too, and a vision-language model with
+    pictures.
+    """
+    return all(
+        not value.is_floating_point() and value.numel() <= _MAX_ELEMENTS
+        if isinstance(value, torch.Tensor)
+        else isinstance(value, _PLAIN)
+        for value in arguments.values()
+    )
 
 
 class HiddenStates(Sequence[torch.Tensor]):
@@ -86,16 +104,14 @@ class EmbeddingCache:
         Holds its owner weakly: an id() is given out again once a module is gone, and another model's module must
         not find what that one made.
         """
+        if not tells_in_tokens(arguments):
+            return None
         parts: list[Hashable] = [weakref.ref(owner), adapters]
         for name, value in arguments.items():
             if isinstance(value, torch.Tensor):
-                if value.is_floating_point() or value.numel() > 65_536:
-                    return None  # pictures for a vision-language encoder: not worth hashing
                 parts.append((name, value.dtype, tuple(value.shape), value.cpu().numpy().tobytes()))
-            elif value is None or isinstance(value, bool | int | float | str):
-                parts.append((name, value))
             else:
-                return None
+                parts.append((name, value))
         return tuple(parts)
 
     @property
@@ -103,13 +119,13 @@ class EmbeddingCache:
         """Bytes of the tensors that it keeps on their device."""
         return self._bytes
 
-    def get(self, key: Hashable, make: Callable[[], Any] = _not_kept) -> Any:
+    def get(self, key: Hashable, make: Callable[[], Any] = _not_kept, *, again: bool = False) -> Any:
         """The output kept under ``key``, or None. ``make`` makes it anew, should the run read of it what was not kept:
-        another pipeline's run made the same call, and read other layers."""
+        another pipeline's run made the same call, and read other layers. Whoever looks ``again`` has missed once."""
         with self._lock:
             kept = self._kept.get(key)
             if kept is None:
-                self.misses += 1
+                self.misses += not again
                 return None
             self.hits += 1
             self._kept.move_to_end(key)
@@ -123,6 +139,7 @@ class EmbeddingCache:
         kept = _Kept(_for_drawing(output), layers=_layers(output))
         if kept.layers:
             kept.output = _with(kept.output, hidden_states=None)
+        kept.output = _apart(kept.output)
         size = _size(kept.output)
         if size is None or size > self._max_bytes // 2:
             return output
@@ -149,7 +166,7 @@ class EmbeddingCache:
         with self._lock:
             if self._kept.get(key) is not kept or index in kept.states:
                 return
-            kept.states[index] = state
+            kept.states[index] = _apart(state)
             size = _size((kept.output, kept.states)) or 0
             if size > self._max_bytes // 2:
                 del self._kept[key]
@@ -183,6 +200,25 @@ def _for_drawing(output: Any) -> Any:
 def _with(output: Any, **changes: Any) -> Any:
     items = {name: value for name, value in {**output, **changes}.items() if value is not None}
     return items if type(output) is dict else type(output)(**items)
+
+
+def _apart(value: Any) -> Any:
+    """The same, copied where it shows parts of larger tensors: the rows of others would be kept with it."""
+    size = _size(value)
+    if size is None or size <= sum(tensor.nbytes for tensor in tensors(value)):
+        return value
+    return _copy(value)
+
+
+def _copy(value: Any) -> Any:
+    if isinstance(value, torch.Tensor):
+        return value.clone()
+    if isinstance(value, dict):
+        items = {name: _copy(item) for name, item in value.items()}
+        return items if type(value) is dict else type(value)(**items)
+    if isinstance(value, list | tuple):
+        return type(value)(_copy(item) for item in value)
+    return value
 
 
 def _layers(output: Any) -> int:

@@ -9,6 +9,7 @@ runs' own code too, happens on one thread, whose turns the runs take as greenlet
 from __future__ import annotations
 
 import threading
+import time
 import weakref
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Sequence
@@ -24,11 +25,13 @@ from pipelines.engine.run import Run
 from pipelines.engine.shared import SharedModule, Stage
 from pipelines.engine.sink import Sink
 from pipelines.engine.step_cache import Question
+from pipelines.engine.turns import Turns
 from pipelines.errors import Cancelled
 from pipelines.plan import Drawing
 
 _MAX_ACTIVE = 256  # runs at once: each keeps its latents; the front sends no more than its running_jobs
-_SETUPS_PER_STEP = 4  # encoding prompts and sources holds up everybody's next step
+# Set-ups hold up everybody's next step: of runs whose prompts are to be encoded, which they wait for, not by much.
+_SETUPS_PER_STEP, _SOURCE_SETUPS_PER_STEP = 16, 4
 
 
 class Engine:
@@ -41,10 +44,12 @@ class Engine:
         embeddings: EmbeddingCache | None = None,
         observe: Callable[[Call], None] = lambda call: None,
         max_active: int = _MAX_ACTIVE,
+        encodes_first: bool = False,
         settle: Callable[[], None] = lambda: None,
     ) -> None:
         """``observe`` is shown every call that a run waits for; for the check at load. No more than ``max_active`` runs
-        go on at once. ``settle`` is called when there is nothing to draw, after the first drawings of each model."""
+        go on at once. ``encodes_first``: steps wait until all prompts are encoded. ``settle`` is called when there is
+        nothing to draw, after the first drawings of each model."""
         self.counts: Counter[str] = Counter()  # forwards, rows, and every fallback
         self._sink = sink
         self._embeddings = embeddings
@@ -58,7 +63,7 @@ class Engine:
         self._active: dict[Run, Callable[[], None]] = {}
         self._ready: deque[Run] = deque()  # may go on as soon as it is their turn
         self._waiting: dict[Call, Run] = {}
-        self._decoded = False  # since the last denoiser step
+        self._turns = Turns(encodes_first=encodes_first)
         # While runs are active; weakly, for a busy engine must not keep a model that was evicted.
         self._mergers: weakref.WeakKeyDictionary[SharedModule, collate.Merger] = weakref.WeakKeyDictionary()
         self._change = threading.Condition()
@@ -103,7 +108,7 @@ class Engine:
                 self._admit()
                 self._let_runs_go()
                 self._dismiss_cancelled()
-                if self._waiting:
+                if not self._take_known() and self._waiting:
                     self._step()
 
     def _wait_for_work(self) -> bool:
@@ -122,13 +127,14 @@ class Engine:
     def _admit(self) -> None:
         """Let newcomers in: a few a step, one at a time for a model that cannot share."""
         with self._change:  # throughout: a run is always found by ``cancel``, here or there
-            admitted = 0
+            room = 1.0
             for run in list(self._newcomers):
-                if admitted == _SETUPS_PER_STEP or len(self._active) >= self._max_active:
+                takes = 1 / (_SOURCE_SETUPS_PER_STEP if run.drawing.spec.sources else _SETUPS_PER_STEP)
+                if takes > room or len(self._active) >= self._max_active:
                     break
                 if not run.model.shares and any(other.model is run.model for other in self._active):
                     continue
-                admitted += 1
+                room -= takes
                 if run.model not in self._settled:
                     self._settled.add(run.model)
                     self._unsettled = True
@@ -171,25 +177,32 @@ class Engine:
                 call.error = Cancelled("the client left")
                 self._wake(call)
 
+    def _take_known(self) -> bool:
+        """Wake runs whose prompts were kept of another while they waited. Are there any?"""
+        woken = False
+        for call in list(self._waiting):
+            if call.known is not None and (output := call.known()) is not None:
+                call.output, woken = output, True
+                self._wake(call)
+        return woken
+
     def _step(self) -> None:
         batch = self._choose()
+        began_s = time.perf_counter()
         batch.run()
         first = batch.calls[0]
+        self._turns.took(first.shared, sum(batch.rows), batch.area, time.perf_counter() - began_s)
         if first.shared.stage is Stage.DENOISE:
             self._sink.stepped(first.drawing, first.shared.costs)
         for call in batch.calls:
             self._wake(call)
 
     def _choose(self) -> Batch:
-        waiting = list(self._waiting)
-        if self._decoded:  # a crowd that ended together does not hold up everybody else's next step
-            waiting = [call for call in waiting if call.shared.stage is not Stage.DECODE] or waiting
+        waiting = self._turns.due(list(self._waiting))
         one_of_each = {call.key: call for call in waiting}
         limits = {key: call.shared.most_rows(call.area) for key, call in one_of_each.items()}
         chosen = self._try_others(policy.choose(waiting, limits), waiting, limits)
         shared, model = chosen[0].shared, chosen[0].model
-        if shared.stage is not Stage.CONTROL:
-            self._decoded = shared.stage is Stage.DECODE
         if model.adapters:  # equal ones side by side
             chosen.sort(key=lambda call: call.drawing.spec.adapters)
         for call in self._waiting.keys() - set(chosen):

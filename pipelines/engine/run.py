@@ -141,11 +141,17 @@ class Run:
 
     # What the view's stand-ins ask for.
 
-    def share(self, shared: SharedModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def share(
+        self,
+        shared: SharedModule,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        known: Callable[[], Any] | None = None,
+    ) -> Any:
         self._require_wanted()
         cache = self.history.cache if shared.is_denoiser else None
         if cache is None:
-            return self._call(shared, args, kwargs)
+            return self._call(shared, args, kwargs, known)
         question = cache.question()
         if question is not None:
             self._wait_for(question)
@@ -164,9 +170,15 @@ class Run:
         self._waits_for = what
         mine.changed_to(self._outside, self._give_back)
 
-    def _call(self, shared: SharedModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def _call(
+        self,
+        shared: SharedModule,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        known: Callable[[], Any] | None = None,
+    ) -> Any:
         mine = thread_state.current()
-        call = Call(self.model, self.drawing, self.history, shared, args, kwargs, mine.autocast)
+        call = Call(self.model, self.drawing, self.history, shared, args, kwargs, mine.autocast, known)
         self._waits_for = call
         mine.changed_to(self._outside, self._give_back)
         error, call.error = call.error, None
@@ -175,10 +187,16 @@ class Run:
                 raise error
             finally:
                 del error  # this frame would hold it, and its traceback this frame, with all that the run made
-        return call.output
+        output = call.output
+        if shared.stage is Stage.ENCODE:
+            call.output = call.known = None  # the check at load keeps calls: all layers' states are not for it to keep
+        return output
 
     def alone(self, work: Callable[[], Any], module: torch.nn.Module | None = None) -> Any:
         self._require_wanted()
+        shared = None if module is None else self.model.shared_modules.get(id(module))
+        if shared is not None:
+            self._counts[f"{shared.name}_forwards"] += 1
         if module is not None and self.model.adapters:
             wanted = [Share(1, self.drawing.spec.adapters)]
             self._counts["adapter_switches"] += self.model.adapters.use(module, wanted)

@@ -22,6 +22,7 @@ from pipelines.engine.ragged import RAGGED
 from pipelines.engine.stopwatch import Stopwatch, stopwatch_for
 
 DENOISERS = ("unet", "transformer", "transformer_2")  # the largest component of a pipeline, called at every step
+TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
 
 # Their decode takes a generator and never draws from it; any other decoder's keeps its runs apart.
 _PLAIN_DECODERS = ("AutoencoderKL", "AutoencoderTiny", "AutoencoderDC")
@@ -33,12 +34,14 @@ _DECODE_PIXELS = 2 * 1024 * 1024  # of all rows of a decode: 8 of 512 x 512, 2 o
 class Stage(Enum):
     """Where in a run a shared module is called. Every stage but the denoiser's is short, and lets a run go on."""
 
+    ENCODE = auto()  # before the first step, once or a few times for each of a run's prompts
     CONTROL = auto()  # before the denoiser: its output is an argument of the denoiser's next call
     DENOISE = auto()
     DECODE = auto()
 
 
 _STAGES = {
+    **dict.fromkeys(TEXT_ENCODERS, Stage.ENCODE),
     **dict.fromkeys(DENOISERS, Stage.DENOISE),
     "prior": Stage.DENOISE,
     "controlnet": Stage.CONTROL,
@@ -76,6 +79,7 @@ class SharedModule:
     output_parts: dict[Path, Part] = field(default_factory=dict)
     costs: StepCosts = field(default_factory=StepCosts)  # of its steps, learnt from them
     pixels: float = 0.0  # of the picture, for a latent element, from the trace at load
+    apart: bool = False  # are its calls made one by one, though runs share steps? The check at load decides
     learned_rows: dict[int, int] = field(default_factory=dict)  # area → rows that fitted, after an out-of-memory
     warmed: int | None = None  # the most rows that it was compiled for at load; None: it need not be, or was not
 
@@ -84,7 +88,7 @@ class SharedModule:
     _keys: weakref.WeakValueDictionary[Hashable, _Key] = field(default_factory=weakref.WeakValueDictionary)
 
     def __post_init__(self) -> None:
-        self.signature = Signature(self.module.forward if self.is_denoiser else self.function)
+        self.signature = Signature(self.function if self.stage is Stage.DECODE else self.module.forward)
         modules = self.module.modules() if self.is_denoiser else ()
         self.compiled = any(module._compiled_call_impl is not None for module in modules)
         self.ragged = RAGGED.get(type(self.module).__name__) if self.is_denoiser else None
@@ -95,7 +99,7 @@ class SharedModule:
     @property
     def is_denoiser(self) -> bool:
         """Is it called at every step? So are ControlNets."""
-        return self.stage is not Stage.DECODE
+        return self.stage in (Stage.CONTROL, Stage.DENOISE)
 
     def keeps_state(self) -> bool:
         """Does a layer remember its last call (diffusers' step caches do)? Then another run's call must not follow."""
@@ -115,7 +119,7 @@ class SharedModule:
 
     @property
     def stopwatch(self) -> Stopwatch:
-        """What times its forwards, where it is called at every step."""
+        """What times its forwards, but for those of a decoder."""
         if self._stopwatch is None:
             self._stopwatch = stopwatch_for(self.device, self._learn)
         return self._stopwatch
@@ -130,7 +134,7 @@ class SharedModule:
 
     def most_rows(self, area: int) -> int:
         """The most rows of ``area`` latent elements that one call should have."""
-        if not self.is_denoiser:
+        if self.stage is Stage.DECODE:
             pixels = max(1, round(self.pixels * area))
             return self._allowed(max(1, min(_DECODE_ROWS, _DECODE_PIXELS // pixels)), area)
         return self._allowed(self.stopwatch.fitting(self.costs.most_rows(area), area), area)
@@ -150,9 +154,9 @@ class SharedModule:
         return bucket(rows) if self.compiled else rows
 
     def at_once(self, rows: int, area: int) -> int:
-        """How many of one call's rows are run together: a denoiser's call is made as its pipeline made it, as far as
-        memory is known to allow."""
-        if not self.is_denoiser:
+        """How many of one call's rows are run together: any call but a decoder's is made as its pipeline made it, as
+        far as memory is known to allow."""
+        if self.stage is Stage.DECODE:
             return min(rows, self.most_rows(area))
         fitting = self.learned_rows.get(area)
         return rows if fitting is None else min(rows, self._compiled_for(fitting))

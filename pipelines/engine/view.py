@@ -20,8 +20,8 @@ import torch
 
 from pipelines.engine import flow_solvers, preview
 from pipelines.engine.collate import Signature
-from pipelines.engine.embeddings import EmbeddingCache
-from pipelines.engine.shared import SharedModule
+from pipelines.engine.embeddings import EmbeddingCache, tells_in_tokens
+from pipelines.engine.shared import SharedModule, Stage
 from pipelines.engine.spacing import densify
 from pipelines.errors import BadPicture, Cancelled, is_device_lost
 from pipelines.facts import schedulers
@@ -41,8 +41,16 @@ class Rendezvous(Protocol):
     width: int  # pixels that the run draws
     height: int
 
-    def share(self, shared: SharedModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Make this call together with other runs' calls. May raise to stop the run."""
+    def share(
+        self,
+        shared: SharedModule,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        known: Callable[[], Any] | None = None,
+    ) -> Any:
+        """Make this call together with other runs' calls. May raise to stop the run.
+
+        ``known`` is asked again while the call waits: if it gives something, that is the output."""
 
     def alone(self, work: Callable[[], Any], module: torch.nn.Module | None = None) -> Any:
         """Do this work on the engine's thread, with no other run in between, and this run's adapters on ``module``."""
@@ -87,10 +95,10 @@ def bind(
         shared = modules.get(id(component))
         if name == "vae":
             _put(view, name, _vae(component, shared, rendezvous))
-        elif shared is not None:
+        elif shared is not None and shared.stage is not Stage.ENCODE:
             _put(view, name, stand_in(component, forward=_parking(shared, rendezvous)))
         else:
-            _put(view, name, stand_in(component, forward=_encoder(component, rendezvous, embeddings)))
+            _put(view, name, stand_in(component, forward=_encoder(component, shared, rendezvous, embeddings)))
     return view
 
 
@@ -138,23 +146,42 @@ def _brought(value: Any, device: torch.device) -> Any:
     return value.to(device, non_blocking=True)
 
 
-def _encoder(module: torch.nn.Module, rendezvous: Rendezvous, embeddings: EmbeddingCache | None) -> Forward:
+def _encoder(
+    module: torch.nn.Module, shared: SharedModule | None, rendezvous: Rendezvous, embeddings: EmbeddingCache | None
+) -> Forward:
+    """A module that is called before the first step; where it is a text encoder, together with other runs."""
     signature = Signature(module.forward)
 
     def forward(*args: Any, **kwargs: Any) -> Any:
-        key = None
-        if embeddings is not None:
-            key = embeddings.key(module, signature.normalise(args, kwargs), rendezvous.adapters(module))
+        arguments = signature.normalise(args, kwargs)
+        meets = shared is not None and tells_in_tokens(arguments)
 
-        def make() -> Any:
+        def make(known: Callable[[], Any] | None = None) -> Any:
+            if shared is not None and meets:
+                return rendezvous.share(shared, args, kwargs, known)
             return rendezvous.alone(lambda: module(*args, **kwargs), module)
 
+        key = None if embeddings is None else embeddings.key(module, arguments, rendezvous.adapters(module))
         if key is None or embeddings is None:
             return make()
-        kept = embeddings.get(key, make)
-        return embeddings.put(key, make()) if kept is None else kept
+        return _kept_or_made(embeddings, key, make)
 
     return forward
+
+
+def _kept_or_made(embeddings: EmbeddingCache, key: Hashable, make: Callable[..., Any]) -> Any:
+    """What is kept of such a call, or what comes of it: another run may make the same one while this one waits."""
+    found = embeddings.get(key, make)
+    if found is not None:
+        return found
+
+    def known() -> Any:
+        nonlocal found
+        found = embeddings.get(key, make, again=True)
+        return found
+
+    output = make(known)
+    return output if output is found else embeddings.put(key, output)
 
 
 def _vae(vae: torch.nn.Module, shared: SharedModule | None, rendezvous: Rendezvous) -> torch.nn.Module:

@@ -20,8 +20,9 @@ import torch
 from pipelines.engine import collate
 from pipelines.engine.call import Call
 from pipelines.engine.cost import BUCKETS
-from pipelines.engine.shared import SharedModule
+from pipelines.engine.shared import SharedModule, Stage
 from pipelines.errors import DrawError, is_out_of_memory
+from pipelines.models import encodercheck
 from pipelines.models.loader import LoadedModel
 from pipelines.models.shortcheck import ShortCheck, are_mixed, is_on_cuda, note_pixels, synchronise, trace
 from pipelines.models.trial import (
@@ -65,7 +66,7 @@ def check(
             trial, calls = _find_out(native, short)
         first = first_calls(calls)
         for shared, call in first.items():
-            if shared.is_denoiser:
+            if shared.stage is not Stage.DECODE:
                 _guess_costs(shared, call.rows)
         if believed and known is not None:
             known.give(model)  # anew: the first forward of a process is slower than any other
@@ -111,6 +112,7 @@ def _counted(model: LoadedModel, alive: Callable[[], None]) -> Iterator[None]:
 def _forget(model: LoadedModel) -> None:
     model.shares, model.reason = True, ""
     for shared in model.shared_modules.values():
+        shared.apart = False
         shared.parts.clear()
         shared.output_parts.clear()
 
@@ -157,13 +159,29 @@ def _compare_pictures(trial: Trial) -> list[Call]:
         _unshare(model, f"the {stateful[0]} has a step cache")
     else:
         try:
-            together_a, together_b = trial.draw([drawing_a, drawing_b], [])
+            together_a, together_b = _draw_together(trial, (drawing_a, drawing_b), calls, of_b)
             _compare(model, (alone_a, alone_b), (together_a, together_b))
         except DrawError as error:
             _unshare(model, f"together fails: {error}")
     if model.shares and model.adapters:
         _check_adapters(trial, drawing_a, alone_a, alone_b)
     return calls
+
+
+def _draw_together(
+    trial: Trial, drawings: tuple[Drawing, Drawing], one: list[Call], other: list[Call]
+) -> list[torch.Tensor]:
+    """Both drawings' pictures, drawn at once; where that fails, or prompts are not what they were alone, with text
+    encoders that encode them one by one. Raises DrawError."""
+    together: list[Call] = []
+    try:
+        pictures = trial.draw(drawings, together)
+        if encodercheck.prove(trial.model, one, other, together):
+            return pictures
+    except DrawError:
+        if not encodercheck.set_apart(trial.model):
+            raise
+    return trial.draw(drawings, [])
 
 
 def _check_adapters(trial: Trial, drawing: Drawing, base: torch.Tensor, other: torch.Tensor) -> None:
@@ -205,7 +223,7 @@ def _guess_costs(shared: SharedModule, request_rows: int) -> None:
     """What the check's own forwards took is a guess from now on: they were made on another thread, beside others."""
     shared.stopwatch.read()
     shared.costs = shared.costs.guessed()
-    if is_on_cuda(shared):  # which keeps its own time: a busy host does not blur the figures
+    if is_on_cuda(shared) and shared.is_denoiser:  # which keeps its own time: a busy host does not blur the figures
         shared.costs.min_rows = request_rows
 
 

@@ -34,8 +34,9 @@ from pipelines.engine.call import Call, History
 from pipelines.engine.learning import StepCosts
 from pipelines.engine.shared import SharedModule, Stage
 from pipelines.errors import DrawError
+from pipelines.models import encodercheck
 from pipelines.models.loader import LoadedModel
-from pipelines.models.trial import PROMPT_A, PROMPT_B, Trial, allowed, first_calls, refuse_deaf
+from pipelines.models.trial import PROMPT_A, PROMPT_B, Trial, allowed, distance, first_calls, refuse_deaf
 from pipelines.spec import Adapter
 
 log = logging.getLogger("darkroom.selfcheck")
@@ -95,6 +96,7 @@ class ShortCheck:
         """Decide what selfcheck decides, and leave it with the model. The calls of A. Raises DrawError for a model that
         cannot draw at all."""
         model = self._model
+        encodercheck.set_apart(model)  # what a launch more takes is nothing beside such steps
         with _watched(model) as forwards:
             of_b = self.trial.begin(self.trial.drawing(PROMPT_B, 2), forwards=1)
         self._forwards += forwards
@@ -172,8 +174,8 @@ class ShortCheck:
         self._compare(alone, (one.output, other.output), "decodes")
 
     def _compare(self, alone: tuple[Any, Any], together: tuple[Any, Any], what: str) -> None:
-        apart = _distance(*alone)
-        off = max(_distance(left, right) for left, right in zip(alone, together, strict=True))
+        apart = distance(*alone)
+        off = max(distance(left, right) for left, right in zip(alone, together, strict=True))
         # Not a number, or two prompts that look alike, prove nothing: such a model runs unshared.
         if not off <= allowed(self._model) * apart:
             reason = f"together differs from alone by {off:.2g}, of {apart:.2g} between two {what}"
@@ -191,9 +193,9 @@ class ShortCheck:
             pair = self.trial.begin_together(drawing, adapted, 0)
             if pair is not None:  # else they never share a step
                 model.adapters.mixed = are_mixed(
-                    max(_distance(base, pair[0].output), _distance(alone, pair[1].output)),
-                    effect=_distance(base, alone),
-                    allowed=allowed(model) * _distance(base, other),
+                    max(distance(base, pair[0].output), distance(alone, pair[1].output)),
+                    effect=distance(base, alone),
+                    allowed=allowed(model) * distance(base, other),
                 )
         except DrawError:
             model.adapters.mixed = False
@@ -215,7 +217,7 @@ def note_pixels(calls: list[Call]) -> None:
         if shared.is_denoiser:
             spec = call.drawing.spec
             shared.pixels = spec.draw_width * spec.draw_height / call.area
-        else:
+        elif shared.stage is Stage.DECODE:
             shared.pixels = math.prod(call.output[0].shape[-2:]) / call.area
 
 
@@ -223,6 +225,8 @@ def trace(calls: list[Call], doubled: list[Call]) -> None:
     """Tell rows from the rest by the calls of one picture and of two."""
     first = first_calls(calls)
     for shared, call in first_calls(doubled).items():
+        if shared.stage is Stage.ENCODE:  # a prompt is encoded once, however many pictures are asked for
+            continue
         shared.parts.update(collate.trace_parts(first[shared].arguments, call.arguments))
         if call.output is not None:
             shared.output_parts.update(collate.trace_parts(first[shared].output, call.output))
@@ -297,13 +301,3 @@ def _mirrored(name: str, value: Any, call: Call) -> Any:
     """Another argument with as many numbers of the same size."""
     is_row = isinstance(value, torch.Tensor) and collate.is_row(value, (name,), call.rows, call.shared.parts)
     return torch.flip(value, dims=(-1,)) if is_row else value
-
-
-def _distance(one: Any, other: Any) -> float:
-    """The mean difference of the numbers of two outputs, as far as both have them: prompts may differ in length."""
-    total, count = 0.0, 0
-    for left, right in zip(collate.tensors(one), collate.tensors(other), strict=False):
-        both = min(left.numel(), right.numel())
-        total += float((left.flatten()[:both].float() - right.flatten()[:both].float()).abs().sum())
-        count += both
-    return total / max(1, count)

@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 
+from pipelines.engine import collate
 from pipelines.engine.call import Call
 from pipelines.engine.engine import Engine
 from pipelines.engine.shared import SharedModule, Stage
@@ -69,7 +71,7 @@ class Trial:
 
         def observe(call: Call) -> None:
             done = sum(each.shared.stage is Stage.DENOISE for each in calls)
-            if done == forwards and (done or call.shared.stage is not Stage.CONTROL):
+            if done == forwards and (done or call.shared.stage not in (Stage.ENCODE, Stage.CONTROL)):
                 engine.cancel(drawing.job_id)  # a run is dismissed where it waits: this call is not run
             calls.append(call)
 
@@ -105,7 +107,7 @@ class Trial:
             engine.cancel(other.job_id)
 
         sink, left = KeepingSink(), threading.Semaphore(0)
-        engine = Engine(sink, observe=observe)
+        engine = Engine(sink, observe=observe, encodes_first=True)  # else one would go on while the other is set up
         self._run(engine, sink, begun, left)
         if len(pair) < 2:
             raise DrawError("a run ended before it came to share a step")
@@ -150,15 +152,15 @@ def refuse_deaf(model: LoadedModel, one: dict[SharedModule, Call], other: dict[S
     is told nothing anyway."""
     if not any(name.startswith("text_encoder") for name in model.components):
         return
-    told = [(_told(one[shared]), _told(other[shared])) for shared in one.keys() & other.keys() if shared.is_denoiser]
-    if told and all(left and _is_same(left, right) for left, right in told):
+    heard = [(told(one[shared]), told(other[shared])) for shared in one.keys() & other.keys() if shared.is_denoiser]
+    if heard and all(left and _is_same(left, right) for left, right in heard):
         raise LoadRefused(
             "prompts have no effect: the text encoder makes the same of two of them; its weights or its"
             " tokenizer are not what they should be"
         )
 
 
-def _told(call: Call) -> dict[str, object]:
+def told(call: Call) -> dict[str, object]:
     """The arguments of a denoiser's call that come from the prompt, and some that are the same in all."""
     return {name: value for name, value in call.arguments.items() if name not in _NOT_TOLD and "residual" not in name}
 
@@ -175,3 +177,13 @@ def _is_same(one: object, other: object) -> bool:
     if isinstance(one, bool | int | float | str | None) and isinstance(other, bool | int | float | str | None):
         return one == other
     return type(one) is type(other)
+
+
+def distance(one: Any, other: Any) -> float:
+    """The mean difference of the numbers of two outputs, as far as both have them: prompts may differ in length."""
+    total, count = 0.0, 0
+    for left, right in zip(collate.tensors(one), collate.tensors(other), strict=False):
+        both = min(left.numel(), right.numel())
+        total += float((left.flatten()[:both].float() - right.flatten()[:both].float()).abs().sum())
+        count += both
+    return total / max(1, count)

@@ -36,6 +36,7 @@ class ModuleVerdict(msgspec.Struct, frozen=True):
     output_parts: tuple[tuple[Path, Part], ...]
     pixels: float
     costs: Curve | None = None
+    apart: bool = False  # are its calls made one by one?
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -53,7 +54,11 @@ class Verdict(msgspec.Struct, frozen=True):
         """What was found of a model that was checked."""
         modules = {
             shared.name: ModuleVerdict(
-                tuple(shared.parts.items()), tuple(shared.output_parts.items()), shared.pixels, shared.costs.curve()
+                tuple(shared.parts.items()),
+                tuple(shared.output_parts.items()),
+                shared.pixels,
+                shared.costs.curve() if shared.is_denoiser else None,
+                shared.apart,
             )
             for shared in model.shared_modules.values()
         }
@@ -79,6 +84,6 @@ class Verdict(msgspec.Struct, frozen=True):
         for shared in model.shared_modules.values():
             found = self.modules[shared.name]
             shared.parts, shared.output_parts = dict(found.parts), dict(found.output_parts)
-            shared.pixels = found.pixels
+            shared.pixels, shared.apart = found.pixels, found.apart
             if found.costs is not None:
                 shared.costs = StepCosts(found.costs)

@@ -46,7 +46,13 @@ def forwards(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 def found(model: LoadedModel) -> dict[str, Any]:
     return {
-        shared.name: (shared.parts, shared.output_parts, shared.pixels, shared.costs.curve())
+        shared.name: (
+            shared.parts,
+            shared.output_parts,
+            shared.pixels,
+            shared.apart,
+            shared.costs.curve() if shared.is_denoiser else None,
+        )
         for shared in model.shared_modules.values()
     }
 
@@ -158,7 +164,7 @@ def test_every_forward_and_decode_of_a_check_is_told() -> None:
     assert {shared: shared.function for shared in functions} == before
     told[0] = ran[0] = 0
     selfcheck.check(model, verdict, alive)
-    assert told == ran == [2], "a step and a decode"
+    assert told == ran == [6], "two prompts of each of two runs, a step and a decode"
 
 
 def test_an_unshared_model_stays_so(forwards: list[int]) -> None:

@@ -228,7 +228,8 @@ def test_what_was_encoded_is_kept_whatever_its_weights(sdxl: LoadedModel) -> Non
         drawing(sdxl, number, prompt, steps=2, prompt_weights=True, negative_prompt="dim")
         for number, prompt in enumerate(prompts)
     ]
-    run(sdxl, drawings, sink, cache)
+    for each in drawings:
+        run(sdxl, [each], sink, cache)
     assert not sink.errors, sink.errors
     assert cache.misses == 2 * len(["a cat", "a dog", "dim", ""]), "two encoders"
     for each in drawings:

@@ -49,7 +49,7 @@ def without_costs(verdict: Verdict) -> Verdict:
 
 
 def counted(model: LoadedModel) -> Counter[Stage]:
-    """What is called from now on."""
+    """What is called from now on, but for text encoders: each run's prompts are encoded anew."""
     counts: Counter[Stage] = Counter()
 
     def count(real: Callable[..., Any], stage: Stage) -> Callable[..., Any]:
@@ -60,7 +60,8 @@ def counted(model: LoadedModel) -> Counter[Stage]:
         return function
 
     for shared in model.shared_modules.values():
-        shared.function = count(shared.function, shared.stage)
+        if shared.stage is not Stage.ENCODE:
+            shared.function = count(shared.function, shared.stage)
     return counts
 
 

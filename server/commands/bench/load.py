@@ -27,6 +27,9 @@ _COUNTER = re.compile(
 )
 
 
+_NOT_AT_STEPS = ("vae", "text_encoder")  # modules that are not called at every step
+
+
 @dataclass(frozen=True)
 class Sample:
     """The end of one request. Times are seconds since the load began."""
@@ -174,7 +177,7 @@ async def read_rows(client: httpx.AsyncClient) -> tuple[float, float] | None:
         response = await client.get("/metrics")
     except httpx.HTTPError:
         return None
-    counters = [match for match in _COUNTER.finditer(response.text) if match["name"] != "vae"]
+    counters = [match for match in _COUNTER.finditer(response.text) if not match["name"].startswith(_NOT_AT_STEPS)]
     if response.status_code != 200:
         return None
     totals = {what: sum(float(m["value"]) for m in counters if m["what"] == what) for what in ("forwards", "rows")}

@@ -33,7 +33,13 @@ class Turnstile:
         self.told: list[tuple[int, int]] = []
         self.stop = False
 
-    def share(self, shared: SharedModule, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    def share(
+        self,
+        shared: SharedModule,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        known: Callable[[], Any] | None = None,
+    ) -> Any:
         if self.stop:
             raise Cancelled("told to")
         return shared.function(*args, **kwargs)
