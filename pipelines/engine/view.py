@@ -30,6 +30,7 @@ log = logging.getLogger("darkroom.view")
 
 Forward = Callable[..., Any]
 _CPU = torch.device("cpu")
+_DEVICE = "_darkroom_execution_device"
 # Their steps look numbers up in tables on the CPU, by the timestep: on a device, the host waits at each look, four
 # or five times a step. Nothing but the denoiser's time embedding is computed from it, and that gets it on the device.
 _COUNT_ON_CPU = ("DDIMScheduler", "LCMScheduler")
@@ -82,6 +83,8 @@ def bind(
     ``dense_steps``: of a run with a dense start, how many steps it really draws.
     """
     view = copy.copy(pipeline)
+    if isinstance(pipeline, diffusers.DiffusionPipeline):
+        _know_device(view, pipeline)
     own = copy.deepcopy(pipeline.scheduler) if scheduler is None else make_scheduler(pipeline.scheduler, scheduler)
     if type(own).__name__ in _COUNT_ON_CPU:
         _count_on_cpu(own)
@@ -100,6 +103,22 @@ def bind(
         else:
             _put(view, name, stand_in(component, forward=_encoder(component, shared, rendezvous, embeddings)))
     return view
+
+
+def _know_device(view: Any, pipeline: Any) -> None:
+    """Spare each run the search of all modules for hooks, 2 ms of a small model's and more of a large one's: while runs
+    draw, a pipeline's device is always the same."""
+    if _DEVICE not in pipeline.__dict__:
+        pipeline.__dict__[_DEVICE] = pipeline._execution_device
+    view.__dict__[_DEVICE] = pipeline.__dict__[_DEVICE]
+    view.__class__ = _with_known_device(type(pipeline))
+
+
+@functools.cache
+def _with_known_device(pipeline_class: type[Any]) -> type[Any]:
+    own = {"__module__": pipeline_class.__module__, "__qualname__": pipeline_class.__qualname__}
+    device = property(lambda view: view.__dict__[_DEVICE])
+    return type(pipeline_class.__name__, (pipeline_class,), {**own, "_execution_device": device})
 
 
 def stand_in(module: torch.nn.Module, **methods: Forward) -> torch.nn.Module:
