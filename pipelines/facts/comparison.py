@@ -33,7 +33,7 @@ _THINGS = (
 _PLACES = ("", " at sunset", " in the snow", ", drawn with a pencil")
 
 # Levels of 255, by the dtype of the weights: docs/models.md tells what they come from.
-_TOLERANCE_EXACT, _TOLERANCE_HALF = 1.0, 8.0
+_TOLERANCE_EXACT, _TOLERANCE_HALF = 1.0, 4.0
 
 
 class Company(StrEnum):
