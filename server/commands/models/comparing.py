@@ -9,9 +9,8 @@ from __future__ import annotations
 import argparse
 import math
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,6 +23,7 @@ from pipelines.spec import Adapter, ImageSpec
 from server.commands import child
 from server.commands.failure import CommandFailed
 from server.commands.models import comparison_report
+from server.commands.models.comparison_report import Basis
 from server.errors import ConfigError, DarkroomError
 
 if TYPE_CHECKING:
@@ -75,15 +75,6 @@ def _tolerance(text: str) -> float:
     return value
 
 
-@dataclass(frozen=True)
-class _Base:
-    """The requests that are compared, and why the step cache cannot act on them, where it cannot."""
-
-    quality: Quality
-    specs: tuple[ImageSpec, ...]
-    obstacle: str | None
-
-
 def compare_model(settings: Settings, name: str, *, prompts: int, tolerance: float | None) -> int:
     """Draw, compare and say what was found. 0 where what was drawn in company is within the tolerance, else 1.
 
@@ -91,12 +82,12 @@ def compare_model(settings: Settings, name: str, *, prompts: int, tolerance: flo
     a picture cannot be drawn.
     """
     model, device = _find(settings, name)
-    base = _base(model, prompts)
+    specs, basis = _requests(model, prompts)
     loras = tuple(Adapter(key, lora.weight) for key, lora in model.entry.loras.items() if lora.weight)
-    asked = Comparison(model.plan, base.specs, loras, step_cache=step_cache.DEFAULT if base.obstacle is None else 0.0)
+    asked = Comparison(model.plan, specs, loras, step_cache=step_cache.DEFAULT if basis.obstacle is None else 0.0)
     found = _have_drawn(settings, device, model.id, asked)
     bound = facts.tolerance(found.dtype) if tolerance is None else tolerance
-    comparison_report.show(model.id, asked, found, quality=base.quality, obstacle=base.obstacle, tolerance=bound)
+    comparison_report.show(model.id, asked, found, basis, bound)
     return 0 if found.within(bound) else 1
 
 
@@ -118,14 +109,25 @@ def _find(settings: Settings, name: str) -> tuple[Model, WorkerDevice]:
     return model, next(each for each in found if not bound or any(each.answers_to(word) for word in bound))
 
 
-def _base(model: Model, prompts: int) -> _Base:
-    """Requests of the first quality in which the step cache can leave out steps; where there is none, of standard."""
-    texts = facts.prompts(prompts)
-    obstacles = {quality: _obstacle(model, quality, texts[0]) for quality in QUALITIES}
+def _requests(model: Model, prompts: int) -> tuple[tuple[ImageSpec, ...], Basis]:
+    """Requests of the first quality in which the step cache can leave out steps; where there is none, of standard.
+
+    Raises ConfigError for a quality that cannot be drawn.
+    """
+    first, *rest = facts.prompts(prompts)
+    of_one = {quality: _spec(model, quality, first) for quality in QUALITIES}
+    samplers = {quality: _sampler(model, quality) for quality in QUALITIES}
+    obstacles = {
+        quality: None if sampler is None else step_cache.obstacle(*sampler, of_one[quality].steps)
+        for quality, sampler in samplers.items()
+    }
     quality = next((each for each, obstacle in obstacles.items() if obstacle is None), QUALITIES[0])
-    longest = max(QUALITIES, key=lambda each: _spec(model, each, texts[0]).steps)
-    specs = tuple(_spec(model, quality, text) for text in texts)
-    return _Base(quality, specs, None if obstacles[quality] is None else obstacles[longest])
+    longest = max(QUALITIES, key=lambda each: of_one[each].steps)
+    sampler = samplers[quality]
+    name = of_one[quality].scheduler or ("its own sampler" if sampler is None else sampler[0])
+    obstacle = None if obstacles[quality] is None else obstacles[longest]
+    specs = (of_one[quality], *(_spec(model, quality, prompt) for prompt in rest))
+    return specs, Basis(quality, name, obstacle)
 
 
 def _spec(model: Model, quality: Quality, prompt: str) -> ImageSpec:
@@ -140,14 +142,13 @@ def _spec(model: Model, quality: Quality, prompt: str) -> ImageSpec:
         raise ConfigError(f"{model.id}: quality {quality} cannot be drawn: {error.message}") from None
 
 
-def _obstacle(model: Model, quality: Quality, prompt: str) -> str | None:
-    """Why the step cache leaves out nothing of such a request; None where it does, or where nobody knows yet."""
+def _sampler(model: Model, quality: Quality) -> tuple[str, Mapping[str, Any]] | None:
+    """The class and the configuration of its scheduler; None where that cannot be told."""
     from server.api import specs
     from server.api.wire import ImageFields
 
-    fields = ImageFields(prompt=prompt, quality=quality)
-    drawn_with = specs.drawn_with(fields, model, model.preset(fields.quality, fields.style))
-    return None if drawn_with is None else step_cache.obstacle(*drawn_with, _spec(model, quality, prompt).steps)
+    fields = ImageFields(prompt="x", quality=quality)
+    return specs.drawn_with(fields, model, model.preset(fields.quality, fields.style))
 
 
 def _have_drawn(settings: Settings, device: WorkerDevice, name: str, asked: Comparison) -> Found:

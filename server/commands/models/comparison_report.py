@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pipelines.facts import comparison as facts
@@ -25,24 +26,30 @@ _CONCLUSIONS = {
 }
 
 
-def show(name: str, asked: Comparison, found: Found, *, quality: str, obstacle: str | None, tolerance: float) -> None:
-    """Print it all on standard output. ``obstacle`` is why the step cache was not drawn with; ``tolerance`` is in
-    levels of 255."""
+@dataclass(frozen=True)
+class Basis:
+    """Which requests were compared."""
+
+    quality: str
+    sampler: str
+    obstacle: str | None  # why the step cache cannot act on them; None: it may
+
+
+def show(name: str, asked: Comparison, found: Found, basis: Basis, tolerance: float) -> None:
+    """Print it all on standard output. ``tolerance`` is in levels of 255."""
     from rich.console import Console
 
     console = Console(width=None if sys.stdout.isatty() else _UNFOLDED, highlight=False, markup=False)
-    for part in _parts(name, asked, found, quality=quality, obstacle=obstacle, tolerance=tolerance):
+    for part in _parts(name, asked, found, basis, tolerance):
         console.print(part)
 
 
-def _parts(
-    name: str, asked: Comparison, found: Found, *, quality: str, obstacle: str | None, tolerance: float
-) -> Iterator[Table | str]:
+def _parts(name: str, asked: Comparison, found: Found, basis: Basis, tolerance: float) -> Iterator[Table | str]:
     spec = asked.specs[0]
-    size, sampler = f"{spec.draw_width}x{spec.draw_height}", spec.scheduler or "its own sampler"
+    size = f"{spec.draw_width}x{spec.draw_height}"
     yield (
-        f"{name} on {found.device}, {found.dtype}: {len(asked.specs)} prompts, {size}, quality {quality}"
-        f" ({spec.steps} steps, {sampler}, guidance {spec.guidance:g})"
+        f"{name} on {found.device}, {found.dtype}: {len(asked.specs)} prompts, {size}, quality {basis.quality}"
+        f" ({spec.steps} steps, {basis.sampler}, guidance {spec.guidance:g})"
     )
     yield "Differences are in levels of 255, before pictures become bytes; p99 is the worst picture's."
     yield ""
@@ -54,7 +61,7 @@ def _parts(
     if found.left_out is not None:
         yield from _left_out(asked, found.left_out)
     else:
-        why = obstacle or f"none of the {asked.steps} steps was left out"
+        why = basis.obstacle or f"none of the {asked.steps} steps was left out"
         yield f"Step cache: it cannot act here, so there is nothing to compare: {why}."
 
 

@@ -75,10 +75,9 @@ def _load(comparison: Comparison, device: torch.device, device_memory: str, out:
     if sizes.problem is not None:
         raise LoadRefused(sizes.problem)
     if sizes.room_bytes is not None and sizes.as_it_is > sizes.room_bytes:
-        needs, has = (f"{size / 2**30:.1f} GiB" for size in (sizes.as_it_is, sizes.room_bytes))
         raise LoadRefused(
-            f"its weights take {needs}, and the device has {has} for them now: `darkroom doctor` says what would make"
-            " it fit; a server that runs here may have the rest"
+            f"its weights take {sizes.as_it_is >> 20} MiB, and the device has {sizes.room_bytes >> 20} MiB for them"
+            " now: `darkroom doctor` says what would make it fit; a server that runs here may have the rest"
         )
 
     def load_and_check() -> LoadedModel:

@@ -133,7 +133,7 @@ def test_a_model_that_cannot_be_loaded_is_told(
     else:
         monkeypatch.setattr(selfcheck, "check", refuse)
     assert run("models", "--models", str(file), "compare", "a") == 2
-    assert ("the device has 0.0 GiB for them" if fault == "full" else "nothing but black") in capsys.readouterr().err
+    assert ("the device has 0 MiB for them" if fault == "full" else "nothing but black") in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
