@@ -35,6 +35,7 @@ from pipelines.engine.spacing import densify
 from pipelines.engine.view import make_scheduler
 from pipelines.facts.spacing import DENSE_START, SPACINGS
 from pipelines.models.loader import quiet_libraries
+from pipelines.pictures.likeness import psnr, ssim
 
 KEPT = tables.OUT / "solvers"  # latents that are drawn
 WEIGHTS = Path(__file__).parents[1] / "weights" / "darkroom-mini"
@@ -177,27 +178,6 @@ class Cell:
     steps: int
     psnr: list[float]  # dB, by prompt
     ssim: list[float]
-
-
-def psnr(pictures: torch.Tensor, others: torch.Tensor) -> list[float]:
-    squares = (pictures - others).pow(2).flatten(1).mean(1).clamp(min=1e-12)
-    return [float(value) for value in 10 * torch.log10(1 / squares)]
-
-
-def ssim(pictures: torch.Tensor, others: torch.Tensor, size: int = 11, width: float = 1.5) -> list[float]:
-    """Wang et al. 2004: a Gaussian window of 11 pixels, K = 0.01 and 0.03; the mean over pixels and channels."""
-    line = torch.exp(-(torch.arange(size).float() - size // 2).pow(2) / (2 * width**2))
-    window = (line / line.sum()).outer(line / line.sum()).expand(pictures.shape[1], 1, size, size)
-
-    def blurred(values: torch.Tensor) -> torch.Tensor:
-        return torch.nn.functional.conv2d(values, window, groups=values.shape[1])
-
-    a, b = blurred(pictures), blurred(others)
-    spread_a, spread_b = blurred(pictures**2) - a**2, blurred(others**2) - b**2
-    both = blurred(pictures * others) - a * b
-    small, smaller = 0.01**2, 0.03**2
-    alike = ((2 * a * b + small) * (2 * both + smaller)) / ((a**2 + b**2 + small) * (spread_a + spread_b + smaller))
-    return [float(value) for value in alike.flatten(1).mean(1)]
 
 
 def median(values: Sequence[float]) -> float:

@@ -19,11 +19,12 @@ from rich.progress import Progress
 from safetensors.torch import load_file, save_file
 
 from bench import tables
-from bench.solvers import CONVERGED, GUIDANCE, KEPT, KINDS, PROMPTS, SEED, Net, median, psnr, sheet, ssim
+from bench.solvers import CONVERGED, GUIDANCE, KEPT, KINDS, PROMPTS, SEED, Net, median, sheet
 from pipelines.engine.step_cache import StepCache
 from pipelines.facts import step_cache
 from pipelines.facts.spacing import DENSE_START, MIN_DENSE_STEPS
 from pipelines.models.loader import quiet_libraries
+from pipelines.pictures.likeness import psnr, ssim
 
 STEPS = (16, 20, 30, 50)
 STRENGTHS = (0.5, 1.0)

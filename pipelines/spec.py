@@ -9,6 +9,8 @@ from enum import StrEnum
 
 import msgspec
 
+_GREY = 160  # of 255
+
 
 class Task(StrEnum):
     """What a run makes its picture from."""
@@ -28,6 +30,11 @@ class Pixels(msgspec.Struct, frozen=True):
     height: int  # pixels
     mode: str
     data: bytes
+
+    @classmethod
+    def grey(cls, width: int, height: int, mode: str) -> Pixels:
+        """An even grey, for a source or a mask whose content does not matter."""
+        return cls(width, height, mode, bytes([_GREY]) * (width * height * len(mode)))
 
 
 class Encoding(msgspec.Struct, frozen=True):

@@ -51,8 +51,8 @@ def drawing(model: LoadedModel, number: int, steps: int, n: int = 1) -> Drawing:
         draw_height=height,
         steps=steps,
         guidance=model.family.guidance,
-        sources=() if Task.TEXT_TO_IMAGE in model.family.tasks else (_grey(width, height, "RGB"),),
-        mask=_grey(width, height, "L") if model.family.tasks == {Task.INPAINTING} else None,
+        sources=() if Task.TEXT_TO_IMAGE in model.family.tasks else (Pixels.grey(width, height, "RGB"),),
+        mask=Pixels.grey(width, height, "L") if model.family.tasks == {Task.INPAINTING} else None,
     )
     return Drawing(f"doctor-{number}", model.plan, spec, tuple(range(number, number + n)))
 
@@ -82,7 +82,3 @@ def denoiser_call(probe: Probe, model: LoadedModel) -> Call:
     for error in made.errors.values():
         raise error
     return next(call for call in calls if call.shared.is_denoiser)
-
-
-def _grey(width: int, height: int, mode: str) -> Pixels:
-    return Pixels(width, height, mode, bytes([160]) * (width * height * len(mode)))

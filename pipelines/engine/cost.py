@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _KNEE = 0.95  # of the device's best rows per second
+_WORTH = 0.9  # of what the most rows bring, by the line
 _MIN_SAMPLES = 4  # for a line
 _MAX_OFF = 0.05  # of what a step takes: farther from a line, it is not on it
 _LEAST_ERROR = 0.01
@@ -42,15 +43,16 @@ class StepCost:
     is_full: bool = False
 
     def most_rows(self, area: int) -> int:
-        """How many rows of ``area`` make a step worth its time: 0.95 of the best rows per second, in 2 s.
+        """How many rows of ``area`` make a step worth its time, in 2 s: those with which a device is full, if that was
+        seen, else 0.9 of the rows per second of a step with the most that one may have.
 
-        The best is what the most rows that any step may have would bring. Runs that share a step end together, so fewer
-        rows for a twentieth of the rate are an earlier picture for most.
+        Runs that share a step end together: of equal ones that wait, more rows for the last tenth of the rate would
+        make most wait longer. By the line, sqrt(fixed / row × waiting) rows give the least mean.
         """
         row_s = self.row_s * area / self.area
         if row_s <= 0:
             return max(self.min_rows, MAX_ROWS)
-        wanted = _KNEE * MAX_ROWS / (self.fixed_s + row_s * MAX_ROWS)  # rows / (fixed + row × rows) reaches it at:
+        wanted = _WORTH * MAX_ROWS / (self.fixed_s + row_s * MAX_ROWS)  # rows / (fixed + row × rows) reaches it at:
         knee = self.fixed_s * wanted / (1 - row_s * wanted)
         if self.peak_rows is not None:
             peak = self.peak_rows * self.area / area

@@ -36,6 +36,7 @@ _UNMEASURED_ROWS = 16
 # Steps that a bound cut, until another number of rows is tried: at first; at most while not sure; at most.
 _FIRST_TRIAL, _UNSURE_TRIAL, _MAX_TRIAL = 4, 16, 256
 _FEW = 4  # rows
+_MORE = 1.25  # times as many
 _SURE = 0.03  # errors that are no reason to try more
 _GUESS_ERROR = 0.05
 _UP_OF = 4  # of so many trials all but one are of more rows
@@ -340,7 +341,7 @@ class _Area:
         left_s = MAX_STEP_S - line.fixed_s * self._pace
         patient = max(0, int(left_s / (line.row_s * self._pace)))
         more = _down(min(2 * bound, MAX_ROWS, waiting, patient))
-        return more if _like(more) > _like(bound) else bound  # what is counted as the same says nothing new
+        return more if more >= _MORE * bound else bound  # a size that is near says little new
 
 
 def _at(line: StepCost, rows: int) -> float:

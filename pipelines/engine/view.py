@@ -111,11 +111,12 @@ def _know_device(view: Any, pipeline: Any) -> None:
     if _DEVICE not in pipeline.__dict__:
         pipeline.__dict__[_DEVICE] = pipeline._execution_device
     view.__dict__[_DEVICE] = pipeline.__dict__[_DEVICE]
-    view.__class__ = _with_known_device(type(pipeline))
+    pipeline_class: Any = type(pipeline)
+    view.__class__ = _with_known_device(pipeline_class)
 
 
 @functools.cache
-def _with_known_device(pipeline_class: type[Any]) -> type[Any]:
+def _with_known_device(pipeline_class: Any) -> Any:
     own = {"__module__": pipeline_class.__module__, "__qualname__": pipeline_class.__qualname__}
     device = property(lambda view: view.__dict__[_DEVICE])
     return type(pipeline_class.__name__, (pipeline_class,), {**own, "_execution_device": device})

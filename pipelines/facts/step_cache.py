@@ -54,13 +54,24 @@ def problem(class_name: str) -> str | None:
     return _NEVER.get(class_name)
 
 
+def obstacle(class_name: str, config: Mapping[str, Any], steps: int) -> str | None:
+    """Why a run of so many steps (those really made) computes all of them, whatever the strength; None where it can
+    leave some out."""
+    if class_name in _NEVER:
+        return _NEVER[class_name]
+    if class_name not in _PLANNED | _CHECKED:
+        return f"nothing was measured with {class_name}, or it draws fresh noise in each step"
+    if str(config.get("algorithm_type", "")).startswith("sde") or config.get("stochastic_sampling"):
+        return f"{class_name} draws fresh noise in each step, as it is configured"
+    return f"{steps} steps are fewer than {MIN_STEPS}" if steps < MIN_STEPS else None
+
+
 def rule(class_name: str, config: Mapping[str, Any], steps: int, strength: float) -> Plan | Check | None:
     """How a run of so many steps (those really made) leaves some out, by its scheduler; None where it computes all.
 
     ``strength`` is 0 to 1; 0.5 leaves out two fifths, or what an error of 0.04 allows, 1 three quarters, or 0.08.
     """
-    draws_noise = str(config.get("algorithm_type", "")).startswith("sde") or config.get("stochastic_sampling")
-    if not strength or steps < MIN_STEPS or draws_noise or class_name not in _PLANNED | _CHECKED:
+    if not strength or obstacle(class_name, config, steps) is not None:
         return None
     if class_name in _PLANNED and steps >= MIN_PLANNED:
         return Plan(planned(steps, share(strength)))

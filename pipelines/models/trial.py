@@ -49,13 +49,10 @@ class Trial:
             draw_height=self.height,
             steps=steps,
             guidance=model.family.guidance,
-            sources=() if Task.TEXT_TO_IMAGE in tasks else (self._grey("RGB"),),
-            mask=self._grey("L") if tasks == {Task.INPAINTING} else None,
+            sources=() if Task.TEXT_TO_IMAGE in tasks else (Pixels.grey(self.width, self.height, "RGB"),),
+            mask=Pixels.grey(self.width, self.height, "L") if tasks == {Task.INPAINTING} else None,
         )
         return Drawing(f"check-{seed}", model.plan, spec, tuple(range(seed, seed + n)))
-
-    def _grey(self, mode: str) -> Pixels:
-        return Pixels(self.width, self.height, mode, bytes([160]) * (self.width * self.height * len(mode)))
 
     def draw(self, drawings: Sequence[Drawing], calls: list[Call]) -> list[torch.Tensor]:
         """Their pictures, drawn all at once; ``calls`` gains the calls of their runs. Raises DrawError."""

@@ -225,8 +225,8 @@ def _spacing(fields: ImageFields, model: Model, preset: Preset, steps: int, stre
         return "default"
     if spacing.steps_drawn(steps, strength) < spacing.MIN_DENSE_STEPS:
         return "default"
-    drawn_with = _drawn_with(fields, model, preset)
-    if drawn_with is not None and not spacing.takes_dense_start(*drawn_with):
+    sampler = drawn_with(fields, model, preset)
+    if sampler is not None and not spacing.takes_dense_start(*sampler):
         return "default"
     return spacing.DENSE_START
 
@@ -235,17 +235,17 @@ def _step_cache(fields: ImageFields, model: Model, preset: Preset, steps: int, s
     """How many steps are told from others, where any can be; ``strength`` is an edit's. Raises BadRequest where it is
     asked for and the scheduler can leave out none."""
     amount = (fields.step_cache if fields.step_cache is not None else preset.step_cache) or 0.0
-    drawn_with = _drawn_with(fields, model, preset)
-    if not amount or drawn_with is None:
+    sampler = drawn_with(fields, model, preset)
+    if not amount or sampler is None:
         return amount
-    problem = step_cache.problem(drawn_with[0])
+    problem = step_cache.problem(sampler[0])
     if problem is not None and fields.step_cache:
         raise BadRequest(f"step_cache means nothing here: {problem}. Leave it out.", param="step_cache")
     drawn = spacing.steps_drawn(steps, strength)
-    return amount if step_cache.rule(*drawn_with, drawn, amount) is not None else 0.0
+    return amount if step_cache.rule(*sampler, drawn, amount) is not None else 0.0
 
 
-def _drawn_with(fields: ImageFields, model: Model, preset: Preset) -> tuple[str, Mapping[str, Any]] | None:
+def drawn_with(fields: ImageFields, model: Model, preset: Preset) -> tuple[str, Mapping[str, Any]] | None:
     """The class and the configuration of the scheduler; None where that cannot be told."""
     name = fields.scheduler or preset.scheduler
     if len(model.scheduler_names) == 1:

@@ -28,7 +28,7 @@ _UNPRINTABLE = re.compile(r"[^\t\x20-\x7e\xa0-\U0010ffff]")
 class Child:
     """The process. It ends with the block that it is used in, at the latest."""
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, environment: Mapping[str, str] | None = None) -> None:
         self._errors = tempfile.TemporaryFile()  # noqa: SIM115, closed with the process
         self._process = subprocess.Popen(  # noqa: S603, a module of ours
             interpreter.python(module),
@@ -36,7 +36,7 @@ class Child:
             stdout=subprocess.PIPE,
             stderr=self._errors,
             text=True,
-            env={**interpreter.environment(os.environ), **_OFFLINE},
+            env={**interpreter.environment(os.environ if environment is None else environment), **_OFFLINE},
         )
 
     def __enter__(self) -> Child:
@@ -73,6 +73,6 @@ class Child:
         return "\n".join(f"  {_UNPRINTABLE.sub('?', line)}" for line in lines if line.strip())
 
 
-def start(module: str) -> Child:
-    """Start one of our modules."""
-    return Child(module)
+def start(module: str, environment: Mapping[str, str] | None = None) -> Child:
+    """Start one of our modules, in this environment or in ours."""
+    return Child(module, environment)

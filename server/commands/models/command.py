@@ -16,6 +16,7 @@ from urllib.parse import quote
 
 from server.commands.address import Address, add_address, read_address
 from server.commands.failure import CommandFailed
+from server.commands.models import comparing
 
 if TYPE_CHECKING:
     from server.catalog.catalog import Catalog
@@ -55,6 +56,14 @@ def add_parser(commands: Any) -> None:
     seals.add_argument("--again", action="store_true", help="although it is sealed and has changed")
     verifies = actions.add_parser("verify", help="read every byte of a sealed model, and say what differs")
     verifies.add_argument("id", metavar="ID")
+    comparing.add_flags(
+        actions.add_parser(
+            "compare",
+            help="draw with and without company and step cache, and say how far the pictures differ",
+            epilog="Exit codes: 0 what shares steps is within the tolerance, 1 it is not, or a picture cannot be drawn,"
+            " 2 wrong usage or configuration, a model that cannot be loaded or that shares no steps.",
+        )
+    )
     for action, text in (("load", "have the running server load a model"), ("unload", "have it unload one")):
         moves = actions.add_parser(action, help=f"{text} (needs an admin key)")
         moves.add_argument("id", metavar="ID")
@@ -93,6 +102,8 @@ def run(arguments: Namespace) -> int:
         from server.commands.models.sealing import verify_model
 
         return verify_model(settings, arguments.id)
+    elif arguments.action == "compare":
+        return comparing.compare_model(settings, arguments.id, prompts=arguments.prompts, tolerance=arguments.tolerance)
     elif arguments.action in ("load", "unload"):
         asyncio.run(_move(read_address(arguments), arguments.id, arguments.action, arguments.device))
     else:

@@ -66,7 +66,8 @@ class Answer(msgspec.Struct, frozen=True):
     models: dict[str, Sizes]
 
 
-def _sizes(plan: ModelPlan, device: Any, budget: int) -> Sizes:
+def sizes(plan: ModelPlan, device: Any, budget: int) -> Sizes:
+    """How much of a device with ``budget`` bytes for models a plan's weights take, or what is wrong with them."""
     from pipelines.engine.shared import DENOISERS
     from pipelines.errors import LoadRefused
     from pipelines.facts import model_files
@@ -104,6 +105,15 @@ def _sizes(plan: ModelPlan, device: Any, budget: int) -> Sizes:
         return Sizes(problem=str(error))
 
 
+def budget_of(device: Any, device_memory: str) -> int:
+    """Bytes of a device for models, now: what is free, or what the setting leaves of it."""
+    from pipelines.models import memory
+    from server.sizes import memory_of
+
+    budget, _ = memory.measure_budget(device)
+    return min(budget, memory_of(device_memory, memory.whole(device))) if device_memory else budget
+
+
 def _cards() -> list[Card]:
     import torch
 
@@ -125,16 +135,13 @@ def answer(inquiry: Inquiry) -> Answer:
 
     from pipelines.models import device as devices
     from pipelines.models import loader, memory
-    from server.sizes import memory_of
 
     loader.quiet_libraries()
     try:
         choice = devices.choose(inquiry.device)
     except devices.DeviceRefused as refusal:
         choice = devices.Choice(torch.device("cpu"), "CPU", str(refusal))
-    budget, _ = memory.measure_budget(choice.device)
-    if inquiry.device_memory:
-        budget = min(budget, memory_of(inquiry.device_memory, memory.whole(choice.device)))
+    budget = budget_of(choice.device, inquiry.device_memory)
     return Answer(
         versions={name: version for name in _PACKAGES if (version := _version(name)) is not None},
         cuda=torch.version.cuda or torch.version.hip,
@@ -144,7 +151,7 @@ def answer(inquiry: Inquiry) -> Answer:
         device_name=choice.name,
         device_problem=choice.problem,
         room_bytes=int(budget * (1 - memory.WORKING_SHARE)),
-        models={plan.key: _sizes(plan, choice.device, budget) for plan in inquiry.plans},
+        models={plan.key: sizes(plan, choice.device, budget) for plan in inquiry.plans},
     )
 
 

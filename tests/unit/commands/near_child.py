@@ -14,7 +14,7 @@ class NearChild:
 
     returncode = 0
 
-    def __init__(self, module: str) -> None:
+    def __init__(self, module: str, environment: Mapping[str, str] | None = None) -> None:
         self._module = importlib.import_module(module)
 
     def __enter__(self) -> NearChild:
