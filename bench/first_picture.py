@@ -36,7 +36,9 @@ from transformers import CLIPTextModel, CLIPTokenizer
 """
 _CLASSES = "AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel"
 _DRAWN = """
-pipeline = StableDiffusionPipeline.from_pretrained(sys.argv[1], local_files_only=True, use_safetensors=True)
+pipeline = StableDiffusionPipeline.from_pretrained(
+    sys.argv[1], local_files_only=True, use_safetensors=True, torch_dtype=torch.float32
+)
 pipeline.set_progress_bar_config(disable=True)
 pipeline(
     "a red apple",

@@ -26,7 +26,7 @@ from tests.engine.conftest import SAME, Bench, Seen, denoiser, no_memory
 from tests.families import tiny
 from tests.families.drive import check, draw, drawing, run
 
-EXACT = 1e-5  # of a picture's pixels, 0..1; seen: 3e-6 at most
+EXACT = 1e-5  # of a picture's pixels, 0..1
 PROMPTS = ("a red apple", "two dogs on a beach", "an old map of the sea", "a city at night, in the rain")
 
 
@@ -76,7 +76,6 @@ def test_prompts_that_are_encoded_together_draw_the_same(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["SD 1.x", "SDXL", "SD3", "FLUX.1"])
 def test_each_row_is_what_the_encoder_makes_of_it_alone(name: str) -> None:
-    """Seen in float32 on the CPU: 1e-6 of a state's size."""
     model = tiny.build(name)
     for shared in encoders_of(model):
         tokens = torch.randint(3, 60, (5, 12))
