@@ -5,6 +5,7 @@ Knows which component plays which part in a diffusers pipeline; knows neither ru
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -16,10 +17,12 @@ import torch
 from pipelines.engine import noise
 from pipelines.engine.collate import Part, Path, Signature
 from pipelines.engine.cost import BUCKETS, MAX_ROWS, StepCost, bucket
+from pipelines.engine.graphs import Form, StepGraphs
 from pipelines.engine.kept import PromptWork
 from pipelines.engine.learning import StepCosts
 from pipelines.engine.ragged import RAGGED
 from pipelines.engine.stopwatch import Stopwatch, stopwatch_for
+from pipelines.engine.ways import Told, Ways
 
 DENOISERS = ("unet", "transformer", "transformer_2")  # the largest component of a pipeline, called at every step
 
@@ -77,9 +80,11 @@ class SharedModule:
     costs: StepCosts = field(default_factory=StepCosts)  # of its steps, learnt from them
     pixels: float = 0.0  # of the picture, for a latent element, from the trace at load
     learned_rows: dict[int, int] = field(default_factory=dict)  # area → rows that fitted, after an out-of-memory
+    graphs: StepGraphs | None = None  # of its steps, where they are launched as such
     warmed: int | None = None  # the most rows that it was compiled for at load; None: it need not be, or was not
 
     _stopwatch: Stopwatch | None = None
+    _ways: Ways = field(default_factory=Ways)
     _regrowth: dict[int, _Regrowth] = field(default_factory=dict)  # by area
     _keys: weakref.WeakValueDictionary[Hashable, _Key] = field(default_factory=weakref.WeakValueDictionary)
 
@@ -117,11 +122,34 @@ class SharedModule:
     def stopwatch(self) -> Stopwatch:
         """What times its forwards, where it is called at every step."""
         if self._stopwatch is None:
-            self._stopwatch = stopwatch_for(self.device, self._learn)
+            self._stopwatch = stopwatch_for(self.device, self._learn, self._held_by_graphs)
         return self._stopwatch
 
-    def _learn(self, rows: int, area: int, seconds: float) -> None:
+    def timed(
+        self, rows: int, area: int, form: Form | None = None, *, replayed: bool = False
+    ) -> contextlib.AbstractContextManager[None]:
+        """Learn from the forward in the block what a step costs, and whether replays of its ``form`` are worth it."""
+
+        def told(seconds: float) -> None:
+            if form is not None and self.graphs is not None:
+                if replayed:
+                    self.graphs.replay_took(form, seconds)
+                else:
+                    form.took(seconds)
+            self._learn(rows, area, seconds, replayed=replayed)
+
+        return self.stopwatch.time(rows, area, told, allocates=not replayed)
+
+    def _learn(self, rows: int, area: int, seconds: float, *, replayed: bool = False) -> None:
+        says = self._ways.told(rows, area, replayed=replayed)
+        if says is Told.NOTHING:
+            return
+        if says is Told.ANEW:
+            self.costs.forget(rows, area)
         self.costs.learn(rows, area, seconds)
+
+    def _held_by_graphs(self) -> int:
+        return 0 if self.graphs is None else self.graphs.pool.bytes
 
     @property
     def cost(self) -> StepCost | None:

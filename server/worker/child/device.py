@@ -17,6 +17,7 @@ import torch
 
 from pipelines.engine import embeddings
 from pipelines.engine.engine import Engine
+from pipelines.engine.graph_pool import GraphPool
 from pipelines.errors import Cancelled, DrawError
 from pipelines.facts import working_room
 from pipelines.models import loader, memory, residency, selfcheck
@@ -52,6 +53,7 @@ class Device:
         self.reporter = Reporter(link, share=share)
         self._embeddings = embeddings.EmbeddingCache()
         self._engine = Engine(self.reporter, embeddings=self._embeddings)
+        self._graphs = GraphPool(device) if device.type == "cuda" else None
         bound = memory_of(device_memory, memory.whole(device)) if device_memory else None
         budget, host_budget = memory.measure_budget(device)
         host_budget //= share
@@ -67,7 +69,8 @@ class Device:
             # Not on the CPU: weights there are files that the kernel counts as free memory.
             room=working_bytes if device.type == "cuda" else lambda plan: None,
             advice=partial(_advice, device),
-            measure=partial(_budget, device, bound) if memory.has_memory(device) else None,
+            measure=partial(_budget, device, bound, self._graphs) if memory.has_memory(device) else None,
+            graphs=self._graphs,
         )
         self._waiting_since: dict[str, float] = {}  # of drawings whose model is not loaded, by job (monotonic)
         self._failures: dict[ModelPlan, tuple[float, DrawError]] = {}  # of last loads, and when; the load thread's own
@@ -196,7 +199,9 @@ class Device:
         with LoadSigns(self._link, plan) as signs:
             record, known = self._verdicts.record_of(plan)  # of the files as they are before they are loaded
             on_host = self._host_encoders.get(plan, False)
-            model = loader.load(plan, self._device, host_encoders=on_host, component_done=signs.component)
+            model = loader.load(
+                plan, self._device, host_encoders=on_host, component_done=signs.component, graphs=self._graphs
+            )
             verdict = selfcheck.check(model, known, signs.forward)
         self._verdicts.checked(plan, record, verdict, known, model)
         if not model.shares:
@@ -224,8 +229,8 @@ class Device:
             self._link.send(protocol.Tally(dict(self._engine.counts), usage))
 
 
-def _budget(device: torch.device, bound: int | None, resident: int) -> int:
-    budget = memory.device_budget(device, resident)
+def _budget(device: torch.device, bound: int | None, graphs: GraphPool | None, resident: int) -> int:
+    budget = memory.device_budget(device, resident, 0 if graphs is None else graphs.bytes)
     return budget if bound is None else min(bound, budget)
 
 
