@@ -91,7 +91,9 @@ class GraphPool:
         """Bytes of the device that its graphs hold."""
         return self._bytes if self._graphs else 0
 
-    def __len__(self) -> int:
+    @property
+    def held(self) -> int:
+        """How many graphs there are."""
         return len(self._graphs)
 
     @property
@@ -111,7 +113,7 @@ class GraphPool:
         free, total = torch.cuda.mem_get_info(self.device)
         cached = torch.cuda.memory_reserved(self.device) - torch.cuda.memory_allocated(self.device)
         if needed > self._max_share * total:
-            return f"it would take {needed >> 20} MiB"
+            return "it would take more memory than graphs may have"
         if needed > _ROOM_SHARE * (free + max(0, cached - self.bytes)):
             return SHORT
         return ""

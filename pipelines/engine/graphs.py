@@ -294,5 +294,5 @@ class StepGraphs:
         """Each reason once."""
         if why not in self._told:
             self._told.add(why)
-            extra = {"module": type(self._module).__name__, "what": what, "why": why}
+            extra = {"target": type(self._module).__name__, "what": what, "reason": why}
             log.warning("launched kernel by kernel", extra=extra)

@@ -26,7 +26,7 @@ def equip(
     model has one of its own; on a device that is no CUDA device nothing is done."""
     if device.type != "cuda" or plan.cuda_graphs == OFF:
         return
-    pool = pool or GraphPool(device)
+    pool = GraphPool(device) if pool is None else pool
     for shared in modules:
         if shared.is_denoiser:
             shared.graphs = StepGraphs(shared.module, pool)

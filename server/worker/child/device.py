@@ -26,6 +26,7 @@ from pipelines.models.records import Records
 from pipelines.plan import Drawing, ModelPlan
 from server.sizes import memory_of
 from server.worker import protocol
+from server.worker.child.graph_watch import GraphWatch
 from server.worker.child.link import Link
 from server.worker.child.reporter import Reporter, fail_as_thread
 from server.worker.child.signs import LoadSigns
@@ -72,6 +73,7 @@ class Device:
             measure=partial(_budget, device, bound, self._graphs) if memory.has_memory(device) else None,
             graphs=self._graphs,
         )
+        self._graph_watch = GraphWatch(link, lambda: 0 if self._graphs is None else self._graphs.bytes)
         self._waiting_since: dict[str, float] = {}  # of drawings whose model is not loaded, by job (monotonic)
         self._failures: dict[ModelPlan, tuple[float, DrawError]] = {}  # of last loads, and when; the load thread's own
         self._host_encoders: dict[ModelPlan, bool] = {}  # of each plan that was sized; the load thread's own
@@ -128,6 +130,7 @@ class Device:
                 del known[plan]
         self._verdicts.forget_all_but(plans)
         self.reporter.costs.forget_all_but(plans)
+        self._graph_watch.forget_all_but(plans)
 
     def _queue_sweep(self) -> None:
         self._load_thread.submit(self._residency.sweep).add_done_callback(fail_as_thread)
@@ -179,6 +182,7 @@ class Device:
         self._engine.submit(model, drawing, done=lambda: self._run_ended(drawing))
 
     def _run_ended(self, drawing: Drawing) -> None:
+        self._graph_watch.tell(drawing.plan)  # before the model may leave, and its graphs
         self._residency.unpin(drawing.plan)
         if self._residency.has_leavers:
             self._queue_sweep()
@@ -208,6 +212,7 @@ class Device:
             log.warning("model runs unshared", extra={"model": plan.key, "reason": model.reason})
         self._link.send(protocol.Checked(plan.key, model.shares, model.reason, plan.mark))
         self.reporter.costs.checked(plan, model)
+        self._graph_watch.checked(plan, model)
         return model
 
     def _size_of(self, plan: ModelPlan) -> int:
