@@ -37,7 +37,7 @@ Function = Callable[..., Any]
 
 MAX_SHARE = 0.9  # of a step's time that its kernels alone may take: where it is more, a graph brings nothing
 ASKED = 4  # times that a form is drawn kernel by kernel first
-_SAMPLES = 3  # steps of each kind, to compare what they take
+SAMPLES = 3  # steps of each kind, to compare what they take
 _PATIENCE = 256  # askings until a form is tried again that memory was too short for
 _MAX_FORMS = 256
 _NO_BOUND = BUCKETS[-1] + 1  # rows: with more than the last bucket's a device is full, whatever it draws
@@ -118,11 +118,11 @@ class Form:
     @property
     def is_due(self) -> bool:
         """Is its next step to be captured, or replayed?"""
-        return self.graph is not None or (self.asked > self.patience and len(self.eager_s) >= _SAMPLES)
+        return self.graph is not None or (self.asked > self.patience and len(self.eager_s) >= SAMPLES)
 
     def took(self, seconds: float) -> None:
         """A step of it that was launched kernel by kernel took so long."""
-        self.eager_s = [*self.eager_s[1 - _SAMPLES :], seconds]
+        self.eager_s = [*self.eager_s, seconds][-SAMPLES:]
 
 
 class StepGraphs:
@@ -194,10 +194,10 @@ class StepGraphs:
         """A replay took so long. Where the kernels alone take nearly as long as the step did, it brings nothing; nor do
         graphs of more rows."""
         with self.pool.lock:
-            if form.graph is None or len(form.replay_s) >= _SAMPLES:
+            if form.graph is None or len(form.replay_s) >= SAMPLES:
                 return
             form.replay_s.append(seconds)
-            if len(form.replay_s) == _SAMPLES and median(form.replay_s) > self._max_share * median(form.eager_s):
+            if len(form.replay_s) == SAMPLES and median(form.replay_s) > self._max_share * median(form.eager_s):
                 self._bounds[form.area] = min(form.rows, self._bounds.get(form.area, _NO_BOUND))
                 self.pool.forget(form.graph, f"brought nothing at {form.rows} rows")
 

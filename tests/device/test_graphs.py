@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import math
 import threading
 from collections import Counter
@@ -343,6 +344,7 @@ def test_graphs_leave_with_their_module(fake_cuda: FakeCuda, steps: Steps) -> No
     other.alone(1, ENOUGH + 1)
     assert steps.pool.held == 1
     del other
+    gc.collect()
     assert (steps.pool.held, steps.pool.bytes) == (0, 0)
 
 
