@@ -16,7 +16,7 @@ import torch
 from pipelines.engine import collate
 from pipelines.engine.adapters import Share
 from pipelines.engine.call import Call
-from pipelines.engine.graph_pool import SHORT
+from pipelines.engine.graph_pool import SHORT, GraphPool
 from pipelines.engine.graphs import Form, StepGraphs
 from pipelines.engine.kept import Part
 from pipelines.engine.trees import joined_parts
@@ -45,7 +45,6 @@ class Batch:
     def run(self) -> None:
         """Run one forward for all calls, and leave each its output. If it fails, find out which call it is, leave that
         one its error, and spare the others."""
-        # Once out of the handlers: as long as one runs, its error's frames hold all that the failed forward made.
         outputs, failure = self._try()
         if outputs is None and failure is None and self._drop_graphs():
             outputs, failure = self._try()
@@ -64,7 +63,10 @@ class Batch:
                 self._of([call]).run()
 
     def _try(self) -> tuple[list[Any] | None, Exception | None]:
-        """Each call's output, or what was raised; neither where the device had no room."""
+        """Each call's output, or what was raised; neither where the device had no room.
+
+        Whoever goes on is out of the handler then: as long as it runs, its error's frames hold all that the failed
+        forward made."""
         try:
             return self._forward(), None
         except Exception as error:
@@ -74,9 +76,9 @@ class Batch:
 
     def _drop_graphs(self) -> bool:
         """The device had no room: graphs hold memory that the next try may have. False where there are none."""
-        graphs = self._shared.graphs
+        pool = self._shared.pool
         self._again = True
-        if graphs is None or not graphs.pool.drop_all(SHORT):
+        if pool is None or not pool.drop_all(SHORT):
             return False
         self._counts["graphs_dropped_for_room"] += 1
         return True
@@ -125,7 +127,8 @@ class Batch:
         replayed = form.graph is not None
         with shared.timed(rows, self.area, form, replayed=True) if replayed else contextlib.nullcontext():
             output = graphs.draw(form, call, rows, shared.function, (parts, shared.output_parts))
-        self._counts["graph_replays" if replayed else "graph_captures"] += 1
+        if replayed or form.graph is not None:
+            self._counts["graph_replays" if replayed else "graph_captures"] += 1
         return output
 
     def _graphs(self, arguments: Mapping[str, Any]) -> StepGraphs | None:
@@ -225,7 +228,7 @@ class Batch:
             shared.prompt_work.forget()
         log.warning("out of device memory", extra={"target": shared.name, "rows": rows, "area": self.area})
         self._drop_graphs()
-        free_cached(shared.graphs)
+        free_cached(shared.pool)
 
 
 def _half(rows: int) -> int:
@@ -234,10 +237,10 @@ def _half(rows: int) -> int:
     return rows // 2
 
 
-def free_cached(graphs: StepGraphs | None) -> None:
-    """Give back the device memory that torch keeps for later. Of a model with ``graphs`` not while one is captured."""
-    if graphs is not None:
-        graphs.pool.empty_cache()
+def free_cached(pool: GraphPool | None) -> None:
+    """Give back the device memory that torch keeps for later; not while a graph of ``pool`` is captured."""
+    if pool is not None:
+        pool.empty_cache()
     elif torch.cuda.is_available():
         torch.cuda.empty_cache()
 

@@ -23,7 +23,9 @@ log = logging.getLogger("darkroom.graphs")
 MAX_GRAPHS = 48  # of one device: each takes the host some memory, and a large one's nodes some of the device's
 MAX_FAILURES = 3  # captures that failed, until none are made on this device: each may leave its pool taken
 MAX_MEMORY_SHARE = 1 / 16  # of the device, for the pool
-SHORT = "memory was short"  # why graphs go that may come again
+# Why graphs go that may come again.
+SHORT = "memory was short"
+UNUSED = "others were used since"
 _ROOM_SHARE = 0.5  # of what is free, for what a capture takes
 
 
@@ -128,7 +130,7 @@ class GraphPool:
         leaves where there are too many. Raises CaptureFailed, and what a device raises that can no longer be used."""
         with self.lock:
             while len(self._graphs) >= self._max_graphs:
-                self.forget(min(self._graphs, key=lambda graph: graph.used), "others were used since")
+                self.forget(min(self._graphs, key=lambda graph: graph.used), UNUSED)
             if self._handle is None or not self._graphs:
                 self._handle, self._bytes = torch.cuda.graph_pool_handle(), 0
             torch.cuda.empty_cache()

@@ -25,7 +25,7 @@ import torch
 
 from pipelines.engine.collate import Parts, split, version
 from pipelines.engine.cost import BUCKETS, bucket
-from pipelines.engine.graph_pool import SHORT, CaptureFailed, Graph, GraphPool
+from pipelines.engine.graph_pool import SHORT, UNUSED, CaptureFailed, Graph, GraphPool
 from pipelines.engine.recording import Watch
 from pipelines.engine.trees import Leaf, Untold, equal, leaves, mapped, rebuilt, shape
 from pipelines.errors import is_out_of_memory
@@ -277,7 +277,8 @@ class StepGraphs:
             if form.graph is graph:
                 form.graph = form.inputs = None
                 form.asked = -_PATIENCE if why == SHORT else 0
-                form.patience *= 2  # it may take turns with others
+                if why == UNUSED:  # it may take turns with others
+                    form.patience = min(2 * form.patience, _PATIENCE)
         self.tally.held -= 1
         self.tally.dropped[why] += 1
         self._say("a graph", why)
@@ -287,7 +288,7 @@ class StepGraphs:
         key = next((key for key, form in self._forms.items() if form.graph is None), next(iter(self._forms)))
         graph = self._forms[key].graph
         if graph is not None:
-            self.pool.forget(graph, "others were used since")
+            self.pool.forget(graph, UNUSED)
         del self._forms[key]
 
     def _say(self, what: str, why: str) -> None:

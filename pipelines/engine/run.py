@@ -192,10 +192,10 @@ class Run:
             # Once out of the handler, whose error holds what the failed forward made. It cannot be cut, but what torch
             # keeps for batches that are over may be all that is in its way.
             self._counts["out_of_memory"] += 1
-            graphs = next((each.graphs for each in self.model.shared_modules.values() if each.graphs is not None), None)
-            if graphs is not None:
-                graphs.pool.drop_all(SHORT)
-            free_cached(graphs)
+            pool = next((shared.pool for shared in self.model.shared_modules.values()), None)
+            if pool is not None:
+                pool.drop_all(SHORT)
+            free_cached(pool)
             return work()
 
     def adapters(self, module: torch.nn.Module) -> Hashable:

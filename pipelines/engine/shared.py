@@ -17,6 +17,7 @@ import torch
 from pipelines.engine import noise
 from pipelines.engine.collate import Part, Path, Signature
 from pipelines.engine.cost import BUCKETS, MAX_ROWS, StepCost, bucket
+from pipelines.engine.graph_pool import GraphPool
 from pipelines.engine.graphs import Form, StepGraphs
 from pipelines.engine.kept import PromptWork
 from pipelines.engine.learning import StepCosts
@@ -81,6 +82,7 @@ class SharedModule:
     pixels: float = 0.0  # of the picture, for a latent element, from the trace at load
     learned_rows: dict[int, int] = field(default_factory=dict)  # area → rows that fitted, after an out-of-memory
     graphs: StepGraphs | None = None  # of its steps, where they are launched as such
+    pool: GraphPool | None = None  # of its device: all graphs there, whatever module's
     warmed: int | None = None  # the most rows that it was compiled for at load; None: it need not be, or was not
 
     _stopwatch: Stopwatch | None = None
@@ -149,7 +151,7 @@ class SharedModule:
         self.costs.learn(rows, area, seconds)
 
     def _held_by_graphs(self) -> int:
-        return 0 if self.graphs is None else self.graphs.pool.bytes
+        return 0 if self.pool is None else self.pool.bytes
 
     @property
     def cost(self) -> StepCost | None:

@@ -22,13 +22,14 @@ AUTO, OFF = "auto", "off"  # of cuda_graphs in models.yaml
 def equip(
     modules: Iterable[SharedModule], plan: ModelPlan, family: Family, device: torch.device, pool: GraphPool | None
 ) -> None:
-    """Give the modules that are called at every step graphs in ``pool``, or say why they have none. Without a pool the
-    model has one of its own; on a device that is no CUDA device nothing is done."""
-    if device.type != "cuda" or plan.cuda_graphs == OFF:
+    """Give the modules that are called at every step graphs in ``pool``, or say why they have none; all know the pool,
+    for when memory is short. Without one the model has one of its own; on another device than CUDA's it has none."""
+    if device.type != "cuda":
         return
     pool = GraphPool(device) if pool is None else pool
     for shared in modules:
-        if shared.is_denoiser:
+        shared.pool = pool
+        if shared.is_denoiser and plan.cuda_graphs != OFF:
             shared.graphs = StepGraphs(shared.module, pool)
             shared.graphs.refuse(why_not(shared, plan, family))
 

@@ -58,7 +58,7 @@ class Result:
             and self.waits == self.row.waits
             and self.told_by_family
             and self.by_graphs <= MAX_DIFFERENCE
-            and (self.replayed > 0) is not self.forward_waits
+            and not (self.replayed and self.forward_waits)
         )
 
     def line(self) -> str:

@@ -112,6 +112,23 @@ def test_a_step_that_finds_no_memory_has_that_of_graphs(fake_cuda: FakeCuda) -> 
     assert tally(model).dropped == {"memory was short": 1}
 
 
+def test_a_decode_that_finds_no_memory_has_that_of_graphs(fake_cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A decode takes more than any step; its module has no graphs of its own."""
+    model = drawn_by_graphs(placed("SD 1.x", graphs=True))
+    before = draw(model, some(model, "a red apple")).pictures["0"]
+    decoder = next(shared for shared in model.shared_modules.values() if not shared.is_denoiser)
+    real, full = decoder.function, [True]
+
+    def decode(*args: Any, **kwargs: Any) -> Any:
+        if full.pop() if full else False:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(decoder, "function", decode)
+    assert torch.equal(draw(model, some(model, "a red apple")).pictures["0"], before)
+    assert tally(model).dropped == {"memory was short": 1}
+
+
 # Who has none.
 
 

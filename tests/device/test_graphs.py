@@ -53,6 +53,7 @@ class Steps:
         self.net = Net().eval().requires_grad_(False).to(CUDA)
         self.shared = SharedModule("unet", self.net, self.net, Stage.DENOISE, device=CUDA)
         self.pool = GraphPool(CUDA) if pool is None else pool
+        self.shared.pool = self.pool
         self.graphs = self.shared.graphs = StepGraphs(self.net, self.pool, max_share=max_share)
         self.counts: Counter[str] = Counter()
         self.model = cast(Model, SimpleNamespace(shares=True, adapters=Adapters()))
