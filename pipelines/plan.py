@@ -42,6 +42,7 @@ class ModelPlan(msgspec.Struct, frozen=True):
     offload: bool = False  # weights in host memory, brought over layer by layer
     compile: bool = False  # the denoiser, by torch.compile
     fuse_qkv: bool = False  # one projection for query, key and value
+    cuda_graphs: str = "auto"  # or off: may steps be launched as CUDA graphs?
     adapters: tuple[AdapterFile, ...] = ()
     checkpoint: str | None = None  # absolute path of one file with all weights
     is_transformer_alone: bool = False  # folder has configurations alone, and transformer leads the model's files

@@ -1,4 +1,4 @@
-"""The nine sections, in order of worth: their names, what they need and how long each may take.
+"""The ten sections, in order of worth: their names, what they need and how long each may take.
 
 Knows which there are; what each does is in device_sections and model_sections.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from pipelines.doctor import device_sections, model_sections
+from pipelines.doctor import device_sections, graph_section, model_sections
 from pipelines.doctor.probe import Probe
 from pipelines.doctor.record import Record, Verdict
 from pipelines.models import selfcheck
@@ -22,6 +22,7 @@ ALONE: dict[str, Callable[[Probe, Record], None]] = {
 WITH_MODEL: dict[str, Callable[[Probe, Record, LoadedModel], None]] = {
     "check": model_sections.check,
     "rows": model_sections.rows,
+    "graphs": graph_section.graphs,
     "engine": model_sections.engine,
     "memory": model_sections.out_of_memory,
     "beside": model_sections.beside,

@@ -16,8 +16,11 @@ import torch
 from pipelines.engine import collate, encoders
 from pipelines.engine.adapters import Share
 from pipelines.engine.call import Call
+from pipelines.engine.graph_pool import SHORT, GraphPool
+from pipelines.engine.graphs import Form, StepGraphs
 from pipelines.engine.kept import Part
 from pipelines.engine.shared import Stage
+from pipelines.engine.trees import joined_parts
 from pipelines.errors import OutOfMemory, is_device_lost, is_out_of_memory
 
 log = logging.getLogger("darkroom.engine")
@@ -43,15 +46,9 @@ class Batch:
     def run(self) -> None:
         """Run one forward for all calls, and leave each its output. If it fails, find out which call it is, leave that
         one its error, and spare the others."""
-        # Once out of the handlers: as long as one runs, its error's frames hold all that the failed forward made.
-        outputs = failure = None
-        try:
-            outputs = self._forward()
-        except Exception as error:
-            if is_device_lost(error):
-                raise
-            if not is_out_of_memory(error):
-                failure = _plain(error)
+        outputs, failure = self._try()
+        if outputs is None and failure is None and self._drop_graphs():
+            outputs, failure = self._try()
         if outputs is not None:
             self._shared.note_fitted(sum(self.rows), self.area)
             for call, output in zip(self.calls, outputs, strict=True):
@@ -65,6 +62,27 @@ class Batch:
             log.warning("shared step failed, trying its runs alone", extra={"error": type(failure).__name__})
             for call in self.calls:
                 self._of([call]).run()
+
+    def _try(self) -> tuple[list[Any] | None, Exception | None]:
+        """Each call's output, or what was raised; neither where the device had no room.
+
+        Whoever goes on is out of the handler then: as long as it runs, its error's frames hold all that the failed
+        forward made."""
+        try:
+            return self._forward(), None
+        except Exception as error:
+            if is_device_lost(error):
+                raise
+            return None, None if is_out_of_memory(error) else _plain(error)
+
+    def _drop_graphs(self) -> bool:
+        """The device had no room: graphs hold memory that the next try may have. False where there are none."""
+        pool = self._shared.pool
+        self._again = True
+        if pool is None or not pool.drop_all(SHORT):
+            return False
+        self._counts["graphs_dropped_for_room"] += 1
+        return True
 
     def _of(self, calls: Sequence[Call]) -> Batch:
         return Batch(calls, self._merger, self._counts, again=True)
@@ -84,11 +102,51 @@ class Batch:
             arguments += [collate.take_rows(arguments[-1], 0, 1, rows[-1], shared.parts)] * filling
             rows = [*rows, *[1] * filling]
             merged = self._merger.merge(arguments, rows, shared.parts)
-            with self._prompts_kept(arguments, merged), self._timed(sum(rows)):
-                output = shared.function(**merged)
+            output = self._computed(((), merged), arguments, merged, sum(rows))
             if shared.stage is Stage.ENCODE:
                 return encoders.pieces(output, rows)
             return collate.split(output, rows, shared.output_parts)[: len(self.calls)]
+
+    def _computed(
+        self,
+        call: tuple[tuple[Any, ...], dict[str, Any]],
+        calls: Sequence[Mapping[str, Any]],
+        arguments: Mapping[str, Any],
+        rows: int,
+    ) -> Any:
+        """What the module makes of one call, which has these ``arguments`` by name, put together of those of
+        ``calls``: by a graph where there is one."""
+        shared, graphs = self._shared, self._graphs(arguments)
+        form: Form | None = None
+        parts: collate.Parts = shared.parts
+        fills = len(self.calls) > 1  # a call on its own is made as its pipeline made it
+        if graphs is not None:
+            parts = joined_parts(calls[0], parts) if fills else parts
+            form = graphs.form(call, rows, self.area, parts, fills=fills)
+        if graphs is None or form is None or not form.is_due:
+            with self._prompts_kept(calls, arguments), self._timed(rows, form):
+                return shared.function(*call[0], **call[1])
+        # The first time says nothing of what a step costs: it is drawn three times over.
+        replayed = form.graph is not None
+        with shared.timed(rows, self.area, form, replayed=True) if replayed else contextlib.nullcontext():
+            output = graphs.draw(form, call, rows, shared.function, (parts, shared.output_parts))
+        if replayed or form.graph is not None:
+            self._counts["graph_replays" if replayed else "graph_captures"] += 1
+        return output
+
+    def _graphs(self, arguments: Mapping[str, Any]) -> StepGraphs | None:
+        """The module's graphs, where these calls may be drawn by one.
+
+        Not those of a model that may look at its batch as a whole, nor what adapters change row by row, nor what is
+        cast on the way, nor prompts of several lengths, whose denoiser reads their mask."""
+        shared, model = self._shared, self._model
+        if shared.graphs is None or self._again or not model.shares or self._autocast is not None:
+            return None
+        if any(model.adapters.of(shared.module, call.drawing.spec.adapters) for call in self.calls):
+            return None
+        if shared.ragged is not None and arguments.get(shared.ragged.mask) is not None:
+            return None
+        return shared.graphs
 
     def _prompts_kept(
         self, calls: Sequence[Mapping[str, Any]], arguments: Mapping[str, Any]
@@ -115,13 +173,13 @@ class Batch:
         most = self._shared.at_once(call.rows, call.area)
         if most < call.rows:
             return self._by_rows(call, most)
-        with self._prompts_kept([call.arguments], call.arguments), self._timed(call.rows):
-            return self._shared.function(*call.args, **call.kwargs)  # exactly the call that the pipeline made
+        # Exactly the call that the pipeline made.
+        return self._computed((call.args, call.kwargs), [call.arguments], call.arguments, call.rows)
 
-    def _timed(self, rows: int) -> contextlib.AbstractContextManager[None]:
+    def _timed(self, rows: int, form: Form | None = None) -> contextlib.AbstractContextManager[None]:
         if self._again or self._shared.stage is Stage.DECODE:
             return contextlib.nullcontext()
-        return self._shared.stopwatch.time(rows, self.area)
+        return self._shared.timed(rows, self.area, form)
 
     def _run_smaller(self) -> None:
         """The device had no room: try again with half of the calls, or half of the only call's rows."""
@@ -174,7 +232,8 @@ class Batch:
         if shared.prompt_work is not None:
             shared.prompt_work.forget()
         log.warning("out of device memory", extra={"target": shared.name, "rows": rows, "area": self.area})
-        free_cached()
+        self._drop_graphs()
+        free_cached(shared.pool)
 
 
 def _half(rows: int) -> int:
@@ -183,9 +242,11 @@ def _half(rows: int) -> int:
     return rows // 2
 
 
-def free_cached() -> None:
-    """Give back the device memory that torch keeps for later."""
-    if torch.cuda.is_available():
+def free_cached(pool: GraphPool | None) -> None:
+    """Give back the device memory that torch keeps for later; not while a graph of ``pool`` is captured."""
+    if pool is not None:
+        pool.empty_cache()
+    elif torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 

@@ -138,7 +138,7 @@ def _key(name: str | int, value: Any, path: Path, rows: int, parts: Parts, print
     if isinstance(value, dict):
         return name, tuple(_key(k, v, (*path, k), rows, parts, prints) for k, v in value.items())
     if isinstance(value, list | tuple):
-        if _is_each(value, path, rows, parts):
+        if is_each(value, path, rows, parts):
             return name, "each", tuple(sorted({_kind(item) for item in value}))
         return name, tuple(_key(i, v, (*path, i), rows, parts, prints) for i, v in enumerate(value))
     try:
@@ -238,9 +238,9 @@ def _merge(values: Sequence[Any], path: Path, rows: Sequence[int], parts: Parts)
             return _join(values, rows)
         return first
     if isinstance(first, dict):
-        return _same_kind(first, {k: _merge([value[k] for value in values], (*path, k), rows, parts) for k in first})
+        return same_kind(first, {k: _merge([value[k] for value in values], (*path, k), rows, parts) for k in first})
     if isinstance(first, list | tuple):
-        if _is_each(first, path, rows[0], parts):
+        if is_each(first, path, rows[0], parts):
             return type(first)(item for value in values for item in value)
         merged = (_merge([value[i] for value in values], (*path, i), rows, parts) for i in range(len(first)))
         return type(first)(merged)
@@ -273,15 +273,15 @@ def _take(value: Any, path: Path, start: int, stop: int, rows: int, parts: Parts
         whole = _part_of_tensor(value, path, rows, parts) is not Part.ROW
         return value if whole else value[start:stop]
     if isinstance(value, dict):
-        return _same_kind(value, {k: _take(v, (*path, k), start, stop, rows, parts) for k, v in value.items()})
+        return same_kind(value, {k: _take(v, (*path, k), start, stop, rows, parts) for k, v in value.items()})
     if isinstance(value, list | tuple):
-        if _is_each(value, path, rows, parts):
+        if is_each(value, path, rows, parts):
             return value[start:stop]
         return type(value)(_take(v, (*path, i), start, stop, rows, parts) for i, v in enumerate(value))
     return value
 
 
-def _same_kind(like: dict[Any, Any], items: dict[Any, Any]) -> dict[Any, Any]:
+def same_kind(like: dict[Any, Any], items: dict[Any, Any]) -> dict[Any, Any]:
     """Diffusers' outputs are dicts with attributes, made from keyword arguments."""
     return items if type(like) is dict else type(like)(**items)
 
@@ -296,9 +296,9 @@ def _split(value: Any, path: Path, rows: list[int], total: int, parts: Parts) ->
         return list(torch.split(value, rows))
     if isinstance(value, dict):
         pieces = [_split(v, (*path, k), rows, total, parts) for k, v in value.items()]
-        return [_same_kind(value, dict(zip(value, piece, strict=True))) for piece in zip(*pieces, strict=True)]
+        return [same_kind(value, dict(zip(value, piece, strict=True))) for piece in zip(*pieces, strict=True)]
     if isinstance(value, list | tuple):
-        if _is_each(value, path, total, parts):
+        if is_each(value, path, total, parts):
             ends = list(itertools.accumulate(rows))
             return [value[end - count : end] for end, count in zip(ends, rows, strict=True)]
         pieces = [_split(item, (*path, i), rows, total, parts) for i, item in enumerate(value)]
@@ -358,7 +358,7 @@ def _part_of_tensor(tensor: torch.Tensor, path: Path, rows: int, parts: Parts) -
     return Part.ROW if tensor.dim() > 0 and tensor.shape[0] == rows else Part.SAME
 
 
-def _is_each(value: list[Any] | tuple[Any, ...], path: Path, rows: int, parts: Parts) -> bool:
+def is_each(value: list[Any] | tuple[Any, ...], path: Path, rows: int, parts: Parts) -> bool:
     traced = parts.get(path)
     if traced is not None:
         return traced is Part.EACH

@@ -96,6 +96,12 @@ class StepCosts:
         self._areas[area] = known
         known.learn(rows, seconds)
 
+    def forget(self, rows: int, area: int) -> None:
+        """Steps of this size are made in another way from now on: what they take is learnt anew."""
+        known = self._areas.get(area)
+        if known is not None:
+            known.forget(rows)
+
     def guess(self, rows: int, area: int, seconds: float) -> None:
         """Such a step took so long before any was seen."""
         known = self._areas.get(area)
@@ -220,6 +226,14 @@ class _Area:
 
     def guess(self, rows: int, seconds: float) -> None:
         self._guess = [*(sample for sample in self._guess if sample[0] != rows), (rows, seconds, _GUESS_ERROR)]
+        self._line = None
+
+    def forget(self, rows: int) -> None:
+        like = _like(rows)
+        self._sizes.pop(like, None)
+        self._made.pop(like, None)
+        if self._last is not None and self._last[0] == like:
+            self._last = None
         self._line = None
 
     def _begin(self, rows: int, size: _Size, seconds: float, guess_s: float) -> None:

@@ -22,6 +22,7 @@ from pipelines.engine.arguments import call_arguments
 from pipelines.engine.batch import free_cached
 from pipelines.engine.call import Call, History
 from pipelines.engine.embeddings import EmbeddingCache
+from pipelines.engine.graph_pool import SHORT
 from pipelines.engine.model import Model
 from pipelines.engine.prompts import prompt_arguments
 from pipelines.engine.shared import SharedModule, Stage
@@ -209,7 +210,10 @@ class Run:
             # Once out of the handler, whose error holds what the failed forward made. It cannot be cut, but what torch
             # keeps for batches that are over may be all that is in its way.
             self._counts["out_of_memory"] += 1
-            free_cached()
+            pool = next((shared.pool for shared in self.model.shared_modules.values()), None)
+            if pool is not None:
+                pool.drop_all(SHORT)
+            free_cached(pool)
             return work()
 
     def adapters(self, module: torch.nn.Module) -> Hashable:

@@ -5,6 +5,7 @@ Knows which component plays which part in a diffusers pipeline; knows neither ru
 
 from __future__ import annotations
 
+import contextlib
 import weakref
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, field
@@ -16,10 +17,13 @@ import torch
 from pipelines.engine import noise
 from pipelines.engine.collate import Part, Path, Signature
 from pipelines.engine.cost import BUCKETS, MAX_ROWS, StepCost, bucket
+from pipelines.engine.graph_pool import GraphPool
+from pipelines.engine.graphs import Form, StepGraphs
 from pipelines.engine.kept import PromptWork
 from pipelines.engine.learning import StepCosts
 from pipelines.engine.ragged import RAGGED
 from pipelines.engine.stopwatch import Stopwatch, stopwatch_for
+from pipelines.engine.ways import Told, Ways
 
 DENOISERS = ("unet", "transformer", "transformer_2")  # the largest component of a pipeline, called at every step
 TEXT_ENCODERS = ("text_encoder", "text_encoder_2", "text_encoder_3", "text_encoder_4")
@@ -81,9 +85,12 @@ class SharedModule:
     pixels: float = 0.0  # of the picture, for a latent element, from the trace at load
     apart: bool = False  # are its calls made one by one, though runs share steps? The check at load decides
     learned_rows: dict[int, int] = field(default_factory=dict)  # area → rows that fitted, after an out-of-memory
+    graphs: StepGraphs | None = None  # of its steps, where they are launched as such
+    pool: GraphPool | None = None  # of its device: all graphs there, whatever module's
     warmed: int | None = None  # the most rows that it was compiled for at load; None: it need not be, or was not
 
     _stopwatch: Stopwatch | None = None
+    _ways: Ways = field(default_factory=Ways)
     _regrowth: dict[int, _Regrowth] = field(default_factory=dict)  # by area
     _keys: weakref.WeakValueDictionary[Hashable, _Key] = field(default_factory=weakref.WeakValueDictionary)
 
@@ -121,11 +128,34 @@ class SharedModule:
     def stopwatch(self) -> Stopwatch:
         """What times its forwards, but for those of a decoder."""
         if self._stopwatch is None:
-            self._stopwatch = stopwatch_for(self.device, self._learn)
+            self._stopwatch = stopwatch_for(self.device, self._learn, self._held_by_graphs)
         return self._stopwatch
 
-    def _learn(self, rows: int, area: int, seconds: float) -> None:
+    def timed(
+        self, rows: int, area: int, form: Form | None = None, *, replayed: bool = False
+    ) -> contextlib.AbstractContextManager[None]:
+        """Learn from the forward in the block what a step costs, and whether replays of its ``form`` are worth it."""
+
+        def told(seconds: float) -> None:
+            if form is not None and self.graphs is not None:
+                if replayed:
+                    self.graphs.replay_took(form, seconds)
+                else:
+                    form.took(seconds)
+            self._learn(rows, area, seconds, replayed=replayed)
+
+        return self.stopwatch.time(rows, area, told, allocates=not replayed)
+
+    def _learn(self, rows: int, area: int, seconds: float, *, replayed: bool = False) -> None:
+        says = self._ways.told(rows, area, replayed=replayed)
+        if says is Told.NOTHING:
+            return
+        if says is Told.ANEW:
+            self.costs.forget(rows, area)
         self.costs.learn(rows, area, seconds)
+
+    def _held_by_graphs(self) -> int:
+        return 0 if self.pool is None else self.pool.bytes
 
     @property
     def cost(self) -> StepCost | None:

@@ -23,6 +23,8 @@ _MAX_MET = 4096
 
 Learn = Callable[[int, int, float], None]
 """Told of a forward: its rows, the latent elements of each, its seconds."""
+Told = Callable[[float], None]
+"""Told of one forward's seconds."""
 
 
 class Stopwatch:
@@ -32,11 +34,18 @@ class Stopwatch:
         self._learn = learn
 
     @contextlib.contextmanager
-    def time(self, rows: int, area: int) -> Iterator[None]:
-        """Time the forward in the block; one that raises is not told of."""
+    def time(self, rows: int, area: int, told: Told | None = None, *, allocates: bool = True) -> Iterator[None]:
+        """Time the forward in the block; one that raises is not told of. ``told`` is told in place of who learns. What
+        one takes that ``allocates`` nothing, as a graph's replay, says nothing of memory."""
         began_s = time.perf_counter()
         yield
-        self._learn(rows, area, time.perf_counter() - began_s)
+        self._tell(rows, area, told, time.perf_counter() - began_s)
+
+    def _tell(self, rows: int, area: int, told: Told | None, seconds: float) -> None:
+        if told is None:
+            self._learn(rows, area, seconds)
+        else:
+            told(seconds)
 
     def read(self) -> None:
         """Tell of the forwards that have ended by now."""
@@ -57,18 +66,20 @@ class _Room:
 class CudaStopwatch(Stopwatch):
     """Times what a CUDA device computes. The first forward of a shape, which chooses kernels, tells of memory alone."""
 
-    def __init__(self, learn: Learn, device: torch.device) -> None:
+    def __init__(self, learn: Learn, device: torch.device, held: Callable[[], int] = lambda: 0) -> None:
+        """``held``: bytes of what torch has reserved and does not use, that are not for forwards all the same."""
         super().__init__(learn)
         self._device = device
-        self._unread: deque[tuple[Any, Any, int, int]] = deque(maxlen=_MAX_UNREAD)
+        self._held = held
+        self._unread: deque[tuple[Any, Any, int, int, Told | None]] = deque(maxlen=_MAX_UNREAD)
         self._met: set[tuple[int, int]] = set()  # rows and area
         self._element_bytes = 0.0  # that a forward takes for each latent element
         self._rooms: dict[int, _Room] = {}  # by area
 
     @contextlib.contextmanager
-    def time(self, rows: int, area: int) -> Iterator[None]:
+    def time(self, rows: int, area: int, told: Told | None = None, *, allocates: bool = True) -> Iterator[None]:
         self.read()
-        if (rows, area) not in self._met:
+        if allocates and (rows, area) not in self._met:
             with self._watched(rows, area):
                 yield
             return
@@ -77,7 +88,7 @@ class CudaStopwatch(Stopwatch):
         began.record(stream)
         yield
         ended.record(stream)
-        self._unread.append((began, ended, rows, area))
+        self._unread.append((began, ended, rows, area, told))
 
     @contextlib.contextmanager
     def _watched(self, rows: int, area: int) -> Iterator[None]:
@@ -94,8 +105,8 @@ class CudaStopwatch(Stopwatch):
 
     def read(self) -> None:
         while self._unread and self._unread[0][1].query():
-            began, ended, rows, area = self._unread.popleft()
-            self._learn(rows, area, began.elapsed_time(ended) / 1000)
+            began, ended, rows, area, told = self._unread.popleft()
+            self._tell(rows, area, told, began.elapsed_time(ended) / 1000)
 
     def fitting(self, rows: int, area: int) -> int:
         """More rows than were met have to fit by what fewer took: another model may be loading, and would find no
@@ -107,7 +118,7 @@ class CudaStopwatch(Stopwatch):
             room.patience -= 1
             return room.rows
         free, _ = torch.cuda.mem_get_info(self._device)
-        cached = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device)
+        cached = torch.cuda.memory_reserved(self._device) - torch.cuda.memory_allocated(self._device) - self._held()
         fits = int(_ROOM_SHARE * (free + cached) / (self._element_bytes * area))
         if fits < rows:
             room.patience = _PATIENCE
@@ -119,6 +130,6 @@ class CudaStopwatch(Stopwatch):
         return min(rows, room.rows)
 
 
-def stopwatch_for(device: torch.device, learn: Learn) -> Stopwatch:
+def stopwatch_for(device: torch.device, learn: Learn, held: Callable[[], int] = lambda: 0) -> Stopwatch:
     """One for modules on ``device``. Of devices that are neither, the host's clock is all there is."""
-    return CudaStopwatch(learn, device) if device.type == "cuda" else Stopwatch(learn)
+    return CudaStopwatch(learn, device, held) if device.type == "cuda" else Stopwatch(learn)

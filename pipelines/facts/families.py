@@ -44,6 +44,7 @@ class Family:
     steps: int = 28
     guidance: float = 4.0
     negative_above: float = 1.0  # infinite: a negative prompt never has an effect
+    forward_waits: bool = False  # its denoiser reads numbers of the device: such a step cannot be a CUDA graph
 
     @property
     def scheduler_names(self) -> tuple[str, ...]:
@@ -157,13 +158,13 @@ FAMILIES: tuple[Family, ...] = (
         steps=20,
         guidance=4.5,
     ),
-    Family("lumina2", ("Lumina2Pipeline",), tasks=_TEXT),
+    Family("lumina2", ("Lumina2Pipeline",), tasks=_TEXT, forward_waits=True),
     Family("auraflow", ("AuraFlowPipeline",), tasks=_TEXT, schedulers=_FLOW, guidance=3.5),
-    Family("chroma", ("ChromaPipeline",), tasks=_TEXT, guidance=5.0),
+    Family("chroma", ("ChromaPipeline",), tasks=_TEXT, guidance=5.0, forward_waits=True),
 )
 
 _REFINERS = ("StableDiffusionXLImg2ImgPipeline", "StableDiffusionXLInpaintPipeline")
-_UNKNOWN = Family("other", (), tasks=_TEXT, negative_above=-1.0)  # what cannot be told is not
+_UNKNOWN = Family("other", (), tasks=_TEXT, negative_above=-1.0, forward_waits=True)  # what cannot be told is not
 
 
 @dataclass(frozen=True)

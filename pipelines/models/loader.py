@@ -27,12 +27,13 @@ from diffusers import DiffusionPipeline
 
 from pipelines.engine import adapters
 from pipelines.engine.adapters import Adapters
+from pipelines.engine.graph_pool import GraphPool
 from pipelines.engine.shared import DENOISERS, find_shared_modules
 from pipelines.errors import LoadRefused, Unsupported
 from pipelines.facts import folder as model_folder
 from pipelines.facts import model_files
 from pipelines.facts.families import Family, FamilyTable
-from pipelines.models import components, inversion, memoised, processors, single_file, transfer, tuning, verify
+from pipelines.models import components, inversion, memoised, processors, replays, single_file, transfer, tuning, verify
 from pipelines.models.device import choose_dtype
 from pipelines.models.streaming import MIN_STREAMED_BYTES, Streamed
 from pipelines.models.tokens import TokenCounter
@@ -65,13 +66,16 @@ class LoadedModel:
         device: torch.device,
         adapters: Adapters | None = None,
         streamed: Mapping[str, Streamed] | None = None,
+        graphs: GraphPool | None = None,
     ) -> None:
+        """``graphs`` is the pool of its device's CUDA graphs; one of its own if it is not given."""
         self.plan = plan
         self.family = family
         self.device = device
         self.shared_modules = find_shared_modules(pipeline.components)
         for shared in self.shared_modules.values():
             shared.device = device
+        replays.equip(self.shared_modules.values(), plan, family, device, graphs)
         self.tokens = TokenCounter(pipeline)
         self.adapters = adapters or Adapters()
         self.shares = True  # may its runs share steps? The check at load decides
@@ -119,6 +123,7 @@ class LoadedModel:
 
         On CUDA what was once in host memory stays there, for the next time, until ``forget_host_copy``.
         """
+        self.drop_graphs("its weights moved")
         if self.device.type != "cuda" or self._quantised:
             self._base.to(device)
             return
@@ -140,8 +145,15 @@ class LoadedModel:
         """Are the weights in host memory, there alone or beside the device?"""
         return self._host_copy is not None
 
+    def drop_graphs(self, why: str) -> None:
+        """Give up the CUDA graphs of its steps: they hold where its weights are. No run may be using it."""
+        for shared in self.shared_modules.values():
+            if shared.graphs is not None:
+                shared.graphs.drop(why)
+
     def forget_tables(self) -> None:
-        """Let go of what its classes keep beside the weights: it is about to leave the device."""
+        """Let go of what its classes keep beside the weights, and of graphs: it is about to leave the device."""
+        self.drop_graphs("the model left the device")
         for module in self._modules().values():
             memoised.forget(module)
 
@@ -188,9 +200,11 @@ def load(
     *,
     host_encoders: bool = False,
     component_done: Callable[[], None] = lambda: None,
+    graphs: GraphPool | None = None,
 ) -> LoadedModel:
     """Load a plan's model onto ``device``, with ``host_encoders`` but for its text encoders; ``component_done`` is told
-    of each component. Raises LoadRefused for files that are missing, broken or unsafe."""
+    of each component. Its steps' CUDA graphs are in the pool ``graphs``. Raises LoadRefused for files that are missing,
+    broken or unsafe."""
     started = time.monotonic()
     path = Path(plan.folder)
     weight_bytes = model_files.inspect(plan)
@@ -245,7 +259,7 @@ def load(
             "seconds": round(time.monotonic() - started, 2),
         },
     )
-    return LoadedModel(plan, pipeline, family, device, loaded, streamed)
+    return LoadedModel(plan, pipeline, family, device, loaded, streamed, graphs)
 
 
 def weight_bytes(plan: ModelPlan, device: torch.device, *, host_encoders: bool = False) -> int:

@@ -41,10 +41,11 @@ def has_memory(device: torch.device) -> bool:
     return device.type in ("cuda", "xpu")
 
 
-def device_budget(device: torch.device, resident: int) -> int:
+def device_budget(device: torch.device, resident: int, held: int = 0) -> int:
     """Bytes for models on a CUDA or XPU device that holds ``resident`` bytes of them, from what is free now.
 
-    What this process has beside them is activations, for which there is the working share. More than that is no longer
+    What this process has beside them is activations, and ``held`` bytes that torch keeps for CUDA graphs: for both
+    there is the working share. More than that is no longer
     anybody's to give.
     """
     kind = getattr(torch, device.type)
@@ -52,7 +53,7 @@ def device_budget(device: torch.device, resident: int) -> int:
     if allocator.is_async():  # CUDA's own pool: what torch calls reserved is not what it holds
         return int(free) + resident
     ours = int(free) + int(kind.memory_reserved(device))
-    beside = int(kind.memory_allocated(device)) - resident
+    beside = int(kind.memory_allocated(device)) - resident + held
     return ours - max(0, beside - int(ours * WORKING_SHARE))
 
 

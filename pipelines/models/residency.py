@@ -6,6 +6,7 @@ least recently used first, when another needs the room: from a CUDA device to ho
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import threading
 import time
@@ -16,6 +17,7 @@ from typing import Protocol
 
 import torch
 
+from pipelines.engine.graph_pool import GraphPool
 from pipelines.errors import DrawError, LoadRefused, OutOfMemory, is_device_lost, is_out_of_memory
 from pipelines.models import garbage, memory
 from pipelines.models.loader import LoadedModel
@@ -56,7 +58,8 @@ class Residency:
 
     ``load`` brings a model onto the device and may take minutes; ``size_of`` tells its bytes beforehand. ``measure``
     tells the budget anew at each load, from the bytes of the models that are on the device; ``room`` how much a model's
-    work takes beside its weights, if that is known; ``advice`` what would make one fit into so many bytes.
+    work takes beside its weights, if that is known; ``advice`` what would make one fit into so many bytes. ``graphs``
+    are the device's: they go where their memory is wanted for weights.
     """
 
     def __init__(
@@ -71,6 +74,7 @@ class Residency:
         measure: Callable[[int], int] | None = None,
         room: Callable[[ModelPlan], int | None] = lambda plan: None,
         advice: Callable[[ModelPlan, int], str] = lambda plan, limit: "",
+        graphs: GraphPool | None = None,
     ) -> None:
         self._load = load
         self._size_of = size_of
@@ -80,6 +84,7 @@ class Residency:
         self._measure = measure
         self._room = room
         self._advice = advice
+        self._graphs = graphs
         self._host_budget = host_budget if device.type == "cuda" else 0
         self._residents: dict[ModelPlan, _Resident] = {}
         self._served: frozenset[ModelPlan] | None = None  # None: whatever is asked for
@@ -198,7 +203,7 @@ class Residency:
             resident.place = Place.DEVICE
         while (oldest := self._too_many_on_host(self._host_budget)) is not None:  # it did not count, and stays there
             self._drop_from_host(oldest)
-        memory.give_back(self._device)
+        self._give_back()
 
     def sizes(self, plan: ModelPlan) -> tuple[int, int]:
         """Bytes of the device that a model takes, and of the device for all weights beside it, as of the last load."""
@@ -229,6 +234,8 @@ class Residency:
             )
         while (leaver := self._wait_for_leaver(limit - size)) is not None:
             self._evict(leaver, coming)
+        if self._graphs is not None:
+            self._graphs.make_room(size)
 
     def _wait_for_leaver(self, limit: int) -> ModelPlan | None:
         """The model to evict next, in use by nobody and marked as leaving; None if all fit into ``limit`` bytes."""
@@ -268,7 +275,7 @@ class Residency:
     def _drop_from_host(self, plan: ModelPlan) -> None:
         if self._residents[plan].place is Place.DEVICE:
             self._residents[plan].model.forget_host_copy()
-            memory.give_back(self._device)
+            self._give_back()
         else:
             self._left(plan, Place.DISK)
 
@@ -295,6 +302,11 @@ class Residency:
             return False
         return True
 
+    def _give_back(self) -> None:
+        """Give back the memory that torch keeps, not while a graph is captured: that is an error of torch's."""
+        with contextlib.nullcontext() if self._graphs is None else self._graphs.lock:
+            memory.give_back(self._device)
+
     def _left(self, plan: ModelPlan, place: Place) -> None:
         """Note that a model is now on the host, or nowhere but on disk, and give back the memory where it was."""
         with self._changed:
@@ -306,7 +318,7 @@ class Residency:
         del resident
         if place is Place.DISK:
             garbage.collect()  # pipelines and their views are part of reference cycles: the weights would stay for now
-        memory.give_back(self._device)
+        self._give_back()
         log.info("model evicted", extra={"model": plan.key, "to": str(place)})
         self._watcher(plan, place, "", 0.0)
 

@@ -56,7 +56,7 @@ def check(
     every forward and every decode.
     """
     started = time.monotonic()
-    with _counted(model, alive):
+    with _counted(model, alive), _kernel_by_kernel(model):
         native = Trial(model, model.plan.native_width, model.plan.native_height)
         short = ShortCheck.of(native)
         calls: list[Call] = []
@@ -107,6 +107,19 @@ def _counted(model: LoadedModel, alive: Callable[[], None]) -> Iterator[None]:
     finally:
         for shared, real in before.items():
             shared.function = real
+
+
+@contextlib.contextmanager
+def _kernel_by_kernel(model: LoadedModel) -> Iterator[None]:
+    """Have no step in the block be a CUDA graph: the model is checked, on a thread that draws for nobody."""
+    graphs = [shared.graphs for shared in model.shared_modules.values() if shared.graphs is not None]
+    for each in graphs:
+        each.is_paused = True
+    try:
+        yield
+    finally:
+        for each in graphs:
+            each.is_paused = False
 
 
 def _forget(model: LoadedModel) -> None:

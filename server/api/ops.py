@@ -14,6 +14,7 @@ from server.errors import Unauthorized
 from server.worker.cost import Cost
 from server.worker.fleet import Fleet
 from server.worker.member import Member
+from server.worker.protocol import Graphs
 from server.worker.status import ModelState
 
 _NO_KEY = openapi.errors(Unauthorized)
@@ -79,6 +80,8 @@ def readiness(services: Services) -> dict[str, Any]:
             models[key]["unshared_reason"] = status.unshared_reason
         if status.loads.cost is not None and status.state is not ModelState.BROKEN:
             models[key]["step"] = _step(status.loads.cost)
+        if status.loads.graphs is not None and status.state in (ModelState.READY, ModelState.OFFLOADED):
+            models[key]["graphs"] = _graphs(status.loads.graphs)
     servable = any(status.state is not ModelState.BROKEN for status in services.worker.models.values())
     ready = services.worker.settled and servable and not services.queue.draining
     failure = services.worker.start_failure
@@ -106,6 +109,19 @@ def _step(cost: Cost) -> dict[str, Any]:
         "steps": cost.steps,
         "guess": cost.guess,
     }
+
+
+def _graphs(said: Graphs) -> dict[str, Any]:
+    """What became of the CUDA graphs of a model's steps; why there are none, if that is so for all."""
+    told: dict[str, Any] = {
+        "held": said.held,
+        "captured": said.captured,
+        "replayed": said.replayed,
+        "dropped": said.dropped,
+        "refused": said.refused,
+        "pool_mib": round(said.pool_bytes / 2**20, 1),
+    }
+    return {**told, "reason": said.reason} if said.reason else told
 
 
 def _device(services: Services, member: Member) -> dict[str, Any]:

@@ -58,6 +58,11 @@ def _check_duration(text: str) -> str:
     return text
 
 
+def _word(value: object) -> object:
+    """YAML reads off as false, and on as true."""
+    return {False: "off", True: "on"}.get(value, value) if isinstance(value, bool) else value
+
+
 Base = (
     Literal["sd15", "sd15-inpaint", "sd21", "sd21-inpaint", "sdxl", "sdxl-inpaint", "sdxl-refiner"]
     | Literal["flux-dev", "flux-schnell", "flux-kontext", "sd3-medium", "sd35-medium", "sd35-large"]
@@ -143,6 +148,9 @@ class ModelEntry(_Entry):
     offload: bool = Field(False, description="CUDA: keep weights in host memory, bring layers over as they run")
     compile: bool = Field(False, description="CUDA: compile the denoiser at load (minutes), then faster steps")
     fuse_qkv: bool = Field(False, description="CUDA: one matrix product for query, key and value")
+    cuda_graphs: Annotated[Literal["auto", "off"], BeforeValidator(_word)] = Field(
+        "auto", description="CUDA: launch steps of few rows as one graph each, where that is faster and exact; or off"
+    )
     devices: list[DeviceName] | None = Field(
         None, min_length=1, description="the server's devices that it may be on: [cuda:1], or [cuda] for all of a kind"
     )

@@ -32,6 +32,7 @@ from server.errors import BadRequest, ConfigError
 # Keys of an entry with weights of its own alone: how they are loaded, which is once for all IDs that share them.
 _WEIGHT_KEYS = (
     *("family", "dtype", "quantise", "quantise_encoders", "encoders", "offload", "compile", "fuse_qkv"),
+    "cuda_graphs",
     *("devices", "idle", "idle_unload", "base", "config", "prediction", "transformer", "vae"),
     *("text_encoders", "tokenizer", "embeddings"),
 )
@@ -321,6 +322,7 @@ def model_of(folder: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
         offload=entry.offload,
         compile=entry.compile,
         fuse_qkv=entry.fuse_qkv,
+        cuda_graphs=entry.cuda_graphs,
         adapters=loras.files(entry.loras, folder),
         checkpoint=single_files.absolute(folder, entry.checkpoint),
         prediction=entry.prediction,

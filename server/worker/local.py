@@ -361,7 +361,7 @@ class LocalWorker:
                 log.error("the device cannot be used", extra={"device": self.name, "reason": reason})
                 if not self.device:  # a device that was there once may come back
                     self.on_refused(reason)
-            case protocol.Moved() | protocol.LoadProgress() | protocol.Checked() | protocol.Cost() | protocol.Tally():
+            case _ if isinstance(message, news.News):
                 news.note(message, self.models, self._metrics, self.name, self._named)
                 if isinstance(message, protocol.Moved):
                     if message.place == ModelState.READY:

@@ -15,7 +15,7 @@ from server.worker.status import ModelState, ModelStatuses
 
 log = logging.getLogger("darkroom.worker")
 
-News = protocol.Moved | protocol.LoadProgress | protocol.Checked | protocol.Cost | protocol.Tally
+News = protocol.Moved | protocol.LoadProgress | protocol.Checked | protocol.Cost | protocol.Graphs | protocol.Tally
 
 
 def note(news: News, models: ModelStatuses, metrics: Metrics, device: str, named: Mapping[str, str]) -> None:
@@ -32,5 +32,7 @@ def note(news: News, models: ModelStatuses, metrics: Metrics, device: str, named
             models.checked(key, shared, reason, mark)
         case protocol.Cost(key, fixed_s, row_s, pixels, most_rows, mark, steps, guess):
             models.costs(key, Cost(fixed_s, row_s, pixels, most_rows, steps, guess), mark)
+        case protocol.Graphs():
+            models.graphs(news)
         case protocol.Tally(counts, memory):
             metrics.tell(counts, memory, device)

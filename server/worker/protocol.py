@@ -113,6 +113,21 @@ class Cost(msgspec.Struct, frozen=True, tag=True):
     guess: bool = False
 
 
+class Graphs(msgspec.Struct, frozen=True, tag=True):
+    """What became of the CUDA graphs of a model's steps since it was loaded. Sent when it has been checked, and as runs
+    end, if it has changed."""
+
+    key: str
+    held: int  # graphs, now
+    captured: int
+    replayed: int  # steps
+    dropped: dict[str, int]  # graphs, by why
+    refused: dict[str, int]  # kinds of step that are never captured, by why
+    pool_bytes: int  # of the device, for the graphs of all its models
+    reason: str = ""  # why no step is a graph; empty: some may be
+    mark: str = ""  # of the plan, as in Moved
+
+
 class Tally(msgspec.Struct, frozen=True, tag=True):
     """The engine's counters since the worker started: forwards, rows, and every fallback; and the device's memory,
     empty for one that does not say."""
@@ -157,7 +172,19 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
 
 ToWorker = Load | Leave | Serve | Draw | Cancel | Stop
 ToFront = (
-    Hello | Refused | Moved | LoadProgress | Checked | Cost | Tally | Started | Progress | Previewed | Finished | Failed
+    Hello
+    | Refused
+    | Moved
+    | LoadProgress
+    | Checked
+    | Cost
+    | Graphs
+    | Tally
+    | Started
+    | Progress
+    | Previewed
+    | Finished
+    | Failed
 )
 
 

@@ -20,6 +20,7 @@ from pipelines.plan import ModelPlan
 from server.telemetry import Metrics
 from server.worker import failures
 from server.worker.cost import Cost
+from server.worker.protocol import Graphs
 
 log = logging.getLogger("darkroom.worker")
 
@@ -46,6 +47,7 @@ class Loads:
     host_s: float = 0.0  # and from host memory
     size: int = 0  # bytes of the device
     cost: Cost | None = None
+    graphs: Graphs | None = None  # what became of its steps' CUDA graphs
 
 
 @dataclass
@@ -256,6 +258,11 @@ class ModelStatuses(dict[str, ModelStatus]):
         """A step of this model takes so long on this device."""
         if not self._is_old(key, mark):
             self[key].loads.cost = cost
+
+    def graphs(self, said: Graphs) -> None:
+        """What became of a model's CUDA graphs by now."""
+        if not self._is_old(said.key, said.mark):
+            self[said.key].loads.graphs = said
 
     def worker_up(self) -> None:
         """A new worker process has come up. It has tried no model yet."""

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from tests.device.graphs import computing
 from tests.device.machine import Machine, know, values
 
 ATTENTION: Any = torch.nn.functional.scaled_dot_product_attention
@@ -47,10 +48,17 @@ def attend(
     known = [values(tensor) for tensor in (query, key, value)]
     mask = None if attn_mask is None else values(attn_mask)
     if all(tensor is not None for tensor in known) and (attn_mask is None) == (mask is None):
-        result = ATTENTION(
-            *known, attn_mask=mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa
-        )
-        know(out, result.transpose(-2, -3).contiguous().transpose(-2, -3))
+
+        def attended() -> torch.Tensor:
+            result: torch.Tensor = ATTENTION(
+                *known, attn_mask=mask, dropout_p=dropout_p, is_causal=is_causal, scale=scale, enable_gqa=enable_gqa
+            )
+            return result.transpose(-2, -3).contiguous().transpose(-2, -3)
+
+        result = attended()
+        know(out, result)
+        if machine.captures.here is not None:
+            machine.captures.here.launched(computing(attended, (), {}, [result]), [result])
     return out
 
 

@@ -8,6 +8,8 @@ import pytest
 import torch
 
 from pipelines.models.loader import quiet_libraries
+from tests.device.fake import FakeCuda
+from tests.device.stepping import Steps
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -23,3 +25,8 @@ def _one_thread() -> Iterator[None]:
 def _no_grad() -> Iterator[None]:
     with torch.no_grad():
         yield
+
+
+@pytest.fixture
+def steps(fake_cuda: FakeCuda) -> Steps:
+    return Steps()

@@ -14,6 +14,7 @@ from torch._prims_common import is_non_overlapping_and_dense_or_false
 from torch._subclasses.fake_tensor import FakeTensor
 
 from tests.device.cards import MIB
+from tests.device.graphs import computing
 from tests.device.machine import Machine, collect, know, values
 
 Crossing = Callable[[Machine, Any, tuple[Any, ...], dict[str, Any]], Any]
@@ -69,7 +70,10 @@ def to_device(
     machine.account([out])
     known = values(source)
     if known is not None and known.device.type == "cpu" and machine.keeps(source):
-        know(out, known.to(dtype, copy=True))
+        copied = known.to(dtype, copy=True)
+        know(out, copied)
+        if machine.captures.here is not None:
+            machine.captures.here.launched(computing(known.to, (dtype,), {}, [copied]), [copied])
     if source.numel() and source.device.type == "cpu" and not (non_blocking and machine.is_pinned(source)):
         machine.wait("H2D pageable" if non_blocking else "H2D", index)
     return out  # type: ignore[no-any-return]

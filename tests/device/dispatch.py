@@ -13,6 +13,7 @@ from torch._subclasses.fake_tensor import FakeTensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from tests.device.crossings import CROSSINGS, Then
+from tests.device.graphs import computing
 from tests.device.machine import Machine, collect, know, values
 
 _aten = torch.ops.aten
@@ -85,7 +86,7 @@ def _on_device(machine: Machine, func: Any, args: tuple[Any, ...], kwargs: dict[
         out = func(*args, **kwargs)
     made = [tensor for tensor in collect((out,)) if isinstance(tensor, FakeTensor)]
     machine.account(made)
-    machine.launches += _launches(func)
+    machine.launches += _launches(func) and machine.captures.here is None
     _compute(machine, func, args, kwargs, made)
     return out
 
@@ -106,12 +107,18 @@ def _compute(
     except Exception as error:  # an operator that the host does not have
         machine.mismatches[f"{func}: {type(error).__name__}: {str(error)[:120]}"] += 1
         return
+    fresh: list[torch.Tensor] = []
     for tensor, value in zip(made, collect((computed,)), strict=False):
         if tensor.shape == value.shape and tensor.dtype == value.dtype:
-            fresh = tensor.stride() != value.stride() and not _is_of(value, (*args, *kwargs.values()))
-            know(tensor, _laid_out(tensor, value) if fresh else value)
+            is_new = not _is_of(value, (*args, *kwargs.values()))
+            laid_out = _laid_out(tensor, value) if is_new and tensor.stride() != value.stride() else value
+            know(tensor, laid_out)
+            fresh += [laid_out] * is_new
         else:
             machine.mismatches[f"{func}: {tuple(tensor.shape)} {tensor.dtype}, not {tuple(value.shape)}"] += 1
+    capture = machine.captures.here
+    if capture is not None and (fresh or _is_mutable(func)):
+        capture.launched(computing(func, _known(args), _known(kwargs), fresh), fresh)
 
 
 def _is_of(value: torch.Tensor, arguments: tuple[Any, ...]) -> bool:

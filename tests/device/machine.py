@@ -20,6 +20,7 @@ from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
 from tests.device.allocator import ALLOCATORS, Allocator, NoRoom
 from tests.device.cards import MIB, Card
+from tests.device.graphs import UNSUPPORTED, Captures, PoolMemory
 from tests.device.pinned import NoPinnedMemory, PinnedMemory
 from tests.device.waits import Waits, site
 
@@ -87,6 +88,7 @@ class Machine:
         self.attention: Counter[str] = Counter()  # kernels that torch would choose
         self.trace: list[tuple[int, int]] | None = None  # (storage, bytes) as allocated; (storage, 0) as freed
         self.lock = threading.RLock()
+        self.captures = Captures()
         self.fake = _Mode(allow_non_fake_inputs=True)
         self._max_values = values
         self._live: dict[int, Any] = {}  # storage → its block
@@ -122,11 +124,19 @@ class Machine:
     # Waits and faults.
 
     def wait(self, kind: str, index: int | None = None) -> None:
-        """The host waits for a device, and learns whether that is lost."""
+        """The host waits for a device, and learns whether that is lost. Raises where a capture forbids it."""
+        self.require_no_capture()
         self.waits.note(kind, "default" if self.stream is None else "side")
         if self.warns_of_waits and kind not in _TOLD_BY_NOBODY:
             warnings.warn("called a synchronizing CUDA operation", stacklevel=2)
         self.devices[self.current if index is None else index].waited()
+
+    def require_no_capture(self) -> None:
+        """Raises, and voids the capture, where the running thread may not ask the device for anything."""
+        capture = self.captures.forbidding()
+        if capture is not None:
+            capture.is_void = True
+            raise accelerator_error("CUDA error: operation not permitted when stream is capturing", UNSUPPORTED)
 
     def lose(self, index: int = 0, *, at_next_wait: bool = True, code: int = ASSERT_TRIGGERED) -> None:
         """As a kernel that asserts does: told at the next wait, and from then on by every call."""
@@ -162,22 +172,24 @@ class Machine:
             self._live[key] = None
             weakref.finalize(storage, self._live.pop, key, None)
             return
-        memory, flushes = device.memory, device.memory.flushes
+        capture, flushes = self.captures.here, device.memory.flushes
+        memory: Allocator | PoolMemory = device.memory if capture is None else capture.memory
         try:
             self._live[key] = memory.malloc(size)
         except NoRoom as short:
-            self.wait("cudaMalloc")
+            if capture is None:
+                self.wait("cudaMalloc")
             raise torch.OutOfMemoryError(
-                f"CUDA out of memory. Tried to allocate {size / MIB:.2f} MiB. {short}; {memory.allocated / MIB:.0f} MiB"
-                f" allocated, {memory.reserved / MIB:.0f} MiB reserved"
+                f"CUDA out of memory. Tried to allocate {size / MIB:.2f} MiB. {short};"
+                f" {device.memory.allocated / MIB:.0f} MiB allocated, {device.memory.reserved / MIB:.0f} MiB reserved"
             ) from None
         finally:
-            device.retries += memory.flushes - flushes
+            device.retries += device.memory.flushes - flushes
         if self.trace is not None:
             self.trace.append((key, size))
         weakref.finalize(storage, self._release, key, memory)
 
-    def _release(self, key: int, memory: Allocator) -> None:
+    def _release(self, key: int, memory: Allocator | PoolMemory) -> None:
         with self.lock:
             memory.free(self._live.pop(key))
             if self.trace is not None:

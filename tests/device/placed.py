@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 
+import msgspec
 import torch
 
 from pipelines.engine.engine import Engine
@@ -17,15 +18,16 @@ from tests.families import tiny
 CUDA = torch.device("cuda")
 
 
-def placed(name: str) -> LoadedModel:
+def placed(name: str, *, graphs: bool = False) -> LoadedModel:
     """The tiny model of a row of the family matrix, on the device."""
-    return on_device(tiny.build(name))
+    return on_device(tiny.build(name), graphs=graphs)
 
 
-def on_device(model: LoadedModel) -> LoadedModel:
-    """The same model, placed on the device as the loader does it."""
-    tuning.place(model._base, model.plan, CUDA)
-    return LoadedModel(model.plan, model._base, model.family, CUDA, model.adapters)
+def on_device(model: LoadedModel, *, graphs: bool = False) -> LoadedModel:
+    """The same model, placed on the device as the loader does it; with ``graphs``, steps may be CUDA graphs."""
+    plan = msgspec.structs.replace(model.plan, cuda_graphs="auto" if graphs else "off")
+    tuning.place(model._base, plan, CUDA)
+    return LoadedModel(plan, model._base, model.family, CUDA, model.adapters)
 
 
 class _CountingSink(KeepingSink):

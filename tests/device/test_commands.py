@@ -81,9 +81,11 @@ def test_a_step_without_room_leaves_nothing_behind() -> None:
 
 def test_the_matrix_is_not_content_with_another_picture_or_another_wait() -> None:
     row = next(row for row in family_matrix.MATRIX if row.name == "SD 1.x")
-    good = matrix.Result(row, True, 6, 6, 0, 1e-6, 0, row.waits)
+    good = matrix.Result(row, True, 6, 6, 0, 1e-6, 0, row.waits, False, 9, 1e-6, True)
     assert good.good
     for worse in ({"shared": False}, {"forwards": 7}, {"difference": 1e-3}, {"unknown": 1}, {"waits": row.waits + 1}):
+        assert not dataclasses.replace(good, **worse).good
+    for worse in ({"by_graphs": 1e-3}, {"told_by_family": False}, {"forward_waits": True}):
         assert not dataclasses.replace(good, **worse).good
 
 

@@ -38,10 +38,14 @@ def run(name: str, model: LoadedModel | None = None) -> dict[str, str]:
 
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 def test_the_sections_with_a_model_run_to_their_end(fake_cuda: FakeCuda) -> None:
-    model = placed("SD 1.x")
+    model = placed("SD 1.x", graphs=True)
     says = {name: run(name, model) for name in sections.WITH_MODEL}
     assert [name for name, said in says.items() if "PASS" not in said or "FAIL" in said] == [], says
     assert not fake_cuda.mismatches
+    assert "a replay equals its step, bit for bit" in says["graphs"]["PASS"]
+    assert "at 2 rows" in says["graphs"]["PASS"]
+    model = placed("Lumina 2", graphs=True)
+    assert "a forward of lumina2 waits" in run("graphs", model)["LOOK"]
 
 
 def test_the_environment_is_told(fake_cuda: FakeCuda) -> None:

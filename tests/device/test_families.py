@@ -93,23 +93,3 @@ def test_a_step_waits_as_often_as_it_is_known_to(fake_cuda: FakeCuda, name: str,
     model = placed(name)
     one = drawing(model, 1, matrix.SHORT, steps=6, scheduler=scheduler)
     assert waits_a_step(fake_cuda, model, one) == WAITS[name, scheduler], fake_cuda.waits.table()
-
-
-def launches_a_step(device: FakeCuda, model: LoadedModel, runs: int) -> int:
-    """What a step of so many runs has the device compute: what two steps take more than one."""
-    counts = []
-    for steps in (1, 2):
-        before = device.launches
-        draw(model, [drawing(model, number, "a cat", steps=steps, scheduler="euler") for number in range(runs)])
-        counts.append(device.launches - before)
-    return counts[1] - counts[0]
-
-
-def test_a_run_more_adds_few_launches_to_a_step(fake_cuda: FakeCuda) -> None:
-    """Up to 4 to 8 rows of a UNet the host is what takes time, by its launches: a run that shares steps may not bring
-    many of its own. 21 when this was written: its scheduler, its guidance, and its rows in and out of the batch."""
-    model = placed("SD 1.x")
-    check(model)
-    alone, shared = launches_a_step(fake_cuda, model, 1), launches_a_step(fake_cuda, model, 3)
-    assert (shared - alone) / 2 <= 21
-    assert shared < 1.2 * alone, "they shared it"

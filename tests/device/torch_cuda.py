@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from tests.device.machine import Device, Machine
+from tests.device.recorded import graph_class
 
 # As the wheels for CUDA 13 have them.
 _ARCHITECTURES = ["sm_75", "sm_80", "sm_86", "sm_90", "sm_100", "sm_120"]
@@ -30,6 +31,7 @@ class TorchCuda:
         for name, value in self.classes().items():
             yield torch.cuda, name, value
         yield torch.cuda, "_lazy_init", lambda: None
+        yield torch._C, "_cuda_endAllocateToPool", self._end_allocating
         yield torch.cuda, "_exchange_device", self._exchange
         yield torch.cuda, "_maybe_exchange_device", self._exchange
         yield torch.accelerator, "empty_host_cache", self._empty_host_cache
@@ -90,7 +92,14 @@ class TorchCuda:
         return including_emulation or self._device().card.capability >= (8, 0)
 
     def is_current_stream_capturing(self) -> bool:
-        return False
+        return self._machine.captures.here is not None
+
+    def graph_pool_handle(self) -> tuple[int, int]:
+        return self._machine.captures.handle()
+
+    def _end_allocating(self, device: int, pool: Any) -> None:
+        with self._machine.lock:
+            self._machine.captures.end_allocating(pool)
 
     # Memory.
 
@@ -99,7 +108,7 @@ class TorchCuda:
         return found.free, found.card.total
 
     def memory_allocated(self, device: Any = None) -> int:
-        return self._device(device).memory.allocated
+        return self._device(device).memory.allocated - self._machine.captures.unused()
 
     def memory_reserved(self, device: Any = None) -> int:
         return self._device(device).memory.reserved
@@ -137,6 +146,8 @@ class TorchCuda:
 
     def empty_cache(self) -> None:
         with self._machine.lock:
+            if self._machine.captures.underway:
+                raise RuntimeError("captures_underway.empty() INTERNAL ASSERT FAILED")
             for device in self._machine.devices:
                 device.memory.empty_cache()
 
@@ -171,6 +182,7 @@ class TorchCuda:
             def wait(self, stream: Any = None) -> None: ...
 
             def query(self) -> bool:
+                machine.require_no_capture()
                 return True
 
             def elapsed_time(self, later: Any) -> float:
@@ -207,4 +219,4 @@ class TorchCuda:
             def __exit__(self, *error: Any) -> None:
                 self._on.__exit__(*error)
 
-        return {"Stream": Stream, "Event": Event}
+        return {"Stream": Stream, "Event": Event, "CUDAGraph": graph_class(machine)}

@@ -6,10 +6,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, cast
 
+import msgspec
 import pytest
 
 from server.errors import ConfigError
 from server.worker.cost import Cost
+from server.worker.protocol import Graphs
 from server.worker.status import Loads, ModelState, ModelStatus
 from tests.assertions import assert_api_error
 from tests.http.test_admin import models_file
@@ -136,3 +138,24 @@ def test_what_a_step_costs_is_told_of_each_model_that_was_loaded(two: Paper) -> 
         "steps": 900,
         "guess": True,
     }
+
+
+def test_what_became_of_cuda_graphs_is_told_of_each_model_that_has_some(two: Paper) -> None:
+    assert "graphs" not in ready(two)["models"]["darkroom-mini"]
+    said = Graphs("darkroom-mini", 2, 3, 40, {"memory was short": 1}, {"it failed": 2}, 3 << 19)
+    told = {
+        "held": 2,
+        "captured": 3,
+        "replayed": 40,
+        "dropped": {"memory was short": 1},
+        "refused": {"it failed": 2},
+        "pool_mib": 1.5,
+    }
+    for reason in ("", "offload: its weights come and go"):
+        status = ModelStatus(ModelState.READY, loads=Loads(graphs=msgspec.structs.replace(said, reason=reason)))
+        for worker in workers(two):
+            worker.models = {"darkroom-mini": status}
+        assert ready(two)["models"]["darkroom-mini"]["graphs"] == ({**told, "reason": reason} if reason else told)
+    for worker in workers(two):
+        worker.models["darkroom-mini"].state = ModelState.UNLOADED
+    assert "graphs" not in ready(two)["models"]["darkroom-mini"]

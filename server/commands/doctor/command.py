@@ -32,7 +32,7 @@ def add_parser(commands: Any) -> None:
     parser.set_defaults(run=run)
     parser.add_argument("--models", type=Path, help="models.yaml to judge")
     parser.add_argument("--json", action="store_true", help="write one JSON object instead of text")
-    parser.add_argument("--gpu", action="store_true", help="measure the GPU: nine sections, ten minutes at most")
+    parser.add_argument("--gpu", action="store_true", help="measure the GPU: ten sections, ten minutes at most")
     parser.add_argument(
         "--model",
         action="append",

@@ -41,6 +41,7 @@ LIMITS_S = {
     "device": 40.0,
     "check": 90.0,
     "rows": 90.0,
+    "graphs": 90.0,
     "engine": 90.0,
     "memory": 45.0,
     "beside": 45.0,

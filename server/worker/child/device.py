@@ -17,6 +17,7 @@ import torch
 
 from pipelines.engine import embeddings
 from pipelines.engine.engine import Engine
+from pipelines.engine.graph_pool import GraphPool
 from pipelines.errors import Cancelled, DrawError
 from pipelines.facts import working_room
 from pipelines.models import garbage, loader, memory, residency, selfcheck
@@ -25,6 +26,7 @@ from pipelines.models.records import Records
 from pipelines.plan import Drawing, ModelPlan
 from server.sizes import memory_of
 from server.worker import protocol
+from server.worker.child.graph_watch import GraphWatch
 from server.worker.child.link import Link
 from server.worker.child.reporter import Reporter, fail_as_thread
 from server.worker.child.signs import LoadSigns
@@ -52,6 +54,7 @@ class Device:
         self.reporter = Reporter(link, share=share)
         self._embeddings = embeddings.EmbeddingCache()
         self._engine = Engine(self.reporter, embeddings=self._embeddings, settle=garbage.settle)
+        self._graphs = GraphPool(device) if device.type == "cuda" else None
         bound = memory_of(device_memory, memory.whole(device)) if device_memory else None
         budget, host_budget = memory.measure_budget(device)
         host_budget //= share
@@ -67,8 +70,10 @@ class Device:
             # Not on the CPU: weights there are files that the kernel counts as free memory.
             room=working_bytes if device.type == "cuda" else lambda plan: None,
             advice=partial(_advice, device),
-            measure=partial(_budget, device, bound) if memory.has_memory(device) else None,
+            measure=partial(_budget, device, bound, self._graphs) if memory.has_memory(device) else None,
+            graphs=self._graphs,
         )
+        self._graph_watch = GraphWatch(link, lambda: 0 if self._graphs is None else self._graphs.bytes)
         self._waiting_since: dict[str, float] = {}  # of drawings whose model is not loaded, by job (monotonic)
         self._failures: dict[ModelPlan, tuple[float, DrawError]] = {}  # of last loads, and when; the load thread's own
         self._host_encoders: dict[ModelPlan, bool] = {}  # of each plan that was sized; the load thread's own
@@ -125,6 +130,7 @@ class Device:
                 del known[plan]
         self._verdicts.forget_all_but(plans)
         self.reporter.costs.forget_all_but(plans)
+        self._graph_watch.forget_all_but(plans)
 
     def _queue_sweep(self) -> None:
         self._load_thread.submit(self._residency.sweep).add_done_callback(fail_as_thread)
@@ -176,6 +182,7 @@ class Device:
         self._engine.submit(model, drawing, done=lambda: self._run_ended(drawing))
 
     def _run_ended(self, drawing: Drawing) -> None:
+        self._graph_watch.tell(drawing.plan)  # before the model may leave, and its graphs
         self._residency.unpin(drawing.plan)
         if self._residency.has_leavers:
             self._queue_sweep()
@@ -196,13 +203,16 @@ class Device:
         with LoadSigns(self._link, plan) as signs:
             record, known = self._verdicts.record_of(plan)  # of the files as they are before they are loaded
             on_host = self._host_encoders.get(plan, False)
-            model = loader.load(plan, self._device, host_encoders=on_host, component_done=signs.component)
+            model = loader.load(
+                plan, self._device, host_encoders=on_host, component_done=signs.component, graphs=self._graphs
+            )
             verdict = selfcheck.check(model, known, signs.forward)
         self._verdicts.checked(plan, record, verdict, known, model)
         if not model.shares:
             log.warning("model runs unshared", extra={"model": plan.key, "reason": model.reason})
         self._link.send(protocol.Checked(plan.key, model.shares, model.reason, plan.mark))
         self.reporter.costs.checked(plan, model)
+        self._graph_watch.checked(plan, model)
         return model
 
     def _size_of(self, plan: ModelPlan) -> int:
@@ -224,8 +234,8 @@ class Device:
             self._link.send(protocol.Tally(dict(self._engine.counts), usage))
 
 
-def _budget(device: torch.device, bound: int | None, resident: int) -> int:
-    budget = memory.device_budget(device, resident)
+def _budget(device: torch.device, bound: int | None, graphs: GraphPool | None, resident: int) -> int:
+    budget = memory.device_budget(device, resident, 0 if graphs is None else graphs.bytes)
     return budget if bound is None else min(bound, budget)
 
 

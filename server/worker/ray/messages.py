@@ -109,6 +109,7 @@ OfWatch = (
     | protocol.LoadProgress
     | protocol.Checked
     | protocol.Cost
+    | protocol.Graphs
     | protocol.Tally
 )
 """What comes while a front watches a replica."""

@@ -33,6 +33,7 @@ TO_FRONT: list[protocol.ToFront] = [
     protocol.Moved("m", "broken", "why", 1.5),
     protocol.LoadProgress("m", 3, 12, "5f"),
     protocol.Cost("mini", 0.01, 0.02, 4096, 8, "0123", 900, True),
+    protocol.Graphs("mini", 2, 3, 40, {"memory was short": 1}, {}, 4096, "", "0123"),
     protocol.Checked("m", False, "differs"),
     protocol.Tally({"unet_forwards": 3}, {"in_use": 1, "reserved": 2, "out_of_memory": 0}),
     protocol.Started("j"),

@@ -63,6 +63,13 @@ def test_rows_are_measured_by_their_number(model: LoadedModel) -> None:
     assert third["difference"] < 1e-3
 
 
+def test_graphs_are_told_to_be_no_ones_on_the_cpu(model: LoadedModel) -> None:
+    figures, says = run("graphs", model)
+    assert [line["rows"] for line in figures["graphs"]] == [1, 2]
+    assert all(line["eager_s"] > 0 and "replay_s" not in line for line in figures["graphs"])
+    assert says == {"LOOK": "no graphs are captured: the device is no CUDA device\n"}
+
+
 def test_a_picture_that_changes_on_the_way_is_a_failure(model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> None:
     """On a real device the picture was another one after a stay in host memory."""
 
@@ -87,9 +94,9 @@ def test_what_breaks_a_section_is_its_verdict_and_no_traceback(
     assert says["FAIL"].startswith("RuntimeError: CUDA error: no kernel image")
 
 
-def test_every_section_has_a_limit_and_there_are_nine() -> None:
+def test_every_section_has_a_limit_and_there_are_ten() -> None:
     assert set(gpu.LIMITS_S) == {*sections.ALONE, *sections.WITH_MODEL}
-    assert len(gpu.LIMITS_S) == 9
+    assert len(gpu.LIMITS_S) == 10
     assert set(gpu.RANDOM) <= set(random_weights.MODELS)
 
 

@@ -115,7 +115,7 @@ def test_a_lost_device_is_not_the_runs_failure(run: Run, sink: KeepingSink) -> N
 def test_an_encoder_that_found_no_room_is_tried_once_more(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     """What torch kept for other batches was in its way, and the run was refused."""
     freed: list[bool] = []
-    monkeypatch.setattr(run_module, "free_cached", lambda: freed.append(True))
+    monkeypatch.setattr(run_module, "free_cached", lambda pool: freed.append(True))
 
     def work() -> str:
         if not freed:

@@ -58,7 +58,7 @@ def front() -> Front:
 def test_a_cost_is_told_as_it_is_guessed(front: Front) -> None:
     (told,) = front.sent
     assert [told.fixed_s, told.row_s] == pytest.approx([0.01, 0.02])
-    assert (told.pixels, told.most_rows, told.mark) == (64 * 64, 9, PLAN.mark)
+    assert (told.pixels, told.most_rows, told.mark) == (64 * 64, 8, PLAN.mark)
     assert (told.steps, told.guess) == (0, True)
 
 

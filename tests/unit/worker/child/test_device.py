@@ -246,7 +246,7 @@ def test_encoders_leave_the_device_where_the_model_would_not_fit(
     monkeypatch.setattr(loader, "weight_bytes", lambda plan, where, host_encoders=False: 6 if host_encoders else 12)
     monkeypatch.setattr(selfcheck, "check", lambda *_, **__: None)
     monkeypatch.setattr(memory, "measure_budget", lambda device: (free, 0))
-    monkeypatch.setattr(memory, "device_budget", lambda device, resident: free)
+    monkeypatch.setattr(memory, "device_budget", lambda device, resident, held: free)
     monkeypatch.setattr(memory, "usage", lambda device: {})
     made = Device(torch.device(kind), cast(Any, link))
     assert made._size_of(plan) == size
