@@ -72,12 +72,13 @@ def test_the_time_is_kept_and_what_was_left_out_is_told(tmp_path: Path) -> None:
     assert verdicts["lost"] == ["LOOK left out: the time was over"]
 
 
-def test_each_model_has_its_six_sections_between_those_of_the_device() -> None:
+def test_each_model_has_its_sections_between_those_of_the_device() -> None:
     titles = [step.title for step in steps_of(("a", "b"))]
     assert titles[:2] == ["environment", "device"]
     assert titles[-1] == "lost"
-    assert titles[2:8] == [f"a/{name}" for name in ("check", "rows", "engine", "memory", "beside", "residency")]
-    assert len(titles) == 15
+    of_model = ("check", "rows", "graphs", "engine", "memory", "beside", "residency")
+    assert titles[2:9] == [f"a/{name}" for name in of_model]
+    assert len(titles) == 17
 
 
 def test_without_a_gpu_it_says_so_and_ends_with_1(capsys: pytest.CaptureFixture[str]) -> None:
