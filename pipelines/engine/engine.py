@@ -48,16 +48,14 @@ class Engine:
         settle: Callable[[], None] = lambda: None,
     ) -> None:
         """``observe`` is shown every call that a run waits for; for the check at load. No more than ``max_active`` runs
-        go on at once. ``encodes_first``: steps wait until all prompts are encoded. ``settle`` is called when there is
-        nothing to draw, after the first drawings of each model."""
+        go on at once. ``encodes_first``: steps wait until all prompts are encoded. ``settle`` is called whenever all
+        is drawn and nothing waits."""
         self.counts: Counter[str] = Counter()  # forwards, rows, and every fallback
         self._sink = sink
         self._embeddings = embeddings
         self._observe = observe
         self._max_active = max_active
         self._settle = settle
-        self._settled: weakref.WeakSet[Model] = weakref.WeakSet()  # models
-        self._unsettled = False
         # In order of arrival, each with what to call when it has ended.
         self._newcomers: dict[Run, Callable[[], None]] = {}
         self._active: dict[Run, Callable[[], None]] = {}
@@ -116,9 +114,9 @@ class Engine:
             for shared in self._mergers:
                 if shared.prompt_work is not None:
                     shared.prompt_work.rest()
+            has_drawn = bool(self._mergers)
             self._mergers.clear()
-            if self._unsettled and not (self._newcomers or self._closing):
-                self._unsettled = False
+            if has_drawn and not (self._newcomers or self._closing):
                 self._settle()
         with self._change:
             self._change.wait_for(lambda: self._active or self._newcomers or self._closing)
@@ -135,9 +133,6 @@ class Engine:
                 if not run.model.shares and any(other.model is run.model for other in self._active):
                     continue
                 room -= takes
-                if run.model not in self._settled:
-                    self._settled.add(run.model)
-                    self._unsettled = True
                 self._active[run] = self._newcomers.pop(run)
                 self._ready.append(run)
 
