@@ -138,9 +138,8 @@ def bare_rate(model: LoadedModel, batch: int, seconds: float) -> float:
     modules: dict[str, Any] = {shared.name: shared.module for shared in model.shared_modules.values()}
     unet, vae = modules["unet"], modules["vae"]
     latents = torch.randn(batch, 4, unet.config.sample_size, unet.config.sample_size)
-    wanted, other = model.pipeline(Task.TEXT_TO_IMAGE).encode_prompt(
-        "a red apple", "cpu", 1, True
-    )  # as long as the server's
+    # As long as the server's.
+    wanted, other = model.pipeline(Task.TEXT_TO_IMAGE).encode_prompt("a red apple", "cpu", 1, True)
     prompts = torch.cat([other.repeat(batch, 1, 1), wanted.repeat(batch, 1, 1)])
     done, started = 0, time.perf_counter()
     while time.perf_counter() - started < seconds or not done:

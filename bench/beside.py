@@ -109,14 +109,13 @@ def serving(python: str, model: Path, batch: int) -> Iterator[int]:
         free.bind(("127.0.0.1", 0))
         port: int = free.getsockname()[1]
     command = [python, str(LITSERVE), str(model), str(port), str(batch)]
-    process = subprocess.Popen(
-        command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True, cwd=model, start_new_session=True
-    )
+    log = model / f"litserve-{port}.log"
+    with log.open("w", encoding="utf-8") as file:
+        process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=file, cwd=model, start_new_session=True)
 
     def ready() -> bool:
         if process.poll() is not None:
-            assert process.stderr is not None
-            raise SystemExit(f"LitServe does not start:\n{process.stderr.read()[-2000:]}")
+            raise SystemExit(f"LitServe does not start:\n{log.read_text(encoding='utf-8')[-2000:]}")
         try:
             return httpx.get(f"http://127.0.0.1:{port}/health", trust_env=False).status_code == 200
         except httpx.HTTPError:

@@ -1,7 +1,7 @@
 """What does a step cost where the worker's threads share a core, and what does it cost not to?
 
     python -m bench.spin                 # a minute; writes bench/out/spin.md
-    python -m bench.spin --pictures      # 6 minutes on two quiet cores: pictures a second of a full server
+    python -m bench.spin --pictures      # some minutes a round on two quiet cores: pictures a second of a full server
 
 Threads of OpenMP wait for each other after every part of a step. libgomp has them look 300,000 times, for some 10 ms,
 before they sleep, and the one that is awaited may be the one that needs the core. Workers therefore have
