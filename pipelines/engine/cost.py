@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 _KNEE = 0.95  # of the device's best rows per second
-_WORTH = 0.9  # of what the most rows bring, by the line
+_WORTH = 0.92  # of what the most rows bring, by the line
 _MIN_SAMPLES = 4  # for a line
 _MAX_OFF = 0.05  # of what a step takes: farther from a line, it is not on it
 _LEAST_ERROR = 0.01
@@ -44,9 +44,9 @@ class StepCost:
 
     def most_rows(self, area: int) -> int:
         """How many rows of ``area`` make a step worth its time, in 2 s: those with which a device is full, if that was
-        seen, else 0.9 of the rows per second of a step with the most that one may have.
+        seen, else 0.92 of the rows per second of a step with the most that one may have.
 
-        Runs that share a step end together: of equal ones that wait, more rows for the last tenth of the rate would
+        Runs that share a step end together: of equal ones that wait, more rows for the last twelfth of the rate would
         make most wait longer. By the line, sqrt(fixed / row × waiting) rows give the least mean.
         """
         row_s = self.row_s * area / self.area

@@ -16,9 +16,9 @@ def test_a_cost_is_read_from_its_samples() -> None:
 def test_no_more_rows_than_were_seen_to_bring_more() -> None:
     rising = [(rows, 0.015 + 0.005 * rows) for rows in (2, 4, 8, 16)]
     unbounded, bounded = fit_cost([*rising, (32, 0.175)], 4096), fit_cost([*rising, (32, 0.25)], 4096)
-    assert unbounded.most_rows(4096) > 16
+    assert unbounded.most_rows(4096) == 22
     assert bounded.most_rows(4096) == 16
-    assert 24 < bounded.most_rows(2048) <= 32, "half the latents a row, twice the rows fill the same cache"
+    assert bounded.most_rows(2048) == 32, "half the latents a row, twice the rows fill the same cache"
 
 
 def test_a_noisy_measurement_is_taken_for_no_line() -> None:
@@ -74,9 +74,9 @@ def test_a_rate_that_is_not_sure_is_not_taken_for_the_best() -> None:
 
 
 def test_an_idle_device_gets_many_rows_on_cuda_too() -> None:
-    """As many as bring 0.9 of what 64 do: of 64 that end together, half could have ended in a little over half."""
+    """As many as bring 0.92 of what 64 do: of 64 that end together, half could have ended in a little over half."""
     cost = fit_cost(line(0.024, 0.001, 2, 4, 8, 16, 32), 4096, min_rows=2)
-    assert cost.most_rows(4096) == 45
+    assert cost.most_rows(4096) == 49
 
 
 def test_rows_are_not_taken_to_be_free_by_two_sizes_that_are_near_each_other() -> None:
@@ -84,6 +84,6 @@ def test_rows_are_not_taken_to_be_free_by_two_sizes_that_are_near_each_other() -
     near = fit_cost([(2, 0.134), (4, 0.134)], 1, errors=[0.05, 0.05])
     assert near.fixed_s + 4 * near.row_s == pytest.approx(0.134)
     assert near.row_s == pytest.approx(0.25 * 0.134 / 4)
-    assert near.most_rows(1) == 38
+    assert near.most_rows(1) == 41
     far = fit_cost([(2, 0.134), (16, 0.148)], 1, errors=[0.05, 0.05])
     assert (far.fixed_s, far.row_s) == pytest.approx((0.132, 0.001))

@@ -77,7 +77,7 @@ def best_rate(truth: Truth) -> float:
 def test_a_quiet_start_comes_near_the_best_at_once(truth: Truth) -> None:
     machine = Machine(truth, guessed(truth, 2, 4))
     machine.steps(64)
-    assert machine.rate() >= 0.87 * best_rate(truth)
+    assert machine.rate() >= 0.9 * best_rate(truth)
 
 
 @pytest.mark.parametrize("truth", [line(0.024, 0.001), line(0.013, 0.0065), host_bound, cache_peak])
@@ -128,7 +128,7 @@ def test_a_slow_step_among_the_first_is_forgotten(slow_at: int) -> None:
     machine = Machine(truth, guessed(truth, 2, 4))
     for number in range(200):
         machine.step(slow=100.0 if number == slow_at else 1.0)
-    assert machine.rate() >= 0.87 * best_rate(truth)
+    assert machine.rate() >= 0.9 * best_rate(truth)
     cost = machine.costs.cost()
     assert cost is not None
     assert cost.fixed_s + 16 * cost.row_s == pytest.approx(truth(16), rel=0.15)
