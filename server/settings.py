@@ -6,30 +6,21 @@ Knows names, bounds and defaults; opens no file and starts nothing. Units are pa
 
 from __future__ import annotations
 
-import ipaddress
 import os
-import re
 from pathlib import Path
-from typing import Any, Literal
-from urllib.parse import urlsplit
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import BaseSettings, CliApp, SettingsConfigDict
 
+from server import setting_values as values
 from server.errors import ConfigError
-from server.sizes import MIB, memory_of
+from server.sizes import MIB
 
 ENV_PREFIX = "DARKROOM_"
 URL_VARIABLE = "DARKROOM_URL"  # of commands that ask a server, not settings of one
 API_KEY_VARIABLE = "DARKROOM_API_KEY"
-_MAX_THREADS = 1024  # of a worker
-_DEVICE = re.compile(r"cpu|mps|xpu|cuda:\d{1,3}|(GPU|MIG)-[0-9A-Za-z/-]{1,99}", re.ASCII)
-_MAX_DEVICES = 64
-_HEAD = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z.-]{1,253}):(?P<port>\d{1,5})", re.ASCII)
-_REPLICAS = re.compile(r"(?P<least>\d{1,4})(\.\.(?P<most>\d{1,4}))?", re.ASCII)
-_MAX_REPLICAS = 1000
-_DECLARED = "declared"
 
 
 def _default_data_dir() -> Path:
@@ -57,25 +48,29 @@ class Settings(BaseSettings):
     # Where it listens
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    public_url: str | None = Field(None, description="what clients type before the path; picture URLs start with it")
+    public_url: Annotated[str | None, AfterValidator(values.http_url)] = Field(
+        None, description="what clients type before the path; picture URLs start with it"
+    )
     allow_open: bool = Field(False, description="serve anyone beyond loopback, or after the last key, without a key")
 
     # What it serves
     models: Path | None = Field(
         None, description="models.yaml; default: the one in this folder, else the one that ships"
     )
-    devices: str = Field(
+    devices: Annotated[str, AfterValidator(values.devices)] = Field(
         "auto",
         description="what draws, with a worker for each: auto (every CUDA device, also AMD's, else the CPU), cpu, cuda,"
         " or a list: cuda:0,cuda:2, UUIDs of GPUs and MIG parts, cpu,cpu; mps (Apple) and xpu (Intel) are untested",
     )
-    device: str | None = Field(None, description="the old name of devices; only one of the two can be set")
-    cluster: str | None = Field(
+    device: Annotated[str | None, AfterValidator(values.devices)] = Field(
+        None, description="the old name of devices; only one of the two can be set"
+    )
+    cluster: Annotated[str | None, AfterValidator(values.cluster)] = Field(
         None,
         description="draw on the machines of a Ray cluster (pip install 'darkroom[ray]'): local starts one here,"
         " HOST:PORT joins the one whose head is there; default: without Ray",
     )
-    cluster_replicas: str | None = Field(
+    cluster_replicas: Annotated[str | None, AfterValidator(values.replicas)] = Field(
         None,
         description="how many replicas a cluster has, one device each: 2; 1..3, by how many jobs there are; declared,"
         " by a Serve config, which is waited for; default: one for each device that it has as it is deployed",
@@ -86,12 +81,12 @@ class Settings(BaseSettings):
         le=100_000,
         description="within such a range, how many jobs there are for each replica, waiting ones included",
     )
-    threads: int | Literal["auto"] = Field(
+    threads: Annotated[int | Literal["auto"], BeforeValidator(values.threads)] = Field(
         "auto",
         description="threads of each worker on the CPU, 1 to 1024; auto: the cores that this process may use (by its"
         " affinity and its control group), shared out, or OMP_NUM_THREADS if that is set",
     )
-    fetch: str = Field(
+    fetch: Annotated[str, AfterValidator(values.fetch)] = Field(
         "public",
         description="what an image URL may point to: public, off, or hosts (name, address, host:port), comma-separated",
     )
@@ -105,7 +100,7 @@ class Settings(BaseSettings):
     idle_unload_s: float = Field(
         0.0, ge=0, description="and after this for the disk, the worker with the last of them; 0: never"
     )
-    device_memory: str | None = Field(
+    device_memory: Annotated[str | None, AfterValidator(values.device_memory)] = Field(
         None,
         description="most memory of each device to use: 12GiB, or a share as 50%; default: all that is free at start",
     )
@@ -115,9 +110,11 @@ class Settings(BaseSettings):
         default_factory=_default_data_dir,
         description="keys, the signing secret, what checks at load found and, by default, pictures",
     )
-    store: str = Field("local", description="local, or s3://bucket/prefix (credentials from the usual AWS_* variables)")
+    store: Annotated[str, AfterValidator(values.store)] = Field(
+        "local", description="local, or s3://bucket/prefix (credentials from the usual AWS_* variables)"
+    )
     s3_endpoint: str | None = Field(None, description="S3-compatible endpoint URL, for a store that is not AWS")
-    signing_key: SecretStr | None = Field(
+    signing_key: Annotated[SecretStr | None, AfterValidator(values.signing_key)] = Field(
         None,
         description="secret that signs picture URLs (16 characters or more); default: made once, kept in data_dir",
     )
@@ -170,80 +167,6 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least level logged")
     log_prompts: bool = Field(False, description="write prompts to the log")
 
-    @field_validator("public_url")
-    @classmethod
-    def _is_http_url(cls, value: str | None) -> str | None:
-        if value is None:
-            return None
-        if not value.startswith(("http://", "https://")) or "?" in value or "#" in value or not _host_of(value):
-            raise ValueError("must start with http:// or https://, name a host and carry no query")
-        return value.rstrip("/")
-
-    @field_validator("store")
-    @classmethod
-    def _is_store(cls, value: str) -> str:
-        if value != "local" and not (value.startswith("s3://") and len(value) > len("s3://")):
-            raise ValueError("must be local or s3://bucket/prefix")
-        return value
-
-    @field_validator("devices", "device")
-    @classmethod
-    def _are_devices(cls, value: str | None) -> str | None:
-        if value is None or value.strip() in ("auto", "cuda"):
-            return value
-        words = [word.strip() for word in value.split(",")]
-        if len(words) > _MAX_DEVICES or not all(_DEVICE.fullmatch(word) for word in words):
-            raise ValueError(
-                "must be auto, cpu, cuda, mps, xpu, or a list, comma-separated, of cpu, cuda:NUMBER, GPU-UUID and"
-                " MIG-UUID"
-            )
-        return value
-
-    @field_validator("threads", mode="before")
-    @classmethod
-    def _are_threads(cls, value: object) -> object:
-        if value == "auto" or (isinstance(value, int) and 1 <= value <= _MAX_THREADS):
-            return value
-        if isinstance(value, str) and value.isascii() and value.isdigit() and 1 <= int(value[:9]) <= _MAX_THREADS:
-            return int(value)
-        raise ValueError(f"must be auto or a number from 1 to {_MAX_THREADS}")
-
-    @field_validator("cluster")
-    @classmethod
-    def _is_cluster(cls, value: str | None) -> str | None:
-        head = _HEAD.fullmatch(value) if value is not None else None
-        if value not in (None, "local") and (head is None or not 0 < int(head["port"]) < 65536):
-            raise ValueError("must be local, or HOST:PORT of the head of a Ray cluster (Ray's own port is 6379)")
-        return value
-
-    @field_validator("cluster_replicas")
-    @classmethod
-    def _are_replicas(cls, value: str | None) -> str | None:
-        if value is not None and value != _DECLARED:
-            _range_of(value)
-        return value
-
-    @field_validator("fetch")
-    @classmethod
-    def _is_fetch(cls, value: str) -> str:
-        if not value.strip() or any("/" in host or not host.strip() for host in value.split(",")):
-            raise ValueError("must be public, off, or hosts, comma-separated, without a scheme")
-        return value
-
-    @field_validator("device_memory")
-    @classmethod
-    def _is_memory(cls, value: str | None) -> str | None:
-        if value is not None:
-            memory_of(value, 1 << 40)
-        return value
-
-    @field_validator("signing_key")
-    @classmethod
-    def _is_long(cls, value: SecretStr | None) -> SecretStr | None:
-        if value is not None and len(value.get_secret_value()) < 16:
-            raise ValueError("must have 16 characters or more")
-        return value
-
     @property
     def held_bytes(self) -> int:
         """The budget of bytes: ``max_held_bytes``, or what the largest bodies need."""
@@ -274,12 +197,14 @@ class Settings(BaseSettings):
     @property
     def replicas(self) -> tuple[int, int] | None:
         """The least and the most replicas of a cluster; None where the setting does not say."""
-        return None if self.cluster_replicas is None or self.is_declared else _range_of(self.cluster_replicas)
+        return (
+            None if self.cluster_replicas is None or self.is_declared else values.replica_range(self.cluster_replicas)
+        )
 
     @property
     def is_declared(self) -> bool:
         """Does a Serve config say what there is to be of a cluster, and no front?"""
-        return self.cluster_replicas == _DECLARED
+        return self.cluster_replicas == values.DECLARED
 
     @property
     def replicas_as_set(self) -> str:
@@ -289,45 +214,12 @@ class Settings(BaseSettings):
     @property
     def on_loopback(self) -> bool:
         """Does the server listen where only this machine reaches it?"""
-        return _is_loopback(self.host.strip("[]"))
+        return values.is_loopback(self.host.strip("[]"))
 
     @property
     def this_machine_only(self) -> bool:
         """Does nobody reach the server from elsewhere? A public_url beyond loopback says that a proxy lets them in."""
-        return self.on_loopback and (self.public_url is None or _is_loopback(_host_of(self.public_url)))
-
-
-def _range_of(text: str) -> tuple[int, int]:
-    match = _REPLICAS.fullmatch(text.strip())
-    least = int(match["least"]) if match is not None else 0
-    most = int(match["most"] or least) if match is not None else 0
-    if match is not None and not least:
-        raise ValueError(
-            "begins at 1 or more: Ray Serve hears from the replicas how many jobs there are, and where there is none"
-            " nobody would start the first"
-        )
-    if not 0 < least <= most <= _MAX_REPLICAS:
-        raise ValueError(
-            f"must be a number of replicas as 2, or a range as 1..3, of {_MAX_REPLICAS} at most, or {_DECLARED}"
-        )
-    return least, most
-
-
-def _host_of(url: str) -> str:
-    """The host of a URL, in small letters; empty where it has none that can be read."""
-    try:
-        return urlsplit(url).hostname or ""
-    except ValueError:
-        return ""
-
-
-def _is_loopback(host: str) -> bool:
-    if host.rstrip(".") == "localhost" or host.endswith(".localhost"):
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+        return self.on_loopback and (self.public_url is None or values.is_loopback(values.host_of(self.public_url)))
 
 
 def read_settings(argv: list[str] | None = None, **overrides: Any) -> Settings:
