@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 
 from bench import tables
 from pipelines.engine import policy
-from pipelines.engine.cost import MIN_ROWS, StepCost
+from pipelines.engine.cost import MIN_ROWS, StepCost, with_all
 
 SHORT, LONG = 4, 30  # steps
 SHORT_SHARE = 0.7  # of the requests
@@ -63,7 +63,11 @@ def everybody(waiting: Sequence[Request]) -> Sequence[Request]:
 
 
 def ours(cost: StepCost) -> Policy:
-    return lambda waiting: policy.choose(waiting, {waiting[0].key: cost.most_rows(1)})
+    def choose(waiting: Sequence[Request]) -> Sequence[Request]:
+        rows = sum(request.rows for request in waiting)
+        return policy.choose(waiting, {waiting[0].key: with_all(cost.most_rows(1), rows)})
+
+    return choose
 
 
 def simulate(requests: Iterable[Request], choose: Policy, cost: StepCost, follow: Follow) -> None:

@@ -23,6 +23,8 @@ MIN_ROWS, MAX_ROWS = 8, 64
 # What the rows of a step may take at most, be they fewer than the least: for so long nobody joins, leaves or moves on.
 MAX_STEP_S = 2.0
 
+_SPARE = 1.25  # times as many rows may share a step where then none is left out
+
 BUCKETS = (1, 2, 4, 8, 16, 32)  # rows of a compiled module's calls
 
 
@@ -59,6 +61,15 @@ class StepCost:
             knee = peak if self.is_full else min(knee, peak)
         patient = int(MAX_STEP_S / row_s)
         return max(1, min(patient, max(self.min_rows, min(MAX_ROWS, round(knee)))))
+
+
+def with_all(bound: int, waiting: int) -> int:
+    """The most rows of a step, where ``bound`` is worth its time and ``waiting`` rows wait: all of them, if these are
+    not many more.
+
+    A few left out would wait for many steps, and then run in a step of their own (bench/order.py).
+    """
+    return waiting if bound < waiting <= _SPARE * bound else bound
 
 
 def bucket(rows: int) -> int:

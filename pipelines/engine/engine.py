@@ -194,9 +194,12 @@ class Engine:
 
     def _choose(self) -> Batch:
         waiting = self._turns.due(list(self._waiting))
+        alike: Counter[Hashable] = Counter()  # rows
+        for call in waiting:
+            alike[call.key] += call.rows
         one_of_each = {call.key: call for call in waiting}
-        limits = {key: call.shared.most_rows(call.area) for key, call in one_of_each.items()}
-        chosen = self._try_others(policy.choose(waiting, limits), waiting, limits)
+        limits = {key: call.shared.most_rows(call.area, alike[key]) for key, call in one_of_each.items()}
+        chosen = self._try_others(policy.choose(waiting, limits), waiting, limits, alike)
         shared, model = chosen[0].shared, chosen[0].model
         if model.adapters:  # equal ones side by side
             chosen.sort(key=lambda call: call.drawing.spec.adapters)
@@ -204,14 +207,15 @@ class Engine:
             call.history.passed_over += 1
         return Batch(chosen, self._mergers.setdefault(shared, collate.Merger()), self.counts)
 
-    def _try_others(self, chosen: list[Call], waiting: list[Call], limits: dict[Hashable, int]) -> list[Call]:
+    def _try_others(
+        self, chosen: list[Call], waiting: list[Call], limits: dict[Hashable, int], alike: Counter[Hashable]
+    ) -> list[Call]:
         """The calls of the next step: mostly those ``chosen``; now and then more or fewer, so that no limit of their
-        rows is wrong for long."""
+        rows is wrong for long. ``alike``: the rows that wait, by what they fit."""
         head = chosen[0]
         if not head.shared.is_denoiser or len(waiting) == 1:
             return chosen
-        alike = sum(call.rows for call in waiting if call.key is head.key)
-        tried = head.shared.rows_to_try(limits[head.key], alike, head.area)
+        tried = head.shared.rows_to_try(limits[head.key], alike[head.key], head.area)
         return chosen if tried == limits[head.key] else policy.choose(waiting, {**limits, head.key: tried})
 
     def _wake(self, call: Call) -> None:

@@ -16,7 +16,7 @@ import torch
 
 from pipelines.engine import noise
 from pipelines.engine.collate import Part, Path, Signature
-from pipelines.engine.cost import BUCKETS, MAX_ROWS, StepCost, bucket
+from pipelines.engine.cost import BUCKETS, MAX_ROWS, StepCost, bucket, with_all
 from pipelines.engine.graph_pool import GraphPool
 from pipelines.engine.graphs import Form, StepGraphs
 from pipelines.engine.kept import PromptWork
@@ -162,12 +162,13 @@ class SharedModule:
         """What a step costs, as far as is known."""
         return self.costs.cost()
 
-    def most_rows(self, area: int) -> int:
-        """The most rows of ``area`` latent elements that one call should have."""
+    def most_rows(self, area: int, waiting: int = 0) -> int:
+        """The most rows of ``area`` latent elements that one call should have, where so many alike are ``waiting``."""
         if self.stage is Stage.DECODE:
             pixels = max(1, round(self.pixels * area))
             return self._allowed(max(1, min(_DECODE_ROWS, _DECODE_PIXELS // pixels)), area)
-        return self._allowed(self.stopwatch.fitting(self.costs.most_rows(area), area), area)
+        worth = with_all(self.costs.most_rows(area), waiting)
+        return self._allowed(self.stopwatch.fitting(worth, area), area)
 
     def rows_to_try(self, bound: int, waiting: int, area: int) -> int:
         """The most rows of the next call, where so many alike are ``waiting``: mostly ``bound``, now and then others,

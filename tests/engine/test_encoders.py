@@ -225,7 +225,7 @@ class Slow:
 def test_a_prompt_that_was_kept_meanwhile_is_not_encoded_again(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     """A device with room for one row a forward would encode the same prompt for each of those that wait."""
     seen = sizes(monkeypatch, encoder(bench.model), nothing)
-    monkeypatch.setattr(encoder(bench.model), "most_rows", lambda area: 1)
+    monkeypatch.setattr(encoder(bench.model), "most_rows", lambda area, waiting: 1)
     told, ended = Seen(), threading.Semaphore(0)
     engine = Engine(told, embeddings=EmbeddingCache())
     drawings = [bench.drawing(f"{number}", seed=number, steps=1) for number in range(4)]

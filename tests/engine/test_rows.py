@@ -263,3 +263,24 @@ def test_a_check_at_load_that_runs_out_of_memory_bounds_the_rows(
     assert list(shared.learned_rows.values()) == [2]
     area = next(iter(shared.learned_rows))
     assert shared.most_rows(area) == 2
+
+
+def test_rows_beyond_the_bound_share_the_step_where_memory_has_room(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared = denoiser(bench)
+    monkeypatch.setattr(shared, "costs", FixedRows(8))
+    monkeypatch.setattr(shared, "learned_rows", {})
+    (area,) = {call.area for call in observed(bench) if call.shared is shared}
+    assert shared.most_rows(area, waiting=10) == 10
+    assert shared.most_rows(area, waiting=12) == 8, "so many are worth a step of their own"
+    monkeypatch.setattr(shared, "learned_rows", {area: 9})
+    assert shared.most_rows(area, waiting=10) == 9, "memory has no room for the tenth"
+
+    monkeypatch.setattr(shared, "learned_rows", {})
+    drawings = [bench.drawing(f"j{i}", seed=i, steps=3) for i in range(5)]  # two rows each
+    rows: list[int] = []
+    faulty(monkeypatch, shared, lambda sample: rows.append(sample.shape[0]))
+    seen, _ = bench.draw(drawings)
+    assert not seen.errors
+    assert max(rows) == 10

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.engine.cost import StepCost, fit_cost
+from pipelines.engine.cost import StepCost, fit_cost, with_all
 
 
 def test_a_cost_is_read_from_its_samples() -> None:
@@ -87,3 +87,12 @@ def test_rows_are_not_taken_to_be_free_by_two_sizes_that_are_near_each_other() -
     assert near.most_rows(1) == 41
     far = fit_cost([(2, 0.134), (16, 0.148)], 1, errors=[0.05, 0.05])
     assert (far.fixed_s, far.row_s) == pytest.approx((0.132, 0.001))
+
+
+def test_a_few_more_than_the_bound_are_not_left_out() -> None:
+    """Eight clients' 16 rows and the 2 of a long run, where 17 are worth their time: it waited 20 times its own."""
+    assert with_all(17, 18) == 18
+    assert with_all(16, 20) == 20
+    assert with_all(16, 21) == 16
+    assert with_all(16, 9) == 16
+    assert with_all(2, 4) == 2, "where one request fills the device, two take turns"
