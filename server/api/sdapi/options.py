@@ -11,6 +11,7 @@ from typing import Any, Final
 from server.api.sdapi import models
 from server.api.sdapi.choices import ModelChoices
 from server.catalog.catalog import Catalog, Model
+from server.errors import ModelNotFound
 
 MODEL: Final = "sd_model_checkpoint"
 
@@ -37,7 +38,10 @@ def set_options(catalog: Catalog, choices: ModelChoices, principal_id: str, sent
     name = sent.get(MODEL)
     # What came from ``shown`` keeps the ID that was chosen: it may be another one of the same weights.
     if name != models.title(current):
-        model = models.find(catalog, name, chosen)
+        try:
+            model = models.find(catalog, name, chosen)
+        except ModelNotFound as error:
+            raise ModelNotFound(error.message, param=MODEL) from None
         if model is not current:
             choices.choose(principal_id, model.id)
     return tuple(key for key, value in sent.items() if key != MODEL and value != _FIXED.get(key, ...))
