@@ -1,0 +1,19 @@
+"""All routes of AUTOMATIC1111's API, with what they share: the models that keys have chosen."""
+
+from __future__ import annotations
+
+from fastapi import APIRouter
+
+from server.api import openapi
+from server.api.sdapi import extras, lists, upkeep
+from server.api.sdapi.choices import ModelChoices
+from server.api.services import Services
+
+
+def router(services: Services) -> APIRouter:
+    """Every route under ``/sdapi/v1``, and ``/internal/ping``."""
+    choices = ModelChoices()
+    routes = APIRouter(tags=["sdapi"], dependencies=[openapi.KEY], include_in_schema=False)
+    for included in (lists.router(services, choices), upkeep.router(services, choices), extras.router(services)):
+        routes.include_router(included)
+    return routes
