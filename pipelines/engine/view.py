@@ -75,6 +75,7 @@ def bind(
     *,
     modules: Mapping[int, SharedModule],
     scheduler: str | None = None,
+    sigmas: str = "default",
     dense_steps: int | None = None,
     embeddings: EmbeddingCache | None = None,
 ) -> Any:
@@ -86,6 +87,8 @@ def bind(
     if isinstance(pipeline, diffusers.DiffusionPipeline):
         _know_device(view, pipeline)
     own = copy.deepcopy(pipeline.scheduler) if scheduler is None else make_scheduler(pipeline.scheduler, scheduler)
+    if schedulers.takes_sigmas(type(own).__name__, sigmas):
+        own = type(own).from_config(own.config, **schedulers.SIGMAS[sigmas])
     if type(own).__name__ in _COUNT_ON_CPU:
         _count_on_cpu(own)
     if dense_steps is not None:
