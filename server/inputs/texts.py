@@ -16,8 +16,7 @@ from server.inputs.container import MAX_PARTS, Container, Inflater, MalformedErr
 MAX_TEXT: Final = 1024 * 1024  # bytes of all texts of one picture
 MAX_TEXTS: Final = 256
 
-_ASCII, _LONG = 2, 4  # types of a TIFF field
-_UNDEFINED: Final = 7
+_BYTE, _ASCII, _LONG, _UNDEFINED = 1, 2, 4, 7  # types of a TIFF field
 _DESCRIPTION, _EXIF_FOLDER, _COMMENT = 0x010E, 0x8769, 0x9286  # tags
 _MAX_FIELDS: Final = 512  # of one folder
 _UNICODE, _PLAIN = b"UNICODE\0", b"ASCII\0\0\0"  # how a comment begins
@@ -82,9 +81,12 @@ def _exif_texts(tiff: bytes) -> Iterator[tuple[str, str]]:
         yield "Description", _decoded(first[_DESCRIPTION].rstrip(b"\0"), "utf-8")
     folder = first.get(_EXIF_FOLDER, b"")
     comment = reader.fields(reader.value(folder)).get(_COMMENT, b"") if len(folder) == 4 else b""
-    if comment.startswith(_UNICODE):  # by the standard in the file's order; most programs write it in one or the other
+    if comment.startswith(_UNICODE):
         text = comment[len(_UNICODE) :]
-        yield "UserComment", _decoded(text, "utf-16-be" if text[:1] == b"\0" else "utf-16-le").rstrip("\0")
+        # In the file's order by the standard; programs write either. Most texts have blanks, whose high byte is 0.
+        high_first, low_first = text[0::2].count(0), text[1::2].count(0)
+        little = order[tiff[:4]] == "little" if high_first == low_first else low_first > high_first
+        yield "UserComment", _decoded(text, "utf-16-le" if little else "utf-16-be").rstrip("\0")
     elif comment.startswith(_PLAIN):
         yield "UserComment", _decoded(comment[len(_PLAIN) :], "utf-8").rstrip("\0")
 
@@ -108,7 +110,7 @@ class _Tiff:
         for index in range(min(self.number(offset, 2), _MAX_FIELDS)):
             start = offset + 2 + 12 * index
             tag, kind, count = self.number(start, 2), self.number(start + 2, 2), self.number(start + 4, 4)
-            if kind not in (_ASCII, _LONG, _UNDEFINED):
+            if kind not in (_BYTE, _ASCII, _LONG, _UNDEFINED):
                 continue
             size = count * (4 if kind == _LONG else 1)
             place = start + 8 if size <= 4 else self.number(start + 8, 4)

@@ -91,10 +91,8 @@ def test_lists_have_the_items_that_strict_clients_read(paper: Paper) -> None:
 
 def test_adapters_are_listed_with_their_models(paper_servers: PaperServers, tmp_path: Path) -> None:
     file = tmp_path / "models.yaml"
-    loras = "{pixel: {path: l/p.safetensors, weight: 0.5}}"
-    file.write_text(
-        f"default: a\nmodels:\n  a:\n    path: {ROOT / 'weights' / 'darkroom-mini'}\n    loras: {loras}\n  b: {{like: a}}\n"
-    )
+    weights, loras = ROOT / "weights" / "darkroom-mini", "{pixel: {path: l/p.safetensors, weight: 0.5}}"
+    file.write_text(f"default: a\nmodels:\n  a:\n    path: {weights}\n    loras: {loras}\n  b: {{like: a}}\n")
     with paper_servers.open(models=file).client() as client:
         (row,) = client.get("/sdapi/v1/loras").json()
     assert (row["name"], row["alias"], row["path"]) == ("pixel", "pixel", "p.safetensors")

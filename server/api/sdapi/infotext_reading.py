@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any, Final
 
 from server.api.json_object import read_json
+from server.api.sdapi import sampler_list
 from server.errors import BadRequest
 
 MIN_PAIRS: Final = 3  # in the last line; with fewer it is a line of the prompt
@@ -19,7 +20,7 @@ _NEGATIVE: Final = "Negative prompt:"
 _KEY: Final = re.compile(r"\s*([^\W_][\w /-]{1,63}):\s*")
 _SIZE: Final = re.compile(r"([0-9]{1,5})x([0-9]{1,5})", re.ASCII)
 
-# Our parameters, and what they are called there. The first three are told apart.
+# Our parameters, and what they are called there.
 _OURS: Final = {
     "steps": "Steps",
     "scheduler": "Sampler",
@@ -72,7 +73,10 @@ def _written(ours: Mapping[str, Any]) -> str:
     lines = [str(ours.get("prompt", ""))]
     if ours.get("negative_prompt"):
         lines.append(f"{_NEGATIVE} {ours['negative_prompt']}")
-    pairs = [f"{name}: {_quoted(ours[key])}" for key, name in _OURS.items() if ours.get(key) is not None]
+    said = dict(ours)
+    if isinstance(ours.get("scheduler"), str):
+        said["scheduler"] = sampler_list.name_of(ours["scheduler"])
+    pairs = [f"{name}: {_quoted(said[key])}" for key, name in _OURS.items() if said.get(key) is not None]
     return "\n".join((*lines, ", ".join(pairs)))
 
 

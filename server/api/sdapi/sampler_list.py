@@ -1,37 +1,48 @@
-"""Samplers and schedulers as AUTOMATIC1111's clients list them.
+"""Samplers and schedule types as AUTOMATIC1111's clients list them: those that differ here.
 
-Knows how our schedulers are called there. Only what differs here is listed; a request may name any other.
+Knows what a model offers. A request may name any other that ``samplers`` knows: it draws with the nearest.
 """
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
+from server.api.sdapi.samplers import SAMPLERS, SCHEDULES, find
 from server.catalog.catalog import Model
-
-# Our name: theirs, and its other names.
-_SAMPLERS: Final[dict[str, tuple[str, tuple[str, ...]]]] = {
-    "ddim": ("DDIM", ("ddim",)),
-    "euler": ("Euler", ("k_euler",)),
-    "euler_a": ("Euler a", ("k_euler_a", "k_euler_ancestral")),
-    "dpmpp_2m": ("DPM++ 2M", ("k_dpmpp_2m",)),
-    "unipc": ("UniPC", ("unipc",)),
-    "lcm": ("LCM", ("k_lcm",)),
-    "flow_euler": ("Euler", ("k_euler",)),
-    "flow_heun": ("Heun", ("k_heun",)),
-    "flow_dpmpp_2m": ("DPM++ 2M", ("k_dpmpp_2m",)),
-    "flow_unipc": ("UniPC", ("unipc",)),
-}
 
 
 def samplers(model: Model) -> list[dict[str, Any]]:
-    """The items of ``GET /sdapi/v1/samplers``: what this model samples with, in the order to show."""
-    named = (_SAMPLERS.get(name, (name, ())) for name in model.scheduler_names)
-    return [{"name": name, "aliases": list(aliases), "options": {}} for name, aliases in named]
+    """The items of ``GET /sdapi/v1/samplers``: one for each solver of this model, in their order."""
+    rows = [(name_of(solver), _aliases(solver)) for solver in model.scheduler_names]
+    order = [sampler.name for sampler in SAMPLERS]
+    rows.sort(key=lambda row: order.index(row[0]) if row[0] in order else len(order))
+    return [{"name": name, "aliases": aliases, "options": {}} for name, aliases in rows]
+
+
+def name_of(solver: str) -> str:
+    """What they call one of our solvers; as we do, where they have none such."""
+    sampler, _ = find(solver)
+    return solver if sampler is None else sampler.name
+
+
+def _aliases(solver: str) -> list[str]:
+    sampler, _ = find(solver)
+    return [] if sampler is None else list(sampler.aliases)
 
 
 def schedulers() -> list[dict[str, Any]]:
-    """The items of ``GET /sdapi/v1/schedulers``: how noise levels are spaced, which is the model's to say."""
-    return [
-        {"name": "automatic", "label": "Automatic", "aliases": None, "default_rho": -1.0, "need_inner_model": False}
-    ]
+    """The items of ``GET /sdapi/v1/schedulers``: one for each way to space noise levels."""
+    found: dict[str, dict[str, Any]] = {}
+    for schedule in SCHEDULES:
+        if schedule.sigmas is not None:
+            found.setdefault(
+                schedule.sigmas,
+                {
+                    "name": schedule.name,
+                    "label": schedule.label,
+                    "aliases": [each for each in schedule.aliases if each] or None,
+                    "default_rho": -1.0,
+                    "need_inner_model": False,
+                },
+            )
+    return list(found.values())
