@@ -27,9 +27,7 @@ def silent_fields(fields: A1111Fields, *, edit: bool) -> tuple[str, ...]:
 def require_no_script(fields: A1111Fields) -> None:
     """Raises BadRequest for a script, or a ControlNet unit with a picture: without it, another picture is drawn."""
     if fields.script_name.strip().lower() not in _NOTHING:
-        raise BadRequest(
-            "script_name: Script not found; this server has none. Leave it out.", param="script_name"
-        )
+        raise BadRequest("script_name: Script not found; this server has none. Leave it out.", param="script_name")
     for name, script in fields.alwayson_scripts.items():
         if name.strip().lower() == "controlnet" and any(_is_unit(unit) for unit in _args(script)):
             raise BadRequest("alwayson_scripts: ControlNet is not offered here.", param="alwayson_scripts")

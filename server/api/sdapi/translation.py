@@ -127,7 +127,7 @@ def translate(fields: A1111Fields, model: Model, *, edit: bool) -> A1111Submissi
     require_no_script(fields)
     ignored = list(silent_fields(fields, edit=edit))
     prompt = prompts.read(fields.prompt)
-    loras, unknown = prompts.named({**prompts.extra(fields.lora), **prompt.loras}, model.entry.loras)
+    loras, unknown = prompts.named({**prompts.from_field(fields.lora), **prompt.loras}, model.entry.loras)
     ignored += [f"lora.{name}" for name in unknown] + list(prompt.ignored)
     values: dict[str, Any] = {
         "model": model.id,
@@ -283,7 +283,9 @@ def _sampling(sampler: str, schedule: str, model: Model, params: tuple[str, str]
     preset = model.preset("standard", "natural")
     drawn_with = specs.drawn_with(ImageFields(prompt="none", scheduler=solver), model, preset)
     sigmas = kind.sigmas
-    if sigmas != "default" and (sigmas is None or drawn_with is None or not schedulers.takes_sigmas(drawn_with[0], sigmas)):
+    if sigmas != "default" and (
+        sigmas is None or drawn_with is None or not schedulers.takes_sigmas(drawn_with[0], sigmas)
+    ):
         ignored.append(params[1])
         kind, sigmas = samplers.AUTOMATIC, "default"
     label = found.name if found is not None else samplers.label(None if drawn_with is None else drawn_with[0])
