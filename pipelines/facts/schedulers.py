@@ -5,6 +5,7 @@ Knows names and kinds; the front checks a request against this table, the worker
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 # For models that predict noise or velocity over a discrete schedule (SD 1/2, SDXL, PixArt, LCM).
@@ -55,8 +56,10 @@ def names(*, flow: bool) -> tuple[str, ...]:
     return tuple(name for name in FLOW if name != "flow_heun") if flow else tuple(DISCRETE)
 
 
-def takes_sigmas(class_name: str, name: str) -> bool:
-    """Can a scheduler of this class draw with its noise levels so, a name of ``SIGMAS``?"""
+def takes_sigmas(class_name: str, config: Mapping[str, Any], name: str) -> bool:
+    """Can a scheduler of this class and configuration draw with its noise levels so, a name of ``SIGMAS``?"""
+    if name == "beta" and config.get("rescale_betas_zero_snr"):
+        return False  # diffusers spreads it over the levels themselves, and the first of these is 4096
     return name in _TAKES.get(class_name, ())
 
 

@@ -46,7 +46,7 @@ def _listed(value: Any) -> Any:
 
 
 def _whole(value: Any) -> Any:
-    """"1.0" is a text for an integer, too."""
+    """ "1.0" is a text for an integer, too."""
     if isinstance(value, str):
         try:
             number = float(value)
@@ -171,9 +171,7 @@ class A1111Fields(BaseModel):
 
 
 _OVERRIDES: Final = frozenset({"sd_model_checkpoint", "CLIP_stop_at_last_layers", "sd_vae", "samples_format"})
-_TEXTS: Final = frozenset(
-    name for name, field in A1111Fields.model_fields.items() if field.default == ""
-)
+_TEXTS: Final = frozenset(name for name, field in A1111Fields.model_fields.items() if field.default == "")
 
 
 def read_fields(body: dict[str, Any]) -> A1111Fields:

@@ -93,8 +93,8 @@ def resize(image: Image.Image, size: Size, mode: int) -> Image.Image:
 
 
 def grown(box: tuple[int, int, int, int], padding: int, shape: Size, within: Size) -> Window:
-    """The window around ``box`` that has the aspect of ``shape``, as far as the picture ``within`` which it lies has room
-    for it. In that picture's pixels."""
+    """The window around ``box`` that has the aspect of ``shape``, as far as the picture that it is in has room for it:
+    one of the size ``within``. In that picture's pixels."""
     left, top = max(0, box[0] - padding), max(0, box[1] - padding)
     right, bottom = min(within[0], box[2] + padding), min(within[1], box[3] + padding)
     width, height = right - left, bottom - top
@@ -109,8 +109,8 @@ def grown(box: tuple[int, int, int, int], padding: int, shape: Size, within: Siz
 
 
 def smeared(picture: Image.Image, mask: Image.Image) -> Image.Image:
-    """What the mask covers, filled with the colours around it: blurs from the widest to the finest laid over each other,
-    each only as far as there is something to blur."""
+    """What the mask covers, filled with the colours around it: blurs from the widest to the finest laid over each
+    other, each only as far as there is something to blur."""
     if ImageChops.invert(mask).getbbox() is None:
         return picture  # nothing is left to take colours from
     seen = picture.convert("RGBA")

@@ -20,6 +20,7 @@ _NETWORK = re.compile(r"<(\w{1,40}):([^<>]{1,300})>", re.ASCII)
 _EDITED = re.compile(r"\[([^\[\]:()]{0,500}):([^\[\]:()]{0,500}):\s*([0-9.]{1,10})\s*\]")
 _BOTH = re.compile(r"\s*\bAND\b\s*")
 _HALF = 0.5
+_EARLY = 10  # steps: about half of the usual number
 
 
 @dataclass(frozen=True)
@@ -68,7 +69,7 @@ def named(loras: Mapping[str, float], offered: Mapping[str, Any]) -> tuple[dict[
     return found, tuple(unknown)
 
 
-def extra(items: list[Any]) -> dict[str, float]:
+def from_field(items: list[Any]) -> dict[str, float]:
     """The LoRAs of stable-diffusion.cpp's field: ``[{"path": …, "multiplier": …}]``."""
     found: dict[str, float] = {}
     for item in items:
@@ -94,4 +95,4 @@ def _longest(match: re.Match[str]) -> str:
         when = float(match[3])
     except ValueError:
         return match[0]
-    return match[2] if when <= _HALF or when >= 1 and when <= 10 else match[1]
+    return match[2] if when <= _HALF or 1 <= when <= _EARLY else match[1]

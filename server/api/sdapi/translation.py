@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -127,7 +128,7 @@ def translate(fields: A1111Fields, model: Model, *, edit: bool) -> A1111Submissi
     require_no_script(fields)
     ignored = list(silent_fields(fields, edit=edit))
     prompt = prompts.read(fields.prompt)
-    loras, unknown = prompts.named({**prompts.extra(fields.lora), **prompt.loras}, model.entry.loras)
+    loras, unknown = prompts.named({**prompts.from_field(fields.lora), **prompt.loras}, model.entry.loras)
     ignored += [f"lora.{name}" for name in unknown] + list(prompt.ignored)
     values: dict[str, Any] = {
         "model": model.id,
@@ -283,11 +284,20 @@ def _sampling(sampler: str, schedule: str, model: Model, params: tuple[str, str]
     preset = model.preset("standard", "natural")
     drawn_with = specs.drawn_with(ImageFields(prompt="none", scheduler=solver), model, preset)
     sigmas = kind.sigmas
-    if sigmas != "default" and (sigmas is None or drawn_with is None or not schedulers.takes_sigmas(drawn_with[0], sigmas)):
+    if sigmas != "default" and not _takes(model, drawn_with, sigmas):
         ignored.append(params[1])
         kind, sigmas = samplers.AUTOMATIC, "default"
     label = found.name if found is not None else samplers.label(None if drawn_with is None else drawn_with[0])
     return Sampling(label, kind.label, solver, sigmas or "default"), ignored
+
+
+def _takes(model: Model, drawn_with: tuple[str, Mapping[str, Any]] | None, sigmas: str | None) -> bool:
+    """Can what a model is drawn with have its noise levels so?"""
+    if sigmas is None or drawn_with is None:
+        return False
+    class_name, config = drawn_with
+    own = model.own_scheduler
+    return schedulers.takes_sigmas(class_name, {**({} if own is None else own[1]), **config}, sigmas)
 
 
 def _steps(asked: int | None, model: Model) -> int:
