@@ -32,8 +32,12 @@ def of_family(model: Model, name: str) -> Model:
     return OpenModels().of(replace(model, family=FamilyTable().by_name[name]))
 
 
-def asked(model: Model, *, edit: bool = False, **sent: Any) -> A1111Submission:
-    return translate(read_fields(sent), model, edit=edit)
+def asked(model: Model, **sent: Any) -> A1111Submission:
+    return translate(read_fields(sent), model, edit=False)
+
+
+def edited(model: Model, **sent: Any) -> A1111Submission:
+    return translate(read_fields(sent), model, edit=True)
 
 
 def test_what_is_left_out_is_the_models_own(mini: Model) -> None:
@@ -131,24 +135,24 @@ def test_lora_tags(mini: Model) -> None:
 
 
 def test_an_edit(mini: Model) -> None:
-    submission = asked(mini, edit=True, init_images=[SOURCE], denoising_strength=0.5, steps=20)
+    submission = edited(mini, init_images=[SOURCE], denoising_strength=0.5, steps=20)
     assert submission.fields.images == [SOURCE]
     assert submission.fields.strength == 0.5
     assert submission.fields.mask is None
-    assert asked(mini, edit=True, init_images=[SOURCE]).fields.strength == 0.75
+    assert edited(mini, init_images=[SOURCE]).fields.strength == 0.75
 
 
 @pytest.mark.parametrize("sent", [{}, {"init_images": []}, {"init_images": [""]}, {"init_images": None}])
 def test_an_edit_without_its_picture(mini: Model, sent: dict[str, Any]) -> None:
     with pytest.raises(BadRequest, match="Init image not found") as refused:
-        asked(mini, edit=True, **sent)
+        edited(mini, **sent)
     assert refused.value.param == "init_images"
 
 
 @pytest.mark.parametrize(("fill", "strength"), [(0, 0.5), (1, 0.5), (2, 1.0), (3, 1.0)])
 def test_what_is_drawn_from_noise_is_drawn_whole(mini: Model, fill: int, strength: float) -> None:
     sent = {**MASK, "inpainting_fill": fill, "denoising_strength": 0.5, "steps": 1000}
-    found = asked(mini, edit=True, **sent).fields.strength
+    found = edited(mini, **sent).fields.strength
     assert found == pytest.approx(strength, abs=0.002)
 
 
@@ -259,7 +263,7 @@ def test_refusals_name_the_clients_own_field(mini: Model, sent: dict[str, Any], 
 
 
 def test_what_decides_the_pictures_beside_our_fields_tells_requests_apart(mini: Model) -> None:
-    said = {asked(mini, edit=True, **MASK, **more).own for more in ({}, {"mask_blur": 9}, {"resize_mode": 1})}
+    said = {edited(mini, **MASK, **more).own for more in ({}, {"mask_blur": 9}, {"resize_mode": 1})}
     assert len(said) == 3
     assert SOURCE not in "".join(said)
-    assert asked(mini, edit=True, **MASK).own == asked(mini, edit=True, **MASK).own
+    assert edited(mini, **MASK).own == edited(mini, **MASK).own
