@@ -31,7 +31,7 @@ _HIRES: Final = frozenset({
 def _seed(value: Any) -> Any:
     """A seed that is none is a random one."""
     try:
-        return max(-1, int(float(value))) if isinstance(value, str) and not value.isdigit() else int(value)
+        return max(-1, int(float(value)) if isinstance(value, str) and not value.isdigit() else int(value))
     except (TypeError, ValueError, OverflowError):
         return -1
 

@@ -16,7 +16,7 @@ from pipelines.facts import prompt_weights, schedulers
 from pipelines.spec import Task
 from server.api import specs
 from server.api.reader import Reading
-from server.api.sdapi import prompts, samplers
+from server.api.sdapi import models, prompts, samplers
 from server.api.sdapi.fields import A1111Fields
 from server.api.sdapi.painting import NOISE, ZEROS, Manner
 from server.api.sdapi.silent import require_no_script, silent_fields
@@ -135,7 +135,6 @@ def translate(fields: A1111Fields, model: Model, *, edit: bool) -> A1111Submissi
         "prompt": "none",  # ours must have one; theirs need not
         "n": fields.n,
         "size": f"{_side(fields.width, model, 'width')}x{_side(fields.height, model, 'height')}",
-        "num_inference_steps": _steps(fields.steps, model),
         "guidance_scale": _guidance(fields, model),
         "loras": [{"name": name, "weight": weight} for name, weight in loras.items()],
         "response_format": "b64_json",
@@ -149,10 +148,11 @@ def translate(fields: A1111Fields, model: Model, *, edit: bool) -> A1111Submissi
         fields.sampler_name or fields.sampler_index, fields.scheduler, model, ("sampler_name", "scheduler")
     )
     ignored += unused
-    values["scheduler"] = sampling.scheduler
+    steps = _steps(fields.steps, model, sampling.scheduler)
+    values |= {"scheduler": sampling.scheduler, "num_inference_steps": steps}
     manner = None
     if edit:
-        values |= _edit_values(fields, model, ignored)
+        values |= _edit_values(fields, model, steps, ignored)
         manner = _manner(fields)
     named = {**_NAMES, **_EDIT_NAMES} if edit else _NAMES
     names = {ours: theirs for ours, theirs in named.items() if values.get(ours) is not None}
@@ -176,7 +176,7 @@ def at_least_one(strength: float, steps: int) -> float:
     return strength if int(steps * strength) else min(1.0, 1 / steps + 1e-9)
 
 
-def _edit_values(fields: A1111Fields, model: Model, ignored: list[str]) -> dict[str, Any]:
+def _edit_values(fields: A1111Fields, model: Model, steps: int, ignored: list[str]) -> dict[str, Any]:
     pictures = [text for text in fields.init_images if text.strip()]
     if not pictures:
         raise BadRequest(
@@ -192,7 +192,7 @@ def _edit_values(fields: A1111Fields, model: Model, ignored: list[str]) -> dict[
     if fields.mask and fields.inpainting_fill in (NOISE, ZEROS):
         strength = 1.0  # nothing of what is covered is left to be seen
     if not model.family.by_instruction:
-        strength = at_least_one(strength, _steps(fields.steps, model))
+        strength = at_least_one(strength, steps)
     values: dict[str, Any] = {"image": pictures, "strength": max(strength, 1e-6)}
     if fields.mask.strip():
         values["mask"] = fields.mask
@@ -230,7 +230,7 @@ def _hires(fields: A1111Fields, model: Model, ignored: list[str]) -> Hires | Non
     ignored += unused if sampler or schedule else []
     if fields.hr_upscaler.strip().lower() not in _PLAIN_UPSCALERS:
         ignored.append("hr_upscaler")
-    steps = _steps(fields.hr_second_pass_steps or fields.steps, model)
+    steps = _steps(fields.hr_second_pass_steps or fields.steps, model, sampling.scheduler)
     strength = _HIRES_STRENGTH if fields.denoising_strength is None else fields.denoising_strength
     prompt, negative = prompts.read(fields.hr_prompt).text, prompts.read(fields.hr_negative_prompt).text
     return Hires(
@@ -260,7 +260,7 @@ def _hires_size(fields: A1111Fields, model: Model) -> tuple[int, int]:
         (width, height), param = sides, "hr_scale"
     if min(width, height) < MIN_SIDE or max(width, height) > model.entry.max_side:
         raise BadRequest(
-            f"{param} makes pictures of {width} × {height} pixels; {model.id} makes sides from {MIN_SIDE} to"
+            f"{param} makes pictures of {width} × {height} pixels; {models.title(model)} makes sides from {MIN_SIDE} to"
             f" {model.entry.max_side}.",
             param=param,
         )
@@ -300,11 +300,13 @@ def _takes(model: Model, drawn_with: tuple[str, Mapping[str, Any]] | None, sigma
     return schedulers.takes_sigmas(class_name, {**({} if own is None else own[1]), **config}, sigmas)
 
 
-def _steps(asked: int | None, model: Model) -> int:
-    """As many as the model takes; its own where none are asked for."""
-    if asked is None:
-        return model.preset("standard", "natural").steps or model.family.steps
-    return max(1, min(asked, model.entry.max_steps))
+def _steps(asked: int | None, model: Model, solver: str | None) -> int:
+    """As many as the model takes, and its solver; its own where none are asked for."""
+    most = model.entry.max_steps
+    if "lcm" in (solver, model.family.name):
+        most = min(most, schedulers.MAX_LCM_STEPS)
+    steps = model.preset("standard", "natural").steps or model.family.steps if asked is None else asked
+    return max(1, min(steps, most))
 
 
 def _guidance(fields: A1111Fields, model: Model) -> float | None:
@@ -323,6 +325,6 @@ def _said(text: str, model: Model) -> str:
 def _side(side: int, model: Model, param: str) -> int:
     if not MIN_SIDE <= side <= model.entry.max_side:
         raise BadRequest(
-            f"{param} must be from {MIN_SIDE} to {model.entry.max_side} pixels for {model.id}.", param=param
+            f"{param} must be from {MIN_SIDE} to {model.entry.max_side} pixels for {models.title(model)}.", param=param
         )
     return side
