@@ -66,7 +66,7 @@ class A1111Generation(Generation):
         sigmas = self.submission.asked.sampling.sigmas
         if sigmas == "default":
             return spec
-        return msgspec.structs.replace(spec, sigmas=sigmas, spacing="default")
+        return msgspec.structs.replace(spec, sigmas=sigmas, spacing="default", step_cache=0.0)
 
     async def follow(self, job: Job, drawing: Drawing, finished: Finished) -> tuple[Further, ...]:
         """A drawing for each picture, which begins with that, enlarged."""

@@ -156,8 +156,9 @@ def translate(fields: A1111Fields, model: Model, *, edit: bool) -> A1111Submissi
         manner = _manner(fields)
     named = {**_NAMES, **_EDIT_NAMES} if edit else _NAMES
     names = {ours: theirs for ours, theirs in named.items() if values.get(ours) is not None}
-    if not fields.negative_prompt:
-        names.pop("negative_prompt", None)
+    for ours, theirs in (("negative_prompt", fields.negative_prompt), ("strength", fields.denoising_strength)):
+        if theirs in ("", None):  # ours is then their default, which nobody sent
+            names.pop(ours, None)
     try:
         checked = check_fields(values).model_copy(update={"prompt": _said(prompt.text, model)})
     except BadRequest as error:

@@ -267,3 +267,11 @@ def test_what_decides_the_pictures_beside_our_fields_tells_requests_apart(mini: 
     assert len(said) == 3
     assert SOURCE not in "".join(said)
     assert edited(mini, **MASK).own == edited(mini, **MASK).own
+
+
+def test_what_nobody_sent_is_not_told_to_mean_nothing(mini: Model) -> None:
+    model = of_family(mini, "flux-kontext")
+    for sent, told in (({}, ()), ({"denoising_strength": 0.5}, ("strength",))):
+        submission = edited(model, init_images=[SOURCE], **sent)
+        unused = specs.unused(submission.fields, model, edit=True)
+        assert tuple(field for field in unused if field in submission.reading.names) == told
