@@ -59,7 +59,7 @@ async def make_sources(
         return target_size(fields, model, None), Sources()
     decoding = services.decoders.decoding(principal)
     decode = functools.partial(decode_image, limits=services.limits, param="image")
-    fit = _shrink if model.family.by_instruction else _cover
+    fit = shrink if model.family.by_instruction else _cover
     # The whole first picture is gone when this returns: it would lie beside every one that is decoded after it.
     size, first, painted, kept = await _first(
         services, decoding, fields, model, images[0], mask, holes=holes and len(images) == 1
@@ -94,7 +94,7 @@ async def _first(
     elif holes:
         painted, kept = await decoding.run(lambda: _holes(source, model, size), param="image")
     # Cut like its mask, pixel by pixel.
-    fit = _shrink if model.family.by_instruction and painted is None else _cover
+    fit = shrink if model.family.by_instruction and painted is None else _cover
     return size, await decoding.run(lambda: fit(source.rgb, size), param="image"), painted, kept
 
 
@@ -129,7 +129,7 @@ def _cover(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     return to_pixels(cover(to_pil(pixels), *size))
 
 
-def _shrink(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+def shrink(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """A reference keeps its own shape; the pipeline brings it to the size it wants."""
     scale = (_MAX_REFERENCE_PIXELS / (pixels.width * pixels.height)) ** 0.5
     if scale >= 1:

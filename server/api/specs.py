@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.facts import prompt_weights, schedulers, spacing, step_cache
 from pipelines.facts.presets import STYLES, Preset
-from pipelines.spec import Adapter, Encoding, ImageSpec, Pixels, Task
+from pipelines.spec import Adapter, Encoding, ImageSpec, Pixels, Task, Window
 from server.api.wire import ImageFields, is_of_shape, sides_of
 from server.catalog.catalog import Model
 from server.catalog.entries import parse_size
@@ -36,6 +36,8 @@ class Sources:
     images: tuple[Pixels, ...] = ()
     mask: Pixels | None = None
     kept: Pixels | None = None  # of the first one's size: what is shown where the mask is 0, if not that itself
+    window: Window | None = None  # of kept, which is then of the picture's size: what the first one is of it
+    drawn_for: tuple[int, int] | None = None  # pixels: what is drawn is of this size, not the picture's
 
     @property
     def size_bytes(self) -> int:
@@ -173,7 +175,7 @@ def make_spec(
     ``varied``: the strength in ``fields`` is a variation's, which no client sent.
     """
     preset = model.preset(fields.quality, fields.style)
-    draw_width, draw_height = model.area.size_for(*size)
+    draw_width, draw_height = model.area.size_for(*(sources.drawn_for or size))
     strength = _strength(fields, mask=sources.mask is not None)
     steps = _steps(fields, model, preset)
     if varied and not model.family.by_instruction:
@@ -206,6 +208,7 @@ def make_spec(
         mask=sources.mask,
         adapters=_adapters(fields, model),
         kept=sources.kept,
+        window=sources.window,
         matting=model.entry.matting if fields.background == "transparent" else None,
     )
 
