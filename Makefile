@@ -20,8 +20,9 @@ test-cluster: .venv-ray/.installed
 	.venv-ray/bin/python -m pytest tests/faults/test_ray_cluster.py tests/unit/worker/ray tests/unit/test_deploy.py
 	.venv-ray/bin/python -m tests.cluster.scale
 
+PROGRAMS := openai-0.28 openai-1 image-generation-mcp
 # Large programs that people use with such a server: make test draws through those that are there.
-programs: .programs/sillytavern/.installed
+programs: .programs/sillytavern/.installed $(addprefix .programs/,$(PROGRAMS:=/.installed))
 
 serve: .venv/.installed
 	$(BIN)/darkroom serve $(ARGS)
@@ -77,4 +78,9 @@ clean:
 .programs/sillytavern/.installed: tests/programs/sillytavern.json
 	mkdir -p .programs/sillytavern && cp $< .programs/sillytavern/package.json
 	npm install --prefix .programs/sillytavern --ignore-scripts --no-fund --no-audit
+	touch $@
+
+.programs/%/.installed: tests/programs/%.txt
+	$(PYTHON) -m venv .programs/$*
+	.programs/$*/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
