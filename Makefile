@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-cluster programs coverage serve check format docs train evaluate clean
+.PHONY: demo test test-cluster programs open-webui coverage serve check format docs train evaluate clean
 
 demo: .venv/.installed
 	$(BIN)/darkroom demo
@@ -23,6 +23,9 @@ test-cluster: .venv-ray/.installed
 PROGRAMS := openai-0.28 openai-1 image-generation-mcp
 # Large programs that people use with such a server: make test draws through those that are there.
 programs: .programs/sillytavern/.installed $(addprefix .programs/,$(PROGRAMS:=/.installed))
+
+# Ten minutes and gigabytes: so not among them.
+open-webui: .programs/open-webui/.installed
 
 serve: .venv/.installed
 	$(BIN)/darkroom serve $(ARGS)
