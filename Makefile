@@ -20,7 +20,7 @@ test-cluster: .venv-ray/.installed
 	.venv-ray/bin/python -m pytest tests/faults/test_ray_cluster.py tests/unit/worker/ray tests/unit/test_deploy.py
 	.venv-ray/bin/python -m tests.cluster.scale
 
-PROGRAMS := openai-0.28 openai-1 image-generation-mcp
+PROGRAMS := openai-0.28 openai-1 litellm image-generation-mcp
 # Large programs that people use with such a server: make test draws through those that are there.
 programs: .programs/sillytavern/.installed $(addprefix .programs/,$(PROGRAMS:=/.installed))
 
