@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-cluster programs open-webui coverage serve check format docs train evaluate clean
+.PHONY: demo test test-cluster programs openwebui coverage serve check format docs train evaluate clean
 
 demo: .venv/.installed
 	$(BIN)/darkroom demo
@@ -25,7 +25,7 @@ PROGRAMS := openai-0.28 openai-1 litellm image-generation-mcp
 programs: .programs/sillytavern/.installed $(addprefix .programs/,$(PROGRAMS:=/.installed))
 
 # Ten minutes and gigabytes: so not among them.
-open-webui: .programs/open-webui/.installed
+openwebui: .programs/open-webui/.installed
 
 serve: .venv/.installed
 	$(BIN)/darkroom serve $(ARGS)

@@ -33,7 +33,7 @@ pytestmark = pytest.mark.timeout(400)
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     if not COMMAND.exists():
-        pytest.skip("needs Open WebUI: make open-webui")
+        pytest.skip("needs Open WebUI: make openwebui")
     with start(tmp_path_factory.mktemp("data"), keys=True) as running:
         yield running
 
