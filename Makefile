@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-cluster clients coverage serve check format docs train evaluate clean
+.PHONY: demo test test-cluster clients programs openwebui coverage serve check format docs train evaluate clean
 
 demo: .venv/.installed
 	$(BIN)/darkroom demo
@@ -22,6 +22,13 @@ test-cluster: .venv-ray/.installed
 
 # Programs that speak AUTOMATIC1111's API, in an environment of their own: make test runs them where it is there.
 clients: .venv-clients/.installed
+
+PROGRAMS := openai-0.28 openai-1 litellm image-generation-mcp
+# Large programs that people use with such a server: make test draws through those that are there.
+programs: .programs/sillytavern/.installed $(addprefix .programs/,$(PROGRAMS:=/.installed))
+
+# Ten minutes and gigabytes: so not among them.
+openwebui: .programs/open-webui/.installed
 
 serve: .venv/.installed
 	$(BIN)/darkroom serve $(ARGS)
@@ -77,4 +84,14 @@ clean:
 .venv-clients/.installed: tests/clients/sdapi/requirements.txt
 	$(PYTHON) -m venv .venv-clients
 	.venv-clients/bin/pip install --quiet --disable-pip-version-check --requirement $<
+	touch $@
+
+.programs/sillytavern/.installed: tests/programs/sillytavern.json
+	mkdir -p .programs/sillytavern && cp $< .programs/sillytavern/package.json
+	npm install --prefix .programs/sillytavern --ignore-scripts --no-fund --no-audit
+	touch $@
+
+.programs/%/.installed: tests/programs/%.txt
+	$(PYTHON) -m venv .programs/$*
+	.programs/$*/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@
