@@ -317,3 +317,10 @@ class TestPings:
         """It raises for any other status, and sends the text "" as the body."""
         for name in ("unload-checkpoint", "reload-checkpoint"):
             assert paper.post(b'""', f"/sdapi/v1/{name}").status_code == 200
+
+
+def test_none_of_it_is_there_where_the_owner_wants_none(paper_servers: PaperServers) -> None:
+    with paper_servers.open(sdapi=False).client() as client:
+        for path in ("/sdapi/v1/options", "/sdapi/v1/sd-models", "/sdapi/v1/extra-single-image", "/internal/ping"):
+            assert_sdapi_error(client.get(path), 404, "not_found")
+            assert_sdapi_error(client.post(path, json={}), 404, "not_found")

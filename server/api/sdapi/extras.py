@@ -78,7 +78,7 @@ async def _upscaled(services: Services, request: Request, texts: Mapping[str, st
         work = functools.partial(upscaled, data, how, limits=services.limits, most_pixels=left, param=param)
         png, pixels = await decoding.run(work, param=param)
         hold.give(most)
-        hold.take(len(png) * 4)  # the file, and its base64 while the answer is written and taken
+        hold.take(len(png) * 7 // 3, owed=True)  # the file, and its base64 while the answer is written and taken
         left -= pixels
         made.append(png)
     return made
