@@ -81,7 +81,7 @@ class A1111Generation(Generation):
             enlarged = await decoding.run(
                 functools.partial(painting.scaled, source.rgb, hires.size, nearest=hires.nearest), param="hr_upscaler"
             )
-            job.take(len(enlarged.data))
+            job.take(len(enlarged.data), owed=True)  # of what has been drawn, which is not to be lost
             second = msgspec.structs.replace(
                 drawing,
                 job_id=f"{job.key}-{picture.index}",

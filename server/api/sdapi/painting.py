@@ -27,6 +27,7 @@ FILLED, ORIGINAL, NOISE, ZEROS = 0, 1, 2, 3
 
 _HALF_OPAQUE: Final = [255 if level > 128 else 0 for level in range(256)]
 _DOUBLED: Final = [min(255, 2 * level) for level in range(256)]
+_SMEARED_SIDE: Final = 1024  # pixels
 _STEP: Final = 4  # between the radii of blurs that fill a hole
 
 
@@ -42,6 +43,7 @@ class Manner:
     fill: int = FILLED
     only_masked: bool = False
     padding: int = 0  # pixels of the source around what is masked
+    max_side: int = 2048  # pixels of a source that is answered in its own size; a larger one is made as small
 
 
 def arrange(source: Decoded, mask: Decoded | None, manner: Manner) -> tuple[Size, Sources]:
@@ -49,6 +51,10 @@ def arrange(source: Decoded, mask: Decoded | None, manner: Manner) -> tuple[Size
     picture = to_pil(source.rgb)
     if mask is None:
         return manner.size, Sources((to_pixels(resize(picture, manner.size, manner.resize_mode)),))
+    if manner.only_masked and max(picture.size) > manner.max_side:
+        scale = manner.max_side / max(picture.size)
+        within = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
+        picture = picture.resize(within, Image.Resampling.LANCZOS)
     painted = _softened(_mask(mask, manner), picture.size, manner)
     touched = painted.getbbox()
     if touched is None:
@@ -113,15 +119,18 @@ def smeared(picture: Image.Image, mask: Image.Image) -> Image.Image:
     other, each only as far as there is something to blur."""
     if ImageChops.invert(mask).getbbox() is None:
         return picture  # nothing is left to take colours from
+    # What is filled has no detail: it is made small, which takes a twentieth of the time of 16 megapixels.
+    scale = min(1.0, _SMEARED_SIDE / max(picture.size))
+    within = max(1, round(picture.width * scale)), max(1, round(picture.height * scale))
     seen = picture.convert("RGBA")
     seen.putalpha(ImageChops.invert(mask))
-    seen = seen.convert("RGBa")  # premultiplied: what is covered has no colour to give
-    filled = Image.new("RGBA", picture.size)
-    radius = max(picture.size)
+    seen = seen.convert("RGBa").resize(within, Image.Resampling.BOX)  # premultiplied: the covered give no colour
+    filled = Image.new("RGBA", within)
+    radius = max(within)
     while radius >= 1:
         filled.alpha_composite(seen.filter(ImageFilter.GaussianBlur(radius)).convert("RGBA"))
         radius //= _STEP
-    return Image.composite(filled.convert("RGB"), picture, mask)
+    return Image.composite(filled.convert("RGB").resize(picture.size, Image.Resampling.BILINEAR), picture, mask)
 
 
 def _of_window(

@@ -153,7 +153,7 @@ def translate(fields: A1111Fields, model: Model, *, edit: bool) -> A1111Submissi
     manner = None
     if edit:
         values |= _edit_values(fields, model, steps, ignored)
-        manner = _manner(fields)
+        manner = _manner(fields, model)
     named = {**_NAMES, **_EDIT_NAMES} if edit else _NAMES
     names = {ours: theirs for ours, theirs in named.items() if values.get(ours) is not None}
     for ours, theirs in (("negative_prompt", fields.negative_prompt), ("strength", fields.denoising_strength)):
@@ -200,7 +200,7 @@ def _edit_values(fields: A1111Fields, model: Model, steps: int, ignored: list[st
     return values
 
 
-def _manner(fields: A1111Fields) -> Manner:
+def _manner(fields: A1111Fields, model: Model) -> Manner:
     return Manner(
         size=(fields.width, fields.height),
         resize_mode=fields.resize_mode,
@@ -210,6 +210,7 @@ def _manner(fields: A1111Fields) -> Manner:
         fill=fields.inpainting_fill,
         only_masked=fields.inpaint_full_res,
         padding=fields.inpaint_full_res_padding,
+        max_side=model.entry.max_side,
     )
 
 

@@ -96,6 +96,16 @@ def test_only_masked_is_a_window_of_the_source() -> None:
     assert sources.kept == to_pixels(source)
 
 
+def test_a_source_larger_than_the_model_makes_is_answered_in_what_it_does() -> None:
+    """50 megapixels, ten times in PNG, would be more than a message to the front may have."""
+    manner = Manner((64, 64), blur=(0, 0), only_masked=True, max_side=100)
+    size, sources = arrange(decoded(scene(400, 200)), decoded(spot((400, 200), (0, 0, 200, 200))), manner)
+    assert size == (100, 50)
+    assert sources.window == Window(0, 0, 50, 50)
+    assert sources.kept is not None
+    assert (sources.kept.width, sources.kept.height) == size
+
+
 @pytest.mark.parametrize(
     ("box", "padding", "shape", "within", "window"),
     [
