@@ -194,8 +194,8 @@ class Accounts:
             self._metrics.quota_refused.labels("megapixel_steps").inc()
             wants = f", and this request asks for {asked:.1f}" if asked else ""
             raise QuotaExceeded(
-                f"This key may draw {most:g} megapixel-steps a day (UTC; width × height × steps × pictures / 1,000,000):"
-                f" {taken:.1f} are drawn or being drawn{wants}.",
+                f"This key may draw {most:g} megapixel-steps (width × height × steps × pictures / 1,000,000) a day"
+                f" (UTC): {taken:.1f} are drawn or being drawn{wants}.",
                 retry_after_s=self._left_s(),
             )
 

@@ -77,7 +77,8 @@ class Admission(Generic[T]):
         """Join a candidate to the work that it repeats, or take a permit, register its job and begin.
 
         Raises what can be refused at once: IdempotencyMismatch, BadRequest for an id in use, QueueFull, KeyLimit,
-        QuotaExceeded, Draining. Whoever joins pays nothing: nothing more is drawn for it. Whoever is admitted must wait with ``Work.waiter``: nothing else cancels work that nobody wants.
+        QuotaExceeded, Draining. Whoever joins pays nothing: nothing more is drawn for it. Whoever is admitted must wait
+        with ``Work.waiter``: nothing else cancels work that nobody wants.
         """
         # Nothing here waits: between looking for a first and becoming one, nobody may come.
         first = self.repeats.find(candidate.repeatable, lambda work: self._may_join(candidate, work))

@@ -91,6 +91,11 @@ class Job:
             self.ended.set()
         self._notify()
 
+    @property
+    def payer(self) -> str:
+        """The name of whose key it is, for people."""
+        return self.principal if self.charge is None else self.charge.payer.name
+
     def prepared(self, drawing: Drawing) -> None:
         """Everything is decided: from here on only the drawing and its delivery can fail."""
         self.drawing = drawing

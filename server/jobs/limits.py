@@ -18,6 +18,15 @@ MAX_MODELS = 256
 _MODEL = re.compile(r"[^\s,\x00-\x1f\x7f]{1,256}")
 
 
+def _require_number(name: str, value: object, most: int, *, whole: bool) -> None:
+    if value is None:
+        return
+    kinds = int if whole else (int, float)
+    sound = isinstance(value, kinds) and not isinstance(value, bool)
+    if not sound or not math.isfinite(value) or not 0 <= value <= most:  # type: ignore[arg-type, operator]
+        raise ValueError(f"{name} must be {'a whole number' if whole else 'a number'} from 0 to {most}")
+
+
 @dataclass(frozen=True)
 class Limits:
     """The limits of one key. A day is one of UTC."""
@@ -67,12 +76,3 @@ class Payer:
     id: str
     name: str
     limits: Limits = NO_LIMITS
-
-
-def _require_number(name: str, value: object, most: int, *, whole: bool) -> None:
-    if value is None:
-        return
-    kinds = int if whole else (int, float)
-    sound = isinstance(value, kinds) and not isinstance(value, bool)
-    if not sound or not math.isfinite(value) or not 0 <= value <= most:  # type: ignore[arg-type, operator]
-        raise ValueError(f"{name} must be {'a whole number' if whole else 'a number'} from 0 to {most}")
