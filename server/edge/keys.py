@@ -19,7 +19,7 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
@@ -141,17 +141,17 @@ class Keyring:
         return found
 
     def create(
-        self, name: str, *, admin: bool = False, limits: Limits = NO_LIMITS, expires: datetime | None = None
+        self, name: str, *, admin: bool = False, but: Callable[[KeyEntry], KeyEntry] = lambda entry: entry
     ) -> str:
-        """Make a key and return it: the only time that it is seen. ConfigError for a bad or taken name."""
+        """Make a key, as ``but`` changes it, and return it: the only time that it is seen. ConfigError for a bad or
+        taken name."""
         if not _NAME.fullmatch(name) or name == LOCAL.name:
             raise ConfigError(f"a key's name is 1 to 64 of A-Z a-z 0-9 _ . @ -, and not {LOCAL.name!r}")
         key = KEY_PREFIX + secrets.token_urlsafe(32)  # 32 bytes are 43 characters
         with self._changing():
             if any(entry.name == name for entry in self._entries):
                 raise ConfigError(f"there is a key named {name!r} already; revoke it first")
-            entry = replace(_entry(name, key, admin=admin), limits=limits, expires=_written_time(expires))
-            self._entries = (*self._entries, entry)
+            self._entries = (*self._entries, but(_entry(name, key, admin=admin)))
         return key
 
     def change(self, name: str, change: Callable[[KeyEntry], KeyEntry]) -> bool:
@@ -269,10 +269,6 @@ def _parsed(item: Mapping[str, Any]) -> KeyEntry:
     if entry.expires and datetime.fromisoformat(entry.expires).tzinfo is None:
         raise ValueError("expires must name its time zone, as 2027-01-31T00:00:00+00:00")
     return entry
-
-
-def _written_time(moment: datetime | None) -> str:
-    return "" if moment is None else moment.astimezone(UTC).isoformat(timespec="seconds")
 
 
 @contextlib.contextmanager
