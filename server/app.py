@@ -79,9 +79,11 @@ def create_app(settings: Settings, early: Early | None = None) -> FastAPI:
             watch.cancel()
             idle.cancel()
             services.fetcher.close()
-            await services.worker.stop()
-            await services.accounts.stop()
-            await services.database.close()
+            try:
+                await services.worker.stop()
+            finally:  # the worker's last words are booked
+                await services.accounts.stop()
+                await services.database.close()
 
     app = FastAPI(
         title="Darkroom",

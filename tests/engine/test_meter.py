@@ -5,11 +5,15 @@ from __future__ import annotations
 import threading
 import time
 from collections import Counter
+from types import SimpleNamespace
+from typing import Any, cast
 
 import pytest
 import torch
 
+from pipelines.engine.call import Call
 from pipelines.engine.engine import Engine
+from pipelines.engine.meter import Meter
 from pipelines.errors import DrawError
 from pipelines.plan import Drawing
 from tests.engine.conftest import Bench, Seen, denoiser
@@ -82,3 +86,49 @@ def test_steps_that_are_left_out_are_told_before_their_progress(bench: Bench) ->
     _, engine = bench.draw([bench.drawing("a", steps=20, scheduler="ddim", step_cache=0.5)], seen)
     assert seen.skipped["a"] == engine.counts["answered_from_cache"] == 8
     assert len(seen.steps) == 20
+
+
+def test_a_cuda_device_is_asked_when_it_has_ended_and_waited_for_at_the_end(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its clock is read, not the host's, which is ahead of it."""
+    device_ms, done, waits = [0.0], [False], list[float]()
+
+    class Event:
+        def __init__(self, **_: Any) -> None: ...
+
+        def record(self, stream: object) -> None:
+            self.at = device_ms[0]
+
+        def query(self) -> bool:
+            return done[0]
+
+        def synchronize(self) -> None:
+            waits.append(self.at)
+            done[0] = True
+
+        def elapsed_time(self, later: Event) -> float:
+            return later.at - self.at
+
+    monkeypatch.setattr(torch.cuda, "Event", Event)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: None)
+    taken: Counter[str] = Counter()
+
+    def took(drawing: Drawing, seconds: float) -> None:
+        taken[drawing.job_id] += round(seconds * 1000)
+
+    meter, cuda = Meter(took), torch.device("cuda")
+    drawings = bench.drawing("a"), bench.drawing("b")
+    calls = [cast(Call, SimpleNamespace(drawing=drawing, rows=2 + 4 * i)) for i, drawing in enumerate(drawings)]
+    for _ in range(2):
+        with meter.time(calls, cuda):
+            device_ms[0] += 800
+    assert not taken, "nothing is waited for in between"
+    meter.settle()
+    assert waits == [800.0]
+    assert taken == {"a": 400, "b": 1200}
+    with meter.time(calls[:1], cuda):
+        device_ms[0] += 100
+    with meter.time(calls[1:], cuda):
+        device_ms[0] += 100
+    assert taken == {"a": 500, "b": 1200}, "read at a later forward"

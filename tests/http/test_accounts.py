@@ -17,8 +17,10 @@ from openai import OpenAI, RateLimitError
 
 from server.catalog.catalog import Model
 from server.edge.keys import KeyEntry, Keyring
-from server.errors import WorkerLost
+from server.errors import ConfigError, WorkerLost
 from server.jobs.limits import Limits
+from server.jobs.usage import SCHEMA
+from server.storage.database import FILE_NAME, Database, Schema
 from tests.assertions import assert_api_error
 from tests.paper import STEP_S, Paper, PaperServers
 from tests.running import Running, eventually, start
@@ -268,6 +270,25 @@ def test_a_database_that_fails_costs_no_picture_and_is_said(paper_servers: Paper
     eventually(lambda: keyed.get("root", "/readyz").json()["usage"] == {"state": "written"}, within_s=20)
     answer = keyed.get("ada").json()
     assert (answer["complete"], answer["total"]["pictures"]) == (True, 2)
+
+
+def test_a_file_of_a_later_version_stops_the_server_at_the_door(paper_servers: PaperServers, tmp_path: Path) -> None:
+    later = Schema("usage", (*SCHEMA.migrations, ("ALTER TABLE usage ADD COLUMN more TEXT",)))
+    Database(tmp_path / FILE_NAME, (later,)).prepare()
+    with pytest.raises(ConfigError, match=r"a later Darkroom wrote it \(usage has version 2; this one knows 1\)"):
+        paper_servers.open(data_dir=tmp_path)
+
+
+def test_a_damaged_file_does_not_stop_it(paper_servers: PaperServers, tmp_path: Path) -> None:
+    (tmp_path / FILE_NAME).write_bytes(b"no database, though long enough for one" * 100)
+    paper = paper_servers.open(data_dir=tmp_path)
+    assert paper.post(BODY).status_code == 200
+    with paper.client() as client:
+        said = client.get("/readyz").json()["usage"]
+        assert (said["state"], said["reason"]) == ("in memory", "it is no SQLite file")
+        (tmp_path / FILE_NAME).rename(tmp_path / "damaged.db")
+        eventually(lambda: client.get("/readyz").json()["usage"] == {"state": "written"}, within_s=20)
+        assert client.get(USAGE).json()["total"]["pictures"] == 1
 
 
 def test_seconds_of_two_keys_together_are_no_more_than_the_device_had(tmp_path: Path, mini: Model) -> None:
