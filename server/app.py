@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 from fastapi import FastAPI
 
 from server import __version__
-from server.api import admin, files, hub, images, jobs, models, openapi, ops
+from server.api import accounts, admin, files, hub, images, jobs, models, openapi, ops
 from server.api.outcome import Outcome
 from server.api.sdapi import routes as sdapi
 from server.api.services import Services
@@ -24,6 +24,8 @@ from server.errors import ConfigError, DarkroomError, LinkRefused
 from server.inputs.decode import ImageLimits
 from server.inputs.decoders import Decoders
 from server.inputs.fetch import Fetcher, Own
+from server.jobs import usage
+from server.jobs.accounts import Accounts
 from server.jobs.admission import Admission
 from server.jobs.budget import Budget
 from server.jobs.queue import JobQueue
@@ -31,6 +33,8 @@ from server.jobs.registry import JobRegistry
 from server.jobs.repeats import KEEP_S, Repeats
 from server.jobs.runner import JobRunner
 from server.settings import Settings
+from server.storage.database import FILE_NAME as DATABASE_NAME
+from server.storage.database import Database, DatabaseFailed
 from server.storage.signing import Signer, load_or_create_secret
 from server.storage.store import Store, open_store
 from server.telemetry import Metrics
@@ -63,6 +67,7 @@ def create_app(settings: Settings, early: Early | None = None) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await services.accounts.start()
         services.worker.start()
         sweep = asyncio.create_task(_sweep(services.store, settings), name="sweep")
         watch = asyncio.create_task(services.served.watch(), name="watch-models")
@@ -75,7 +80,11 @@ def create_app(settings: Settings, early: Early | None = None) -> FastAPI:
             watch.cancel()
             idle.cancel()
             services.fetcher.close()
-            await services.worker.stop()
+            try:
+                await services.worker.stop()
+            finally:  # the worker's last words are booked
+                await services.accounts.stop()
+                await services.database.close()
 
     app = FastAPI(
         title="Darkroom",
@@ -88,8 +97,8 @@ def create_app(settings: Settings, early: Early | None = None) -> FastAPI:
     )
     app.state.services = services
     app.state.keyring = keyring
-    for router in (images.router, hub.router, jobs.router, files.router, models.router, admin.router, ops.router):
-        app.include_router(router(services))
+    for module in (images, hub, jobs, files, models, admin, accounts, ops):
+        app.include_router(module.router(services))
     app.include_router(sdapi.router(services))
     app.include_router(docs.router())
     app.include_router(page.router())
@@ -117,6 +126,9 @@ def _build(settings: Settings, models_file: Path, early: Early | None) -> Servic
         signer = Signer(settings.signing_key.get_secret_value().encode())
     else:
         signer = Signer(load_or_create_secret(settings.data_dir / "signing_key"))
+    database = Database(settings.data_dir / DATABASE_NAME, (usage.SCHEMA,))
+    with contextlib.suppress(DatabaseFailed):  # said when it is read: pictures are made without it
+        database.prepare()
     store = open_store(settings.store, settings.data_dir, settings.s3_endpoint)
     preload = {model.plan for model in catalog if model.entry.preload}
     roster = open_cluster(settings, devices) if settings.cluster is not None else None
@@ -137,12 +149,16 @@ def _build(settings: Settings, models_file: Path, early: Early | None) -> Servic
     budget = Budget(settings.held_bytes)
     repeats = Repeats[Outcome](lambda outcome: outcome.size_bytes, keep_s=keep_s, budget=budget)
     runner = JobRunner(queue, fleet, metrics, log_prompts=settings.log_prompts)
+    kept = Accounts(database, metrics)
+    fleet.on_spent = kept.spent
     return Services(
         settings=settings,
         served=ServedCatalog(models_file, catalog, fleet, own),
         queue=queue,
         jobs=registry,
-        admission=Admission(queue, registry, repeats, runner, job_timeout_s=settings.job_timeout_s, budget=budget),
+        admission=Admission(
+            queue, registry, repeats, runner, job_timeout_s=settings.job_timeout_s, budget=budget, accounts=kept
+        ),
         budget=budget,
         worker=fleet,
         store=store,
@@ -151,6 +167,8 @@ def _build(settings: Settings, models_file: Path, early: Early | None) -> Servic
         limits=ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
         metrics=metrics,
         decoders=Decoders(),
+        accounts=kept,
+        database=database,
     )
 
 

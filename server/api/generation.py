@@ -15,6 +15,7 @@ from fastapi import Request
 from pipelines.plan import Drawing
 from pipelines.spec import Encoding, ImageSpec
 from server.api import specs
+from server.api.allowed import require_allowed
 from server.api.outcome import Outcome
 from server.api.reader import MAX_IGNORED
 from server.api.results import base_url, make_outcome, require_room, wanted
@@ -29,6 +30,7 @@ from server.errors import BadRequest, DarkroomError
 from server.jobs.admission import Admitted
 from server.jobs.further import Further
 from server.jobs.job import Job
+from server.jobs.limits import Limits
 from server.worker.protocol import Finished
 
 _HUB_FLAT_COPIES = 6  # of each picture: its clients read it under three names, in two arrays
@@ -63,7 +65,7 @@ async def begin(
     reading = submission.reading
     request.state.ignored_fields = reading.ignored
     try:
-        model = _check(services, submission)
+        model = _check(services, submission, request.state.principal.limits)
     except DarkroomError as error:
         raise reading.named(error) from None
     mask = submission.mask is not None or submission.fields.mask is not None
@@ -161,10 +163,12 @@ def _with_edit_size(submission: Submission, model: Model) -> Submission:
     return replace(submission, reading=replace(submission.reading, fields=fields))
 
 
-def _check(services: Services, submission: Submission) -> Model:
-    """The model that a submission names. Raises the error of a model or of fields that cannot be drawn."""
-    fields = submission.fields
-    model = submission.served_by(services.catalog.resolve(fields.model or services.catalog.default))
+def _check(services: Services, submission: Submission, limits: Limits) -> Model:
+    """The model that a submission names. Raises the error of a model or of fields that cannot be drawn, or that its
+    key may not use."""
+    fields, catalog = submission.fields, services.catalog
+    model = submission.served_by(catalog.resolve(fields.model or catalog.default))
+    require_allowed(catalog, limits, model)
     services.worker.require(model.plan.key, model.id)
     try:
         _check_fields(services, submission, model)

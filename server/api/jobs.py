@@ -1,31 +1,42 @@
 """Jobs' routes, GET and DELETE …/images/jobs: how far a request's job is, and the way to cancel it.
 
-Knows what a job's row says; a principal sees its own jobs only.
+Knows what a job's row says; a principal sees its own jobs only, an admin that asks for them those of all.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 
 from server.api import openapi
+from server.api.admin import require_admin
 from server.api.prefixes import add_under_both
 from server.api.services import Services
-from server.errors import NotFound, Unauthorized
+from server.errors import AdminRequired, NotFound, Unauthorized
 from server.jobs.job import Job
+
+AllQuery = Annotated[bool, Query(description="other keys' jobs too, with their names; needs an admin key")]
 
 
 def router(services: Services) -> APIRouter:
     routes = APIRouter(tags=["jobs"], dependencies=[openapi.KEY], responses=openapi.errors(Unauthorized))
 
-    async def jobs(request: Request) -> dict[str, Any]:
+    async def jobs(request: Request, all: AllQuery = False) -> dict[str, Any]:
         """Your jobs: those that wait or run, and those that ended in the last ten minutes. Oldest first."""
+        if all:
+            require_admin(request)
+            rows = [{**_row(services, name, job), "key": job.payer} for name, job in services.jobs.everyones()]
+            return {"object": "list", "data": rows}
         principal = request.state.principal.id
         return {"object": "list", "data": [_row(services, name, job) for name, job in services.jobs.jobs(principal)]}
 
-    async def job(request: Request, job_id: str) -> dict[str, Any]:
+    async def job(request: Request, job_id: str, all: AllQuery = False) -> dict[str, Any]:
         """How far a job is. Its id is the ``x-job-id`` of the request that it belongs to."""
+        if all:
+            require_admin(request)
+            found = services.jobs.find(request.state.principal.id, job_id)
+            return {**_row(services, job_id, found), "key": found.payer}
         return _row(services, job_id, services.jobs.get(request.state.principal.id, job_id))
 
     async def cancel(request: Request, job_id: str) -> dict[str, Any]:
@@ -51,6 +62,7 @@ def router(services: Services) -> APIRouter:
             responses={
                 200: {"model": answer, "description": "The jobs." if path == "jobs" else "The job."},
                 **({} if path == "jobs" else openapi.errors(NotFound)),
+                **({} if method == "DELETE" else openapi.errors(AdminRequired)),
             },
         )
     return routes

@@ -98,6 +98,7 @@ class JobAnswer(BaseModel):
     eta_s: float | None = Field(description="seconds until its end, as jobs have lately gone; null: it has ended")
     progress: JobProgress
     error: ErrorFields | None = Field(description="why it failed")
+    key: str | None = Field(None, description="with `all`: the name of whose key it is")
 
 
 class JobsAnswer(BaseModel):

@@ -9,11 +9,13 @@ from server.catalog.catalog import Catalog
 from server.inputs.decode import ImageLimits
 from server.inputs.decoders import Decoders
 from server.inputs.fetch import Fetcher
+from server.jobs.accounts import Accounts
 from server.jobs.admission import Admission
 from server.jobs.budget import Budget
 from server.jobs.queue import JobQueue
 from server.jobs.registry import JobRegistry
 from server.settings import Settings
+from server.storage.database import Database
 from server.storage.signing import Signer
 from server.storage.store import Store
 from server.telemetry import Metrics
@@ -38,6 +40,8 @@ class Services:
     limits: ImageLimits
     metrics: Metrics
     decoders: Decoders
+    accounts: Accounts
+    database: Database
 
     @property
     def catalog(self) -> Catalog:

@@ -14,11 +14,12 @@ import contextlib
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from server.errors import Draining, KeyLimit, QueueFull
+from server.errors import Draining, KeyLimit, QueueFull, QuotaExceeded
 
 _FIRST_GUESS_S = 2.0  # until a job has been measured
 _SMOOTHING = 0.2  # of the moving average: about the last ten jobs count
 _MAX_RETRY_AFTER_S = 120.0  # clients obey Retry-After up to this
+_NEVER_S = 86_400.0  # said to a key that may have no jobs: until somebody changes that
 
 
 Lane = tuple[str, ...]  # names of devices; empty: any
@@ -93,15 +94,21 @@ class JobQueue:
         return min(_MAX_RETRY_AFTER_S, max(1.0, self._job_s * (self.queued + 1) / self._slots))
 
     @contextlib.contextmanager
-    def permit(self, principal: str) -> Iterator[None]:
-        """Hold a place in the queue. Raises QueueFull, KeyLimit or Draining at once; never waits."""
+    def permit(self, principal: str, most: int | None = None) -> Iterator[None]:
+        """Hold a place in the queue. Raises QueueFull, KeyLimit or Draining at once; never waits.
+
+        ``most`` is this principal's own limit, in place of ``per_key``; 0 is none at all. Raises QuotaExceeded for it.
+        """
         if self._draining:
             raise Draining("The server is shutting down.", retry_after_s=5)
         if self.held >= self._size:
             raise QueueFull("The queue is full.", retry_after_s=self.retry_after_s())
-        if self._per_key and self._held.get(principal, 0) >= self._per_key:
+        if most == 0:
+            raise QuotaExceeded("This key may have no jobs here.", retry_after_s=_NEVER_S)
+        limit = most or self._per_key
+        if limit and self._held.get(principal, 0) >= limit:
             raise KeyLimit(
-                f"This key has {self._per_key} jobs here already, its limit.",
+                f"This key has {limit} jobs here already, its limit.",
                 retry_after_s=self.retry_after_s(),
             )
         self._held[principal] = self._held.get(principal, 0) + 1
