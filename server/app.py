@@ -18,6 +18,7 @@ from server.api.outcome import Outcome
 from server.api.services import Services
 from server.catalog.load import find_models_file, load_catalog
 from server.edge import stack
+from server.edge.cors import require_someone_to_trust
 from server.edge.keys import Keyring
 from server.errors import ConfigError, DarkroomError, LinkRefused
 from server.inputs.decode import ImageLimits
@@ -58,6 +59,7 @@ def create_app(settings: Settings, early: Early | None = None) -> FastAPI:
             f"{reached} is reachable from other machines, but no key is configured: make one with "
             "`darkroom keys create NAME`, or set DARKROOM_ALLOW_OPEN=1 (--allow-open) to serve anyone"
         )
+    require_someone_to_trust(settings, obeys_anyone=keyring.empty and (settings.allow_open or not keyring.had_keys))
     services = _build(settings, find_models_file(settings.models), early)
 
     @contextlib.asynccontextmanager

@@ -52,6 +52,11 @@ class Settings(BaseSettings):
         None, description="what clients type before the path; picture URLs start with it"
     )
     allow_open: bool = Field(False, description="serve anyone beyond loopback, or after the last key, without a key")
+    cors_origins: Annotated[str | None, AfterValidator(values.cors_origins)] = Field(
+        None,
+        description="origins whose web pages may use this server, comma-separated: https://app.example.com; * is any,"
+        " on a server with keys; default: none",
+    )
 
     # What it serves
     models: Path | None = Field(
@@ -171,6 +176,11 @@ class Settings(BaseSettings):
     def held_bytes(self) -> int:
         """The budget of bytes: ``max_held_bytes``, or what the largest bodies need."""
         return max(self.max_held_bytes, 2 * self.max_body_bytes)
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """The origins that ``cors_origins`` names; ``("*",)`` is any."""
+        return () if self.cors_origins is None else values.origin_list(self.cors_origins)
 
     @property
     def device_words(self) -> tuple[str, ...]:

@@ -6,6 +6,7 @@ From the socket inwards, each layer in its own file (``stack.install`` stacks th
     http10           what has no length ends with its connection, where chunks are unknown (uvicorn protocol)
     pipelining       a client that leaves is seen, whatever waits behind its request     (uvicorn protocol)
     upgrades         an offer of another protocol is declined, and its request answered (uvicorn protocol)
+    cors             browsers are told which pages of other origins may read an answer
     request_id       every request gets an id, every answer carries it
     lingering_close  an answer given before the body arrived closes the connection, but not at once
     access_log       one record per request: route, status, seconds, principal, bytes
