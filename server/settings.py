@@ -52,6 +52,12 @@ class Settings(BaseSettings):
         None, description="what clients type before the path; picture URLs start with it"
     )
     allow_open: bool = Field(False, description="serve anyone beyond loopback, or after the last key, without a key")
+    tls_cert: Path | None = Field(
+        None,
+        description="serve HTTPS with this certificate, a PEM file with those that vouch for it behind it; read again"
+        " when it changes; default: HTTP",
+    )
+    tls_key: Path | None = Field(None, description="the certificate's private key, a PEM file without a passphrase")
     cors_origins: Annotated[str | None, AfterValidator(values.cors_origins)] = Field(
         None,
         description="origins whose web pages may use this server, comma-separated: https://app.example.com; * is any,"
@@ -222,6 +228,11 @@ class Settings(BaseSettings):
         return f"{ENV_PREFIX}CLUSTER_REPLICAS (--cluster-replicas) = {self.cluster_replicas}"
 
     @property
+    def scheme(self) -> str:
+        """Of the URLs at which the server itself answers."""
+        return "http" if self.tls_cert is None else "https"
+
+    @property
     def on_loopback(self) -> bool:
         """Does the server listen where only this machine reaches it?"""
         return values.is_loopback(self.host.strip("[]"))
@@ -249,6 +260,12 @@ def read_settings(argv: list[str] | None = None, **overrides: Any) -> Settings:
         raise ConfigError(
             f"{settings.devices_as_set}: is the old name of {ENV_PREFIX}DEVICES (--devices), which is set too; leave"
             " one of the two out"
+        )
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        there, missing = ("CERT", "KEY") if settings.tls_key is None else ("KEY", "CERT")
+        raise ConfigError(
+            f"{ENV_PREFIX}TLS_{there} (--tls-{there.lower()}) is set and {ENV_PREFIX}TLS_{missing}"
+            f" (--tls-{missing.lower()}) is not: HTTPS needs the certificate and its key"
         )
     if settings.cluster_replicas is not None and settings.cluster is None:
         raise ConfigError(

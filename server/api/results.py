@@ -129,4 +129,5 @@ def base_url(services: Services, request: Request) -> str:
         return services.settings.public_url
     # The local end of this very connection, as the socket knows it: no client can choose it.
     host, port = request.scope["server"]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = request.scope["scheme"]  # whether it was encrypted; an absolute-form target does not change it
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

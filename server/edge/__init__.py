@@ -2,6 +2,7 @@
 
 From the socket inwards, each layer in its own file (``stack.install`` stacks them):
 
+    tls              a handshake first, where the server has a certificate               (before uvicorn's protocol)
     deadlines        heads arrive in time and are not endless, answers are taken        (uvicorn protocol)
     http10           what has no length ends with its connection, where chunks are unknown (uvicorn protocol)
     pipelining       a client that leaves is seen, whatever waits behind its request     (uvicorn protocol)
@@ -20,6 +21,6 @@ From the socket inwards, each layer in its own file (``stack.install`` stacks th
 So a request without a key is refused before its body is read, and every refusal, whichever layer
 it comes from, has an id, a log record and the one error shape. Beside the layers: ``connections``
 (how many, whose, and which must go), ``answers`` (error → response), ``translation`` (other people's
-exceptions → ours), ``keys`` (the keyring), ``rebinding`` (what an open server refuses) and
-``disconnect`` (work that ends when its client leaves).
+exceptions → ours), ``keys`` (the keyring), ``certificate`` (what HTTPS shows), ``rebinding`` (what an open
+server refuses) and ``disconnect`` (work that ends when its client leaves).
 """

@@ -79,7 +79,7 @@ def browser(chrome: Chrome) -> Iterator[Chrome]:
 def _draws(browser: Chrome, site: str, server: Paper, key: str | None) -> tuple[dict[str, Any], str]:
     """What a page of ``site`` could read, and what the browser's console says."""
     browser.get(f"{site}/index.html")
-    shown: dict[str, Any] = browser.execute_async_script(DRAW, server.url, key, BODY)  # type: ignore[no-untyped-call]
+    shown: dict[str, Any] = browser.execute_async_script(DRAW, server.url, key, BODY)
     log: list[dict[str, Any]] = browser.get_log("browser")  # type: ignore[no-untyped-call]
     return shown, " ".join(entry["message"] for entry in log)
 
@@ -119,7 +119,7 @@ def test_without_keys_a_listed_page_draws_and_another_draws_nothing(
     assert BLOCKED in log
 
     browser.get(f"{stranger}/index.html")  # a plain form's POST needs no preflight, and its answer cannot be read
-    shown = browser.execute_async_script(  # type: ignore[no-untyped-call]
+    shown = browser.execute_async_script(
         """const [server, body, done] = arguments;
            fetch(`${server}/v1/images/generations`, {method: "POST", mode: "no-cors", body})
                .then(answer => done({type: answer.type}), error => done({error: String(error)}));""",
