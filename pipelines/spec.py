@@ -43,6 +43,7 @@ class Encoding(msgspec.Struct, frozen=True):
     format: str = "png"  # png, jpeg or webp
     quality: int = 90  # 0..100, jpeg and webp only
     metadata: bool = True  # write the parameters into the picture
+    provenance: bool = True  # and that a model made it
 
 
 class Adapter(msgspec.Struct, frozen=True, order=True):

@@ -132,6 +132,9 @@ class Settings(BaseSettings):
     url_lifetime_s: int = Field(3600, ge=1, le=7 * 86400, description="how long a picture URL lives")
     sweep_interval_s: float = Field(60.0, gt=0, description="how often expired pictures are deleted")
     picture_metadata: bool = Field(True, description="write prompt, model, seed and steps into the picture")
+    provenance: bool = Field(
+        True, description="write into the picture that a model made it: IPTC's digital source type, as XMP"
+    )
 
     # How much it takes
     queue_size: int = Field(64, ge=1, le=100_000, description="jobs admitted at once, running ones included")
