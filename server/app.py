@@ -14,6 +14,7 @@ from fastapi import FastAPI
 
 from server import __version__
 from server.api import admin, files, hub, images, jobs, models, openapi, ops
+from server.api.credentials import open_credentials
 from server.api.outcome import Outcome
 from server.api.services import Services
 from server.catalog.load import find_models_file, load_catalog
@@ -151,6 +152,7 @@ def _build(settings: Settings, models_file: Path, early: Early | None) -> Servic
         limits=ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
         metrics=metrics,
         decoders=Decoders(),
+        credentials=open_credentials(settings),
     )
 
 

@@ -135,6 +135,12 @@ class Settings(BaseSettings):
     provenance: bool = Field(
         True, description="write into the picture that a model made it: IPTC's digital source type, as XMP"
     )
+    c2pa_cert: Path | None = Field(
+        None,
+        description="sign pictures with this certificate (pip install 'darkroom[c2pa]'), a PEM file with those that"
+        " vouch for it behind it; default: they are not signed",
+    )
+    c2pa_key: Path | None = Field(None, description="that certificate's private key, a PEM file without a passphrase")
 
     # How much it takes
     queue_size: int = Field(64, ge=1, le=100_000, description="jobs admitted at once, running ones included")
@@ -264,12 +270,8 @@ def read_settings(argv: list[str] | None = None, **overrides: Any) -> Settings:
             f"{settings.devices_as_set}: is the old name of {ENV_PREFIX}DEVICES (--devices), which is set too; leave"
             " one of the two out"
         )
-    if (settings.tls_cert is None) != (settings.tls_key is None):
-        there, missing = ("CERT", "KEY") if settings.tls_key is None else ("KEY", "CERT")
-        raise ConfigError(
-            f"{ENV_PREFIX}TLS_{there} (--tls-{there.lower()}) is set and {ENV_PREFIX}TLS_{missing}"
-            f" (--tls-{missing.lower()}) is not: HTTPS needs the certificate and its key"
-        )
+    _require_pair("tls", settings.tls_cert, settings.tls_key, "HTTPS needs")
+    _require_pair("c2pa", settings.c2pa_cert, settings.c2pa_key, "signing pictures needs")
     if settings.cluster_replicas is not None and settings.cluster is None:
         raise ConfigError(
             f"{settings.replicas_as_set}: there is no cluster; set {ENV_PREFIX}CLUSTER (--cluster) too, or leave this"
@@ -287,6 +289,16 @@ def read_settings(argv: list[str] | None = None, **overrides: Any) -> Settings:
             f" or more, which is {settings.held_bytes}"
         )
     return settings
+
+
+def _require_pair(name: str, certificate: Path | None, key: Path | None, who: str) -> None:
+    if (certificate is None) != (key is None):
+        there, missing = ("cert", "key") if key is None else ("key", "cert")
+        raise ConfigError(
+            f"{ENV_PREFIX}{name.upper()}_{there.upper()} (--{name}-{there}) is set and"
+            f" {ENV_PREFIX}{name.upper()}_{missing.upper()} (--{name}-{missing}) is not: {who} the certificate and its"
+            " key"
+        )
 
 
 def _explain(item: ErrorDetails) -> str:

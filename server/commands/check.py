@@ -54,9 +54,11 @@ def check(settings: Settings, *, deep: bool = False) -> int:
     of_devices = _device_problem(catalog, settings)
     if of_devices is not None:
         print(of_devices, file=sys.stderr)
-    of_certificate = _certificate_problem(settings)
-    if of_certificate is not None:
-        print(of_certificate, file=sys.stderr)
+    of_certificates = [
+        problem for problem in (_certificate_problem(settings), _credentials_problem(settings)) if problem
+    ]
+    for problem in of_certificates:
+        print(problem, file=sys.stderr)
     problems = _problems(catalog, compiles=settings.device_kind != "cpu" and machine.has_cuda_device())
     whole = {key: plan for key, plan in catalog.plans.items() if key not in problems}
     problems |= _problems_inside(catalog, whole, deep=deep)
@@ -75,7 +77,7 @@ def check(settings: Settings, *, deep: bool = False) -> int:
     print(
         f"{catalog.path}: {len(catalog.models)} models, {len(problems)} of {len(catalog.plans)} folders with problems"
     )
-    return 1 if of_devices or of_certificate or problems or adapters or catalog.refused_checkpoints else 0
+    return 1 if of_devices or of_certificates or problems or adapters or catalog.refused_checkpoints else 0
 
 
 def _device_problem(catalog: Catalog, settings: Settings) -> str | None:
@@ -109,6 +111,19 @@ def _certificate_problem(settings: Settings) -> str | None:
     if pair.expires is not None:
         until = time.strftime("%Y-%m-%d", time.gmtime(pair.expires))
         print(f"{settings.tls_cert}: a certificate until {until}, with its key")
+    return None
+
+
+def _credentials_problem(settings: Settings) -> str | None:
+    """Why a server would not start with what it is to sign pictures with; None if it would."""
+    if settings.c2pa_cert is None:
+        return None
+    from server.api.credentials import open_credentials
+
+    try:
+        open_credentials(settings)
+    except ConfigError as error:
+        return str(error)
     return None
 
 

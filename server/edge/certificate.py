@@ -102,8 +102,8 @@ def open_certificate(settings: Settings) -> Certificate | None:
 
 def read_pair(certificate: Path, key: Path) -> Pair:
     """Read both files and try them. Raises ConfigError that says which is wrong, and how."""
-    chain = _CERTIFICATE.findall(_text(certificate, CERTIFICATE_NAME))
-    secret = _text(key, KEY_NAME)
+    chain = _CERTIFICATE.findall(read_pem(certificate, CERTIFICATE_NAME))
+    secret = read_pem(key, KEY_NAME)
     found = _KEY.search(secret)
     if not chain:
         swapped = found is None and _CERTIFICATE.search(secret) is not None
@@ -130,7 +130,7 @@ def read_pair(certificate: Path, key: Path) -> Pair:
             raise _wrong(CERTIFICATE_NAME, certificate, f"{which} cannot be read: {_reason(error)}") from None
     context = _context(certificate, key)
     expires, problem = _try(context, chain[0])
-    warnings = [warning for warning in (problem, _readable_by_others(key)) if warning]
+    warnings = [warning for warning in (problem, readable_by_others(key)) if warning]
     return Pair(context, expires, tuple(warnings))
 
 
@@ -199,7 +199,8 @@ def _handshake(server: ssl.SSLContext, client: ssl.SSLContext) -> dict[str, Any]
     return dict(asking.getpeercert() or {})
 
 
-def _text(path: Path, name: str) -> str:
+def read_pem(path: Path, name: str) -> str:
+    """The text of a PEM file, of a setting of this name. Raises ConfigError."""
     try:
         with path.open("rb") as file:
             content = file.read(MAX_BYTES + 1)
@@ -210,7 +211,8 @@ def _text(path: Path, name: str) -> str:
     return content.decode("ascii", errors="replace")  # text beside the blocks may be anything
 
 
-def _readable_by_others(key: Path) -> str | None:
+def readable_by_others(key: Path) -> str | None:
+    """A warning, where others than its owner can read a private key."""
     if os.name == "nt":
         return None
     mode = stat.S_IMODE(key.stat().st_mode)
