@@ -44,6 +44,7 @@ class Encoding(msgspec.Struct, frozen=True):
     quality: int = 90  # 0..100, jpeg and webp only
     metadata: bool = True  # write the parameters into the picture
     texts: tuple[str, ...] = ()  # what a PNG says in their place, one text a picture; empty: they are written as JSON
+    provenance: bool = True  # and that a model made it
 
 
 class Window(msgspec.Struct, frozen=True):

@@ -14,11 +14,13 @@ from fastapi import FastAPI
 
 from server import __version__
 from server.api import accounts, admin, files, hub, images, jobs, models, openapi, ops
+from server.api.credentials import open_credentials
 from server.api.outcome import Outcome
 from server.api.sdapi import routes as sdapi
 from server.api.services import Services
 from server.catalog.load import find_models_file, load_catalog
 from server.edge import stack
+from server.edge.cors import require_someone_to_trust
 from server.edge.keys import Keyring
 from server.errors import ConfigError, DarkroomError, LinkRefused
 from server.inputs.decode import ImageLimits
@@ -63,6 +65,7 @@ def create_app(settings: Settings, early: Early | None = None) -> FastAPI:
             f"{reached} is reachable from other machines, but no key is configured: make one with "
             "`darkroom keys create NAME`, or set DARKROOM_ALLOW_OPEN=1 (--allow-open) to serve anyone"
         )
+    require_someone_to_trust(settings, obeys_anyone=keyring.empty and (settings.allow_open or not keyring.had_keys))
     services = _build(settings, find_models_file(settings.models), early)
 
     @contextlib.asynccontextmanager
@@ -169,6 +172,7 @@ def _build(settings: Settings, models_file: Path, early: Early | None) -> Servic
         decoders=Decoders(),
         accounts=kept,
         database=database,
+        credentials=open_credentials(settings),
     )
 
 

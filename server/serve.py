@@ -19,9 +19,10 @@ import uvicorn
 from fastapi import FastAPI
 
 from server.app import create_app
+from server.edge.certificate import Certificate, open_certificate
 from server.edge.connections import Connections, max_connections, raise_descriptors
-from server.edge.deadlines import protocol_with_deadlines
 from server.edge.request_id import WithRequestId
+from server.edge.tls import protocol_of
 from server.errors import ConfigError
 from server.settings import Settings
 from server.telemetry import Metrics, configure_logging
@@ -41,8 +42,11 @@ class _Server(uvicorn.Server):
     When the time to drain is over, those that still wait are told so, and only then does the application end.
     """
 
-    def __init__(self, config: uvicorn.Config, app: FastAPI, *, drain_s: float) -> None:
+    def __init__(
+        self, config: uvicorn.Config, app: FastAPI, *, drain_s: float, certificate: Certificate | None = None
+    ) -> None:
         super().__init__(config)
+        self._certificate = certificate
         self._app = app
         self._drain_s = max(MIN_DRAIN_S, drain_s)
         self._had_terminal = _has_terminal()
@@ -67,8 +71,13 @@ class _Server(uvicorn.Server):
 
     async def serve(self, sockets: list[socket.socket] | None = None) -> None:
         self._loop = asyncio.get_running_loop()
-        with self._hangup_rereads():
-            await super().serve(sockets)
+        watch = None if self._certificate is None else asyncio.create_task(self._certificate.watch(), name="watch-tls")
+        try:
+            with self._hangup_rereads():
+                await super().serve(sockets)
+        finally:
+            if watch is not None:
+                watch.cancel()
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)
@@ -129,13 +138,19 @@ def serve(settings: Settings, early: Early | None = None) -> None:
     configure_logging(settings.log_level, process="front")
     logging.getLogger().handlers[0].addFilter(WithRequestId())
     raise_descriptors(settings)
+    certificate = open_certificate(settings)
     app = create_app(settings, early)
     connections = _connections(settings, app.state.services.metrics)
     listener = _listen(settings)
     app.state.services.worker.connect()
     config = uvicorn.Config(
         app,
-        http=protocol_with_deadlines(settings, connections),
+        http=protocol_of(
+            settings,
+            connections,
+            certificate,
+            failed=app.state.services.metrics.connections_closed.labels("handshake").inc,
+        ),
         backlog=ACCEPTED_AT_ONCE,
         log_config=None,
         access_log=False,
@@ -145,9 +160,9 @@ def serve(settings: Settings, early: Early | None = None) -> None:
         ws="none",
     )
     host, port = listener.getsockname()[:2]
-    address = f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    address = f"{settings.scheme}://[{host}]:{port}" if ":" in host else f"{settings.scheme}://{host}:{port}"
     print(f"Darkroom listens on {address}{_openness(settings, app)}", file=sys.stderr, flush=True)
-    server = _Server(config, app, drain_s=settings.drain_timeout_s)
+    server = _Server(config, app, drain_s=settings.drain_timeout_s, certificate=certificate)
     app.state.services.worker.on_refused = server.refuse
     # Outside uvicorn's own handlers: a signal before it has started must stop it too, and the one that uvicorn
     # raises again after a clean shutdown must not turn that into a failure.

@@ -22,6 +22,13 @@ _HEAD = re.compile(r"(\[[0-9A-Fa-f:.]{2,45}\]|[0-9A-Za-z.-]{1,253}):(?P<port>\d{
 _REPLICAS = re.compile(r"(?P<least>\d{1,4})(\.\.(?P<most>\d{1,4}))?", re.ASCII)
 _MAX_REPLICAS = 1000
 _MIN_SECRET_LENGTH = 16
+ANY_ORIGIN: Final = "*"
+# Extensions and desktop programs have schemes of their own: chrome-extension://…, tauri://localhost, app://obsidian.md
+_ORIGIN = re.compile(
+    r"(?P<scheme>[a-z][a-z0-9+.-]*)://(?P<host>\[[0-9a-f:.]{2,45}\]|[a-z0-9._-]{1,253})(?::(?P<port>\d{1,5}))?",
+    re.ASCII,
+)
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 def http_url(value: str | None) -> str | None:
@@ -31,6 +38,36 @@ def http_url(value: str | None) -> str | None:
     if not value.startswith(("http://", "https://")) or "?" in value or "#" in value or not host_of(value):
         raise ValueError("must start with http:// or https://, name a host and carry no query")
     return value.rstrip("/")
+
+
+def cors_origins(value: str | None) -> str | None:
+    """Origins of web pages."""
+    if value is not None:
+        origin_list(value)
+    return value
+
+
+def origin_list(text: str) -> tuple[str, ...]:
+    """The origins that ``text`` names, each as browsers write it: small letters, no port that the scheme has anyway."""
+    words = [word.strip() for word in text.split(",")]
+    if words == [ANY_ORIGIN]:
+        return (ANY_ORIGIN,)
+    return tuple(_origin(word) for word in words)
+
+
+def _origin(word: str) -> str:
+    if word == ANY_ORIGIN:
+        raise ValueError("* stands alone: it names every origin")
+    if word.lower() == "null":
+        raise ValueError("null is what every page without an origin sends, a file's and a stranger's sandbox's alike")
+    match = _ORIGIN.fullmatch(word.removesuffix("/").lower())
+    if match is None or (match["port"] is not None and not 0 < int(match["port"]) < 65536):
+        raise ValueError(
+            "must be origins, comma-separated, as https://app.example.com or http://localhost:5173: scheme, host and"
+            " perhaps a port, in ASCII, without a path; or * alone"
+        )
+    own = match["port"] is None or _DEFAULT_PORTS.get(match["scheme"]) == int(match["port"])
+    return f"{match['scheme']}://{match['host']}" + ("" if own else f":{int(match['port'])}")
 
 
 def store(value: str) -> str:

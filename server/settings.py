@@ -52,6 +52,17 @@ class Settings(BaseSettings):
         None, description="what clients type before the path; picture URLs start with it"
     )
     allow_open: bool = Field(False, description="serve anyone beyond loopback, or after the last key, without a key")
+    tls_cert: Path | None = Field(
+        None,
+        description="serve HTTPS with this certificate, a PEM file with those that vouch for it behind it; read again"
+        " when it changes; default: HTTP",
+    )
+    tls_key: Path | None = Field(None, description="the certificate's private key, a PEM file without a passphrase")
+    cors_origins: Annotated[str | None, AfterValidator(values.cors_origins)] = Field(
+        None,
+        description="origins whose web pages may use this server, comma-separated: https://app.example.com; * is any,"
+        " on a server with keys; default: none",
+    )
 
     # What it serves
     models: Path | None = Field(
@@ -123,6 +134,15 @@ class Settings(BaseSettings):
     url_lifetime_s: int = Field(3600, ge=1, le=7 * 86400, description="how long a picture URL lives")
     sweep_interval_s: float = Field(60.0, gt=0, description="how often expired pictures are deleted")
     picture_metadata: bool = Field(True, description="write prompt, model, seed and steps into the picture")
+    provenance: bool = Field(
+        True, description="write into the picture that a model made it: IPTC's digital source type, as XMP"
+    )
+    c2pa_cert: Path | None = Field(
+        None,
+        description="sign pictures with this certificate (pip install 'darkroom[c2pa]'), a PEM file with those that"
+        " vouch for it behind it; default: they are not signed",
+    )
+    c2pa_key: Path | None = Field(None, description="that certificate's private key, a PEM file without a passphrase")
 
     # How much it takes
     queue_size: int = Field(64, ge=1, le=100_000, description="jobs admitted at once, running ones included")
@@ -175,6 +195,11 @@ class Settings(BaseSettings):
         return max(self.max_held_bytes, 2 * self.max_body_bytes)
 
     @property
+    def origins(self) -> tuple[str, ...]:
+        """The origins that ``cors_origins`` names; ``("*",)`` is any."""
+        return () if self.cors_origins is None else values.origin_list(self.cors_origins)
+
+    @property
     def device_words(self) -> tuple[str, ...]:
         """What ``devices``, or ``device`` in its place, names."""
         return tuple(word.strip() for word in (self.device or self.devices).split(","))
@@ -214,6 +239,11 @@ class Settings(BaseSettings):
         return f"{ENV_PREFIX}CLUSTER_REPLICAS (--cluster-replicas) = {self.cluster_replicas}"
 
     @property
+    def scheme(self) -> str:
+        """Of the URLs at which the server itself answers."""
+        return "http" if self.tls_cert is None else "https"
+
+    @property
     def on_loopback(self) -> bool:
         """Does the server listen where only this machine reaches it?"""
         return values.is_loopback(self.host.strip("[]"))
@@ -242,6 +272,8 @@ def read_settings(argv: list[str] | None = None, **overrides: Any) -> Settings:
             f"{settings.devices_as_set}: is the old name of {ENV_PREFIX}DEVICES (--devices), which is set too; leave"
             " one of the two out"
         )
+    _require_pair("tls", settings.tls_cert, settings.tls_key, "HTTPS needs")
+    _require_pair("c2pa", settings.c2pa_cert, settings.c2pa_key, "signing pictures needs")
     if settings.cluster_replicas is not None and settings.cluster is None:
         raise ConfigError(
             f"{settings.replicas_as_set}: there is no cluster; set {ENV_PREFIX}CLUSTER (--cluster) too, or leave this"
@@ -259,6 +291,16 @@ def read_settings(argv: list[str] | None = None, **overrides: Any) -> Settings:
             f" or more, which is {settings.held_bytes}"
         )
     return settings
+
+
+def _require_pair(name: str, certificate: Path | None, key: Path | None, who: str) -> None:
+    if (certificate is None) != (key is None):
+        there, missing = ("cert", "key") if key is None else ("key", "cert")
+        raise ConfigError(
+            f"{ENV_PREFIX}{name.upper()}_{there.upper()} (--{name}-{there}) is set and"
+            f" {ENV_PREFIX}{name.upper()}_{missing.upper()} (--{name}-{missing}) is not: {who} the certificate and its"
+            " key"
+        )
 
 
 def _explain(item: ErrorDetails) -> str:

@@ -93,7 +93,8 @@ class Metrics:
         self.connections = Gauge("darkroom_connections", "Connections open now", registry=self.registry)
         self.connections_closed = Counter(
             "darkroom_connections_closed",
-            "Connections closed because there were too many: gave_way, refused_all, refused_address",
+            "Connections closed because there were too many: gave_way, refused_all, refused_address; or without a whole"
+            " TLS handshake: handshake",
             ["how"],
             registry=self.registry,
         )

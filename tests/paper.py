@@ -20,6 +20,7 @@ from PIL import Image
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, Picture
 from server.app import create_app
+from server.edge.certificate import open_certificate
 from server.edge.keys import Keyring
 from server.errors import DarkroomError, ModelUnavailable
 from server.settings import Settings
@@ -169,5 +170,5 @@ class PaperServers:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr("server.app.LocalWorker", PaperWorker)
             app = create_app(chosen)
-        live = self._stack.enter_context(serve(app, chosen))
+        live = self._stack.enter_context(serve(app, chosen, certificate=open_certificate(chosen)))
         return Paper(live, app, app.state.services.worker.members[0], key)

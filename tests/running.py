@@ -156,6 +156,6 @@ def _read(running: Running) -> None:
     assert running.process.stderr is not None
     for line in running.process.stderr:
         running.lines.append(line)
-        match = re.search(r"listens on (http://\S+)", line)
+        match = re.search(r"listens on (https?://\S+)", line)
         if match:
             running.url = match[1]

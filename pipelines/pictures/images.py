@@ -15,6 +15,7 @@ import torch
 from PIL import Image, PngImagePlugin
 
 from pipelines.errors import BadPicture, is_out_of_memory
+from pipelines.pictures import provenance
 from pipelines.pictures.fitting import cover, to_pil
 from pipelines.pictures.matting import FLAT_GROUND, cut_out
 from pipelines.pictures.repaint import put_back
@@ -110,22 +111,26 @@ def _laid_in(drawn: Image.Image, window: Window, spec: ImageSpec) -> Image.Image
 
 
 def encode(image: Image.Image, spec: ImageSpec, encoding: Encoding, *, index: int, seed: int) -> Picture:
-    """Encode a finished picture, with its parameters inside if ``encoding`` says so."""
+    """Encode a finished picture, with its parameters and whence it comes inside if ``encoding`` says so."""
     out = io.BytesIO()
     parameters = None
     if encoding.metadata:
         parameters = encoding.texts[index] if encoding.texts else _parameters(spec, seed)
+    packet = provenance.xmp(spec) if encoding.provenance else None
     if encoding.format == "png":
         info = PngImagePlugin.PngInfo()
         if parameters is not None:
             # iTXt, so that a prompt in any script survives.
             info.add_itxt("parameters", parameters)
+        if packet is not None:
+            info.add_itxt(provenance.PNG_KEYWORD, packet)
         image.save(out, "PNG", compress_level=PNG_LEVEL, pnginfo=info)
     else:
         exif = Image.Exif()
         if parameters is not None:
             exif[0x010E] = _ascii(spec, seed)  # ImageDescription
-        image.save(out, encoding.format.upper(), quality=encoding.quality, exif=exif)
+        xmp = {} if packet is None else {"xmp": packet.encode()}
+        image.save(out, encoding.format.upper(), quality=encoding.quality, exif=exif, **xmp)
     transparent = image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)
     return Picture(index, out.getvalue(), _MIMES[encoding.format], image.width, image.height, seed, transparent)
 

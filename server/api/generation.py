@@ -91,7 +91,7 @@ class Generation:
 
     @property
     def encoding(self) -> Encoding:
-        return specs.make_encoding(self.submission.fields, metadata=self.services.settings.picture_metadata)
+        return specs.make_encoding(self.submission.fields, self.services.settings)
 
     async def prepare(self, job: Job) -> Drawing:
         """Pictures in, and every choice made. Raises the error of the first field that stands in the way."""

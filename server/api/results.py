@@ -55,10 +55,16 @@ async def make_outcome(
     finished: Finished,
     base: str,
 ) -> Outcome:
-    """Store the pictures that are wanted behind URLs. Raises StoreFull when one of them cannot be, but must."""
+    """Sign the pictures, if the owner has it so, and store those that are wanted behind URLs.
+
+    Raises StoreFull when one of them cannot be stored, but must, and ServerFault when one cannot be signed.
+    """
     fields, form = submission.fields, wanted(submission, model)
+    pictures = finished.pictures
+    if services.credentials is not None:
+        pictures = await services.credentials.sign(pictures, drawing.spec)
     items = []
-    for picture in finished.pictures:
+    for picture in pictures:
         url = await _url(services, picture, base, spare=form.spare_url) if form.url else None
         items.append(Item(picture.seed, picture.data if form.inline else None, url, background(picture.transparent)))
     return Outcome(
@@ -129,4 +135,5 @@ def base_url(services: Services, request: Request) -> str:
         return services.settings.public_url
     # The local end of this very connection, as the socket knows it: no client can choose it.
     host, port = request.scope["server"]
-    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+    scheme = request.scope["scheme"]  # whether it was encrypted; an absolute-form target does not change it
+    return f"{scheme}://[{host}]:{port}" if ":" in host else f"{scheme}://{host}:{port}"

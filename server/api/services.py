@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from server.api.credentials import Credentials
 from server.api.outcome import Outcome
 from server.catalog.catalog import Catalog
 from server.inputs.decode import ImageLimits
@@ -42,6 +43,7 @@ class Services:
     decoders: Decoders
     accounts: Accounts
     database: Database
+    credentials: Credentials | None = None
 
     @property
     def catalog(self) -> Catalog:

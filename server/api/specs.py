@@ -19,6 +19,7 @@ from server.api.wire import ImageFields, is_of_shape, sides_of
 from server.catalog.catalog import Model
 from server.catalog.entries import parse_size
 from server.errors import BadRequest
+from server.settings import Settings
 
 # 32 bits: what other tools' seed fields take, and exact in every client's numbers.
 _RANDOM_SEED_BITS = 32
@@ -305,8 +306,11 @@ def make_seeds(fields: ImageFields) -> tuple[int, ...]:
     return tuple((fields.seed + offset) % 2**63 for offset in range(fields.n))
 
 
-def make_encoding(fields: ImageFields, *, metadata: bool) -> Encoding:
-    return Encoding(fields.output_format, fields.output_compression, metadata)
+def make_encoding(fields: ImageFields, settings: Settings) -> Encoding:
+    """What is written beside the pixels is the owner's to say, not the request's."""
+    return Encoding(
+        fields.output_format, fields.output_compression, settings.picture_metadata, provenance=settings.provenance
+    )
 
 
 def _first(asked: float | None, preset: float | None, default: float) -> float:

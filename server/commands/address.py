@@ -22,6 +22,7 @@ class Address:
     url: str
     key: str | None
     chosen: bool
+    own_certificate: Path | None = None  # of this machine's server, where the settings name one
 
     @property
     def shown(self) -> str:
@@ -48,7 +49,11 @@ def read_address(arguments: argparse.Namespace) -> Address:
     from server.settings import API_KEY_VARIABLE, URL_VARIABLE, read_settings
 
     named = arguments.server or os.environ.get(URL_VARIABLE)
-    url = named or f"http://127.0.0.1:{read_settings().port or 8000}"
+    if named:
+        url, certificate = str(named), None
+    else:
+        settings = read_settings()
+        url, certificate = f"{settings.scheme}://127.0.0.1:{settings.port or 8000}", settings.tls_cert
     try:
         parsed = httpx.URL(url)
     except httpx.InvalidURL:
@@ -59,7 +64,7 @@ def read_address(arguments: argparse.Namespace) -> Address:
     base = url.rstrip("/").removesuffix("/v1").removesuffix("/api")
     key_file = arguments.key_file
     key = os.environ.get(API_KEY_VARIABLE) or None if key_file is None else _read_key(key_file)
-    return Address(base, key, named is not None)
+    return Address(base, key, bool(named), certificate)
 
 
 def _read_key(path: Path) -> str:

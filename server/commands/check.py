@@ -7,6 +7,7 @@ torch is done in a process of its own (server/worker/child/check.py).
 from __future__ import annotations
 
 import sys
+import time
 from argparse import Namespace
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
@@ -53,6 +54,11 @@ def check(settings: Settings, *, deep: bool = False) -> int:
     of_devices = _device_problem(catalog, settings)
     if of_devices is not None:
         print(of_devices, file=sys.stderr)
+    of_certificates = [
+        problem for problem in (_certificate_problem(settings), _credentials_problem(settings)) if problem
+    ]
+    for problem in of_certificates:
+        print(problem, file=sys.stderr)
     problems = _problems(catalog, compiles=settings.device_kind != "cpu" and machine.has_cuda_device())
     whole = {key: plan for key, plan in catalog.plans.items() if key not in problems}
     problems |= _problems_inside(catalog, whole, deep=deep)
@@ -71,7 +77,7 @@ def check(settings: Settings, *, deep: bool = False) -> int:
     print(
         f"{catalog.path}: {len(catalog.models)} models, {len(problems)} of {len(catalog.plans)} folders with problems"
     )
-    return 1 if of_devices or problems or adapters or catalog.refused_checkpoints else 0
+    return 1 if of_devices or of_certificates or problems or adapters or catalog.refused_checkpoints else 0
 
 
 def _device_problem(catalog: Catalog, settings: Settings) -> str | None:
@@ -84,6 +90,38 @@ def _device_problem(catalog: Catalog, settings: Settings) -> str | None:
         return None
     try:
         load_catalog(catalog.path, find(settings))
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def _certificate_problem(settings: Settings) -> str | None:
+    """Why a server would not start with its certificate; None if it would. What clients or the owner should not like
+    is said, and is no problem of the start."""
+    from server.edge import certificate
+
+    if settings.tls_cert is None or settings.tls_key is None:
+        return None
+    try:
+        pair = certificate.read_pair(settings.tls_cert, settings.tls_key)
+    except ConfigError as error:
+        return str(error)
+    for warning in (*pair.warnings, *certificate.soon(pair.expires)):
+        print(f"{certificate.CERTIFICATE_NAME} = {settings.tls_cert}: {warning}", file=sys.stderr)
+    if pair.expires is not None:
+        until = time.strftime("%Y-%m-%d", time.gmtime(pair.expires))
+        print(f"{settings.tls_cert}: a certificate until {until}, with its key")
+    return None
+
+
+def _credentials_problem(settings: Settings) -> str | None:
+    """Why a server would not start with what it is to sign pictures with; None if it would."""
+    if settings.c2pa_cert is None:
+        return None
+    from server.api.credentials import open_credentials
+
+    try:
+        open_credentials(settings)
     except ConfigError as error:
         return str(error)
     return None

@@ -17,6 +17,7 @@ import httpx
 from server.commands import inside
 from server.commands.address import Address, read_address
 from server.commands.failure import CommandFailed
+from server.commands.trust import context_for, refused_certificate
 from server.settings import API_KEY_VARIABLE, read_settings
 
 _ANSWER_TIMEOUT_S = 900.0  # without a byte; a server that streams says something every ten seconds
@@ -37,9 +38,10 @@ async def connected(arguments: Namespace) -> AsyncIterator[httpx.AsyncClient]:
     async with client_of(address, timeout_s=_ANSWER_TIMEOUT_S) as client:
         try:
             yield client
-        except httpx.ConnectError:
+        except httpx.ConnectError as error:
             raise CommandFailed(
-                f"no server answers at {address.shown}. Start one with `darkroom serve`, name one with --server URL,"
+                refused_certificate(error, address.shown)
+                or f"no server answers at {address.shown}. Start one with `darkroom serve`, name one with --server URL,"
                 " or draw without one: --local"
             ) from None
         except httpx.TransportError as error:
@@ -50,6 +52,7 @@ def client_of(address: Address, *, timeout_s: float) -> httpx.AsyncClient:
     return httpx.AsyncClient(
         base_url=address.url,
         headers=address.headers,
+        verify=context_for(address.url, address.own_certificate),
         timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S)),
         trust_env=not _is_this_machine(httpx.URL(address.url).host),  # no proxy to oneself
     )

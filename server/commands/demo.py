@@ -22,7 +22,16 @@ from server.errors import ConfigError
 # The first worked example of the API's specification.
 PROMPT = "A cute cat programming on a laptop, digital art style"
 _START_TIMEOUT_S = 120.0
-_NOT_FOR_THE_DEMO = ("PUBLIC_URL", "ALLOW_OPEN", "STORE", "S3_ENDPOINT", "SIGNING_KEY")  # settings of a lasting server
+_NOT_FOR_THE_DEMO = (
+    "PUBLIC_URL",
+    "ALLOW_OPEN",
+    "STORE",
+    "S3_ENDPOINT",
+    "SIGNING_KEY",
+    "TLS_CERT",
+    "TLS_KEY",
+    "CORS_ORIGINS",
+)  # settings of a lasting server
 
 
 def add_parser(commands: Any) -> None:

@@ -2,10 +2,12 @@
 
 From the socket inwards, each layer in its own file (``stack.install`` stacks them):
 
+    tls              a handshake first, where the server has a certificate               (before uvicorn's protocol)
     deadlines        heads arrive in time and are not endless, answers are taken        (uvicorn protocol)
     http10           what has no length ends with its connection, where chunks are unknown (uvicorn protocol)
     pipelining       a client that leaves is seen, whatever waits behind its request     (uvicorn protocol)
     upgrades         an offer of another protocol is declined, and its request answered (uvicorn protocol)
+    cors             browsers are told which pages of other origins may read an answer
     request_id       every request gets an id, every answer carries it
     lingering_close  an answer given before the body arrived closes the connection, but not at once
     access_log       one record per request: route, status, seconds, principal, bytes
@@ -19,6 +21,6 @@ From the socket inwards, each layer in its own file (``stack.install`` stacks th
 So a request without a key is refused before its body is read, and every refusal, whichever layer
 it comes from, has an id, a log record and the one error shape. Beside the layers: ``connections``
 (how many, whose, and which must go), ``answers`` (error → response), ``translation`` (other people's
-exceptions → ours), ``dialects`` (whose words a path's clients read), ``keys`` (the keyring), ``rebinding`` (what an
-open server refuses) and ``disconnect`` (work that ends when its client leaves).
+exceptions → ours), ``dialects`` (whose words a path's clients read), ``keys`` (the keyring), ``certificate`` (what
+HTTPS shows), ``rebinding`` (what an open server refuses) and ``disconnect`` (work that ends when its client leaves).
 """

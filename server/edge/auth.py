@@ -20,6 +20,7 @@ import re
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.edge.cors import is_preflight
 from server.edge.dialects import speaks_sdapi
 from server.edge.headers import values
 from server.edge.keys import LOCAL, LOCAL_OWNER, Keyring, Principal
@@ -136,7 +137,7 @@ def _of_pair(pair: str) -> str | None:
 
 def _require_spare(scope: Scope, principal: Principal | None) -> None:
     """Refuse what the connections beyond the limit are not kept for. Raises Unavailable."""
-    if principal in (None, LOCAL) and scope["path"] not in HEALTH_PATHS:
+    if principal in (None, LOCAL) and scope["path"] not in HEALTH_PATHS and not is_preflight(scope):
         raise Unavailable("The server has as many connections as it may.", retry_after_s=1)
 
 

@@ -28,6 +28,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
 from server.edge.answers import encode, error_body, error_headers
 from server.edge.connections import Connections, address_of, max_connections
+from server.edge.cors import Origins
 from server.edge.http10 import OldClients
 from server.edge.paths import plain_target
 from server.edge.request_id import new_request_id
@@ -67,6 +68,7 @@ def protocol_with_deadlines(settings: Settings, connections: Connections | None 
             if connections is None
             else connections
         )
+        origins = Origins(settings)
         header_timeout_s = settings.header_timeout_s
         write_timeout_s = settings.write_timeout_s
 
@@ -77,6 +79,7 @@ class DeadlineProtocol(OldClients):
     """uvicorn's protocol with deadlines for heads and answers, a size for heads, and a number of connections."""
 
     counted: Connections
+    origins: Origins
     header_timeout_s: float
     write_timeout_s: float
 
@@ -274,6 +277,7 @@ class DeadlineProtocol(OldClients):
             "content-length": str(len(body)),
             "connection": "close",
         }
+        headers |= self.origins.refusal_headers(self.headers or (), headers)
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items()).encode("ascii")
         self.transport.write(STATUS_LINE[status or error.answer.status] + head + b"\r\n" + body)
         self.transport.close()

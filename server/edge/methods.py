@@ -31,7 +31,8 @@ class Methods:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         method = scope["method"] if scope["type"] == "http" else None
         if method == "OPTIONS":
-            allowed = METHODS if scope["path"] == _OF_THE_SERVER else allowed_methods(self._routed.routes, scope)
+            anything = scope["path"] == _OF_THE_SERVER or scope.get("state", {}).get("preflight")
+            allowed = METHODS if anything else allowed_methods(self._routed.routes, scope)
             if not allowed:
                 raise NotFound("There is nothing at this path.")
             await Response(status_code=204, headers={"allow": allow(allowed)})(scope, receive, send)

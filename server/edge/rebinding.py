@@ -2,7 +2,8 @@
 
 Knows the Host and Origin headers; knows nothing of keys. A page that the user visits can send requests to
 127.0.0.1, and by rebinding its own name to 127.0.0.1 (DNS rebinding) it can read the answers too. The first
-shows in Origin, the second in Host, and no page can set either. Programs send no Origin.
+shows in Origin, the second in Host, and no page can set either. Programs send no Origin. A page whose origin the owner
+has listed (``cors_origins``) may do what programs may, under a name of this machine; the owner's rights it has not.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 
 from starlette.types import Scope
 
+from server.edge.cors import Origins
 from server.edge.headers import values
 from server.errors import BadRequest
 from server.settings import Settings
@@ -20,6 +22,7 @@ from server.settings import Settings
 _AUTHORITY = re.compile(r"(?P<host>\[[0-9a-f:.]+\]|[a-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?", re.ASCII | re.IGNORECASE)
 _DEFAULT_PORTS = {"http": 80, "https": 443}
 _REMEDY = "make a key with `darkroom keys create NAME` and send it, or set public_url"
+_PAGE_REMEDY = "name their origin in cors_origins, make a key with `darkroom keys create NAME`, or set public_url"
 
 
 class RebindingGuard:
@@ -28,6 +31,7 @@ class RebindingGuard:
     def __init__(self, settings: Settings) -> None:
         self._guards_host = settings.on_loopback  # an open server elsewhere cannot know its names
         self._hosts = {"localhost", settings.host.strip("[]").lower()}
+        self._listed = Origins(settings)
         self._public_origin: tuple[str, int] | None = None
         if settings.public_url is not None:
             self._public_origin = _origin(settings.public_url)
@@ -42,13 +46,14 @@ class RebindingGuard:
                 f"This server has no keys, so it answers only under a name of this machine; {_REMEDY}.",
                 code="host_refused",
             )
-        # No page can read the answer to these, and they change nothing: OPTIONS allows no origin, and goes no further.
+        # These change nothing, OPTIONS goes no further, and only pages of listed origins can read the answers.
         if scope["method"] in ("GET", "HEAD", "OPTIONS"):
             return
         for origin in values(scope, b"origin"):
-            if not self._is_same(origin.decode("latin-1"), hosts):
+            sent = origin.decode("latin-1")
+            if not (self._is_same(sent, hosts) or self._listed.lists(sent)):
                 raise BadRequest(
-                    f"This server has no keys, so it refuses requests from other web pages; {_REMEDY}.",
+                    f"This server has no keys, so it refuses requests from other web pages; {_PAGE_REMEDY}.",
                     code="origin_refused",
                 )
 

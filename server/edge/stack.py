@@ -9,6 +9,7 @@ from server.edge.access_log import AccessLog, Count
 from server.edge.auth import Auth
 from server.edge.body import BodyLimit
 from server.edge.boundary import ErrorBoundary
+from server.edge.cors import Cors, Origins
 from server.edge.encodings import ContentEncodings
 from server.edge.keys import Keyring
 from server.edge.lingering_close import LingeringClose
@@ -44,3 +45,4 @@ def install(
     app.add_middleware(AccessLog, count=count)
     app.add_middleware(LingeringClose)
     app.add_middleware(RequestIds)
+    app.add_middleware(Cors, origins=Origins(settings))

@@ -54,6 +54,16 @@ def test_an_unknown_variable_is_refused_by_name(monkeypatch: pytest.MonkeyPatch)
         ("store", "ftp://x", "s3://bucket"),
         ("fetch", "http://host/", "scheme"),
         ("allow_open", "perhaps", "bool"),
+        ("cors_origins", "", "scheme, host"),
+        ("cors_origins", "app.example.com", "scheme, host"),
+        ("cors_origins", "https://app.example.com/path", "without a path"),
+        ("cors_origins", "https://*.example.com", "scheme, host"),
+        ("cors_origins", "https://bücher.example", "in ASCII"),
+        ("cors_origins", "https://app.example.com:0", "scheme, host"),
+        ("cors_origins", "https://app.example.com:99999", "scheme, host"),
+        ("cors_origins", "https://a.example,,https://b.example", "scheme, host"),
+        ("cors_origins", "https://a.example,*", "stands alone"),
+        ("cors_origins", "null", "every page without an origin"),
     ],
 )
 def test_a_value_out_of_bounds_is_refused_with_name_value_and_bound(
@@ -64,6 +74,22 @@ def test_a_value_out_of_bounds_is_refused_with_name_value_and_bound(
         read_settings()
     for part in (f"DARKROOM_{name.upper()}", f"--{name.replace('_', '-')}", repr(value), says):
         assert part in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("value", "origins"),
+    [
+        (None, ()),
+        ("*", ("*",)),
+        (" https://App.Example.com/ , http://localhost:5173", ("https://app.example.com", "http://localhost:5173")),
+        ("https://a.example:443,http://a.example:80,https://a.example:80",
+         ("https://a.example", "http://a.example", "https://a.example:80")),
+        ("chrome-extension://abcdef,tauri://localhost,http://[::1]:3000",
+         ("chrome-extension://abcdef", "tauri://localhost", "http://[::1]:3000")),
+    ],
+)  # fmt: skip
+def test_origins_are_read_as_browsers_write_them(value: str | None, origins: tuple[str, ...]) -> None:
+    assert read_settings(cors_origins=value).origins == origins
 
 
 @pytest.mark.parametrize(("value", "replicas"), [("2", (2, 2)), ("1..3", (1, 3)), ("declared", None), (None, None)])

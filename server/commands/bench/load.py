@@ -19,6 +19,7 @@ import httpx
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from server.commands.bench.mix import Ask
+from server.commands.trust import context_for, refused_certificate
 from server.errors import ConfigError
 
 _TIMEOUT_S = 900.0
@@ -225,10 +226,13 @@ async def run_against(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     limits = httpx.Limits(max_connections=None)
-    async with httpx.AsyncClient(base_url=url, headers=headers, timeout=_TIMEOUT_S, limits=limits) as client:
+    async with httpx.AsyncClient(
+        base_url=url, headers=headers, timeout=_TIMEOUT_S, limits=limits, verify=context_for(url)
+    ) as client:
         try:
             await client.get("/livez")
         except (httpx.HTTPError, httpx.InvalidURL) as error:
-            raise ConfigError(f"nobody answers at {url}: {type(error).__name__}") from None
+            refused = refused_certificate(error, url)
+            raise ConfigError(refused or f"nobody answers at {url}: {type(error).__name__}") from None
         with Progress(*columns) as progress:
             return await run(client, asks, clients=clients, rate=rate, seed=seed, command=command, progress=progress)

@@ -17,6 +17,7 @@ from urllib.parse import quote
 from server.commands.address import Address, add_address, read_address
 from server.commands.failure import CommandFailed
 from server.commands.models import comparing
+from server.commands.trust import refused_certificate
 
 if TYPE_CHECKING:
     from server.catalog.catalog import Catalog
@@ -123,7 +124,10 @@ def list_models(arguments: Namespace, settings: Settings) -> None:
             rows = asyncio.run(_ask(address))
         except httpx.HTTPError as error:
             if address.chosen:
-                raise CommandFailed(f"no server answers at {address.shown}: {type(error).__name__}") from None
+                refused = refused_certificate(error, address.shown)
+                raise CommandFailed(
+                    refused or f"no server answers at {address.shown}: {type(error).__name__}"
+                ) from None
         else:
             _print(f"{address.shown} (running)", rows)
             return
@@ -153,8 +157,9 @@ async def _move(address: Address, name: str, action: str, device: str | None) ->
         try:
             where = {} if device is None else {"device": device}
             answer = await client.post(f"/v1/models/{quote(name)}/{action}", params=where)
-        except httpx.ConnectError:
-            raise CommandFailed(f"no server answers at {address.shown}") from None
+        except httpx.ConnectError as error:
+            refused = refused_certificate(error, address.shown)
+            raise CommandFailed(refused or f"no server answers at {address.shown}") from None
         except httpx.TransportError as error:
             raise CommandFailed(f"{address.shown} broke off: {type(error).__name__}") from None
     body = read_json(answer.text)

@@ -9,12 +9,14 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import httpx
 import uvicorn
 
-from server.edge.deadlines import protocol_with_deadlines
+from server.edge.certificate import Certificate
+from server.edge.connections import Connections, max_connections
+from server.edge.tls import protocol_of
 from server.settings import Settings
 
 
@@ -25,27 +27,38 @@ def settings_for(tmp_path: Path, **changes: Any) -> Settings:
 @dataclass
 class Live:
     port: int
+    scheme: str = "http"
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
+        return f"{self.scheme}://127.0.0.1:{self.port}"
 
     def client(self, **options: Any) -> httpx.Client:
         # Plain HTTP: to read the authorities of TLS takes 25 ms of CPU time for each client.
-        return httpx.Client(base_url=self.url, timeout=10, trust_env=False, verify=False, **options)
+        return httpx.Client(base_url=self.url, **{"timeout": 10, "trust_env": False, "verify": False, **options})
 
     def connect(self, timeout_s: float = 10.0) -> socket.socket:
         return socket.create_connection(("127.0.0.1", self.port), timeout=timeout_s)
 
 
 @contextlib.contextmanager
-def serve(app: Any, settings: Settings) -> Iterator[Live]:
+def serve(
+    app: Any,
+    settings: Settings,
+    *,
+    certificate: Certificate | None = None,
+    connections: Connections | None = None,
+    loop: Literal["auto", "asyncio"] = "auto",
+) -> Iterator[Live]:
     """Serve ``app`` as the product does: with the deadline protocol, without uvicorn's own access log."""
+    if connections is None:
+        connections = Connections(max_connections(settings), per_address=settings.max_connections_per_address)
     config = uvicorn.Config(
         app,
         host="127.0.0.1",
         port=0,
-        http=protocol_with_deadlines(settings),
+        loop=loop,
+        http=protocol_of(settings, connections, certificate),
         ws="none",
         access_log=False,
         log_config=None,
@@ -61,7 +74,7 @@ def serve(app: Any, settings: Settings) -> Iterator[Live]:
         while not server.started and time.monotonic() < deadline:
             time.sleep(0.005)
         assert server.started
-        yield Live(listener.getsockname()[1])
+        yield Live(listener.getsockname()[1], settings.scheme)
     finally:
         server.should_exit = True
         thread.join(60)
