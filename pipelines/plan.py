@@ -11,6 +11,8 @@ import msgspec
 
 from pipelines.spec import ImageSpec
 
+UPSCALER = "upscaler"  # in the place of a family: the plan of an upscaler by itself
+
 
 class AdapterFile(msgspec.Struct, frozen=True):
     """A LoRA that requests may name."""
@@ -24,6 +26,14 @@ class EmbeddingFile(msgspec.Struct, frozen=True):
 
     token: str
     path: str  # absolute, one safetensors file
+
+
+class UpscalerFile(msgspec.Struct, frozen=True):
+    """A super-resolution network (pipelines.facts.upscaler)."""
+
+    name: str
+    path: str  # absolute, one safetensors file
+    revision: str = ""  # of the file: it changes with it
 
 
 class ModelPlan(msgspec.Struct, frozen=True):
@@ -54,6 +64,12 @@ class ModelPlan(msgspec.Struct, frozen=True):
     embeddings: tuple[EmbeddingFile, ...] = ()  # by token
     revision: str = ""  # of these files: it changes with them
     devices: tuple[str, ...] = ()  # the devices of the server that it may be on, by name or kind; empty: all
+    upscalers: tuple[UpscalerFile, ...] = ()  # by name: networks that bring its pictures to their size
+
+    @property
+    def only_enlarges(self) -> bool:
+        """Is it no model, but an upscaler by itself, or none, for pictures that come as they are?"""
+        return self.family == UPSCALER
 
     @property
     def source(self) -> str:

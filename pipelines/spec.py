@@ -95,6 +95,7 @@ class ImageSpec(msgspec.Struct, frozen=True):
     sigmas: str = "default"  # a name of pipelines.facts.schedulers.SIGMAS; default: the scheduler's own
     window: Window | None = None  # of kept: sources and mask are this part of it, and the rest of it is shown untouched
     step_cache: float = 0.0  # 0..1: how many steps are told from others (pipelines.facts.step_cache)
+    upscaler: str | None = None  # by name: what enlarges what is drawn, in place of Lanczos
 
     @property
     def task(self) -> Task:
@@ -113,3 +114,4 @@ class Picture(msgspec.Struct, frozen=True):
     height: int
     seed: int
     transparent: bool = False  # anywhere
+    upscaler: str | None = None  # by name: what enlarged it; None: Lanczos, or nothing
