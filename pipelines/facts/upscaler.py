@@ -160,7 +160,9 @@ def _shape(path: Path, tensors: Mapping[str, Stored]) -> UpscalerShape:
     first = _conv_shape(tensors, "body.0.weight")
     if first is not None and "conv_first.weight" not in tensors and first[1] == _COLOURS:
         if "body.1.weight" not in tensors:
-            raise LoadRefused(f"{path.name} is an SRVGGNetCompact without PReLU: nothing tells what stands in its place")
+            raise LoadRefused(
+                f"{path.name} is an SRVGGNetCompact without PReLU: nothing tells what stands in its place"
+            )
         last = _blocks(tensors) - 1
         outputs = _conv_shape(tensors, f"body.{last}.weight")
         scale = 0 if outputs is None else isqrt(outputs[0] // _COLOURS)

@@ -59,5 +59,6 @@ class Crew:
             return self._pool
 
     def _begin(self) -> None:
+        torch.get_num_threads()  # by which torch takes this thread for begun: later it would set the number anew
         torch.set_num_threads(1)
         self._begun.wait()

@@ -33,11 +33,23 @@ from pipelines.errors import LoadRefused, Unsupported
 from pipelines.facts import folder as model_folder
 from pipelines.facts import model_files
 from pipelines.facts.families import Family, FamilyTable
-from pipelines.models import components, inversion, memoised, processors, replays, single_file, transfer, tuning, verify
+from pipelines.models import (
+    components,
+    inversion,
+    memoised,
+    processors,
+    replays,
+    single_file,
+    transfer,
+    tuning,
+    upscaler,
+    verify,
+)
 from pipelines.models.device import choose_dtype
 from pipelines.models.streaming import MIN_STREAMED_BYTES, Streamed
 from pipelines.models.tokens import TokenCounter
 from pipelines.models.tuning import ENCODERS
+from pipelines.models.upscaler import Upscaler
 from pipelines.plan import ModelPlan
 from pipelines.spec import Task
 
@@ -51,6 +63,7 @@ _AUTO = {
 }
 
 # Of the matrices of denoisers; the rest stays as it is. bitsandbytes' nf4 keeps a float32 scale for every 64 elements.
+_UPSCALER = "upscaler"  # how the names of those begin that are counted beside a pipeline's components
 _BLOCK = re.compile(r".*?\.\d+\.")  # of the names of a block's tensors
 _BYTES_PER_ELEMENT = {"int8": 1.0, "float8": 1.0, "nf4": 0.5 + 4 / 64}
 
@@ -67,6 +80,7 @@ class LoadedModel:
         adapters: Adapters | None = None,
         streamed: Mapping[str, Streamed] | None = None,
         graphs: GraphPool | None = None,
+        upscalers: Mapping[str, Upscaler] | None = None,
     ) -> None:
         """``graphs`` is the pool of its device's CUDA graphs; one of its own if it is not given."""
         self.plan = plan
@@ -81,6 +95,7 @@ class LoadedModel:
         self.shares = True  # may its runs share steps? The check at load decides
         self.reason = ""  # why not
         self._base = pipeline
+        self.upscalers = upscalers or {}  # networks that may bring its pictures to their size, by name
         self._streamed = streamed or {}  # text encoders whose weights stay in host memory
         self._host_copy: transfer.HostCopy | None = None
         self._by_task: dict[Task, Any] = {}
@@ -126,6 +141,8 @@ class LoadedModel:
         self.drop_graphs("its weights moved")
         if self.device.type != "cuda" or self._quantised:
             self._base.to(device)
+            for upscaler in self.upscalers.values():
+                upscaler.module.to(device)
             return
         if device.type == "cuda":
             if self._host_copy is not None:
@@ -177,7 +194,8 @@ class LoadedModel:
         return dict(self._base.components)
 
     def _modules(self) -> dict[str, torch.nn.Module]:
-        return {name: part for name, part in self._base.components.items() if isinstance(part, torch.nn.Module)}
+        parts = {name: part for name, part in self._base.components.items() if isinstance(part, torch.nn.Module)}
+        return {**parts, **{f"{_UPSCALER} {name}": each.module for name, each in self.upscalers.items()}}
 
 
 def _sizes(module: torch.nn.Module) -> Iterator[tuple[str, int]]:
@@ -259,7 +277,8 @@ def load(
             "seconds": round(time.monotonic() - started, 2),
         },
     )
-    return LoadedModel(plan, pipeline, family, device, loaded, streamed, graphs)
+    upscalers = upscaler.load_all(plan.upscalers, device, plan.dtype)
+    return LoadedModel(plan, pipeline, family, device, loaded, streamed, graphs, upscalers)
 
 
 def weight_bytes(plan: ModelPlan, device: torch.device, *, host_encoders: bool = False) -> int:
@@ -282,6 +301,8 @@ def weight_bytes(plan: ModelPlan, device: torch.device, *, host_encoders: bool =
     loras = [Path(file.path) for file in plan.adapters]
     for path in (path for path in loras if model_folder.adapter_problem(path) is None):
         sizes[f"lora {path}"] = {key: math.prod(shape) * itemsize for key, shape in _shapes([path])}
+    for file in plan.upscalers:
+        sizes[f"{_UPSCALER} {file.name}"] = {"": upscaler.weight_bytes(file, device, plan.dtype)}
     streamed = ENCODERS if host_encoders and plan.quantise_encoders is None else ()
     return int(_on_device(plan, device, sizes, streamed=streamed))
 
@@ -328,7 +349,7 @@ def _on_device(
     for name, tensors in sizes.items():
         if name in streamed or (plan.offload and name in ENCODERS and plan.quantise_encoders is None):
             total += sum(size for key, size in tensors.items() if not _BLOCK.match(key) and size < MIN_STREAMED_BYTES)
-        elif not plan.offload or name == "vae":
+        elif not plan.offload or name == "vae" or name.startswith(_UPSCALER):
             total += sum(tensors.values())
         elif name.startswith("transformer"):
             blocks: Counter[str] = Counter()

@@ -21,9 +21,13 @@ from pipelines.engine.graph_pool import GraphPool
 from pipelines.errors import DrawError, LoadRefused, OutOfMemory, is_device_lost, is_out_of_memory
 from pipelines.models import garbage, memory
 from pipelines.models.loader import LoadedModel
+from pipelines.models.upscaler_alone import UpscalerAlone
 from pipelines.plan import ModelPlan
 
 log = logging.getLogger("darkroom.residency")
+
+
+Resource = LoadedModel | UpscalerAlone  # what has weights that are kept, and moved
 
 
 class Place(StrEnum):
@@ -44,7 +48,7 @@ class Watcher(Protocol):
 
 @dataclass
 class _Resident:
-    model: LoadedModel
+    model: Resource
     size: int  # bytes on the device
     host_size: int  # bytes of host memory, when it is there
     pins: int = 0
@@ -64,7 +68,7 @@ class Residency:
 
     def __init__(
         self,
-        load: Callable[[ModelPlan], LoadedModel],
+        load: Callable[[ModelPlan], Resource],
         size_of: Callable[[ModelPlan], int],
         watcher: Watcher,
         *,
@@ -92,7 +96,7 @@ class Residency:
         self._changed = threading.Condition()
         self._loading = threading.Lock()  # one load at a time: they share the disk, the bus and the budget
 
-    def pin_if_ready(self, plan: ModelPlan) -> LoadedModel | None:
+    def pin_if_ready(self, plan: ModelPlan) -> Resource | None:
         """The model, pinned, if it is on the device now and may stay; None without waiting if it is not."""
         with self._changed:
             resident = self._residents.get(plan)
@@ -102,7 +106,7 @@ class Residency:
             resident.used = time.monotonic()
             return resident.model
 
-    def pin(self, plan: ModelPlan) -> LoadedModel:
+    def pin(self, plan: ModelPlan) -> Resource:
         """The model, pinned; brought to the device first if need be, once however many ask.
 
         Raises LoadRefused, and OutOfMemory for a model that is larger than the budget.
@@ -128,6 +132,11 @@ class Residency:
             model = self.pin_if_ready(plan)
         assert model is not None
         return model
+
+    def pin_again(self, plan: ModelPlan) -> None:
+        """Pin once more what the caller has pinned."""
+        with self._changed:
+            self._residents[plan].pins += 1
 
     def unpin(self, plan: ModelPlan) -> None:
         with self._changed:

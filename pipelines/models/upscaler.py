@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,25 @@ def load(file: UpscalerFile, device: torch.device, dtype: str = "auto") -> Upsca
     return Upscaler(file.name, shape, net)
 
 
+def load_all(files: Iterable[UpscalerFile], device: torch.device, dtype: str) -> dict[str, Upscaler]:
+    """Those of a model, by name. One that cannot be used is told to the log: the model draws without it."""
+    found = {}
+    for file in files:
+        try:
+            found[file.name] = load(file, device, dtype)
+        except LoadRefused as refusal:
+            log.error("upscaler cannot be used", extra={"upscaler": file.name, "reason": str(refusal)})
+    return found
+
+
+def weight_bytes(file: UpscalerFile, device: torch.device, dtype: str) -> int:
+    """Bytes that its weights will take; none of one that cannot be used."""
+    try:
+        return facts.weight_bytes(Path(file.path), dtype_on(dtype, device).itemsize)
+    except (LoadRefused, OSError):
+        return 0
+
+
 class Upscaler:
     """One network. Its ``module`` may be moved between devices while nothing is enlarged."""
 
@@ -150,7 +169,8 @@ class Upscaler:
         while True:
             cut = list(
                 tiles(
-                    *padded.shape[2:],
+                    padded.shape[2],
+                    padded.shape[3],
                     side,
                     self.shape.overlap,
                     multiple=multiple,

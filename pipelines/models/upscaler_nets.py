@@ -26,12 +26,12 @@ class SRVGGNetCompact(nn.Module):
         layers: list[nn.Module] = []
         for number in range(shape.depth + 1):
             layers += [nn.Conv2d(shape.width if number else 3, shape.width, 3, padding=1), nn.PReLU(shape.width)]
-        layers.append(nn.Conv2d(shape.width, 3 * shape.scale**2, 3, padding=1))
-        self.body = nn.ModuleList(layers)
+        last = nn.Conv2d(shape.width, 3 * shape.scale**2, 3, padding=1)
+        self.body = nn.ModuleList([*layers, last])
 
     def forward(self, pixels: Tensor) -> Tensor:
         """(B, 3, h, w) → (B, 3, scale·h, scale·w)."""
-        x = pixels.to(self.body[0].weight.dtype)
+        x = pixels.to(next(self.parameters()).dtype)
         for layer in self.body:
             x = layer(x)
         added = F.pixel_shuffle(x.float(), self.scale)

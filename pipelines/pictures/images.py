@@ -81,18 +81,29 @@ def _host_memory(tensor: torch.Tensor) -> torch.Tensor:
         return torch.empty(tensor.shape, dtype=tensor.dtype)
 
 
-def finish(array: Array, spec: ImageSpec) -> Image.Image:
-    """Bring drawn pixels (H, W, 3) to exactly the size that the client asked for.
+def as_drawn(array: Array, spec: ImageSpec) -> Image.Image:
+    """Drawn pixels (H, W, 3) as a picture of that size; without its ground, where the client wants none."""
+    image = Image.fromarray(array)
+    return cut_out(image) if spec.matting == FLAT_GROUND and spec.window is None else image
+
+
+def factor(size: tuple[int, int], spec: ImageSpec) -> float:
+    """How many times as large as it was drawn a picture of this ``size`` (width, height) is wanted."""
+    wanted = (spec.width, spec.height) if spec.window is None else (spec.window.width, spec.window.height)
+    return max(wanted[0] / size[0], wanted[1] / size[1])
+
+
+def finish(drawn: Array | Image.Image, spec: ImageSpec) -> Image.Image:
+    """Bring drawn pixels (H, W, 3), or what ``as_drawn`` and maybe a network have made of them, to exactly the size
+    that the client asked for.
 
     Lanczos; what the drawn aspect has too much of is cut off evenly on both sides. Where the client wants no ground
     there is none, and what the mask does not cover is the source's own pixels. What is drawn of a part of a picture
     alone is laid into that picture.
     """
-    image = Image.fromarray(array)
+    image = drawn if isinstance(drawn, Image.Image) else as_drawn(drawn, spec)
     if spec.window is not None and spec.kept is not None:
         return _laid_in(image, spec.window, spec)
-    if spec.matting == FLAT_GROUND:
-        image = cut_out(image)
     image = cover(image, spec.width, spec.height)
     if spec.mask is not None:
         image = put_back(image, to_pil(spec.kept or spec.sources[0]), to_pil(spec.mask))
@@ -132,7 +143,9 @@ def encode(image: Image.Image, spec: ImageSpec, encoding: Encoding, *, index: in
         xmp = {} if packet is None else {"xmp": packet.encode()}
         image.save(out, encoding.format.upper(), quality=encoding.quality, exif=exif, **xmp)
     transparent = image.mode == "RGBA" and image.getchannel("A").getextrema() != (255, 255)
-    return Picture(index, out.getvalue(), _MIMES[encoding.format], image.width, image.height, seed, transparent)
+    return Picture(
+        index, out.getvalue(), _MIMES[encoding.format], image.width, image.height, seed, transparent, spec.upscaler
+    )
 
 
 def _ascii(spec: ImageSpec, seed: int) -> str:
@@ -173,6 +186,8 @@ def _parameters(spec: ImageSpec, seed: int, *, ascii_only: bool = False) -> str:
         values["sigmas"] = spec.sigmas
     if spec.step_cache:
         values["step_cache"] = spec.step_cache
+    if spec.upscaler is not None:
+        values["upscaler"] = spec.upscaler
     if spec.sources:
         values["strength"] = spec.strength
     if spec.adapters:

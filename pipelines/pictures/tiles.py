@@ -1,4 +1,4 @@
-"""Tiles: how a picture is cut into overlapping parts that come out as they would in the whole, and when to enlarge again.
+"""Tiles: how a picture is cut into overlapping parts that come out as in the whole, and when to enlarge it again.
 
 Knows arithmetic on sizes; no torch.
 """
@@ -58,9 +58,7 @@ def spans(length: int, parts: int, overlap: int, multiple: int = 1) -> list[Span
     return found
 
 
-def tiles(
-    height: int, width: int, side: int, overlap: int, *, multiple: int = 1, at_least: int = 1
-) -> Iterator[Tile]:
+def tiles(height: int, width: int, side: int, overlap: int, *, multiple: int = 1, at_least: int = 1) -> Iterator[Tile]:
     """A picture in tiles whose cores have sides of at most ``side`` pixels, about; in ``at_least`` so many, where it is
     large enough for that to be worth its overlaps."""
     rows, columns = ceil(height / side), ceil(width / side)

@@ -20,12 +20,14 @@ from pipelines.engine.engine import Engine
 from pipelines.engine.graph_pool import GraphPool
 from pipelines.errors import Cancelled, DrawError
 from pipelines.facts import working_room
-from pipelines.models import garbage, loader, memory, residency, selfcheck
+from pipelines.models import garbage, loader, memory, residency, selfcheck, upscaler_alone
 from pipelines.models.loader import LoadedModel
 from pipelines.models.records import Records
+from pipelines.models.upscaler_alone import UpscalerAlone
 from pipelines.plan import Drawing, ModelPlan
 from server.sizes import memory_of
 from server.worker import protocol
+from server.worker.child.enlarging import Enlargement
 from server.worker.child.graph_watch import GraphWatch
 from server.worker.child.link import Link
 from server.worker.child.reporter import Reporter, fail_as_thread
@@ -102,6 +104,9 @@ class Device:
 
     def draw(self, drawing: Drawing) -> None:
         """Draw at once if the model is on the device, else after its load. Drawings of other models go on meanwhile."""
+        if drawing.plan.only_enlarges and not drawing.plan.upscalers:
+            self.reporter.enlarge(drawing)  # by Lanczos: there is nothing to load
+            return
         model = self._residency.pin_if_ready(drawing.plan)
         if model is not None:
             self._submit(model, drawing)
@@ -113,6 +118,7 @@ class Device:
         """Stop a drawing, wherever it is on its way."""
         self._waiting_since.pop(job_id, None)
         self._engine.cancel(job_id)
+        self.reporter.cancel(job_id)
 
     def close(self) -> None:
         """Finish what was sent."""
@@ -165,8 +171,9 @@ class Device:
         self._submit(model, drawing)
         if drawing.job_id not in self._waiting_since:
             self._engine.cancel(drawing.job_id)  # it was cancelled before the engine knew it
+            self.reporter.cancel(drawing.job_id)
 
-    def _pin(self, plan: ModelPlan) -> LoadedModel:
+    def _pin(self, plan: ModelPlan) -> LoadedModel | UpscalerAlone:
         try:
             model = self._residency.pin(plan)
         except DrawError as error:
@@ -176,10 +183,24 @@ class Device:
         self._failures.pop(plan, None)
         return model
 
-    def _submit(self, model: LoadedModel, drawing: Drawing) -> None:
+    def _submit(self, model: LoadedModel | UpscalerAlone, drawing: Drawing) -> None:
+        network = None if drawing.spec.upscaler is None else model.upscalers.get(drawing.spec.upscaler)
+        if network is not None:  # until its pictures have been made larger, which is after its run
+            self._residency.pin_again(drawing.plan)
+            self.reporter.set_enlargement(drawing, Enlargement(network, lambda: self._unpin(drawing.plan)))
+        if isinstance(model, UpscalerAlone):
+            self.reporter.enlarge(drawing)
+            self._unpin(drawing.plan)
+            return
         model.prepare(drawing.spec.task)
         self.reporter.set_text_tokens(drawing, model.tokens.count(drawing.spec.prompt, drawing.spec.negative_prompt))
         self._engine.submit(model, drawing, done=lambda: self._run_ended(drawing))
+
+    def _unpin(self, plan: ModelPlan) -> None:
+        self._residency.unpin(plan)
+        if self._residency.has_leavers:
+            with contextlib.suppress(RuntimeError):  # the load thread has ended: the worker is closing
+                self._queue_sweep()
 
     def _run_ended(self, drawing: Drawing) -> None:
         self._graph_watch.tell(drawing.plan)  # before the model may leave, and its graphs
@@ -193,7 +214,9 @@ class Device:
         # Not the hits of the prompt cache: whoever reads /metrics could tell that another key has sent a prompt.
         self._link.send(protocol.Tally(dict(self._engine.counts), memory.usage(self._device)))
 
-    def _load(self, plan: ModelPlan) -> LoadedModel:
+    def _load(self, plan: ModelPlan) -> LoadedModel | UpscalerAlone:
+        if plan.only_enlarges:
+            return upscaler_alone.load(plan, self._device)
         # On a thread that ends with it. OpenMP keeps helpers for every thread that has computed, and once there are
         # more of them than cores they sleep at every barrier instead of spinning: a third of the time nothing ran.
         with ThreadPoolExecutor(max_workers=1, thread_name_prefix="load") as once:
@@ -218,6 +241,8 @@ class Device:
     def _size_of(self, plan: ModelPlan) -> int:
         """Bytes on the device. Decides where its text encoders stay: only a model that would not fit an empty device,
         or whose entry says so, has them in host memory."""
+        if plan.only_enlarges:
+            return upscaler_alone.weight_bytes(plan, self._device)
         size = loader.weight_bytes(plan, self._device)
         self._host_encoders[plan] = self._device.type == "cuda" and (
             plan.encoders == "host" or (plan.encoders == "auto" and size > self._residency.limit(plan))
@@ -241,11 +266,15 @@ def _budget(device: torch.device, bound: int | None, graphs: GraphPool | None, r
 
 def working_bytes(plan: ModelPlan) -> int | None:
     """Bytes of a device that the work of a model takes beside weights; None where its configurations do not say."""
+    if plan.only_enlarges:
+        return upscaler_alone.WORKING_BYTES
     room = working_room.working_bytes(Path(plan.folder), plan.native_width, plan.native_height)
     return None if room is None else room + embeddings.MAX_BYTES
 
 
 def _advice(device: torch.device, plan: ModelPlan, limit: int) -> str:
+    if plan.only_enlarges:
+        return ""
     word = loader.advice(plan, device, limit)
     if word or device.type == "cpu":
         return word

@@ -9,21 +9,25 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
+from functools import partial
 
 import msgspec
 import torch
+from PIL import Image
 
 from pipelines.engine.learning import StepCosts
 from pipelines.engine.sink import Sink
 from pipelines.errors import DrawError, OutOfMemory, is_device_lost, is_out_of_memory
 from pipelines.pictures import images
+from pipelines.pictures.fitting import to_pil
 from pipelines.plan import Drawing
 from pipelines.spec import Encoding, Picture
 from server.worker import cores, protocol
 from server.worker.child.costs import CostWatch
+from server.worker.child.enlarging import Enlargement, Enlarging
 from server.worker.child.link import Link
 
 log = logging.getLogger("darkroom.worker")
@@ -47,12 +51,19 @@ class _DrawingState:
     skips: bool = False  # the step that is told of next was left out
     preview_count: int = 0  # that the engine made
     previews: list[Future[None]] = field(default_factory=list)  # that were not left out
+    enlargement: Enlargement | None = None  # what brings its pictures to their size
 
     def spent(self) -> tuple[int, float]:
         """Steps computed, and seconds of the device, since this was last asked."""
         spent = self.computed, self.device_s
         self.computed, self.device_s = 0, 0.0
         return spent
+
+    def release(self) -> None:
+        """It needs its upscaler no more."""
+        if self.enlargement is not None:
+            self.enlargement.release()
+            self.enlargement = None
 
 
 class Reporter(Sink):
@@ -66,6 +77,7 @@ class Reporter(Sink):
         self._encoders = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="encode")
         self._preview_slots = threading.BoundedSemaphore(2 * threads)  # for previews that wait or are being encoded
         self._drawings: dict[str, _DrawingState] = {}
+        self._enlarging = Enlarging(link, lambda: bool(self._drawings))
 
     def expect(self, drawing: Drawing, encoding: Encoding) -> None:
         """A drawing has come in."""
@@ -74,6 +86,22 @@ class Reporter(Sink):
     def set_text_tokens(self, drawing: Drawing, text_tokens: int) -> None:
         """The tokens of the drawing's prompts. They are sent with its pictures."""
         self._drawings[drawing.job_id].text_tokens = text_tokens
+
+    def set_enlargement(self, drawing: Drawing, enlargement: Enlargement) -> None:
+        """What brings the drawing's pictures to their size."""
+        self._drawings[drawing.job_id].enlargement = enlargement
+
+    def enlarge(self, drawing: Drawing) -> None:
+        """Make the picture that the drawing came with larger: its only step. Without an enlargement, by Lanczos."""
+        self.started(drawing)
+        state = self._drawings.pop(drawing.job_id)
+        state.computed = 1
+        pictures = [to_pil(drawing.spec.sources[0])]
+        self._submit_enlarging(drawing, state, lambda: pictures, 0)
+
+    def cancel(self, job_id: str) -> None:
+        """Stop what is made larger. What is encoded ends by itself."""
+        self._enlarging.cancel(job_id)
 
     def started(self, drawing: Drawing) -> None:
         self._drawings[drawing.job_id].started_s = time.monotonic()
@@ -117,24 +145,66 @@ class Reporter(Sink):
 
     def drawn(self, drawing: Drawing, drawn: torch.Tensor) -> None:
         state = self._drawings.pop(drawing.job_id)
+        frames = images.to_frames(drawn)
+
+        def pictures() -> list[Image.Image]:
+            return [images.as_drawn(array, drawing.spec) for array in frames.arrays()]
+
+        if state.enlargement is not None:
+            self._submit_enlarging(drawing, state, pictures, drawing.spec.steps)
+            return
         seconds = time.monotonic() - state.started_s
-        encoded = self._encoders.submit(self._encode, drawing, images.to_frames(drawn), state, seconds)
+        encoded = self._encoders.submit(self._encode, drawing, pictures, state, seconds)
         encoded.add_done_callback(fail_as_thread)
 
     def failed(self, drawing: Drawing, error: DrawError) -> None:
         state = self._drawings.pop(drawing.job_id, None)
-        spent = (0, 0.0) if state is None else state.spent()
+        spent = (0, 0.0)
+        if state is not None:
+            spent = state.spent()
+            state.release()
         self._link.send(protocol.Failed(drawing.job_id, type(error).__name__, str(error), *spent))
 
     def close(self) -> None:
         """Encode and send what has been drawn."""
+        self._enlarging.close()
         self._encoders.shutdown(wait=True)
+
+    def _submit_enlarging(
+        self, drawing: Drawing, state: _DrawingState, pictures: Callable[[], list[Image.Image]], steps: int
+    ) -> None:
+        work = partial(self._enlarge_then_encode, drawing, state, pictures, steps)
+        self._enlarging.submit(drawing.job_id, work).add_done_callback(fail_as_thread)
+
+    def _enlarge_then_encode(
+        self, drawing: Drawing, state: _DrawingState, pictures: Callable[[], list[Image.Image]], steps: int
+    ) -> None:
+        try:
+            made, name = pictures(), None
+            factor = images.factor(made[0].size, drawing.spec)
+            if state.enlargement is not None and factor > 1:
+                network, began_s = state.enlargement.network, time.monotonic()
+                sign = (steps, max(1, drawing.spec.steps))
+                enlarged = self._enlarging.enlarge(drawing.job_id, network, made, factor, sign)
+                state.device_s += time.monotonic() - began_s
+                made, name = (made, None) if enlarged is None else (enlarged, network.name)
+        except Exception as error:
+            if is_device_lost(error):
+                raise
+            self._send_failed(drawing, state, error)
+            return
+        finally:
+            state.release()
+        seconds = time.monotonic() - state.started_s
+        encoded = self._encoders.submit(self._encode, drawing, lambda: made, state, seconds, name)
+        encoded.add_done_callback(fail_as_thread)
 
     def _encode_preview(self, drawing: Drawing, number: int, frames: images.Frames, state: _DrawingState) -> None:
         quality = min(state.encoding.quality, _PREVIEW_QUALITY)
         encoding = msgspec.structs.replace(state.encoding, quality=quality, metadata=False)
         try:
-            for picture in _encoded(drawing, frames, encoding):
+            shown = [images.as_drawn(array, drawing.spec) for array in frames.arrays()]
+            for picture in _encoded(drawing, shown, encoding):
                 self._link.send(protocol.Previewed(drawing.job_id, number, picture))
         except Exception as error:  # no preview is worth a drawing
             if is_device_lost(error):
@@ -143,24 +213,36 @@ class Reporter(Sink):
         finally:
             self._preview_slots.release()
 
-    def _encode(self, drawing: Drawing, frames: images.Frames, state: _DrawingState, seconds: float) -> None:
+    def _encode(
+        self,
+        drawing: Drawing,
+        pictures: Callable[[], list[Image.Image]],
+        state: _DrawingState,
+        seconds: float,
+        upscaler: str | None = None,
+    ) -> None:
         try:
-            done = tuple(_encoded(drawing, frames, state.encoding))
+            done = tuple(_encoded(drawing, pictures(), state.encoding, upscaler))
         except Exception as error:  # a picture that cannot be encoded ends its own drawing, not the worker
             if is_device_lost(error):
                 raise
-            kind = OutOfMemory if is_out_of_memory(error) else type(error)
-            self._link.send(protocol.Failed(drawing.job_id, kind.__name__, str(error), *state.spent()))
+            self._send_failed(drawing, state, error)
         else:
             wait(state.previews)  # which began before us, so one of our own threads has each of them already
             self._link.send(protocol.Finished(drawing.job_id, done, seconds, state.text_tokens, *state.spent()))
 
+    def _send_failed(self, drawing: Drawing, state: _DrawingState, error: Exception) -> None:
+        kind = OutOfMemory if is_out_of_memory(error) else type(error)
+        self._link.send(protocol.Failed(drawing.job_id, kind.__name__, str(error), *state.spent()))
 
-def _encoded(drawing: Drawing, frames: images.Frames, encoding: Encoding) -> Iterator[Picture]:
-    pictures = frames.arrays()
+
+def _encoded(
+    drawing: Drawing, drawn: Sequence[Image.Image], encoding: Encoding, upscaler: str | None = None
+) -> Iterator[Picture]:
+    """``upscaler`` is what has enlarged them, which need not be the one that was to."""
+    spec = msgspec.structs.replace(drawing.spec, upscaler=upscaler)
     for index, seed in enumerate(drawing.seeds):
-        picture = images.finish(pictures[index], drawing.spec)
-        yield images.encode(picture, drawing.spec, encoding, index=index, seed=seed)
+        yield images.encode(images.finish(drawn[index], spec), spec, encoding, index=index, seed=seed)
 
 
 def fail_as_thread(future: Future[None]) -> None:
