@@ -9,6 +9,7 @@ from enum import StrEnum
 
 import msgspec
 
+LANCZOS = "lanczos"  # what pictures are brought to their size by where no network does it
 _GREY = 160  # of 255
 
 
@@ -96,6 +97,7 @@ class ImageSpec(msgspec.Struct, frozen=True):
     window: Window | None = None  # of kept: sources and mask are this part of it, and the rest of it is shown untouched
     step_cache: float = 0.0  # 0..1: how many steps are told from others (pipelines.facts.step_cache)
     upscaler: str | None = None  # by name: what enlarges what is drawn, in place of Lanczos
+    only_enlarges: bool = False  # nothing is drawn: the source itself is enlarged
 
     @property
     def task(self) -> Task:

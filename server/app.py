@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 from fastapi import FastAPI
 
 from server import __version__
-from server.api import accounts, admin, files, hub, images, jobs, models, openapi, ops
+from server.api import accounts, admin, files, hub, images, jobs, models, openapi, ops, upscale
 from server.api.credentials import open_credentials
 from server.api.outcome import Outcome
 from server.api.sdapi import routes as sdapi
@@ -100,7 +100,7 @@ def create_app(settings: Settings, early: Early | None = None) -> FastAPI:
     )
     app.state.services = services
     app.state.keyring = keyring
-    for module in (images, hub, jobs, files, models, admin, accounts, ops):
+    for module in (images, upscale, hub, jobs, files, models, admin, accounts, ops):
         app.include_router(module.router(services))
     app.include_router(sdapi.router(services))
     app.include_router(docs.router())
@@ -136,7 +136,7 @@ def _build(settings: Settings, models_file: Path, early: Early | None) -> Servic
     preload = {model.plan for model in catalog if model.entry.preload}
     roster = open_cluster(settings, devices) if settings.cluster is not None else None
     own = () if settings.cluster is not None else devices
-    fleet = Fleet(settings, own, catalog.plans.values(), preload, metrics, LocalWorker, roster, early)
+    fleet = Fleet(settings, own, catalog.served_plans.values(), preload, metrics, LocalWorker, roster, early)
     queue = JobQueue(settings.queue_size, slots=fleet.slots, per_key=settings.key_jobs)
     fleet.on_slots = queue.grant
     fleet.jobs = lambda: queue.held

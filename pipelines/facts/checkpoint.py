@@ -49,7 +49,7 @@ _TRANSFORMER = re.compile(
 _BLOCKS = re.compile(r"blocks\.\d+\.(attn|cross_attn|self_attn)\.")  # Sana's, PixArt's
 _VAE_ALONE = re.compile(rf"({re.escape(_VAE)}|vae\.)?(encoder|decoder)\.conv_in\.weight")
 _TEXT_ALONE = re.compile(r"(.*\.)?(text_model\.encoder\.layers|encoder\.block|language_model|model\.layers)\.\d+\.")
-_UPSCALER = re.compile(r"(conv_first|body\.0\.rdb1\.conv1|model\.1\.sub\.0\.RDB1\.conv1\.0)\.weight")
+_UPSCALER = re.compile(r"(conv_first|body\.0|body\.0\.rdb1\.conv1|model\.1\.sub\.0\.RDB1\.conv1\.0)\.weight")
 _WIDTHS = {768: "sd15", 1024: "sd21", 2048: "sdxl", 1280: "sdxl-refiner"}  # of the text that a UNet attends to
 _INPAINTS = frozenset({"sd15", "sd21", "sdxl"})
 _OTHER_INPUTS = {5: "depth", 8: "instructions (pix2pix)", 7: "upscaling"}
@@ -83,7 +83,7 @@ _INSTEAD = {
     Kind.LORA: "list it under loras of the model that it was made for",
     Kind.EMBEDDING: "list it under embeddings of the model that it was made for",
     Kind.CONTROLNET: "ControlNets are not served",
-    Kind.UPSCALER: "upscalers are not served",
+    Kind.UPSCALER: "name it under upscalers, or under upscaler of a model",
     Kind.UNKNOWN: "take a checkpoint in the original layout, or a diffusers folder",
 }
 

@@ -18,7 +18,6 @@ from pipelines.errors import LoadRefused
 from pipelines.facts import headers
 from pipelines.facts.headers import Stored
 
-LANCZOS = "lanczos"  # what pictures are brought to their size by where there is no network
 MAX_SCALE = 8  # of one pass
 
 _COLOURS = 3

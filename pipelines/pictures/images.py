@@ -19,7 +19,7 @@ from pipelines.pictures import provenance
 from pipelines.pictures.fitting import cover, to_pil
 from pipelines.pictures.matting import FLAT_GROUND, cut_out
 from pipelines.pictures.repaint import put_back
-from pipelines.spec import Encoding, ImageSpec, Picture, Window
+from pipelines.spec import LANCZOS, Encoding, ImageSpec, Picture, Window
 
 # Measured at 1024×1024 (bench/encode.py, docs/bench.md): against Pillow's default of 6, level 1 takes a third to
 # a half of the time, and its files are 15 % (photograph-like) to 40 % (smooth, drawn) larger.
@@ -127,7 +127,8 @@ def encode(image: Image.Image, spec: ImageSpec, encoding: Encoding, *, index: in
     parameters = None
     if encoding.metadata:
         parameters = encoding.texts[index] if encoding.texts else _parameters(spec, seed)
-    packet = provenance.xmp(spec) if encoding.provenance else None
+    # Resampling alone is no model's doing.
+    packet = provenance.xmp(spec) if encoding.provenance and (spec.upscaler or not spec.only_enlarges) else None
     if encoding.format == "png":
         info = PngImagePlugin.PngInfo()
         if parameters is not None:
@@ -165,7 +166,10 @@ def _beginning(prompt: str) -> str:
 
 
 def _parameters(spec: ImageSpec, seed: int, *, ascii_only: bool = False) -> str:
-    """What is needed to draw this picture again, as JSON."""
+    """What is needed to draw this picture again, as JSON; of one that was not drawn, what enlarged it."""
+    if spec.only_enlarges:
+        size = f"{spec.width}x{spec.height}"
+        return json.dumps({"software": "Darkroom", "upscaler": spec.upscaler or LANCZOS, "size": size})
     values: dict[str, object] = {
         "software": "Darkroom",
         "model": spec.model,

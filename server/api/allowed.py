@@ -7,6 +7,7 @@ may use it by every name that it has.
 from __future__ import annotations
 
 from server.catalog.catalog import Catalog, Model
+from server.catalog.upscalers import Upscaler
 from server.errors import ModelForbidden, ModelNotFound
 from server.jobs.limits import Limits
 
@@ -30,3 +31,13 @@ def require_allowed(catalog: Catalog, limits: Limits, model: Model) -> None:
     if models is not None and model.id not in models:
         names = ", ".join(known for known in catalog.models if known in models) or "none that this server has"
         raise ModelForbidden(f"This key may not use {model.id}. It may use: {names}.", param="model")
+
+
+def require_upscaler_allowed(catalog: Catalog, limits: Limits, upscaler: Upscaler) -> None:
+    """Raise ModelForbidden for an upscaler that may not be used: by a key that may use some models alone, those are its
+    models' own, and those that its limits name beside them."""
+    models = allowed(catalog, limits)
+    if models is None or upscaler.name in (limits.models or ()):
+        return
+    if not any(catalog.models[model_id].upscaler == upscaler.file for model_id in models):
+        raise ModelForbidden(f"This key may not use {upscaler.name}.", param="model")

@@ -15,7 +15,6 @@ from fastapi import Request
 from pipelines.plan import Drawing
 from pipelines.spec import Encoding, ImageSpec
 from server.api import specs
-from server.api.allowed import require_allowed
 from server.api.outcome import Outcome
 from server.api.reader import MAX_IGNORED
 from server.api.results import base_url, make_outcome, require_room, wanted
@@ -166,9 +165,7 @@ def _with_edit_size(submission: Submission, model: Model) -> Submission:
 def _check(services: Services, submission: Submission, limits: Limits) -> Model:
     """The model that a submission names. Raises the error of a model or of fields that cannot be drawn, or that its
     key may not use."""
-    fields, catalog = submission.fields, services.catalog
-    model = submission.served_by(catalog.resolve(fields.model or catalog.default))
-    require_allowed(catalog, limits, model)
+    model = submission.model_in(services.catalog, limits)
     services.worker.require(model.plan.key, model.id)
     try:
         _check_fields(services, submission, model)

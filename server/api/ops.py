@@ -16,7 +16,7 @@ from server.worker.cost import Cost
 from server.worker.fleet import Fleet
 from server.worker.member import Member
 from server.worker.protocol import Graphs
-from server.worker.status import ModelState
+from server.worker.status import ModelState, ModelStatus
 
 _NO_KEY = openapi.errors(Unauthorized)
 
@@ -71,7 +71,10 @@ def worker_state(worker: Fleet | Member) -> str:
 def readiness(services: Services) -> dict[str, Any]:
     """What /readyz says: the models by name, and why those that cannot be served cannot."""
     models: dict[str, Any] = {}
+    plans = services.catalog.served_plans
     for key, status in services.worker.models.items():
+        if key in plans and plans[key].only_enlarges:
+            continue
         models[key] = {"state": str(status.state)}
         if status.reason:
             models[key]["reason"] = status.reason
@@ -83,7 +86,7 @@ def readiness(services: Services) -> dict[str, Any]:
             models[key]["step"] = _step(status.loads.cost)
         if status.loads.graphs is not None and status.state in (ModelState.READY, ModelState.OFFLOADED):
             models[key]["graphs"] = _graphs(status.loads.graphs)
-    servable = any(status.state is not ModelState.BROKEN for status in services.worker.models.values())
+    servable = any(services.worker.models[key].state is not ModelState.BROKEN for key in models)
     ready = services.worker.settled and servable and not services.queue.draining
     failure = services.worker.start_failure
     problem = services.served.problem
@@ -96,9 +99,21 @@ def readiness(services: Services) -> dict[str, Any]:
         "devices": [_device(services, member) for member in services.worker.members] + _left_out(services),
         "draining": services.queue.draining,
         "models": models,
+        "upscalers": _upscalers(services),
         "models_file": {"state": "wrong", "reason": problem} if problem else {"state": "served"},
         "usage": _usage(services.accounts),
     }
+
+
+def _upscalers(services: Services) -> dict[str, Any]:
+    """Where each upscaler is that requests may name, and why those that cannot be used cannot."""
+    told: dict[str, Any] = {}
+    for name, upscaler in services.catalog.upscalers.items():
+        status = services.worker.models.get(upscaler.plan.key) or ModelStatus()
+        told[name] = {"state": str(ModelState.BROKEN if upscaler.problem else status.state)}
+        if reason := upscaler.problem or status.reason:
+            told[name]["reason"] = reason
+    return told
 
 
 def _usage(accounts: Accounts) -> dict[str, Any]:

@@ -39,6 +39,7 @@ class Outcome:
     items: tuple[Item, ...]
     usage: dict[str, Any]
     usage_of_one: dict[str, Any]  # of each picture, where each has an event of its own
+    upscaler: str | None = None  # by name: what enlarged the pictures; None: Lanczos, or nothing
 
     @property
     def size_bytes(self) -> int:

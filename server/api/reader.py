@@ -7,7 +7,7 @@ a value may be is ``server.api.wire``'s to say.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import islice
 from typing import Any, Final
@@ -68,6 +68,18 @@ def read_variation(form: Mapping[str, Any]) -> Reading:
     said.hear({name: value for name, value in form.items() if name not in prompts})
     if not said.values.keys() & {"strength", "input_fidelity"}:
         said.values["strength"] = VARIATION_STRENGTH
+    said.values["prompt"] = "none"
+    reading = said.reading()
+    return replace(reading, fields=reading.fields.model_copy(update={"prompt": ""}))
+
+
+def read_of(fields: Collection[str], sent: Mapping[str, Any]) -> Reading:
+    """These of our fields alone, of a route that knows no others and needs no prompt. What else is sent is ignored.
+    Raises BadRequest."""
+    said = _Said()
+    told = {name: value for name, value in sent.items() if field_of(name) in fields}
+    said.ignored += [name for name in sent if name not in told and not spellings.is_empty(sent[name])]
+    said.hear(told)
     said.values["prompt"] = "none"
     reading = said.reading()
     return replace(reading, fields=reading.fields.model_copy(update={"prompt": ""}))

@@ -61,7 +61,9 @@ async def make_outcome(
     """
     fields, form = submission.fields, wanted(submission, model)
     pictures = finished.pictures
-    if services.credentials is not None:
+    upscaler = next((picture.upscaler for picture in pictures if picture.upscaler is not None), None)
+    # What is only resampled is no model's work, which is what a credential would say.
+    if services.credentials is not None and (upscaler is not None or not drawing.spec.only_enlarges):
         pictures = await services.credentials.sign(pictures, drawing.spec)
     items = []
     for picture in pictures:
@@ -78,6 +80,7 @@ async def make_outcome(
         items=tuple(items),
         usage=usage(drawing, finished.text_tokens, len(items)),
         usage_of_one=usage(drawing, finished.text_tokens, 1),
+        upscaler=upscaler,
     )
 
 

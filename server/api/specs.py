@@ -177,6 +177,8 @@ def make_spec(
     """
     preset = model.preset(fields.quality, fields.style)
     draw_width, draw_height = model.area.size_for(*(sources.drawn_for or size))
+    shown = size if sources.window is None else (sources.window.width, sources.window.height)
+    is_enlarged = max(shown[0] / draw_width, shown[1] / draw_height) > 1
     strength = _strength(fields, mask=sources.mask is not None)
     steps = _steps(fields, model, preset)
     if varied and not model.family.by_instruction:
@@ -211,6 +213,7 @@ def make_spec(
         kept=sources.kept,
         window=sources.window,
         matting=model.entry.matting if fields.background == "transparent" else None,
+        upscaler=model.upscaler.name if model.upscaler is not None and is_enlarged else None,
     )
 
 

@@ -11,13 +11,15 @@ from dataclasses import dataclass
 
 from fastapi import Request
 
+from server.api.allowed import require_allowed
 from server.api.off_loop import off_loop
 from server.api.prefixes import CONTRACT, SHOWN
 from server.api.reader import Reading
 from server.api.wire import ImageFields
-from server.catalog.catalog import Model
+from server.catalog.catalog import Catalog, Model
 from server.errors import BadRequest
 from server.jobs.admission import Candidate
+from server.jobs.limits import Limits
 from server.jobs.repeats import Repeatable
 
 _MAX_KEY = 255  # characters of an Idempotency-Key
@@ -55,6 +57,12 @@ class Submission:
     def own(self) -> str:
         """What its pictures depend on beside fields and files, as a text; of routes that have more to say."""
         return ""
+
+    def model_in(self, catalog: Catalog, limits: Limits) -> Model:
+        """The model that it names. Raises ModelNotFound, and ModelForbidden for one that its key may not use."""
+        model = self.served_by(catalog.resolve(self.fields.model or catalog.default))
+        require_allowed(catalog, limits, model)
+        return model
 
     def served_by(self, model: Model) -> Model:
         """The model as this route has it."""

@@ -14,13 +14,14 @@ from typing import Any
 
 from pipelines.errors import LoadRefused
 from pipelines.facts import folder as model_folder
-from pipelines.facts import model_files, requirements
+from pipelines.facts import model_files, requirements, upscaler
 from pipelines.facts.families import Family
 from pipelines.facts.presets import DrawingArea, Preset, overlay
-from pipelines.plan import ModelPlan
+from pipelines.plan import ModelPlan, UpscalerFile
 from server.catalog.entries import MIN_SIDE, ModelEntry, PresetEntry, parse_size
 from server.catalog.loras import LoraFolder
 from server.catalog.single_files import CheckpointFolder
+from server.catalog.upscalers import Upscaler
 from server.catalog.vendors import answers_inline
 from server.errors import BadRequest, ModelNotFound
 
@@ -40,6 +41,7 @@ class Model:
     family: Family
     area: DrawingArea
     lora_folder: LoraFolder | None = None  # of this ID, as it was when models.yaml was read
+    upscaler: UpscalerFile | None = None  # what enlarges its pictures, in place of Lanczos
 
     @property
     def sizes(self) -> str:
@@ -137,6 +139,7 @@ class Catalog:
     providers: frozenset[str]
     names: dict[str, str] = field(default_factory=dict)  # alias or ID → ID
     checkpoints: CheckpointFolder | None = None  # as it was when models.yaml was read
+    upscalers: dict[str, Upscaler] = field(default_factory=dict)  # that requests may name
 
     def resolve(self, name: str) -> Model:
         """The model that a name stands for: an ID or an alias, with or without provider prefixes. Raises
@@ -156,6 +159,19 @@ class Catalog:
     def plans(self) -> dict[str, ModelPlan]:
         """The distinct weights, by key."""
         return {model.plan.key: model.plan for model in self}
+
+    @property
+    def served_plans(self) -> dict[str, ModelPlan]:
+        """All that a worker may load, by key: models, and upscalers by themselves."""
+        return {**self.plans, **{each.plan.key: each.plan for each in self.upscalers.values()}}
+
+    def upscaler_problems(self) -> dict[str, str]:
+        """The upscalers that cannot be used, and why, by where models.yaml names them. All else serves without."""
+        found = {f"upscalers.{name}": each.problem for name, each in self.upscalers.items()}
+        for model in self:
+            if model.upscaler is not None and model.upscaler.name not in self.upscalers:
+                found[f"models.{model.id}.upscaler"] = upscaler.problem(Path(model.upscaler.path))
+        return {where: problem for where, problem in found.items() if problem is not None}
 
     @property
     def lora_folders(self) -> tuple[Path, ...]:

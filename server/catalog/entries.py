@@ -17,6 +17,7 @@ from pipelines.facts.spacing import Spacing
 from pipelines.facts.step_cache import strength as cache_strength
 from server.catalog.embeddings import Embeddings
 from server.catalog.loras import LoraEntry, LoraName
+from server.catalog.upscalers import Upscalers
 
 ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,99}", re.ASCII)  # or a part of one, between slashes
 MIN_SIDE = 16  # pixels, where sizes is any
@@ -215,6 +216,12 @@ class ModelEntry(_Entry):
     matting: Literal["flat-ground"] | None = Field(
         None, description="what cuts the object out where background is transparent"
     )
+    upscaler: str | None = Field(
+        None,
+        min_length=1,
+        description="what enlarges pictures that are drawn smaller than was asked: a name of upscalers, or one"
+        " .safetensors file (RRDBNet, SRVGGNetCompact); lanczos, as without it: resampling",
+    )
     matting_prompt: str = Field("", description="added to the prompt then: a ground that can be told from objects")
 
     @model_validator(mode="after")
@@ -255,6 +262,11 @@ class ModelsFile(_Entry):
         None,
         min_length=1,
         description="a folder whose single files are models too, by their stems, read while the server runs",
+    )
+    upscalers: Upscalers = Field(
+        default_factory=dict,
+        description="super-resolution networks that requests and models may name, and the .safetensors file of each;"
+        " the first is the one of requests that name none",
     )
     models: dict[str, ModelEntry] = Field(default_factory=dict)
 

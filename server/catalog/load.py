@@ -8,7 +8,7 @@ model unavailable and the others serving.
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,11 +22,12 @@ from pipelines.facts.component import INDEX
 from pipelines.facts.families import FamilyTable
 from pipelines.facts.presets import DrawingArea
 from pipelines.plan import ModelPlan
-from server.catalog import embeddings, lines, loras, single_files
+from server.catalog import embeddings, lines, loras, single_files, upscalers
 from server.catalog.catalog import Catalog, Model
 from server.catalog.entries import ID, MIN_SIDE, ModelEntry, ModelsFile, PresetEntry, parse_size
 from server.catalog.loras import LoraEntry
 from server.catalog.shipped import shipped_models_file
+from server.catalog.upscalers import Upscaler
 from server.errors import BadRequest, ConfigError
 
 # Keys of an entry with weights of its own alone: how they are loaded, which is once for all IDs that share them.
@@ -142,13 +143,14 @@ def _decide(source: _Source, file: ModelsFile) -> Catalog:
         found = single_files.read_folder((source.path.parent / file.checkpoints).absolute(), file)
         file = file.model_copy(update={"models": {**file.models, **found.found}})
     names: dict[str, str] = {}
+    networks = upscalers.read(source.path.parent, file.upscalers)
     for model_id, written in file.models.items():
         base = _base(source, file, model_id, written)
         entry = _with_default_size(source, model_id, written if base is None else _inherit(base, written))
         entry = _with_max_steps(source, model_id, entry)
         _claim_names(source, names, model_id, entry)
         try:
-            models[model_id] = model_of(source.path.parent, model_id, written.like or model_id, entry)
+            models[model_id] = model_of(source.path.parent, model_id, written.like or model_id, entry, networks)
         except single_files.Clash as clash:
             raise source.error(("models", model_id, clash.key), str(clash), None) from None
         except (ValueError, RuntimeError) as error:  # RuntimeError: a loop of links
@@ -163,7 +165,7 @@ def _decide(source: _Source, file: ModelsFile) -> Catalog:
         raise source.error(("default",), f"must be one of {known}", file.default)
     # Hub clients write OWNER/ID for whatever a list of models shows them.
     prefixes = frozenset(file.providers) | {model.entry.owned_by for model in models.values()}
-    return Catalog(source.path, models, names[file.default], prefixes, names, found)
+    return Catalog(source.path, models, names[file.default], prefixes, names, found, networks)
 
 
 def _base(source: _Source, file: ModelsFile, model_id: str, written: ModelEntry) -> ModelEntry | None:
@@ -283,9 +285,11 @@ def _claim_names(source: _Source, names: dict[str, str], model_id: str, entry: M
         names[name] = model_id
 
 
-def model_of(folder: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
-    """One ID with everything decided. Paths are relative to ``folder``. Raises ValueError for adapters that cannot be
-    had with the entry's other keys."""
+def model_of(
+    folder: Path, model_id: str, key: str, entry: ModelEntry, networks: Mapping[str, Upscaler] | None = None
+) -> Model:
+    """One ID with everything decided. Paths are relative to ``folder``; its upscaler may be one of ``networks``. Raises
+    ValueError for adapters that cannot be had with the entry's other keys."""
     clash = loras.clash(compile=entry.compile, fuse_qkv=entry.fuse_qkv, quantise=entry.quantise)
     if (entry.loras or entry.lora_folder is not None) and clash is not None:
         raise ValueError(clash)
@@ -335,11 +339,12 @@ def model_of(folder: Path, model_id: str, key: str, entry: ModelEntry) -> Model:
         devices=tuple(entry.devices or ()),
     )
     plan = msgspec.structs.replace(plan, revision=single_files.revision(plan))
-    return Model(model_id, entry, plan, family, area, found)
+    return Model(model_id, entry, plan, family, area, found, upscalers.of_model(folder, entry.upscaler, networks or {}))
 
 
 def _share_weights(source: _Source, models: dict[str, Model]) -> None:
-    """IDs that share weights have one plan: their owner's, with the adapters of all, kept if any of them says so."""
+    """IDs that share weights have one plan: their owner's, with the adapters and upscalers of all, kept if any of them
+    says so."""
     by_key: dict[str, list[Model]] = {}
     for model in models.values():
         by_key.setdefault(model.plan.key, []).append(model)
@@ -350,8 +355,13 @@ def _share_weights(source: _Source, models: dict[str, Model]) -> None:
             adapters = loras.together(other.plan.adapters for other in sharing)
         except ValueError as error:
             raise source.error(("models", model_id, "loras"), str(error), None) from None
+        try:
+            networks = upscalers.together(other.upscaler for other in sharing)
+        except ValueError as error:
+            raise source.error(("models", model_id, "upscaler"), str(error), model.entry.upscaler) from None
         keep = any(other.entry.keep for other in sharing)
         if keep and (model.entry.idle or model.entry.idle_unload):
             message = "keep cannot be had with idle or idle_unload, and another ID that shares these weights is kept"
             raise source.error(("models", model_id, "idle" if model.entry.idle else "idle_unload"), message, None)
-        models[model_id] = replace(model, plan=msgspec.structs.replace(models[key].plan, keep=keep, adapters=adapters))
+        plan = msgspec.structs.replace(models[key].plan, keep=keep, adapters=adapters, upscalers=networks)
+        models[model_id] = replace(model, plan=plan)

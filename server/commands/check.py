@@ -72,12 +72,15 @@ def check(settings: Settings, *, deep: bool = False) -> int:
     adapters = _adapter_problems(catalog)
     for where, problem in adapters.items():
         print(f"{catalog.path}: {where}: {problem}", file=sys.stderr)
+    upscalers = catalog.upscaler_problems()
+    for where, problem in upscalers.items():
+        print(f"{catalog.path}: {where}: {problem}", file=sys.stderr)
     for name, problem in catalog.refused_checkpoints.items():
         print(f"{catalog.path}: checkpoints: {name}: {problem}", file=sys.stderr)
     print(
         f"{catalog.path}: {len(catalog.models)} models, {len(problems)} of {len(catalog.plans)} folders with problems"
     )
-    return 1 if of_devices or of_certificates or problems or adapters or catalog.refused_checkpoints else 0
+    return 1 if of_devices or of_certificates or problems or adapters or upscalers or catalog.refused_checkpoints else 0
 
 
 def _device_problem(catalog: Catalog, settings: Settings) -> str | None:

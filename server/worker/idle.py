@@ -43,7 +43,7 @@ class IdleWatch:
             return
         on_cpu = worker.device.partition(":")[0] == "cpu"
         ends: list[float] = []
-        for key, plan in catalog.plans.items():
+        for key, plan in catalog.served_plans.items():
             idle_s, unload_s = self._limits(catalog, plan)
             if on_cpu:  # host memory is where it is
                 idle_s, unload_s = 0.0, min(filter(None, (idle_s, unload_s)), default=0.0)
@@ -64,6 +64,8 @@ class IdleWatch:
         """Seconds until a model leaves for host memory, and for the disk; 0: never."""
         if plan.keep:
             return 0.0, 0.0
+        if plan.only_enlarges:
+            return self._settings.idle_s, self._settings.idle_unload_s
         entry = catalog.models[plan.key].entry
         idle_s = self._settings.idle_s if entry.idle is None else parse_duration(entry.idle)
         unload_s = self._settings.idle_unload_s if entry.idle_unload is None else parse_duration(entry.idle_unload)

@@ -64,6 +64,7 @@ class ServedCatalog:
         self._tasks: set[asyncio.Task[None]] = set()
         self._mark(_problems(catalog, catalog.plans.values()))
         _log_refused_checkpoints({}, catalog.refused_checkpoints)
+        _log_refused_upscalers({}, catalog.upscaler_problems())
 
     async def watch(self) -> None:
         """Read the file again whenever it has changed, for as long as the server runs."""
@@ -94,12 +95,13 @@ class ServedCatalog:
                 raise
             changes = _compare(self.current, catalog)
             # From here on nothing waits: no request finds one half without the other.
-            plans = catalog.plans
-            if plans != self.current.plans or _preloads(catalog) != _preloads(self.current):
+            plans = catalog.served_plans
+            if plans != self.current.served_plans or _preloads(catalog) != _preloads(self.current):
                 self._worker.serve(plans.values(), _preloads(catalog))
             self._mark(problems)
             _log_refused(self.current, catalog)
             _log_refused_checkpoints(self.current.refused_checkpoints, catalog.refused_checkpoints)
+            _log_refused_upscalers(self.current.upscaler_problems(), catalog.upscaler_problems())
             self.current = catalog
             if self.problem or changes:
                 log.info(
@@ -173,6 +175,13 @@ def _log_refused_checkpoints(before: Mapping[str, str], refused: Mapping[str, st
     for name, reason in refused.items():
         if before.get(name) != reason:
             log.error("checkpoint cannot be served", extra={"file": name, "reason": reason})
+
+
+def _log_refused_upscalers(before: Mapping[str, str], refused: Mapping[str, str]) -> None:
+    """Say which upscalers cannot be used, once each."""
+    for where, reason in refused.items():
+        if before.get(where) != reason:
+            log.error("upscaler cannot be used", extra={"key": where, "reason": reason})
 
 
 def _preloads(catalog: Catalog) -> set[ModelPlan]:

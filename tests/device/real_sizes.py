@@ -149,7 +149,9 @@ def _brought(plan: ModelPlan) -> LoadedModel:
 
         worker._residency._load = load  # without the check, which comes when the weights have been weighed
         try:
-            return worker._residency.pin(plan)
+            found = worker._residency.pin(plan)
+            assert isinstance(found, LoadedModel)
+            return found
         finally:
             worker.close()
             worker._link.close()
