@@ -12,7 +12,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, Field
 
 from pipelines.spec import LANCZOS
-from server.api import generation, openapi
+from server.api import openapi, upscaling
 from server.api.allowed import require_upscaler_allowed
 from server.api.forms import read_form
 from server.api.json_body import content_type_of, read_body
@@ -21,7 +21,7 @@ from server.api.prefixes import add_under_both, prefix_of
 from server.api.reader import Reading
 from server.api.results import written
 from server.api.services import Services
-from server.api.upscaling import UpscaleSubmission, Upscaling, read_upscaling
+from server.api.upscaling import UpscaleSubmission, read_upscaling
 from server.api.wire import ImageFields
 from server.catalog.upscalers import MAX_FACTOR, Upscaler
 from server.errors import (
@@ -78,8 +78,7 @@ def router(services: Services) -> APIRouter:
     async def upscale(request: Request) -> Response:
         """Make a picture larger: by `scale`, or to `size`. Without a network, by Lanczos, and the answer says so."""
         submission = await _submission(services, request)
-        admitted = await generation.begin(services, request, submission, Upscaling)
-        return await answer(await generation.finish(request, submission, admitted))
+        return await answer(await upscaling.make(services, request, submission))
 
     async def upscalers(request: Request) -> dict[str, Any]:
         """What makes pictures larger here: the networks of models.yaml that your key may use, and Lanczos."""

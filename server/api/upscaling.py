@@ -11,14 +11,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final
 
+from fastapi import Request
+
 from pipelines.facts.families import Family
 from pipelines.facts.presets import DrawingArea
 from pipelines.plan import UPSCALER, ModelPlan
 from pipelines.spec import LANCZOS, ImageSpec, Task
-from server.api import spellings
+from server.api import generation, spellings
 from server.api.allowed import require_upscaler_allowed
 from server.api.generation import Generation
+from server.api.outcome import Outcome
 from server.api.reader import Reading, read_of
+from server.api.services import Services
 from server.api.sources import Size
 from server.api.specs import Sources
 from server.api.submission import Submission
@@ -63,6 +67,16 @@ class UpscaleSubmission(Submission):
             raise ModelNotFound(f"No such upscaler. This server has: {known}.", param="model")
         require_upscaler_allowed(catalog, limits, upscaler)
         return _model(name, upscaler.plan)
+
+
+async def make(services: Services, request: Request, submission: UpscaleSubmission) -> Outcome:
+    """Have a picture enlarged, and wait for it, as ``generation.make`` does."""
+
+    def assign(services_: Services, _: object, model: Model, base: str) -> Upscaling:
+        return Upscaling(services_, submission, model, base)
+
+    admitted = await generation.begin(services, request, submission, assign)
+    return await generation.finish(request, submission, admitted)
 
 
 def _model(name: str, plan: ModelPlan) -> Model:
