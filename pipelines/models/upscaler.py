@@ -160,7 +160,7 @@ class Upscaler:
             source = smaller.clamp_(0, 1)
         scale, multiple = self.shape.scale, self.shape.unshuffle
         padded = _padded(source, multiple)
-        planes, (high, wide) = len(source), step.size(height, width, scale)
+        planes, high, wide = len(source), height * scale // step.pool, width * scale // step.pool
         rows, columns = padded.shape[2] * scale // step.pool, padded.shape[3] * scale // step.pool
         place = "cpu" if as_bytes else self.device
         kind = torch.uint8 if as_bytes else torch.float32

@@ -79,11 +79,6 @@ class Pass:
     before: float = 1.0  # the picture is made smaller by this first
     pool: int = 1  # and so many pixels of what comes out, squared, are made one
 
-    def size(self, height: int, width: int, scale: int) -> tuple[int, int]:
-        """What a picture of this size comes out as."""
-        height, width = self.shrunk(height, width)
-        return height * scale // self.pool, width * scale // self.pool
-
     def shrunk(self, height: int, width: int) -> tuple[int, int]:
         """What the network is given of a picture of this size."""
         return max(1, round(height * self.before)), max(1, round(width * self.before))
