@@ -120,14 +120,15 @@ def size_of(source: Size, scale: float | None, wanted: str | None, *, most_pixel
         size = parse_size(wanted or "")
         factor = max(size[0] / source[0], size[1] / source[1])
         if factor <= 1:
-            raise BadRequest(f"size is not larger than the picture, {source[0]}x{source[1]}.", param=param)
+            raise BadRequest(f"size is not larger than the picture, {source[0]} × {source[1]}.", param=param)
         if factor > MAX_FACTOR + _ROUNDING:
             raise BadRequest(
-                f"size is more than {MAX_FACTOR:g} times as large as the picture, {source[0]}x{source[1]}.", param=param
+                f"size is more than {MAX_FACTOR:g} times as large as the picture, {source[0]} × {source[1]}.",
+                param=param,
             )
     if math.prod(size) > most_pixels or max(size) > MAX_SIDE:
         raise BadRequest(
-            f"{param} makes a picture of {size[0]}x{size[1]} pixels; this server allows {most_pixels} in all"
+            f"{param} makes a picture of {size[0]} × {size[1]} pixels; this server allows {most_pixels} in all"
             " (DARKROOM_MAX_IMAGE_PIXELS).",
             param=param,
         )

@@ -121,7 +121,7 @@ def test_names_of_old_programs_are_read_as_those_of_today(file: Path) -> None:
         (["first_stage_model.decoder.conv_in.weight"], Kind.VAE, "name it under vae"),
         (["text_model.encoder.layers.0.mlp.fc1.weight"], Kind.TEXT_ENCODER, "name it under text_encoders"),
         (["encoder.block.0.layer.0.SelfAttention.q.weight"], Kind.TEXT_ENCODER, "name it under text_encoders"),
-        (["conv_first.weight", "body.0.rdb1.conv1.weight"], Kind.UPSCALER, "not served"),
+        (["conv_first.weight", "body.0.rdb1.conv1.weight"], Kind.UPSCALER, "name it under upscalers"),
         (["something"], Kind.UNKNOWN, "original layout"),
         ([], Kind.UNKNOWN, "original layout"),
     ],

@@ -85,9 +85,7 @@ def test_there_are_no_seams(
         assert furthest(made, whole) <= 1, side
 
 
-def test_an_overlap_too_small_would_be_seen(
-    tmp_path: Path, crew: Crew, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_overlap_too_small_would_be_seen(tmp_path: Path, crew: Crew, monkeypatch: pytest.MonkeyPatch) -> None:
     """What ``test_there_are_no_seams`` would find."""
     weights, picture = upscalers.compact(2), noise(150, 98)
     monkeypatch.setattr(upscaler, "_SIDES", dict.fromkeys(upscaler._SIDES, 32))
