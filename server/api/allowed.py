@@ -6,6 +6,8 @@ may use it by every name that it has.
 
 from __future__ import annotations
 
+import contextlib
+
 from server.catalog.catalog import Catalog, Model
 from server.catalog.upscalers import Upscaler
 from server.errors import ModelForbidden, ModelNotFound
@@ -41,3 +43,13 @@ def require_upscaler_allowed(catalog: Catalog, limits: Limits, upscaler: Upscale
         return
     if not any(catalog.models[model_id].upscaler == upscaler.file for model_id in models):
         raise ModelForbidden(f"This key may not use {upscaler.name}.", param="model")
+
+
+def allowed_upscalers(catalog: Catalog, limits: Limits) -> dict[str, Upscaler]:
+    """Those that may be used, by name."""
+    found = {}
+    for name, upscaler in catalog.upscalers.items():
+        with contextlib.suppress(ModelForbidden):
+            require_upscaler_allowed(catalog, limits, upscaler)
+            found[name] = upscaler
+    return found

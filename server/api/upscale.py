@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field
 
 from pipelines.spec import LANCZOS
 from server.api import openapi, upscaling
-from server.api.allowed import require_upscaler_allowed
+from server.api.allowed import allowed_upscalers
 from server.api.forms import read_form
 from server.api.json_body import content_type_of, read_body
 from server.api.outcome import Outcome
@@ -29,12 +29,10 @@ from server.errors import (
     BadRequest,
     LinkRefused,
     MethodNotAllowed,
-    ModelForbidden,
     NotFound,
     RangeRefused,
     Unauthorized,
 )
-from server.jobs.limits import Limits
 
 UPSCALER_HEADER: Final = "x-upscaler"
 _MULTIPART = "multipart/form-data"
@@ -82,10 +80,10 @@ def router(services: Services) -> APIRouter:
 
     async def upscalers(request: Request) -> dict[str, Any]:
         """What makes pictures larger here: the networks of models.yaml that your key may use, and Lanczos."""
-        limits = request.state.principal.limits
-        found = [each for each in services.catalog.upscalers.values() if _may_use(services, limits, each)]
-        rows = [_row(services, each, is_default=number == 0) for number, each in enumerate(found)]
-        plain = {"id": LANCZOS, "network": None, "scale": None, "state": "ready", "default": not rows}
+        found = allowed_upscalers(services.catalog, request.state.principal.limits)
+        first = next(iter(services.catalog.upscalers), None)
+        rows = [_row(services, each, is_default=name == first) for name, each in found.items()]
+        plain = {"id": LANCZOS, "network": None, "scale": None, "state": "ready", "default": first is None}
         return {"object": "list", "data": [*rows, {**plain, "object": "upscaler"}]}
 
     add_under_both(
@@ -108,14 +106,6 @@ def router(services: Services) -> APIRouter:
         responses=openapi.errors(Unauthorized),
     )
     return routes
-
-
-def _may_use(services: Services, limits: Limits, upscaler: Upscaler) -> bool:
-    try:
-        require_upscaler_allowed(services.catalog, limits, upscaler)
-    except ModelForbidden:
-        return False
-    return True
 
 
 def _row(services: Services, upscaler: Upscaler, *, is_default: bool) -> dict[str, Any]:

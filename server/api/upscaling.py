@@ -16,7 +16,7 @@ from fastapi import Request
 from pipelines.facts.families import Family
 from pipelines.facts.presets import DrawingArea
 from pipelines.plan import UPSCALER, ModelPlan
-from pipelines.spec import LANCZOS, ImageSpec, Task
+from pipelines.spec import LANCZOS, ImageSpec, Pixels, Task
 from server.api import generation, spellings
 from server.api.allowed import require_upscaler_allowed
 from server.api.generation import Generation
@@ -39,7 +39,7 @@ _FIELDS: Final = frozenset(
 )
 _FAMILY: Final = Family(UPSCALER, (), tasks=frozenset({Task.IMAGE_TO_IMAGE}), multiple=1)
 _AREA: Final = DrawingArea(MAX_SIDE, MAX_SIDE, 1, min_pixels=1, max_pixels=MAX_SIDE**2)
-_ROUNDING: Final = 1e-6  # of a factor
+_ROUNDING: Final = 1.01  # of a factor: sides are whole pixels
 
 
 @dataclass(frozen=True)
@@ -47,6 +47,7 @@ class UpscaleSubmission(Submission):
     """A submission of this route."""
 
     scale: float | None = field(kw_only=True)  # None: to a size
+    most_factor: float = MAX_FACTOR
 
     @property
     def needs_prompt(self) -> bool:
@@ -111,7 +112,9 @@ def _require_size(reading: Reading, text: str) -> None:
         raise BadRequest(f"{name} must be WIDTHxHEIGHT, like 2048x2048.", param=name)
 
 
-def size_of(source: Size, scale: float | None, wanted: str | None, *, most_pixels: int) -> Size:
+def size_of(
+    source: Size, scale: float | None, wanted: str | None, *, most_pixels: int, most_factor: float = MAX_FACTOR
+) -> Size:
     """The size that a picture of this one is brought to, in pixels. Raises BadRequest naming scale or size."""
     param = "scale" if scale is not None else "size"
     if scale is not None:
@@ -121,9 +124,9 @@ def size_of(source: Size, scale: float | None, wanted: str | None, *, most_pixel
         factor = max(size[0] / source[0], size[1] / source[1])
         if factor <= 1:
             raise BadRequest(f"size is not larger than the picture, {source[0]} × {source[1]}.", param=param)
-        if factor > MAX_FACTOR + _ROUNDING:
+        if factor > most_factor * _ROUNDING:
             raise BadRequest(
-                f"size is more than {MAX_FACTOR:g} times as large as the picture, {source[0]} × {source[1]}.",
+                f"size is more than {most_factor:g} times as large as the picture, {source[0]} × {source[1]}.",
                 param=param,
             )
     if math.prod(size) > most_pixels or max(size) > MAX_SIDE:
@@ -133,6 +136,23 @@ def size_of(source: Size, scale: float | None, wanted: str | None, *, most_pixel
             param=param,
         )
     return size
+
+
+def enlarging(name: str, source: Pixels, size: Size) -> ImageSpec:
+    """The spec of a picture that is enlarged by the upscaler ``name``: one step, of as many pixels as come out."""
+    return ImageSpec(
+        model=name,
+        prompt="",
+        width=size[0],
+        height=size[1],
+        draw_width=size[0],
+        draw_height=size[1],
+        steps=1,
+        guidance=0.0,
+        sources=(source,),
+        upscaler=None if name == LANCZOS else name,
+        only_enlarges=True,
+    )
 
 
 @dataclass(frozen=True)
@@ -158,21 +178,9 @@ class Upscaling(Generation):
             self.submission.scale,
             fields.size,
             most_pixels=services.limits.max_pixels,
+            most_factor=self.submission.most_factor,
         )
         return size, Sources((source,))
 
     def make_spec(self, size: Size, sources: Sources) -> ImageSpec:
-        files = self.model.plan.upscalers
-        return ImageSpec(
-            model=self.model.id,
-            prompt="",
-            width=size[0],
-            height=size[1],
-            draw_width=size[0],
-            draw_height=size[1],
-            steps=1,
-            guidance=0.0,
-            sources=sources.images,
-            upscaler=files[0].name if files else None,
-            only_enlarges=True,
-        )
+        return enlarging(self.model.id, sources.images[0], size)

@@ -24,10 +24,17 @@ Draw = Callable[[Drawing, Encoding, Stepped, Previewed], Coroutine[Any, Any, Fin
 
 @dataclass(frozen=True)
 class Further:
-    """A drawing that is made of one picture of the first."""
+    """A drawing that is made of one picture of the first; of one that is ``enlarged`` before, ``begun`` makes it of
+    what came out."""
 
     drawing: Drawing
     encoding: Encoding
+    enlarged: Drawing | None = None
+    begun: Callable[[Drawing, Finished], Coroutine[Any, Any, Drawing]] | None = None
+
+
+def _unheard(first: int, second: Any) -> None:
+    """Enlarging is no step of a pass."""
 
 
 async def draw_further(job: Job, further: tuple[Further, ...], first: Finished, draw: Draw) -> Finished:
@@ -44,7 +51,11 @@ async def draw_further(job: Job, further: tuple[Further, ...], first: Finished, 
         def previewed(preview: int, picture: Picture) -> None:
             job.previewed(preview, msgspec.structs.replace(picture, index=number))
 
-        return await draw(each.drawing, each.encoding, stepped, previewed)
+        drawing = each.drawing
+        if each.enlarged is not None and each.begun is not None:
+            larger = await draw(each.enlarged, Encoding(metadata=False, provenance=False), _unheard, _unheard)
+            drawing = await each.begun(drawing, larger)
+        return await draw(drawing, each.encoding, stepped, previewed)
 
     try:
         async with asyncio.TaskGroup() as group:

@@ -7,13 +7,16 @@ import base64
 import io
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
+from PIL.PngImagePlugin import PngImageFile
 
+from server.jobs.limits import Limits
 from tests import upscalers
 from tests.assertions import assert_api_error
 from tests.paper import Paper, PaperServers
@@ -74,6 +77,12 @@ def by_network(source: Image.Image, scale: int) -> np.ndarray[Any, Any]:
 
 def made_of(answer: dict[str, Any]) -> bytes:
     return base64.b64decode(answer["data"][0]["b64_json"])
+
+
+def texts(data: bytes) -> dict[str, str]:
+    picture = Image.open(io.BytesIO(data))
+    assert isinstance(picture, PngImageFile)
+    return {key: str(value) for key, value in picture.text.items()}
 
 
 def upscale(server: Running, **fields: Any) -> Any:
@@ -152,7 +161,7 @@ def test_it_is_counted_and_found_like_any_job(paper_servers: PaperServers, tmp_p
     sent = {"image": text(png(scene(500, 500))), "scale": 2}
     with paper.client() as client:
         client.post(PATH, json=sent, headers={"x-job-id": "larger-01"}).raise_for_status()
-        job = client.get("/v1/jobs/larger-01").raise_for_status().json()
+        job = client.get("/v1/images/jobs/larger-01").raise_for_status().json()
         rows = client.get("/v1/usage").raise_for_status().json()
     assert (job["model"], job["status"]) == ("twice", "done")
     used = rows["data"][0]
@@ -167,7 +176,7 @@ def test_a_repeat_joins(several: Paper) -> None:
     assert several.post(sent, PATH, headers=headers).json() == first
     assert len(several.worker.drawings) == 1
     other = several.post({**sent, "scale": 3}, PATH, headers=headers)
-    assert_api_error(other, 400, "idempotency_mismatch")
+    assert_api_error(other, 409, "idempotency_mismatch")
 
 
 def test_the_list(several: Paper) -> None:
@@ -198,8 +207,8 @@ def test_without_a_network_lanczos_and_it_says_so(server: Running) -> None:
     assert body["size"] == "128x96"
     expected = np.asarray(source.resize((128, 96), Image.Resampling.LANCZOS)).astype(np.int16)
     assert np.abs(pixels(made_of(body)) - expected).max() == 0
-    assert json.loads(opened(made_of(body)).text["parameters"])["upscaler"] == "lanczos"
-    assert "XML:com.adobe.xmp" not in opened(made_of(body)).text  # no model has touched it
+    assert json.loads(texts(made_of(body))["parameters"])["upscaler"] == "lanczos"
+    assert "XML:com.adobe.xmp" not in texts(made_of(body))  # no model has touched it
 
 
 def test_a_network_makes_it_larger(upscaling: Running) -> None:
@@ -211,7 +220,7 @@ def test_a_network_makes_it_larger(upscaling: Running) -> None:
     lanczos = np.asarray(source.resize((128, 96), Image.Resampling.LANCZOS)).astype(np.int16)
     assert np.abs(made - by_network(source, 2)).max() <= 4  # bfloat16, where the CPU has it
     assert np.abs(made - lanczos).max() > 20
-    assert "XML:com.adobe.xmp" in opened(made_of(body)).text
+    assert "XML:com.adobe.xmp" in texts(made_of(body))
     named = upscale(upscaling, image=text(png(source)), size="256x192", model="four").json()
     assert named["upscaler"] == "four"
     assert np.abs(pixels(made_of(named)) - by_network(source, 4)).max() <= 4
@@ -242,8 +251,8 @@ def drawn(server: Running, model: str, **fields: Any) -> bytes:
 def test_a_model_has_its_pictures_enlarged(upscaling: Running) -> None:
     small = opened(drawn(upscaling, "plain", size="64x64"))
     larger, plain = drawn(upscaling, "mini"), drawn(upscaling, "plain")
-    assert json.loads(opened(larger).text["parameters"])["upscaler"] == "twice"
-    assert "upscaler" not in json.loads(opened(plain).text["parameters"])
+    assert json.loads(texts(larger)["parameters"])["upscaler"] == "twice"
+    assert "upscaler" not in json.loads(texts(plain)["parameters"])
     assert np.abs(pixels(larger) - by_network(small, 2)).max() <= 4
     lanczos = np.asarray(small.resize((128, 128), Image.Resampling.LANCZOS)).astype(np.int16)
     assert np.abs(pixels(plain) - lanczos).max() == 0
@@ -265,8 +274,62 @@ def test_outside_of_a_mask_the_source_stays(upscaling: Running) -> None:
             files={"image": png(source), "mask": png(mask)},
         )  # fmt: skip
     data = made_of(answer.raise_for_status().json())
-    assert json.loads(opened(data).text["parameters"])["upscaler"] == "twice"
+    assert json.loads(texts(data)["parameters"])["upscaler"] == "twice"
     kept = np.abs(pixels(data) - np.asarray(source).astype(np.int16)).max(axis=-1)
     kept[32:96, 32:96] = 0
     assert kept.max() == 0
-    assert io.BytesIO(data).getvalue()[:4] == b"\x89PNG"
+
+
+# In AUTOMATIC1111's words.
+
+
+def test_extras_know_networks(upscaling: Running) -> None:
+    source = scene(64, 48)
+    sent = {"image": text(png(source)), "upscaler_1": "FOUR", "upscaling_resize": 4}
+    with upscaling.client() as client:
+        names = [(row["name"], row["scale"]) for row in client.get("/sdapi/v1/upscalers").json()]
+        answer = client.post("/sdapi/v1/extra-single-image", json=sent).raise_for_status()
+        mixed = {**sent, "upscaler_1": "Lanczos", "upscaler_2": "four", "extras_upscaler_2_visibility": 0.5}
+        half = client.post("/sdapi/v1/extra-single-image", json=mixed).raise_for_status()
+    assert ("twice", 2) in names
+    assert ("four", 4) in names
+    assert "broken" not in dict(names)
+    assert "x-ignored-fields" not in answer.headers
+    made = pixels(base64.b64decode(answer.json()["image"]))
+    assert np.abs(made - by_network(source, 4)).max() <= 4
+    lanczos = np.asarray(source.resize((256, 192), Image.Resampling.LANCZOS)).astype(np.int16)
+    assert np.abs(pixels(base64.b64decode(half.json()["image"])) - (made + lanczos) / 2).max() <= 2
+
+
+def test_a_second_pass_begins_with_what_a_network_made(several: Paper) -> None:
+    sent = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "enable_hr": True, "hr_scale": 2, "seed": 5}
+    for name, ignored in (("four", None), ("other", "hr_upscaler")):
+        several.worker.forget()
+        answer = several.post({**sent, "hr_upscaler": name, "batch_size": 2}, "/sdapi/v1/txt2img")
+        assert answer.status_code == 200, answer.text
+        assert answer.headers.get("x-ignored-fields") == ignored
+        larger = [drawing for drawing in several.worker.drawings if drawing.plan.only_enlarges]
+        assert [each.spec.upscaler for each in larger] == ([] if ignored else ["four", "four"])
+        assert {(each.spec.width, each.spec.height) for each in larger} == (set() if ignored else {(128, 128)})
+        assert len(several.worker.drawings) == 3 + len(larger)
+
+
+def test_a_second_pass_with_a_network_is_drawn(upscaling: Running) -> None:
+    sent = {"prompt": "a red apple", "width": 64, "height": 64, "steps": 2, "enable_hr": True, "hr_scale": 2,
+            "hr_upscaler": "twice", "seed": 5, "override_settings": {"sd_model_checkpoint": "mini"}}  # fmt: skip
+    with upscaling.client() as client:
+        answer = client.post("/sdapi/v1/txt2img", json=sent).raise_for_status()
+    assert opened(base64.b64decode(answer.json()["images"][0])).size == (128, 128)
+
+
+def test_keys_of_some_models_have_their_upscalers(paper_servers: PaperServers, tmp_path: Path) -> None:
+    paper = paper_servers.open(models=write_models(tmp_path), keys=True)
+    keyring = paper.app.state.keyring
+    limited = keyring.create("limited", but=lambda entry: replace(entry, limits=Limits(models=("mini",))))
+    sent = {"image": text(png(scene(8, 8))), "scale": 2}
+    with paper.client(headers={"authorization": f"Bearer {limited}"}) as client:
+        assert client.post(PATH, json={**sent, "model": "twice"}).status_code == 200
+        assert client.post(PATH, json={**sent, "model": "lanczos"}).status_code == 200
+        assert_api_error(client.post(PATH, json={**sent, "model": "four"}), 403, "model_forbidden")
+        rows = client.get("/v1/images/upscalers").json()["data"]
+    assert [row["id"] for row in rows] == ["twice", "lanczos"]

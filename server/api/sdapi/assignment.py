@@ -12,12 +12,14 @@ from dataclasses import dataclass, replace
 import msgspec
 
 from pipelines.plan import Drawing
-from pipelines.spec import Encoding, ImageSpec, Pixels
+from pipelines.spec import Encoding, ImageSpec, Picture, Pixels
 from server.api.generation import Generation
 from server.api.sdapi import infotext, painting
 from server.api.sdapi.translation import A1111Submission, Hires
 from server.api.sources import Size, shrink
 from server.api.specs import Sources
+from server.api.upscaling import enlarging
+from server.catalog.upscalers import Upscaler
 from server.inputs.decode import Decoded, decode_image
 from server.inputs.decoders import Decoding
 from server.jobs.further import Further
@@ -74,10 +76,14 @@ class A1111Generation(Generation):
         if hires is None:
             return ()
         decoding = self.services.decoders.decoding(job.principal)
+        network = self.services.catalog.upscalers.get(hires.network or "")
         further = []
         for picture in finished.pictures:
             job.previewed(0, picture)
             source = await self._decoded(decoding, picture.data, "image")
+            if network is not None and network.problem is None:
+                further.append(self._by_network(job, drawing, hires, picture, source.rgb, network))
+                continue
             enlarged = await decoding.run(
                 functools.partial(painting.scaled, source.rgb, hires.size, nearest=hires.nearest), param="hr_upscaler"
             )
@@ -90,6 +96,27 @@ class A1111Generation(Generation):
             )
             further.append(Further(second, self._encoding_of(second.seeds)))
         return tuple(further)
+
+    def _by_network(
+        self, job: Job, drawing: Drawing, hires: Hires, picture: Picture, source: Pixels, network: Upscaler
+    ) -> Further:
+        """The same, enlarged by a network of models.yaml first."""
+        job.take(hires.size[0] * hires.size[1] * 3, owed=True)
+        decoding = self.services.decoders.decoding(job.principal)
+        name = f"{job.key}-{picture.index}"
+        larger = Drawing(
+            f"{name}-larger", network.plan, enlarging(network.name, source, hires.size), (picture.seed,), job.principal
+        )
+        second = msgspec.structs.replace(drawing, job_id=name, seeds=(picture.seed,))
+
+        async def begun(second: Drawing, made: Finished) -> Drawing:
+            enlarged = await self._decoded(decoding, made.pictures[0].data, "hr_upscaler")
+            spec = self._second_spec(drawing.spec, hires, enlarged.rgb)
+            return msgspec.structs.replace(second, spec=spec)
+
+        spec = self._second_spec(drawing.spec, hires, source)
+        second = msgspec.structs.replace(second, spec=spec)
+        return Further(second, self._encoding_of(second.seeds), larger, begun)
 
     def _second_spec(self, first: ImageSpec, hires: Hires, source: Pixels) -> ImageSpec:
         draw_width, draw_height = self.model.area.size_for(*hires.size)

@@ -12,13 +12,17 @@ from typing import Any
 
 from fastapi import APIRouter, Request, Response
 
+from server.api import upscaling
 from server.api.json_body import read_body
+from server.api.reader import Reading
 from server.api.results import written
 from server.api.sdapi import infotext_reading
 from server.api.sdapi.ignored import tell_ignored
-from server.api.sdapi.upscaling import Upscaling, read_upscaling, upscaled
+from server.api.sdapi.upscaling import MAX_FACTOR, Upscaling, read_upscaling, sizes, upscaled
 from server.api.services import Services
 from server.api.sources import most_bytes
+from server.api.upscaling import UpscaleSubmission
+from server.api.wire import ImageFields
 from server.edge.body import hold_of
 from server.errors import BadRequest
 from server.inputs.source import read_source
@@ -34,14 +38,14 @@ def router(services: Services) -> APIRouter:
     @routes.post("/sdapi/v1/extra-single-image")
     async def single(request: Request) -> Response:
         sent = await read_body(request, dict, may_be_empty=True)
-        how = _how(request, sent)
+        how = _how(services, request, sent)
         (made,) = await _upscaled(services, request, {"image": _text(sent.get("image"), "image")}, how)
         return await written({"html_info": how.told, "image": made})
 
     @routes.post("/sdapi/v1/extra-batch-images")
     async def batch(request: Request) -> Response:
         sent = await read_body(request, dict, may_be_empty=True)
-        how = _how(request, sent)
+        how = _how(services, request, sent)
         made = await _upscaled(services, request, _texts_of(sent, services.settings.max_input_images), how)
         return await written({"html_info": how.told, "images": made})
 
@@ -60,8 +64,8 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-def _how(request: Request, sent: Mapping[str, Any]) -> Upscaling:
-    how = read_upscaling(sent)
+def _how(services: Services, request: Request, sent: Mapping[str, Any]) -> Upscaling:
+    how = read_upscaling(sent, services.catalog.upscalers)
     tell_ignored(request, how.ignored)
     return how
 
@@ -75,13 +79,27 @@ async def _upscaled(services: Services, request: Request, texts: Mapping[str, st
         most = most_bytes(services, [text])
         hold.take(most)
         data = await _read(services, request, text, param)
-        work = functools.partial(upscaled, data, how, limits=services.limits, most_pixels=left, param=param)
+        bounds: dict[str, Any] = {"limits": services.limits, "most_pixels": left, "param": param}
+        by_network = {}
+        if how.networks:
+            was, size = await decoding.run(functools.partial(sizes, data, how, **bounds), param=param)
+            if max(size[0] / was[0], size[1] / was[1]) > 1:
+                by_network = {name: await _by_network(services, request, name, data, size) for name in how.networks}
+        work = functools.partial(upscaled, data, how, by_network=by_network, **bounds)
         png, pixels = await decoding.run(work, param=param)
         hold.give(most)
         hold.take(len(png) * 7 // 3, owed=True)  # the file, and its base64 while the answer is written and taken
         left -= pixels
         made.append(png)
     return made
+
+
+async def _by_network(services: Services, request: Request, name: str, data: bytes, size: tuple[int, int]) -> bytes:
+    """A PNG of the picture in this size, made as a job."""
+    fields = ImageFields(prompt="none", model=name, size=f"{size[0]}x{size[1]}", response_format="b64_json")
+    submission = UpscaleSubmission("extras", Reading(fields), (data,), scale=None, most_factor=MAX_FACTOR)
+    outcome = await upscaling.make(services, request, submission)
+    return outcome.items[0].data or b""
 
 
 async def _read(services: Services, request: Request, text: str, param: str) -> bytes:

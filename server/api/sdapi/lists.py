@@ -67,7 +67,9 @@ def router(services: Services, choices: ModelChoices) -> APIRouter:
 
     @routes.get("/upscalers")
     async def upscalers() -> list[dict[str, Any]]:
-        return [_upscaler(name) for name in UPSCALERS]
+        networks = services.catalog.upscalers.values()
+        scales = {each.name: each.shape.scale for each in networks if each.shape is not None}
+        return [_upscaler(name, scale) for name, scale in (dict.fromkeys(UPSCALERS, _SCALE) | scales).items()]
 
     @routes.get("/loras")
     async def loras() -> list[dict[str, Any]]:
@@ -89,13 +91,13 @@ def _constant(value: Any) -> Callable[[], Any]:
     return answer
 
 
-def _upscaler(name: str) -> dict[str, Any]:
+def _upscaler(name: str, scale: int) -> dict[str, Any]:
     return {
         "name": name,
         "model_name": None,
         "model_path": None,
         "model_url": None,
-        "scale": 1 if name == NONE else _SCALE,
+        "scale": 1 if name == NONE else scale,
     }
 
 

@@ -11,6 +11,7 @@ import anyio.to_thread
 from fastapi import APIRouter, Request, Response
 
 from server.api import generation
+from server.api.allowed import allowed_upscalers
 from server.api.json_body import read_body
 from server.api.results import written
 from server.api.sdapi import infotext, models
@@ -45,7 +46,8 @@ def router(services: Services, choices: ModelChoices) -> APIRouter:
     async def draw(request: Request, *, edit: bool) -> Response:
         fields = await read_body(request, read_fields)
         model = open_models.of(_model(services, choices, request, fields))
-        return await _drawn(services, request, live, translate(fields, model, edit=edit))
+        networks = allowed_upscalers(services.catalog, request.state.principal.limits)
+        return await _drawn(services, request, live, translate(fields, model, edit=edit, networks=networks))
 
     @routes.post("/txt2img")
     async def txt2img(request: Request) -> Response:

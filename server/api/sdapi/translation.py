@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import secrets
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
@@ -69,6 +69,7 @@ class Hires:
     upscaler: str
     prompt: str | None  # None: the first pass's
     negative_prompt: str | None
+    network: str | None = None  # that enlarges in between, by name; None: resampling
 
     @property
     def nearest(self) -> bool:
@@ -122,9 +123,9 @@ class OpenModels:
         return known[1]
 
 
-def translate(fields: A1111Fields, model: Model, *, edit: bool) -> A1111Submission:
-    """The submission that these fields make of ``model``, one of ``OpenModels``. Raises BadRequest, which names the
-    client's own field."""
+def translate(fields: A1111Fields, model: Model, *, edit: bool, networks: Collection[str] = ()) -> A1111Submission:
+    """The submission that these fields make of ``model``, one of ``OpenModels``; ``networks`` are the upscalers of
+    models.yaml. Raises BadRequest, which names the client's own field."""
     require_no_script(fields)
     ignored = list(silent_fields(fields, edit=edit))
     prompt = prompts.read(fields.prompt)
@@ -163,7 +164,7 @@ def translate(fields: A1111Fields, model: Model, *, edit: bool) -> A1111Submissi
         checked = check_fields(values).model_copy(update={"prompt": _said(prompt.text, model)})
     except BadRequest as error:
         raise Reading(ImageFields(prompt="none"), names=names).named(error) from None
-    hires = None if edit else _hires(fields, model, ignored)
+    hires = None if edit else _hires(fields, model, networks, ignored)
     reading = Reading(checked, tuple(dict.fromkeys(ignored)), names)
     first = fields.seed if fields.seed >= 0 else secrets.randbelow(_SEEDS)
     seeds = tuple((first + number) % 2**63 for number in range(fields.n))
@@ -214,7 +215,7 @@ def _manner(fields: A1111Fields, model: Model) -> Manner:
     )
 
 
-def _hires(fields: A1111Fields, model: Model, ignored: list[str]) -> Hires | None:
+def _hires(fields: A1111Fields, model: Model, networks: Collection[str], ignored: list[str]) -> Hires | None:
     """The second pass, where one is asked for and the model can draw from a picture."""
     if not fields.enable_hr:
         return None
@@ -230,7 +231,9 @@ def _hires(fields: A1111Fields, model: Model, ignored: list[str]) -> Hires | Non
         ("hr_sampler_name", "hr_scheduler"),
     )
     ignored += unused if sampler or schedule else []
-    if fields.hr_upscaler.strip().lower() not in _PLAIN_UPSCALERS:
+    asked = fields.hr_upscaler.strip()
+    upscaler = next((name for name in networks if name.lower() == asked.lower()), asked)
+    if upscaler.lower() not in _PLAIN_UPSCALERS and upscaler not in networks:
         ignored.append("hr_upscaler")
     steps = _steps(fields.hr_second_pass_steps or fields.steps, model, sampling.scheduler)
     strength = _HIRES_STRENGTH if fields.denoising_strength is None else fields.denoising_strength
@@ -240,9 +243,10 @@ def _hires(fields: A1111Fields, model: Model, ignored: list[str]) -> Hires | Non
         at_least_one(strength, steps),
         steps,
         sampling,
-        fields.hr_upscaler or "Lanczos",
+        upscaler or "Lanczos",
         _said(prompt, model) or None,
         _said(negative, model) or None,
+        upscaler if upscaler in networks else None,
     )
 
 

@@ -1,14 +1,14 @@
 """Upscaling: the fields of the ``extra-*`` routes, the size that they ask for, and a picture brought to it.
 
-Knows pixels and what may be asked; knows nothing of requests. No upscaler has a model here: ``Lanczos`` and ``Nearest``
-are resampling, ``None`` leaves the picture as it is, and any other name draws by Lanczos. Fields of face models have no
-effect.
+Knows pixels and what may be asked; knows nothing of requests. ``Lanczos`` and ``Nearest`` are resampling, ``None``
+leaves the picture as it is, a name of models.yaml is a network whose picture is given, and any other name stands for
+Lanczos. Fields of face models have no effect.
 """
 
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -50,10 +50,16 @@ class Upscaling:
     factor: float | None  # None: to size
     size: tuple[int, int]  # pixels, where there is no factor
     crop: bool  # to exactly that size; else the other side is what the picture's shape makes it
-    first: str  # of UPSCALERS
-    second: str  # of UPSCALERS, laid over the first
+    first: str  # of UPSCALERS, or a network
+    second: str  # the same, laid over the first
     share: float  # 0..1: of the second
     ignored: tuple[str, ...]  # names of fields and values that have no effect
+
+    @property
+    def networks(self) -> tuple[str, ...]:
+        """The networks that it takes, by name."""
+        names = (self.first, self.second) if self.share and self.first != NONE else (self.first,)
+        return tuple(dict.fromkeys(name for name in names if name not in UPSCALERS))
 
     def result(self, width: int, height: int) -> tuple[int, int]:
         """The size of a picture of ``width × height`` afterwards, in pixels."""
@@ -74,14 +80,14 @@ class Upscaling:
         return f"Postprocess upscale {how}, Postprocess upscaler: {self.first}{second}"
 
 
-def read_upscaling(sent: Mapping[str, Any]) -> Upscaling:
-    """The fields of a body. Raises BadRequest naming the first that is wrong."""
+def read_upscaling(sent: Mapping[str, Any], networks: Collection[str] = ()) -> Upscaling:
+    """The fields of a body; upscalers may be ``networks``, too. Raises BadRequest naming the first that is wrong."""
     ignored = [name for name in sent if name not in _KNOWN | _WEIGHTS and sent[name] not in _OFF]
     names = []
     for field in ("upscaler_1", "upscaler_2"):
         value = sent.get(field)
         asked = NONE if value is None or value == "" else str(value)
-        known = next((name for name in UPSCALERS if name.lower() == asked.strip().lower()), None)
+        known = next((name for name in (*UPSCALERS, *networks) if name.lower() == asked.strip().lower()), None)
         if known is None:
             ignored.append(field)
         names.append(known or "Lanczos")
@@ -100,16 +106,40 @@ def read_upscaling(sent: Mapping[str, Any]) -> Upscaling:
     )
 
 
-def upscaled(data: bytes, how: Upscaling, *, limits: ImageLimits, most_pixels: int, param: str) -> tuple[bytes, int]:
+def sizes(
+    data: bytes, how: Upscaling, *, limits: ImageLimits, most_pixels: int, param: str
+) -> tuple[tuple[int, int], tuple[int, int]]:
+    """The size of a picture's file, and of the result. Raises as ``upscaled``. For a thread."""
+    rgb = decode_image(data, limits=limits, param=param).rgb
+    size = how.result(rgb.width, rgb.height)
+    require_room(size, most_pixels)
+    return (rgb.width, rgb.height), size
+
+
+def upscaled(
+    data: bytes,
+    how: Upscaling,
+    *,
+    limits: ImageLimits,
+    most_pixels: int,
+    param: str,
+    by_network: Mapping[str, bytes] | None = None,
+) -> tuple[bytes, int]:
     """A picture's file → a PNG of the result, with the parameters that stood in the file, and how many pixels it has.
+    ``by_network``: the PNG that each network has made of it.
     Raises BadImage and TooLarge for the file, BadRequest for a result of more than ``most_pixels``. For a thread."""
     decoded = decode_image(data, limits=limits, param=param)
     image = to_pil(decoded.rgba or decoded.rgb)
     size = how.result(*image.size)
     require_room(size, most_pixels)
-    made = _resampled(image, size, how.first, how)
+
+    def by(name: str) -> Image.Image:
+        png = None if by_network is None else by_network.get(name)
+        return _resampled(image, size, name, how) if png is None else Image.open(io.BytesIO(png)).convert(image.mode)
+
+    made = by(how.first)
     if how.share and how.first != NONE:
-        made = Image.blend(made, _resampled(image, size, how.second, how), how.share)
+        made = Image.blend(made, by(how.second), how.share)
     out, info = io.BytesIO(), PngInfo()
     parameters = read_texts(data, param=param).get(_PARAMETERS)
     if parameters is not None:
