@@ -33,7 +33,7 @@ def _check_name(name: str) -> str:
 
 
 UpscalerName = Annotated[str, AfterValidator(_check_name)]
-Upscalers = Annotated[dict[UpscalerName, Annotated[str, Field(min_length=1)]], Field(max_length=100)]
+Upscalers = dict[UpscalerName, Annotated[str, Field(min_length=1)]]
 
 
 @dataclass(frozen=True)
