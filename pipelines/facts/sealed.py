@@ -1,4 +1,4 @@
-"""What of a model has seals: its folder, each of its single files, adapters and embeddings.
+"""What of a model has seals: its folder, each of its single files, adapters, embeddings and upscalers.
 
 Knows plans and where a seal lies; what a seal is, ``seal`` knows. The seal of a single file lies beside it, under its
 name: so it travels with the file, is one for all models that share the file, and is found at load by whoever reads the
@@ -40,7 +40,7 @@ class Sealed:
     @property
     def is_spare(self) -> bool:
         """Is it no part of the weights, and may be without a seal beside them?"""
-        return self.key in ("loras", "embeddings")
+        return self.key in ("loras", "embeddings", "upscaler")
 
     def names_to_seal(self) -> tuple[str, ...]:
         """The files of it that a new seal names, as paths in the folder: of a folder all that a model of it alone would
@@ -83,6 +83,7 @@ def of(plan: ModelPlan) -> tuple[Sealed, ...]:
     named += [("text_encoders", each) for each in plan.text_encoders]
     named += [("tokenizer", plan.tokenizer), *(("loras", adapter.path) for adapter in plan.adapters)]
     named += [("embeddings", embedding.path) for embedding in plan.embeddings]
+    named += [("upscaler", upscaler.path) for upscaler in plan.upscalers]
     for key, path in named:
         if path is None:
             continue

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
 from pipelines.errors import BadPicture, LoadRefused, OutOfMemory, is_out_of_memory
+from pipelines.facts import seal
 from pipelines.facts import upscaler as facts
 from pipelines.facts.upscaler import Network, UpscalerShape
 from pipelines.models import upscaler_nets
@@ -31,9 +32,10 @@ from pipelines.plan import UpscalerFile
 
 log = logging.getLogger("darkroom.loader")
 
-# Sides of a tile, pixels of what a network is given: as large as memory is spent on without need, for their overlaps
-# are computed twice. An RRDBNet takes about 10 KiB a pixel in bfloat16, at its largest layers.
-_SIDES = {Network.RRDB: 128, Network.COMPACT: 256}
+# Sides of a tile, pixels of what a network is given: overlaps are computed twice, so large ones cost less, and take
+# more memory: of an RRDBNet about 10 KiB a pixel in bfloat16, at its largest layers, for each thread; many threads take half
+_SIDES = {Network.RRDB: 256, Network.COMPACT: 256}
+_FEW = 4  # threads
 _DEVICE_SIDES = {Network.RRDB: 256, Network.COMPACT: 512}  # with memory of its own
 _MIN_SIDE = 32
 _MAX_BATCH = 8  # tiles of one forward, where they are batched
@@ -61,6 +63,7 @@ def load(file: UpscalerFile, device: torch.device, dtype: str = "auto") -> Upsca
     path = Path(file.path)
     try:
         shape = facts.tell(path)
+        seal.compare(path.parent, frozenset((path.name,)), seal.name_for(path.name))
         with torch.device("meta"):
             net = upscaler_nets.build(shape)
         weights = safetensors.torch.load_file(path)
@@ -137,7 +140,9 @@ class Upscaler:
     def _enlarged(self, planes: Tensor, steps: Sequence[Pass], crew: Crew, tick: Tick) -> np.ndarray[Any, Any]:
         """(P, h, w, 3) bytes → (P, H, W, 3) bytes."""
         source = planes.permute(0, 3, 1, 2).to(self.device)  # (P, 3, h, w)
-        side = (_SIDES if self.device.type == "cpu" else _DEVICE_SIDES)[self.shape.network]
+        is_cpu = self.device.type == "cpu"
+        side = (_SIDES if is_cpu else _DEVICE_SIDES)[self.shape.network]
+        side = side // 2 if is_cpu and crew.threads > _FEW else side
         for number, step in enumerate(steps):
             is_last = number == len(steps) - 1
             progress = partial(self._tell, tick, number, len(steps))

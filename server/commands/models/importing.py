@@ -121,6 +121,8 @@ def _beside(told: Told, into: str | None) -> str:
     if told.kind is Kind.EMBEDDING:
         token = _scalar(f"<{_id_of(told.path)}>")
         return f"list it in {where}, by the word that prompts shall say:\n\n    embeddings:\n      {token}: {path}"
+    if told.kind is Kind.UPSCALER:
+        return f"list it in models.yaml, beside models:\n\nupscalers:\n  {_id_of(told.path)}: {path}"
     if told.kind in _BESIDE:
         return f"name it in {where}, beside the path of a diffusers folder:\n\n    {_BESIDE[told.kind]}: {path}"
     raise CommandFailed(told.problem or f"{told.path.name} is {told.kind}")

@@ -17,10 +17,11 @@ from torch.testing._internal.two_tensor import TwoTensor
 from pipelines.engine.shared import DENOISERS
 from pipelines.errors import LoadRefused
 from pipelines.facts import requirements
-from pipelines.models import streaming, tuning
+from pipelines.models import streaming, tuning, upscaler_alone
 from pipelines.models.loader import LoadedModel, advice, load, weight_bytes
-from pipelines.plan import AdapterFile, ModelPlan
+from pipelines.plan import UPSCALER, AdapterFile, ModelPlan, UpscalerFile
 from server.catalog.catalog import Model
+from tests import upscalers
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 UNET = {"proj.weight": (64, 32), "conv.weight": (8, 8, 3, 3), "proj.bias": (64,)}
@@ -247,3 +248,26 @@ def test_a_model_with_streamed_encoders_draws_the_same(mini: Model, monkeypatch:
 
     assert torch.equal(draw(plain), draw(other))
     assert torch.equal(draw(plain), draw(other))
+
+
+def test_upscalers_count_come_with_their_model_and_may_be_broken(mini: Model, tmp_path: Path) -> None:
+    good = UpscalerFile("good", str(upscalers.write(tmp_path / "good.safetensors", upscalers.compact())))
+    torn = UpscalerFile("torn", str(tmp_path / "torn.safetensors"))
+    Path(torn.path).write_bytes(b"torn")
+    plan = msgspec.structs.replace(mini.plan, dtype="float32", upscalers=(good, torn))
+    plain = msgspec.structs.replace(plan, upscalers=())
+    own = 4 * sum(tensor.numel() for tensor in upscalers.compact().values())
+    assert weight_bytes(plan, CPU) == weight_bytes(plain, CPU) + own
+    model = load(plan, CPU)
+    assert list(model.upscalers) == ["good"]
+    assert model.weight_bytes() == load(plain, CPU).weight_bytes() + own
+
+
+def test_an_upscaler_by_itself_is_counted_as_it_will_be(tmp_path: Path) -> None:
+    file = UpscalerFile("good", str(upscalers.write(tmp_path / "good.safetensors", upscalers.rrdb())))
+    for dtype in ("float32", "auto"):
+        plan = ModelPlan("upscaler good", file.path, UPSCALER, dtype=dtype, upscalers=(file,))
+        made = upscaler_alone.load(plan, CPU)
+        assert made.weight_bytes() == upscaler_alone.weight_bytes(plan, CPU) > 0
+        made.move(CPU)
+        assert not made.has_host_copy
