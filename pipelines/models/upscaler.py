@@ -33,7 +33,8 @@ from pipelines.plan import UpscalerFile
 log = logging.getLogger("darkroom.loader")
 
 # Sides of a tile, pixels of what a network is given: overlaps are computed twice, so large ones cost less, and take
-# more memory: of an RRDBNet about 10 KiB a pixel in bfloat16, at its largest layers, for each thread; many threads take half
+# more memory: of an RRDBNet about 10 KiB a pixel in bfloat16, at its largest layers, for each thread; many
+# threads take half.
 _SIDES = {Network.RRDB: 256, Network.COMPACT: 256}
 _FEW = 4  # threads
 _DEVICE_SIDES = {Network.RRDB: 256, Network.COMPACT: 512}  # with memory of its own

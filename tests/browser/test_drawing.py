@@ -161,6 +161,21 @@ def test_the_forms_code_for_several_pictures_writes_the_first(page: Page, server
     assert _apart(Image.open(written).convert("RGB"), page.image(LATEST)).max() <= 2
 
 
+def test_a_picture_is_made_twice_as_large(page: Page, server: Running) -> None:
+    _draw(page, server)
+    before = page.image(LATEST)
+    page.one("#latest button.tile").click()
+    page.one("#enlarge").click()
+    page.until(
+        "const shown = document.getElementById('detail-image');"
+        f"return shown.complete && shown.naturalWidth === {2 * before.width}"
+    )
+    assert not page.one("#enlarge").get_attribute("disabled")
+    kept = page.kept()
+    assert len(kept) == 2
+    assert {(each["width"], each["height"]) for each in kept} >= {(2 * before.width, 2 * before.height)}
+
+
 def test_only_the_painted_part_of_a_picture_is_drawn_anew(page: Page, server: Running) -> None:
     _draw(page, server)
     before = page.image(LATEST)

@@ -73,6 +73,18 @@ export function cancel(job) {
   call(`images/jobs/${job}`, { method: "DELETE", keepalive: true }).catch(() => {});
 }
 
+/** A picture's blob, so many times as large. */
+export async function enlarge(blob, scale) {
+  const form = new FormData();
+  form.set("image", blob, "picture");
+  form.set("scale", scale);
+  form.set("response_format", "b64_json");
+  form.set("output_format", blob.type.split("/")[1]);
+  const { data, size, output_format: format } = await (await call("images/upscale", { method: "POST", body: form })).json();
+  const [width, height] = size.split("x").map(Number);
+  return { blob: blobOf(data[0].b64_json, format), width, height };
+}
+
 /**
  * Draw what `request` says (see request.js). `on.progress({ state, place, eta_s, done, of })`,
  * `on.preview(index, blob)`, `on.picture(index, { blob, seed })` and `on.ignored(names)`, of fields that meant nothing

@@ -17,7 +17,7 @@ export function alone({ run, seed }) {
 }
 
 export class Detail {
-  /** `on.again`, `on.another` and `on.edit` get a picture; `on.remove` too, and asks first. */
+  /** `on.again`, `on.another` and `on.edit` get a picture; `on.remove` too, and asks first; `on.enlarge` makes another of it. */
   constructor(gallery, on) {
     Object.assign(this, { gallery, on, picture: null, urls: [] });
     this.dialog = byId("detail");
@@ -29,6 +29,12 @@ export class Detail {
         on[name](this.picture);
       });
     }
+    byId("enlarge").addEventListener("click", async ({ currentTarget: button }) => {
+      button.disabled = true;
+      const made = await on.enlarge(this.picture);
+      button.disabled = false;
+      if (made && this.dialog.open) this.show(made);
+    });
     byId("delete").addEventListener("click", async () => {
       const gone = this.picture;
       const next = this.beside(1) ?? this.beside(-1);

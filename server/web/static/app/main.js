@@ -1,5 +1,5 @@
 // Wires the page together. The only module that knows all the others.
-import { hasKey, models } from "./api.js";
+import { enlarge, hasKey, models } from "./api.js";
 import { codePanel } from "./code.js";
 import { Composer } from "./composer.js";
 import { alone, Detail } from "./detail.js";
@@ -32,6 +32,21 @@ const detail = new Detail(gallery, {
     composer.sources.set([], null);
     await composer.sources.add(await blobOf(picture).catch(() => null));
     toComposer();
+  },
+  enlarge: async (picture) => {
+    try {
+      const { blob, width, height } = await enlarge(await blobOf(picture), 2);
+      const id = `${picture.id}-${width}x${height}`;
+      const made = gallery.pictures.find((kept) => kept.id === id);
+      if (made) return made;
+      const larger = { ...picture, id, index: picture.index + 0.01, blob, type: blob.type, bytes: blob.size, width, height, url: undefined };
+      await gallery.keep(larger);
+      return larger;
+    } catch (error) {
+      byId("detail").close();
+      warn([`error.${error.code}`, `error.status_${error.status}`].find(known) ?? "error.unknown", error.message);
+      return null;
+    }
   },
   remove: async (picture) => {
     if (!(await confirmed("delete.title", "delete.text", "delete"))) return false;
