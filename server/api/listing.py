@@ -93,6 +93,7 @@ def _decided(model: Model, *, is_default: bool) -> Row:
         "state": None,
         "devices": None,
         "aliases": model.entry.aliases,
+        "weights": model.plan.key,
         "sizes": model.entry.sizes,
         "max_side": model.entry.max_side if model.entry.sizes == "any" else None,
         "default_size": model.entry.default_size,
