@@ -8,7 +8,6 @@ const STATES = {
   ready: "devices.loaded", loading: "devices.loading", offloaded: "devices.offloaded", broken: "devices.broken",
   unloaded: "models.unloaded",
 };
-const MIB = 2 ** 20;
 
 export class Models {
   name = "models";
@@ -112,6 +111,6 @@ class Place {
 const told = (way, state) => (way === "load" ? "models.loaded" : state === "unloaded" ? "models.unloaded_now" : "models.later");
 
 function size(bytes) {
-  const [unit, value] = bytes < 1000 * MIB ? ["megabyte", bytes / MIB] : ["gigabyte", bytes / MIB / 1024];
+  const [unit, value] = bytes < 1e9 ? ["megabyte", bytes / 1e6] : ["gigabyte", bytes / 1e9];
   return new Intl.NumberFormat(spoken(), { style: "unit", unit, maximumFractionDigits: value < 10 ? 1 : 0 }).format(value);
 }

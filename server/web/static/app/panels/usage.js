@@ -17,6 +17,7 @@ export class Usage {
     this.days = make("select", {}, ...PERIODS.map((n) => say(make("option", { value: n }), "usage.days", { n })));
     this.days.value = "30";
     this.days.addEventListener("change", () => on.look());
+    this.title = make("h3");
     this.today = make("div", { class: "quotas" });
     this.ends = make("p", { class: "muted" });
     this.incomplete = say(make("p", { class: "banner", role: "status", hidden: "" }), "usage.incomplete");
@@ -26,7 +27,7 @@ export class Usage {
     this.box = label(make("div", { class: "wide-table", role: "region", tabindex: "0" }, this.table), "usage.table");
     this.element = make("div", {},
       this.incomplete,
-      say(make("h3"), "usage.today"), this.today, this.ends,
+      this.title, this.today, this.ends,
       make("div", { class: "heading" },
         say(make("h3"), "usage.by_day"),
         make("label", { class: "period" }, say(make("span", { class: "hidden" }), "usage.period"), this.days)),
@@ -38,11 +39,12 @@ export class Usage {
     return usage(this.days.value, who.admin && !all ? who.name : null);
   }
 
-  show(answer, { all }) {
+  show(answer, { who, all }) {
     const told = JSON.stringify([answer, all, spoken()]);
     if (told !== this.told) {
       this.told = told;
       this.incomplete.hidden = answer.complete;
+      say(this.title, who.name === "local" ? "usage.today" : "usage.today_key");
       this.today.replaceChildren(...QUOTAS.map((name) => quota(name, answer.quotas[name])));
       const time = new Date(answer.quotas.ends * 1000).toLocaleTimeString(spoken(), { timeStyle: "short" });
       say(this.ends, "usage.ends", { time });
