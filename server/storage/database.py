@@ -150,7 +150,7 @@ class Database:
         """Pages that nothing is in any more go back to the disk, and the file is closed."""
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
-                self._connection.execute("PRAGMA incremental_vacuum").fetchall()
+                self._connection.executescript("PRAGMA incremental_vacuum")  # execute would stop after one page
         self._drop()
 
     def _drop(self) -> None:
