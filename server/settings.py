@@ -91,6 +91,11 @@ class Settings(BaseSettings):
         description="what an image URL may point to: public, off, or hosts (name, address, host:port), comma-separated",
     )
 
+    webhooks: Annotated[str, AfterValidator(values.webhooks)] = Field(
+        "off",
+        description="which URLs may be told that an async job has ended: off, public (https alone), or hosts as fetch",
+    )
+
     # How it shares the device
     idle_s: float = Field(
         0.0,
@@ -128,6 +133,13 @@ class Settings(BaseSettings):
         64, ge=1, le=256, description="jobs that draw at a time on a device and share steps; others wait their turn"
     )
     key_jobs: int = Field(0, ge=0, description="jobs that one key may have at once; 0: no limit of its own")
+    async_jobs: int = Field(
+        1000,
+        ge=1,
+        le=100_000,
+        description="unfinished jobs of Prefer: respond-async; they wait on the disk, and half of queue_size at most is"
+        " theirs",
+    )
     max_connections: int | None = Field(
         None, ge=16, le=1_000_000, description="connections at once; default: the descriptors of the process − 256"
     )
@@ -150,7 +162,10 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(60.0, gt=0, description="for the whole body to arrive")
     write_timeout_s: float = Field(60.0, gt=0, description="for a client to take more of an answer that waits for it")
     fetch_timeout_s: float = Field(10.0, gt=0, description="for an image URL to be fetched")
-    job_timeout_s: float = Field(600.0, gt=0, description="from admission to the last picture")
+    webhook_timeout_s: float = Field(10.0, gt=0, description="for a webhook to be answered")
+    job_timeout_s: float = Field(
+        600.0, gt=0, description="from admission to the last picture; of an async job, from its permit"
+    )
     step_timeout_s: float = Field(300.0, gt=0, description="without a sign of life from a busy worker, it is replaced")
     load_timeout_s: float = Field(
         900.0, gt=0, description="without a sign of life from a worker that loads a model, it is replaced"

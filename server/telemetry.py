@@ -101,6 +101,9 @@ class Metrics:
         self.pictures = Counter("darkroom_pictures", "Pictures made", ["model"], registry=self.registry)
         self.steps = Counter("darkroom_steps", "Denoising steps done, by run", registry=self.registry)
         self.queue_jobs = Gauge("darkroom_queue_jobs", "Jobs holding a permit", ["state"], registry=self.registry)
+        self.async_jobs = Gauge(
+            "darkroom_async_jobs", "Jobs of Prefer: respond-async that have not ended", registry=self.registry
+        )
         self.job_seconds = Histogram(
             "darkroom_job_seconds",
             "From admission to the last picture",

@@ -12,7 +12,7 @@ from dataclasses import dataclass, replace
 from fastapi import Request
 
 from pipelines.plan import Drawing
-from pipelines.spec import Encoding
+from pipelines.spec import Encoding, ImageSpec
 from server.api import specs
 from server.api.outcome import Outcome
 from server.api.reader import MAX_IGNORED
@@ -25,10 +25,11 @@ from server.edge.body import hold_of
 from server.edge.disconnect import unless_disconnected
 from server.errors import BadRequest, DarkroomError
 from server.jobs.admission import Admitted
+from server.jobs.budget import Hold
 from server.jobs.job import Job
 from server.worker.protocol import Finished
 
-_HUB_FLAT_COPIES = 6  # of each picture: its clients read it under three names, in two arrays
+HUB_FLAT_COPIES = 6  # of each picture: its clients read it under three names, in two arrays
 _ROOM_S = 10.0  # for which a job waits until there is room for its sources
 
 
@@ -40,7 +41,7 @@ async def make(services: Services, request: Request, submission: Submission) -> 
     admitted = await begin(services, request, submission)
     with admitted.work.waiter():
         outcome = await unless_disconnected(request, admitted.work.outcome())
-    copies = _HUB_FLAT_COPIES if submission.route == "hub flat" else 1
+    copies = HUB_FLAT_COPIES if submission.route == "hub flat" else 1
     hold_of(request.scope).take(outcome.answer_bytes * copies, owed=admitted.first)
     return outcome
 
@@ -50,32 +51,48 @@ async def begin(services: Services, request: Request, submission: Submission) ->
 
     Whoever begins must wait with ``Work.waiter``: nothing else cancels work that nobody wants.
     """
-    reading = submission.reading
-    request.state.ignored_fields = reading.ignored
-    try:
-        model = _check(services, submission)
-    except DarkroomError as error:
-        raise reading.named(error) from None
-    mask = submission.mask is not None or submission.fields.mask is not None
-    unused = specs.unused(submission.fields, model, edit=submission.is_edit, mask=mask)
-    told = (reading.names[field] for field in unused if field in reading.names)
-    request.state.ignored_fields = (*reading.ignored, *told)[:MAX_IGNORED]
-    submission = _with_edit_size(submission, model)
+    if submission.fields.webhook is not None:
+        raise BadRequest(
+            "webhook is for jobs that nobody waits for: send the header Prefer: respond-async with it.", param="webhook"
+        )
+    submission, model = examine(services, request, submission)
     base, form = base_url(services, request), wanted(submission, model)
     candidate = await read_candidate(request, submission, model=model, base=base, form=form)
-    admitted = services.admission.admit(candidate, _Generation(services, submission, model, base))
+    admitted = services.admission.admit(candidate, Generation(services, submission, model, base))
     request.state.job_id = admitted.job_id
     return admitted
 
 
+def examine(services: Services, request: Request, submission: Submission) -> tuple[Submission, Model]:
+    """The submission with what its model makes of it, and that model; the answer will tell what is ignored. Raises what
+    can be refused before any picture is read."""
+    reading = submission.reading
+    request.state.ignored_fields = reading.ignored
+    model = find_model(services, submission)
+    mask = submission.mask is not None or submission.fields.mask is not None
+    unused = specs.unused(submission.fields, model, edit=submission.is_edit, mask=mask)
+    told = (reading.names[field] for field in unused if field in reading.names)
+    request.state.ignored_fields = (*reading.ignored, *told)[:MAX_IGNORED]
+    return _with_edit_size(submission, model), model
+
+
+def find_model(services: Services, submission: Submission) -> Model:
+    """The model that a submission names. Raises the error of a model or of fields that cannot be drawn."""
+    try:
+        return _check(services, submission)
+    except DarkroomError as error:
+        raise submission.reading.named(error) from None
+
+
 @dataclass(frozen=True)
-class _Generation:
+class Generation:
     """The assignment of one job: what the runner asks of ``api`` before and after the drawing."""
 
     services: Services
     submission: Submission
     model: Model
     base: str  # how the pictures' URLs begin
+    seeds: tuple[int, ...] | None = None  # where they were decided before
 
     @property
     def encoding(self) -> Encoding:
@@ -90,26 +107,38 @@ class _Generation:
 
     async def _prepare(self, job: Job) -> Drawing:
         services, submission, fields = self.services, self.submission, self.submission.fields
-        texts = [] if submission.uploads else fields.images
-        masks = [fields.mask] if submission.mask is None and fields.mask is not None else []
         with services.budget.hold(job.principal, of_a_job=True) as reading:
-            await reading.wait(most_bytes(services, [*texts, *masks]), within_s=_ROOM_S)
-            images = list(submission.uploads) or await read_sources(services, job.principal, texts, param="image")
-            mask = submission.mask
-            if masks:
-                (mask,) = await read_sources(services, job.principal, masks, param="mask")
-            holes = submission.route != "variations"
-            size, sources = await make_sources(services, job.principal, fields, self.model, images, mask, holes=holes)
-            job.take(sources.size_bytes)
-        varied = submission.route == "variations" and "strength" not in submission.reading.names
-        varied = varied and fields.strength is not None
-        spec = specs.make_spec(fields, self.model, size, sources, varied=varied)
+            images, mask = await self.read(job.principal, reading)
+            spec, size_bytes = await self.make_spec(job.principal, images, mask)
+            job.take(size_bytes)
         previews = fields.partial_images if fields.stream else 0
-        drawing = Drawing(job.key, self.model.plan, spec, specs.make_seeds(fields), job.principal, previews)
+        seeds = self.seeds or specs.make_seeds(fields)
+        drawing = Drawing(job.key, self.model.plan, spec, seeds, job.principal, previews)
         form = wanted(submission, self.model)
         if form.url and not form.spare_url:
             await require_room(services.store, drawing)  # before any device work
         return drawing
+
+    async def read(self, principal: str, hold: Hold) -> tuple[list[bytes], bytes | None]:
+        """The files of the source pictures, and of the mask if there is one; what was sent as URL or text is read."""
+        services, submission, fields = self.services, self.submission, self.submission.fields
+        texts = [] if submission.uploads else fields.images
+        masks = [fields.mask] if submission.mask is None and fields.mask is not None else []
+        await hold.wait(most_bytes(services, [*texts, *masks]), within_s=_ROOM_S)
+        images = list(submission.uploads) or await read_sources(services, principal, texts, param="image")
+        mask = submission.mask
+        if masks:
+            (mask,) = await read_sources(services, principal, masks, param="mask")
+        return images, mask
+
+    async def make_spec(self, principal: str, images: list[bytes], mask: bytes | None) -> tuple[ImageSpec, int]:
+        """The spec, in which everything is decided, and how many bytes its pictures have."""
+        services, submission, fields = self.services, self.submission, self.submission.fields
+        holes = submission.route != "variations"
+        size, sources = await make_sources(services, principal, fields, self.model, images, mask, holes=holes)
+        varied = submission.route == "variations" and "strength" not in submission.reading.names
+        varied = varied and fields.strength is not None
+        return specs.make_spec(fields, self.model, size, sources, varied=varied), sources.size_bytes
 
     async def deliver(self, job: Job, drawing: Drawing, finished: Finished) -> Outcome:
         """Pictures out. They are the server's to keep until their answer takes over, whatever else is held."""

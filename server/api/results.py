@@ -15,6 +15,7 @@ from fastapi import Request, Response
 
 from pipelines.plan import Drawing
 from pipelines.spec import Picture
+from server.api import bodies
 from server.api.outcome import Item, Outcome, background
 from server.api.services import Services
 from server.api.submission import Submission
@@ -77,17 +78,7 @@ async def make_outcome(
 
 async def answer(outcome: Outcome) -> Response:
     """The 200 answer in OpenAI's shape."""
-    body = {
-        "created": outcome.created,
-        "data": [item.fields() for item in outcome.items],
-        "model": outcome.model,
-        "size": outcome.size,
-        "quality": outcome.quality,
-        "background": outcome.background,
-        "output_format": outcome.output_format,
-        "usage": outcome.usage,
-    }
-    return await written(body)
+    return await written(bodies.plain(outcome))
 
 
 async def written(body: dict[str, Any]) -> Response:

@@ -10,13 +10,17 @@ from server.inputs.decode import ImageLimits
 from server.inputs.decoders import Decoders
 from server.inputs.fetch import Fetcher
 from server.jobs.admission import Admission
+from server.jobs.backlog import Backlog
 from server.jobs.budget import Budget
+from server.jobs.feeder import Feeder
 from server.jobs.queue import JobQueue
 from server.jobs.registry import JobRegistry
 from server.settings import Settings
 from server.storage.signing import Signer
 from server.storage.store import Store
 from server.telemetry import Metrics
+from server.webhooks.secrets import WebhookSecrets
+from server.webhooks.sender import WebhookSender
 from server.worker.fleet import Fleet
 from server.worker.served import ServedCatalog
 
@@ -38,6 +42,10 @@ class Services:
     limits: ImageLimits
     metrics: Metrics
     decoders: Decoders
+    backlog: Backlog
+    feeder: Feeder
+    webhooks: WebhookSender
+    webhook_secrets: WebhookSecrets
 
     @property
     def catalog(self) -> Catalog:

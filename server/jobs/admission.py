@@ -34,6 +34,7 @@ class Candidate:
     model: str  # the canonical ID in models.yaml
     is_repeat: bool = False  # it may join equal work without saying more: both must come out alike
     job_id: str = ""  # chosen by the client; empty: as we like
+    n: int = 1  # pictures
     version: object = None  # of the model: only work of an equal one makes the same pictures
 
 
@@ -111,7 +112,9 @@ class Admission(Generic[T]):
         permit.enter_context(self._queue.permit(principal))
         hold = permit.enter_context(self._budget.hold(principal, of_a_job=True))
         deadline_s = time.monotonic() + self._job_timeout_s
-        job = Job(principal, candidate.model, deadline_s, candidate.version, id=candidate.job_id, hold=hold)
+        job = Job(
+            principal, candidate.model, deadline_s, candidate.version, id=candidate.job_id, n=candidate.n, hold=hold
+        )
         self._jobs.add(job)
         work = Work(job, self._runner.run(job, assignment), permit.close)
         self.repeats.add(candidate.repeatable, work)

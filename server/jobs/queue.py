@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -40,7 +41,8 @@ class JobQueue:
         self._tickets: dict[str, tuple[str, asyncio.Future[None]]] = {}  # by name: principal, place in its line
         self._running = 0
         self._job_s = _FIRST_GUESS_S
-        self._draining = False
+        self._draining_since_s: float | None = None  # monotonic
+        self.on_free: Callable[[], None] = lambda: None  # told of every permit that is given back
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -95,7 +97,7 @@ class JobQueue:
     @contextlib.contextmanager
     def permit(self, principal: str) -> Iterator[None]:
         """Hold a place in the queue. Raises QueueFull, KeyLimit or Draining at once; never waits."""
-        if self._draining:
+        if self.draining:
             raise Draining("The server is shutting down.", retry_after_s=5)
         if self.held >= self._size:
             raise QueueFull("The queue is full.", retry_after_s=self.retry_after_s())
@@ -114,6 +116,12 @@ class JobQueue:
                 del self._held[principal]
             if not self._held:
                 self._empty.set()
+            self.on_free()
+
+    def has_permit(self, principal: str) -> bool:
+        """Would ``permit`` grant one now?"""
+        spent = bool(self._per_key) and self._held.get(principal, 0) >= self._per_key
+        return not self.draining and self.held < self._size and not spent
 
     @contextlib.asynccontextmanager
     async def turn(self, principal: str, name: str = "", lane: Lane = ()) -> AsyncIterator[None]:
@@ -134,11 +142,17 @@ class JobQueue:
 
     @property
     def draining(self) -> bool:
-        return self._draining
+        return self._draining_since_s is not None
+
+    @property
+    def drained_s(self) -> float:
+        """For how long it has been draining."""
+        return 0.0 if self._draining_since_s is None else time.monotonic() - self._draining_since_s
 
     def drain(self) -> None:
         """Let running jobs finish; refuse those that wait and those to come."""
-        self._draining = True
+        if self._draining_since_s is None:
+            self._draining_since_s = time.monotonic()
         for line in self._waiting.values():
             for ticket in line:
                 if not ticket.done():
@@ -150,7 +164,7 @@ class JobQueue:
         await self._empty.wait()
 
     async def _wait(self, principal: str, name: str, lane: Lane) -> None:
-        if self._draining:
+        if self.draining:
             raise Draining("The server is shutting down.", retry_after_s=5)
         ticket: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(principal, deque()).append(ticket)

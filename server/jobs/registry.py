@@ -59,6 +59,14 @@ class JobRegistry:
         jobs.pop(name or job.id, None)  # so that it stands last
         jobs[name or job.id] = job
 
+    def replace(self, job: Job) -> None:
+        """Let the job be found in the place of the one that has its id; it is the same client's work."""
+        self._jobs.setdefault(job.principal, {})[job.id] = job
+
+    def find(self, principal: str, job_id: str) -> Job | None:
+        """What ``get`` would find; None where there is none."""
+        return self._of(principal).get(job_id)
+
     def get(self, principal: str, job_id: str) -> Job:
         """Raises NotFound, also for another principal's job."""
         job = self._of(principal).get(job_id)
@@ -78,7 +86,7 @@ class JobRegistry:
         if job.state is State.QUEUED:
             place = queue.place(job.key)
             if place is None:  # its turn has just come; or its sources are on their way, and it will stand last
-                place = 1 if job.ready.is_set() else queue.queued + 1
+                place = 1 if job.ready.is_set() else queue.queued + job.ahead() + 1
             return place, round(queue.wait_s(place) + queue.typical_s, 1)
         if job.state is State.RUNNING:
             taken_s = time.monotonic() - job.started_s

@@ -16,7 +16,7 @@ import copy
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -53,6 +53,10 @@ class Assignment(Protocol[T_co]):
         ...
 
 
+async def _nothing() -> None:
+    pass
+
+
 class JobRunner:
     """Runs jobs on the devices of this server."""
 
@@ -64,14 +68,18 @@ class JobRunner:
         self._suspects: dict[bytes, float] = {}  # by fingerprint: when a worker died under it (monotonic)
         self._fatal: dict[bytes, float] = {}  # those under which one died when they were alone
 
-    async def run(self, job: Job, assignment: Assignment[T]) -> T:
-        """A job's whole life. Its permit was taken before, and returns after."""
+    async def run(self, job: Job, assignment: Assignment[T], *, begun: Callable[[], Awaitable[None]] = _nothing) -> T:
+        """A job's whole life. Its permit was taken before, and returns after.
+
+        ``begun`` is awaited when its turn has come, before anything is drawn.
+        """
         with self._ending(job):  # done, failed or cancelled, whatever happens inside
             drawing = await assignment.prepare(job)
             await self._refuse_fatal(drawing)
             job.prepared(drawing)  # nothing is left to refuse
             async with self._turn(job, drawing):
                 job.transition(State.RUNNING)
+                await begun()
                 finished = await self._draw(job, drawing, assignment.encoding)
             self._metrics.draw_seconds.labels(job.model).observe(finished.seconds)
             self._metrics.pictures.labels(job.model).inc(len(finished.pictures))

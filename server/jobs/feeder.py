@@ -1,0 +1,252 @@
+"""The feeder: gives async jobs permits as they come free, and carries each from there to its end.
+
+Knows the backlog, the queue and what may be tried again; knows nothing of HTTP. A request whose client waits has a
+permit at once or is refused; async jobs take what is left, and half of all permits at most.
+
+A job that has begun and whose process ended is drawn once more, with the same seeds; a second time it is lost. So it is
+with the front itself: what had begun when it was killed has begun once. What a server that ends in good order leaves
+undone has not begun.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import time
+from collections.abc import Awaitable, Callable, Sequence
+
+from server.errors import Busy, DarkroomError, Draining, JobCancelled, JobLost, ServerFault, Unavailable, WorkerLost
+from server.jobs.backlog import Backlog, Held, Kept
+from server.jobs.budget import Budget
+from server.jobs.job import State
+from server.jobs.queue import JobQueue
+from server.jobs.runner import Assignment, JobRunner
+from server.jobs.work import Work
+from server.storage.async_jobs import AsyncJobRow, RowState, Source
+from server.storage.database import DatabaseFailed
+from server.storage.ownership import Ownership
+
+_ROOM_S = 10.0  # for which a job waits until there is room for its request
+_MAX_BEGUN = 2  # times
+_FIRST_DELAY_S, _MAX_DELAY_S = 1.0, 60.0  # before what came to nothing is tried again
+_LOOK_EVERY_S = 30.0  # for keys that were revoked, rows that are over, ends that could not be written
+_OPENED_S = 5.0  # for a request to wait until the jobs of before have been read
+_CUT_OFF_S = 5.0  # for what is cut off to be written down
+
+Revive = Callable[[AsyncJobRow, bytes, Sequence[Source]], Awaitable[Assignment[Kept]]]
+
+log = logging.getLogger("darkroom.jobs")
+
+
+def _nobody(row: AsyncJobRow, request: bytes, sources: Sequence[Source]) -> Awaitable[Assignment[Kept]]:
+    raise NotImplementedError
+
+
+class Feeder:
+    """Works off the backlog of one data folder, if no other server does."""
+
+    def __init__(
+        self,
+        backlog: Backlog,
+        queue: JobQueue,
+        runner: JobRunner,
+        ownership: Ownership,
+        *,
+        share: int,
+        job_timeout_s: float,
+        budget: Budget,
+        is_known: Callable[[str], bool],
+    ) -> None:
+        """``share``: permits at a time. ``is_known``: has the principal of this id a key, or needs it none?"""
+        self.revive: Revive = _nobody  # the assignment of a row's request
+        self._backlog = backlog
+        self._queue = queue
+        self._runner = runner
+        self._ownership = ownership
+        self._share = max(1, share)
+        self._job_timeout_s = job_timeout_s
+        self._budget = budget
+        self._is_known = is_known
+        self._opened = asyncio.Event()
+        self._wake = asyncio.Event()
+        self._carrying: set[asyncio.Task[None]] = set()
+        self._stopping = False
+        queue.on_free = backlog.on_change = self._wake.set
+
+    async def is_open(self) -> bool:
+        """Are the jobs of before known, and the folder ours? Waits a moment for it."""
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(self._opened.wait(), _OPENED_S)
+        return self._opened.is_set()
+
+    async def opened(self) -> bool:
+        """Return, with true, once the folder is ours and its jobs are known."""
+        return await self._opened.wait()
+
+    async def run(self) -> None:
+        """Own the folder, take up what was left, and feed. Until it is cancelled."""
+        await self._ownership.gained()
+        while True:
+            if await self._take_up():
+                break
+            await asyncio.sleep(_FIRST_DELAY_S)
+        self._opened.set()
+        looked_s = 0.0
+        while True:
+            self._wake.clear()
+            if time.monotonic() - looked_s >= _LOOK_EVERY_S:
+                await self._look_round()
+                looked_s = time.monotonic()
+            self._feed()
+            wait_s = self._backlog.wait_s()
+            waits_for_time = wait_s is not None and wait_s > 0
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(min(wait_s or 0.0, _LOOK_EVERY_S) if waits_for_time else _LOOK_EVERY_S):
+                    await self._wake.wait()
+
+    async def stop(self, within_s: float) -> None:
+        """Let what is drawn finish for so long; the rest stays on the disk as if it had not begun. The loop of ``run``
+        has ended before."""
+        self._stopping = True
+        if self._carrying:
+            await asyncio.wait(self._carrying, timeout=within_s)
+        for held in self._backlog:
+            if held.fed:
+                held.cut_off = True
+                if held.work is not None:
+                    held.work.cancel()
+        if self._carrying:
+            await asyncio.wait(self._carrying, timeout=_CUT_OFF_S)
+        await self._backlog.record_again()
+        await self._backlog.close()
+        self._ownership.release()
+
+    async def _take_up(self) -> bool:
+        """Hold what was left undone; False where it cannot be read."""
+        try:
+            rows = await self._backlog.table.unfinished()
+        except DatabaseFailed as error:
+            log.error("async jobs not read", extra={"reason": error.reason})
+            return False
+        for row in rows:
+            held = self._backlog.enrol(row)
+            if row.state is RowState.BEGUN and row.begun >= _MAX_BEGUN:
+                await self._fail(held, _lost())
+        if rows:
+            log.info("async jobs taken up", extra={"jobs": len(rows)})
+        return True
+
+    async def _look_round(self) -> None:
+        for held in self._backlog:
+            if not self._is_known(held.row.principal):
+                await self._backlog.drop(held)
+        await self._backlog.record_again()
+        with contextlib.suppress(DatabaseFailed):
+            await self._backlog.table.forget(int(time.time()))
+
+    def _feed(self) -> None:
+        """Give permits to jobs, as many as are free and theirs."""
+        while not self._stopping and self._backlog.fed < self._share:
+            held = self._backlog.next()
+            if held is None:
+                return
+            if self._is_known(held.row.principal):
+                permit = contextlib.ExitStack()
+                permit.enter_context(self._queue.permit(held.row.principal))
+                self._backlog.feed(held, time.monotonic() + self._job_timeout_s)
+                work = self._carry(held, permit)
+            else:
+                held.not_before_s = time.monotonic() + _LOOK_EVERY_S
+                work = self._backlog.drop(held)
+            task = asyncio.create_task(work, name="async-job")
+            self._carrying.add(task)
+            task.add_done_callback(self._carrying.discard)
+
+    async def _carry(self, held: Held, permit: contextlib.ExitStack) -> None:
+        """A job from its permit to its end, or back to those that wait."""
+        with permit:
+            hold = permit.enter_context(self._budget.hold(held.row.principal, of_a_job=True))
+            try:
+                await hold.wait(held.row.size, within_s=_ROOM_S)
+                loaded = await self._backlog.table.load(held.row.key)
+                if held.unwanted or loaded is None:
+                    held.job.transition(State.CANCELLED)
+                    await self._backlog.end(held, RowState.CANCELLED)
+                    return
+                assignment = await self.revive(held.row, *loaded)
+            except (Busy, DatabaseFailed):
+                self._back(held)
+                return
+            except DarkroomError as error:
+                await self._fail(held, error)
+                return
+            except Exception as error:
+                log.error("async job not read", extra={"job": held.row.key, "error": type(error).__name__})
+                await self._fail(held, ServerFault("The server failed on this job; its log says why."))
+                return
+            held.job.hold = hold
+            life = self._runner.run(held.job, assignment, begun=functools.partial(self._begun, held))
+            held.work = Work(held.job, life, permit.pop_all().close)
+            held.job.cancel = functools.partial(_cancel, held, held.work)
+        if held.unwanted or held.cut_off:
+            held.work.cancel()
+        with held.work.waiter():
+            await self._await_end(held, held.work)
+
+    async def _await_end(self, held: Held, work: Work[Kept]) -> None:
+        try:
+            kept = await work.outcome()
+        except JobCancelled:
+            if not await self._goes_back(held, None if held.cut_off and not held.unwanted else JobCancelled("")):
+                await self._backlog.end(held, RowState.CANCELLED)
+        except DarkroomError as error:
+            if not await self._goes_back(held, error):
+                lost = isinstance(error, WorkerLost)
+                await self._backlog.end(held, RowState.FAILED, error=_lost() if lost else error)
+        except Exception:
+            await self._backlog.end(held, RowState.FAILED, error=held.job.error)
+        else:
+            await self._backlog.end(held, RowState.DONE, kept=kept)
+
+    async def _begun(self, held: Held) -> None:
+        """It is drawn from now on. Where that cannot be written down, it is drawn all the same."""
+        await self._backlog.write(held, state=RowState.BEGUN, begun=held.row.begun + 1)
+
+    async def _goes_back(self, held: Held, error: DarkroomError | None) -> bool:
+        """Have it wait again after ``error`` (None: it was cut off) if that may help. Whether it does."""
+        has_begun = held.row.state is RowState.BEGUN
+        by_the_server = error is None or isinstance(error, Draining)
+        if not by_the_server:
+            if not isinstance(error, Busy | Unavailable) or not error.answer.retry:
+                return False
+            untouched = isinstance(error, Unavailable) and not error.started
+            if has_begun and not untouched and held.row.begun >= _MAX_BEGUN:
+                return False
+            by_the_server = untouched
+        if has_begun:
+            begun = held.row.begun - by_the_server
+            await self._backlog.write(held, state=RowState.WAITING, begun=begun)
+        self._back(held)
+        return True
+
+    def _back(self, held: Held) -> None:
+        held.tries += 1
+        self._backlog.back(held, after_s=min(_MAX_DELAY_S, _FIRST_DELAY_S * 2 ** (held.tries - 1)))
+
+    async def _fail(self, held: Held, error: DarkroomError) -> None:
+        """End a job that has no work."""
+        held.job.error = error
+        held.job.transition(State.FAILED)
+        await self._backlog.end(held, RowState.FAILED, error=error)
+
+
+def _cancel(held: Held, work: Work[Kept]) -> None:
+    """What DELETE does while there is work."""
+    held.unwanted = True
+    work.cancel()
+
+
+def _lost() -> ServerFault:
+    return JobLost("The job was begun twice, and each time the process that drew it ended. It is not tried again.")
