@@ -19,6 +19,7 @@ from server.api.services import Services
 from server.edge.body import hold_of
 from server.errors import JobNotKept, NotFound, Unauthorized
 from server.jobs.job import Job
+from server.jobs.registry import NO_JOB
 from server.storage.async_jobs import AsyncJobRow
 
 
@@ -87,7 +88,7 @@ async def _find(services: Services, request: Request, job_id: str) -> tuple[Job 
     kept = await services.backlog.find(principal, job_id, services.jobs.find(principal, job_id))
     job = services.jobs.find(principal, job_id)  # again: one that was lost may have another in its place
     if job is None and kept is None:
-        raise NotFound("There is no such job; ended jobs are kept ten minutes.")
+        raise NotFound(NO_JOB)
     return job, kept
 
 

@@ -15,6 +15,7 @@ from server.jobs.job import Job, State
 from server.jobs.queue import JobQueue
 
 KEEP_S = 600.0  # after a job's end
+NO_JOB = "There is no such job; ended jobs are kept ten minutes, those of Prefer: respond-async longer."
 _MAX_ENDED = 200  # of one principal
 _LIVE = (State.QUEUED, State.RUNNING)
 
@@ -71,7 +72,7 @@ class JobRegistry:
         """Raises NotFound, also for another principal's job."""
         job = self._of(principal).get(job_id)
         if job is None:
-            raise NotFound("There is no such job; ended jobs are kept ten minutes.")
+            raise NotFound(NO_JOB)
         return job
 
     def jobs(self, principal: str) -> Iterator[tuple[str, Job]]:
