@@ -32,7 +32,7 @@ _ROOM_S = 10.0  # for which a job waits until there is room for its request
 _MAX_BEGUN = 2  # times
 _FIRST_DELAY_S, _MAX_DELAY_S = 1.0, 60.0  # before what came to nothing is tried again
 _LOOK_EVERY_S = 30.0  # for keys that were revoked, rows that are over, ends that could not be written
-_OPENED_S = 5.0  # for a request to wait until the jobs of before have been read
+_OPENED_S = 5.0  # after the start, for a request to wait until the jobs of before have been read
 _CUT_OFF_S = 5.0  # for what is cut off to be written down
 
 Revive = Callable[[AsyncJobRow, bytes, Sequence[Source]], Awaitable[Assignment[Kept]]]
@@ -69,6 +69,7 @@ class Feeder:
         self._job_timeout_s = job_timeout_s
         self._budget = budget
         self._is_known = is_known
+        self._started_s = time.monotonic()
         self._opened = asyncio.Event()
         self._wake = asyncio.Event()
         self._carrying: set[asyncio.Task[None]] = set()
@@ -76,9 +77,11 @@ class Feeder:
         queue.on_free = backlog.on_change = self._wake.set
 
     async def is_open(self) -> bool:
-        """Are the jobs of before known, and the folder ours? Waits a moment for it."""
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._opened.wait(), _OPENED_S)
+        """Are the jobs of before known, and the folder ours? As the server starts, waits a moment for it."""
+        left_s = self._started_s + _OPENED_S - time.monotonic()
+        if left_s > 0:
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._opened.wait(), left_s)
         return self._opened.is_set()
 
     async def opened(self) -> bool:
