@@ -135,8 +135,8 @@ def _pictures(shape: str) -> dict[str, Any]:
     content = {"application/json": openapi.hub_body(enveloped=shape == "enveloped")}
     return {
         "response_description": "The pictures.",
-        "responses": ERRORS,
-        "openapi_extra": {"requestBody": {"required": True, "content": content}},
+        "responses": ERRORS | openapi.DEFERRED,
+        "openapi_extra": {"parameters": [openapi.PREFER], "requestBody": {"required": True, "content": content}},
     }
 
 

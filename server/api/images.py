@@ -66,8 +66,8 @@ def router(services: Services) -> APIRouter:
             endpoint,
             methods=["POST"],
             summary=summary,
-            responses=openapi.IMAGES,
-            openapi_extra={"requestBody": {"required": True, "content": body}},
+            responses=openapi.IMAGES | openapi.DEFERRED,
+            openapi_extra={"parameters": [openapi.PREFER], "requestBody": {"required": True, "content": body}},
         )
     return routes
 

@@ -76,6 +76,7 @@ class Backlog:
         self._keep_s = max(_MIN_KEEP_ROW_S, keep_s)
         self._held: dict[str, Held] = {}  # by key
         self._unrecorded: set[str] = set()  # keys of those whose end is not on the disk
+        self._ended_since = False  # a tidying
         self._admitting = 0
         self._number = 0
         self._places: dict[str, int] | None = None  # of those that wait, by key; None: to be counted again
@@ -210,6 +211,13 @@ class Backlog:
             await self.table.drop(held.row.key)
         self._settle(held, recorded=True)
 
+    async def tidy(self) -> None:
+        """Forget rows whose time is over, and have what jobs needed leave the disk. Raises DatabaseFailed."""
+        gone = await self.table.forget(int(time.time()))
+        if gone or self._ended_since:
+            self._ended_since = False
+            await self.table.tidy()
+
     async def find(self, principal: str, name: str, job: Job | None) -> AsyncJobRow | None:
         """The row of a job, or of the newest of that name where ``job``, which has it now, is None. An end that is only
         just being written is waited for, and so is the job that takes the place of one that was lost."""
@@ -271,7 +279,7 @@ class Backlog:
 
     def _settle(self, held: Held, *, recorded: bool) -> None:
         self._places = None
-        held.fed = False
+        held.fed, self._ended_since = False, True
         if recorded:
             self._held.pop(held.row.key, None)
         else:

@@ -31,7 +31,7 @@ from server.storage.ownership import Ownership
 _ROOM_S = 10.0  # for which a job waits until there is room for its request
 _MAX_BEGUN = 2  # times
 _FIRST_DELAY_S, _MAX_DELAY_S = 1.0, 60.0  # before what came to nothing is tried again
-_LOOK_EVERY_S = 30.0  # for keys that were revoked, rows that are over, ends that could not be written
+LOOK_EVERY_S = 30.0  # for keys that were revoked, rows whose time is over, ends that could not be written
 _OPENED_S = 5.0  # after the start, for a request to wait until the jobs of before have been read
 _CUT_OFF_S = 5.0  # for what is cut off to be written down
 
@@ -99,14 +99,14 @@ class Feeder:
         looked_s = 0.0
         while True:
             self._wake.clear()
-            if time.monotonic() - looked_s >= _LOOK_EVERY_S:
+            if time.monotonic() - looked_s >= LOOK_EVERY_S:
                 await self._look_round()
                 looked_s = time.monotonic()
             self._feed()
             wait_s = self._backlog.wait_s()
             waits_for_time = wait_s is not None and wait_s > 0
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(wait_s or 0.0, _LOOK_EVERY_S) if waits_for_time else _LOOK_EVERY_S):
+                async with asyncio.timeout(min(wait_s or 0.0, LOOK_EVERY_S) if waits_for_time else LOOK_EVERY_S):
                     await self._wake.wait()
 
     async def stop(self, within_s: float) -> None:
@@ -147,7 +147,7 @@ class Feeder:
                 await self._backlog.drop(held)
         await self._backlog.record_again()
         with contextlib.suppress(DatabaseFailed):
-            await self._backlog.table.forget(int(time.time()))
+            await self._backlog.tidy()
 
     def _feed(self) -> None:
         """Give permits to jobs, as many as are free and theirs."""
@@ -161,7 +161,7 @@ class Feeder:
                 self._backlog.feed(held, time.monotonic() + self._job_timeout_s)
                 work = self._carry(held, permit)
             else:
-                held.not_before_s = time.monotonic() + _LOOK_EVERY_S
+                held.not_before_s = time.monotonic() + LOOK_EVERY_S
                 work = self._backlog.drop(held)
             task = asyncio.create_task(work, name="async-job")
             self._carrying.add(task)

@@ -252,6 +252,10 @@ class AsyncJobs:
 
         return await self._database.write(work)
 
+    async def tidy(self) -> None:
+        """Have what was deleted leave the disk."""
+        await self._database.tidy()
+
     async def due(self, now: float, *, per_endpoint: int, limit: int) -> list[AsyncJobRow]:
         """Whose webhooks are to be told now, the longest due first; so many of one principal's endpoint at most, so
         that none that never answers hides the others."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import sqlite3
 import time
-from pathlib import Path
 from typing import Any
 
 import httpx
@@ -13,6 +12,7 @@ import pytest
 
 from server.edge.keys import Keyring
 from server.errors import OutOfDeviceMemory, StoreFull, WorkerLost
+from server.jobs import feeder
 from server.storage.database import FILE_NAME
 from tests.assertions import assert_api_error
 from tests.paper import Paper, PaperServers
@@ -295,7 +295,7 @@ def test_a_key_sees_its_own_alone(paper_servers: PaperServers) -> None:
         assert_api_error(client.delete(f"{JOBS}/{row['id']}"), 404, "not_found")
 
 
-def test_a_database_that_cannot_be_used_refuses_async_jobs_alone(paper_servers: PaperServers, tmp_path: Path) -> None:
+def test_a_database_that_cannot_be_used_refuses_async_jobs_alone(paper_servers: PaperServers) -> None:
     paper = paper_servers.open()
     path = paper.app.state.services.settings.data_dir / FILE_NAME
     kept = done(paper, ask(paper)["id"])
@@ -313,16 +313,48 @@ def test_a_database_that_cannot_be_used_refuses_async_jobs_alone(paper_servers: 
     assert ask(paper)["status"] in ("queued", "running", "done")
 
 
-def test_an_end_that_cannot_be_written_is_written_later(paper_servers: PaperServers) -> None:
+def test_an_end_that_cannot_be_written_is_written_later(
+    paper_servers: PaperServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeder, "LOOK_EVERY_S", 0.1)
     paper = paper_servers.open()
     services = paper.app.state.services
     path = services.settings.data_dir / FILE_NAME
     paper.worker.gate.clear()
     row = ask(paper)
-    eventually(lambda: paper.worker.drawings)
+    eventually(lambda: rows(paper, "SELECT state FROM async_jobs") == [("begun",)])
     path.rename(path.with_name("moved"))
     path.mkdir()
     paper.worker.gate.set()
     ended = done(paper, row["id"])
-    assert ended["result"]["data"][0]["url"]
+    assert fetched(ended["result"]["data"][0]["url"])
     assert len(services.backlog) == 1
+    path.rmdir()
+    path.with_name("moved").rename(path)
+    eventually(lambda: rows(paper, "SELECT state FROM async_jobs") == [("done",)])
+    eventually(lambda: len(services.backlog) == 0)
+    assert look(paper, row["id"])["result"] == ended["result"]
+    assert len(paper.worker.drawings) == 1
+
+
+def test_a_revoked_keys_jobs_are_dropped(paper_servers: PaperServers, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(feeder, "LOOK_EVERY_S", 0.1)
+    paper = paper_servers.open(keys=True, queue_size=1)
+    keyring = Keyring(paper.app.state.services.settings.data_dir / "keys.json")
+    other = keyring.create("other")
+    paper.worker.gate.clear()
+    ask(paper)
+    eventually(lambda: paper.worker.drawings)
+
+    def asked() -> bool:
+        headers = {**ASYNC, "authorization": f"Bearer {other}"}
+        with paper.client(headers=headers) as client:
+            return client.post("/v1/images/generations", json={"prompt": "x"}).status_code == 202
+
+    eventually(asked)
+    assert len(rows(paper, "SELECT key FROM async_jobs")) == 2
+    keyring.revoke("other")
+    eventually(lambda: len(rows(paper, "SELECT key FROM async_jobs")) == 1, within_s=10)
+    paper.worker.gate.set()
+    eventually(lambda: len(paper.app.state.services.backlog) == 0)
+    assert len(paper.worker.drawings) == 1
