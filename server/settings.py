@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     # Where it keeps things
     data_dir: Path = Field(
         default_factory=_default_data_dir,
-        description="keys, the signing secret, what checks at load found and, by default, pictures",
+        description="keys, secrets, async jobs, what checks at load found and, by default, pictures",
     )
     store: Annotated[str, AfterValidator(values.store)] = Field(
         "local", description="local, or s3://bucket/prefix (credentials from the usual AWS_* variables)"
@@ -136,7 +136,7 @@ class Settings(BaseSettings):
     async_jobs: int = Field(
         1000,
         ge=1,
-        le=100_000,
+        le=10_000,
         description="unfinished jobs of Prefer: respond-async; they wait on the disk, and half of queue_size at most is"
         " theirs",
     )

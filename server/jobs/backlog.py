@@ -13,9 +13,9 @@ import logging
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -32,11 +32,7 @@ _SETTLE_S = 10.0  # for an end to be on the disk
 
 log = logging.getLogger("darkroom.jobs")
 
-_STATES = {
-    RowState.DONE: State.DONE,
-    RowState.FAILED: State.FAILED,
-    RowState.CANCELLED: State.CANCELLED,
-}
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -80,7 +76,7 @@ class Backlog:
         self._admitting = 0
         self._number = 0
         self._places: dict[str, int] | None = None  # of those that wait, by key; None: to be counted again
-        self._tasks: set[asyncio.Task[None]] = set()
+        self._tasks: set[asyncio.Task[Any]] = set()
 
     def __len__(self) -> int:
         return len(self._held)
@@ -106,21 +102,26 @@ class Backlog:
         """Keep a new job; it is on the disk when this returns. Raises JobNotKept, NameTaken, and BadRequest for an id
         that a job of this principal has."""
         self._jobs.require_free(row.principal, row.name)
+        # What is on the disk must be held: a client that leaves now has a job all the same.
+        return await asyncio.shield(self._task(self._add(row, request, sources)))
+
+    async def _add(self, row: AsyncJobRow, request: bytes, sources: Sequence[Source]) -> Job:
         try:
             await self.table.add(row, request, sources, now=int(time.time()))
         except DatabaseFailed as error:
             log.error("async job not kept", extra={"reason": error.reason})
             raise not_kept() from None
-        job = self.enrol(row).job
+        held = self.enrol(row)
+        self._jobs.add(held.job)  # in place of one that failed, it stands last
         self.on_change()
-        return job
+        return held.job
 
     def enrol(self, row: AsyncJobRow) -> Held:
         """Hold a job whose row is on the disk."""
         self._number += 1
         held = Held(row, self._number, Job(row.principal, row.model, math.inf))
         self._renew(held)
-        self._jobs.add(held.job)
+        self._jobs.replace(held.job)
         self._held[row.key] = held
         self._places = None
         return held
@@ -268,9 +269,14 @@ class Backlog:
         if not held.fed and not held.job.ended.is_set():
             held.job.transition(State.CANCELLED)
             self._places = None
-            task = asyncio.create_task(self.end(held, RowState.CANCELLED), name="cancelled")
-            self._tasks.add(task)
-            task.add_done_callback(self._tasks.discard)
+            self._task(self.end(held, RowState.CANCELLED))
+
+    def _task(self, work: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+        """A task that ``close`` waits for."""
+        task = asyncio.create_task(work, name="backlog")
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
 
     def _place(self, key: str) -> int:
         if self._places is None:
