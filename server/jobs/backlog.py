@@ -126,10 +126,9 @@ class Backlog:
         self._places = None
         return held
 
-    def next(self) -> Held | None:
+    def next(self, now_s: float) -> Held | None:
         """The job that is to have the next permit: of the principal that has fewest, the one that came first."""
         fed = Counter(held.row.principal for held in self._held.values() if held.fed)
-        now_s = time.monotonic()
         able = [held for held in self._waiting() if held.not_before_s <= now_s]
         able = [held for held in able if self._queue.has_permit(held.row.principal)]
         return min(able, key=lambda held: (fed[held.row.principal], held.number), default=None)
@@ -138,10 +137,10 @@ class Backlog:
     def fed(self) -> int:
         return sum(held.fed for held in self._held.values())
 
-    def wait_s(self) -> float | None:
-        """How long until one that waits may be tried again; None: nobody waits."""
-        waiting = [held.not_before_s for held in self._waiting()]
-        return max(0.0, min(waiting) - time.monotonic()) if waiting else None
+    def next_try_s(self, now_s: float) -> float:
+        """When one may be tried for which it is too early now, monotonic; infinite: there is none."""
+        early = (held.not_before_s for held in self._waiting() if held.not_before_s > now_s)
+        return min(early, default=math.inf)
 
     def feed(self, held: Held, deadline_s: float) -> None:
         """It has a permit from now on."""

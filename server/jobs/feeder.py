@@ -102,11 +102,10 @@ class Feeder:
             if time.monotonic() - looked_s >= LOOK_EVERY_S:
                 await self._look_round()
                 looked_s = time.monotonic()
-            self._feed()
-            wait_s = self._backlog.wait_s()
-            waits_for_time = wait_s is not None and wait_s > 0
+            now_s = time.monotonic()  # one for both: what is too early for the first is waited for by the second
+            self._feed(now_s)
             with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(min(wait_s or 0.0, LOOK_EVERY_S) if waits_for_time else LOOK_EVERY_S):
+                async with asyncio.timeout(min(LOOK_EVERY_S, self._backlog.next_try_s(now_s) - now_s)):
                     await self._wake.wait()
 
     async def stop(self, within_s: float) -> None:
@@ -149,10 +148,10 @@ class Feeder:
         with contextlib.suppress(DatabaseFailed):
             await self._backlog.tidy()
 
-    def _feed(self) -> None:
+    def _feed(self, now_s: float) -> None:
         """Give permits to jobs, as many as are free and theirs."""
         while not self._stopping and self._backlog.fed < self._share:
-            held = self._backlog.next()
+            held = self._backlog.next(now_s)
             if held is None:
                 return
             if self._is_known(held.row.principal):
