@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from fastapi import FastAPI
 
 from server import __version__
-from server.api import admin, files, hub, images, job_rows, jobs, kept, models, openapi, ops
+from server.api import accounts, admin, files, hub, images, job_rows, jobs, kept, models, openapi, ops
 from server.api.outcome import Outcome
 from server.api.services import Services
 from server.catalog.load import find_models_file, load_catalog
@@ -24,17 +24,21 @@ from server.errors import ConfigError, DarkroomError, LinkRefused
 from server.inputs.decode import ImageLimits
 from server.inputs.decoders import Decoders
 from server.inputs.fetch import Fetcher, Own
+from server.jobs import usage
+from server.jobs.accounts import Accounts
 from server.jobs.admission import Admission
 from server.jobs.backlog import Backlog
 from server.jobs.budget import Budget
 from server.jobs.feeder import Feeder
+from server.jobs.limits import Payer
 from server.jobs.queue import JobQueue
 from server.jobs.registry import JobRegistry
 from server.jobs.repeats import KEEP_S, Repeats
 from server.jobs.runner import JobRunner
 from server.settings import Settings
 from server.storage import async_jobs
-from server.storage.database import FILE_NAME, Database, DatabaseFailed
+from server.storage.database import FILE_NAME as DATABASE_NAME
+from server.storage.database import Database, DatabaseFailed
 from server.storage.ownership import Ownership
 from server.storage.signing import Signer, load_or_create_secret
 from server.storage.store import Store, open_store
@@ -67,19 +71,19 @@ def create_app(settings: Settings, early: Early | None = None) -> FastAPI:
             f"{reached} is reachable from other machines, but no key is configured: make one with "
             "`darkroom keys create NAME`, or set DARKROOM_ALLOW_OPEN=1 (--allow-open) to serve anyone"
         )
-    database = Database(settings.data_dir / FILE_NAME, [async_jobs.SCHEMA])
 
-    def is_known(principal: str) -> bool:
-        return (principal == LOCAL.id and keyring.empty) or any(
-            entry.principal.id == principal for entry in keyring.list()
-        )
+    def payer_of(principal: str) -> Payer | None:
+        if principal == LOCAL.id:
+            return LOCAL.payer if keyring.empty else None
+        known = (entry for entry in keyring.list() if entry.principal.id == principal)
+        return next((entry.principal.payer for entry in known if not entry.has_expired(time.time())), None)
 
-    services = _build(settings, find_models_file(settings.models), early, database, is_known)
+    services = _build(settings, find_models_file(settings.models), early, payer_of)
     deliveries = Deliveries(
         services.backlog.table,
         services.webhooks,
         services.webhook_secrets,
-        is_known=is_known,
+        is_known=lambda principal: payer_of(principal) is not None,
         body=job_rows.event_body,
         message_id=job_rows.event_id,
     )
@@ -97,6 +101,7 @@ def create_app(settings: Settings, early: Early | None = None) -> FastAPI:
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await services.accounts.start()
         services.worker.start()
         sweep = asyncio.create_task(_sweep(services.store, settings), name="sweep")
         watch = asyncio.create_task(services.served.watch(), name="watch-models")
@@ -114,8 +119,11 @@ def create_app(settings: Settings, early: Early | None = None) -> FastAPI:
             watch.cancel()
             idle.cancel()
             services.fetcher.close()
-            await services.worker.stop()
-            await database.close()
+            try:
+                await services.worker.stop()
+            finally:  # the worker's last words are booked
+                await services.accounts.stop()
+                await services.database.close()
 
     app = FastAPI(
         title="Darkroom",
@@ -128,8 +136,8 @@ def create_app(settings: Settings, early: Early | None = None) -> FastAPI:
     )
     app.state.services = services
     app.state.keyring = keyring
-    for router in (images.router, hub.router, jobs.router, files.router, models.router, admin.router, ops.router):
-        app.include_router(router(services))
+    for module in (images, hub, jobs, files, models, admin, accounts, ops):
+        app.include_router(module.router(services))
     app.include_router(docs.router())
     app.include_router(page.router())
     stack.install(app, settings, keyring, count=_counter(services.metrics), budget=services.budget)
@@ -144,8 +152,7 @@ def _build(
     settings: Settings,
     models_file: Path,
     early: Early | None,
-    database: Database,
-    is_known: Callable[[str], bool],
+    payer_of: Callable[[str], Payer | None],
 ) -> Services:
     devices = _devices(settings) if early is None else early.devices
     # Which devices a cluster has is known when it is there.
@@ -162,6 +169,9 @@ def _build(
         signer = Signer(settings.signing_key.get_secret_value().encode())
     else:
         signer = Signer(load_or_create_secret(settings.data_dir / "signing_key"))
+    database = Database(settings.data_dir / DATABASE_NAME, (usage.SCHEMA, async_jobs.SCHEMA))
+    with contextlib.suppress(DatabaseFailed):  # said when it is read: pictures are made without it
+        database.prepare()
     store = open_store(settings.store, settings.data_dir, settings.s3_endpoint)
     preload = {model.plan for model in catalog if model.entry.preload}
     roster = open_cluster(settings, devices) if settings.cluster is not None else None
@@ -182,8 +192,8 @@ def _build(
     budget = Budget(settings.held_bytes)
     repeats = Repeats[Outcome](lambda outcome: outcome.size_bytes, keep_s=keep_s, budget=budget)
     runner = JobRunner(queue, fleet, metrics, log_prompts=settings.log_prompts)
-    with contextlib.suppress(DatabaseFailed):  # it serves without, and says so to whoever needs it
-        database.prepare()
+    ledger = Accounts(database, metrics)
+    fleet.on_spent = ledger.spent
     backlog = Backlog(
         async_jobs.AsyncJobs(database), registry, queue, limit=settings.async_jobs, keep_s=settings.url_lifetime_s
     )
@@ -196,14 +206,17 @@ def _build(
         share=settings.queue_size // 2,
         job_timeout_s=settings.job_timeout_s,
         budget=budget,
-        is_known=is_known,
+        accounts=ledger,
+        payer_of=payer_of,
     )
     services = Services(
         settings=settings,
         served=ServedCatalog(models_file, catalog, fleet, own),
         queue=queue,
         jobs=registry,
-        admission=Admission(queue, registry, repeats, runner, job_timeout_s=settings.job_timeout_s, budget=budget),
+        admission=Admission(
+            queue, registry, repeats, runner, job_timeout_s=settings.job_timeout_s, budget=budget, accounts=ledger
+        ),
         budget=budget,
         worker=fleet,
         store=store,
@@ -216,6 +229,8 @@ def _build(
         feeder=feeder,
         webhooks=WebhookSender(settings.webhooks, timeout_s=settings.webhook_timeout_s),
         webhook_secrets=WebhookSecrets(settings.data_dir),
+        accounts=ledger,
+        database=database,
     )
     feeder.revive = functools.partial(kept.revive, services)
     return services

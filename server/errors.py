@@ -8,6 +8,7 @@ something wrong raises one of these; only ``server.edge.answers`` turns one into
     │   └── BadImage           400  an input picture that cannot or may not be decoded or fetched
     ├── Unauthorized           401  no key, or one that we do not know
     ├── AdminRequired          403  only an admin key may ask for this
+    ├── ModelForbidden         403  this key may not use the model; names those that it may
     ├── LinkRefused            403  a picture URL that has expired or whose signature is wrong
     ├── NotFound               404  no such route, picture or job
     │   └── ModelNotFound      404  no such model; names those that exist
@@ -21,6 +22,7 @@ something wrong raises one of these; only ``server.edge.answers`` turns one into
     ├── Busy                   429  come back after ``retry_after_s``
     │   ├── QueueFull          429  no permit left
     │   └── KeyLimit           429  this key has its share of permits in use
+    ├── QuotaExceeded          429  this key has used up its day, or may have nothing
     ├── ServerFault            500  our fault; a repeat may help
     │   ├── GenerationFailed   500  this request would fail again (a black picture, a job that kills workers)
     │   └── JobLost            500  an async job that was begun twice, each time ended by the process that drew it
@@ -84,6 +86,10 @@ class AdminRequired(DarkroomError):
     pass
 
 
+class ModelForbidden(DarkroomError):
+    pass
+
+
 class LinkRefused(DarkroomError):
     pass
 
@@ -133,6 +139,10 @@ class QueueFull(Busy):
 
 
 class KeyLimit(Busy):
+    pass
+
+
+class QuotaExceeded(DarkroomError):
     pass
 
 
@@ -199,6 +209,7 @@ ANSWERS: dict[type[DarkroomError], Answer] = {
     BadImage: Answer(400, "invalid_request_error", "invalid_image", retry=False),
     Unauthorized: Answer(401, "authentication_error", "invalid_api_key", retry=False),
     AdminRequired: Answer(403, "permission_error", "admin_required", retry=False),
+    ModelForbidden: Answer(403, "permission_error", "model_forbidden", retry=False),
     LinkRefused: Answer(403, "permission_error", "link_refused", retry=False),
     NotFound: Answer(404, "invalid_request_error", "not_found", retry=False),
     ModelNotFound: Answer(404, "invalid_request_error", "model_not_found", retry=False),
@@ -212,6 +223,7 @@ ANSWERS: dict[type[DarkroomError], Answer] = {
     Busy: Answer(429, "rate_limit_error", "busy", retry=True),
     QueueFull: Answer(429, "rate_limit_error", "queue_full", retry=True),
     KeyLimit: Answer(429, "rate_limit_error", "key_limit", retry=True),
+    QuotaExceeded: Answer(429, "rate_limit_error", "quota_exceeded", retry=False),
     ServerFault: Answer(500, "server_error", "internal_error", retry=True),
     GenerationFailed: Answer(500, "server_error", "generation_failed", retry=False),
     JobLost: Answer(500, "server_error", "job_lost", retry=False),

@@ -113,7 +113,7 @@ class Settings(BaseSettings):
     # Where it keeps things
     data_dir: Path = Field(
         default_factory=_default_data_dir,
-        description="keys, secrets, async jobs, what checks at load found and, by default, pictures",
+        description="keys, what they used, secrets, async jobs, what checks at load found and, by default, pictures",
     )
     store: Annotated[str, AfterValidator(values.store)] = Field(
         "local", description="local, or s3://bucket/prefix (credentials from the usual AWS_* variables)"

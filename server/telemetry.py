@@ -100,6 +100,24 @@ class Metrics:
         self.jobs = Counter("darkroom_jobs", "Jobs ended", ["model", "outcome"], registry=self.registry)
         self.pictures = Counter("darkroom_pictures", "Pictures made", ["model"], registry=self.registry)
         self.steps = Counter("darkroom_steps", "Denoising steps done, by run", registry=self.registry)
+        self.megapixel_steps = Counter(
+            "darkroom_megapixel_steps",
+            "Drawn width × height × steps computed × pictures / 1,000,000",
+            ["model"],
+            registry=self.registry,
+        )
+        self.device_seconds = Counter(
+            "darkroom_device_seconds",
+            "Seconds of forwards, each divided among the jobs that shared it",
+            ["model"],
+            registry=self.registry,
+        )
+        self.quota_refused = Counter(
+            "darkroom_quota_refused",
+            "Requests beyond their key's quota: pictures, megapixel_steps, jobs",
+            ["quota"],
+            registry=self.registry,
+        )
         self.queue_jobs = Gauge("darkroom_queue_jobs", "Jobs holding a permit", ["state"], registry=self.registry)
         self.async_jobs = Gauge(
             "darkroom_async_jobs", "Jobs of Prefer: respond-async that have not ended", registry=self.registry

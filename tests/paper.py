@@ -24,11 +24,13 @@ from server.edge.keys import Keyring
 from server.errors import DarkroomError, ModelUnavailable
 from server.settings import Settings
 from server.worker import protocol
-from server.worker.member import Assignment
+from server.worker.member import Assignment, Spent, spends_nothing
 from server.worker.rest import Rest
 from server.worker.status import ModelState, ModelStatus
 from tests.running import ROOT
 from tests.unit.edge.live import Live, serve
+
+STEP_S = 0.001  # of the device, as it says
 
 
 class PaperWorker:
@@ -45,6 +47,7 @@ class PaperWorker:
         self.rest = Rest()
         self.on_refused: Callable[[str], None] = lambda reason: None
         self.on_change: Callable[[], None] = lambda: None
+        self.on_spent: Spent = spends_nothing
         self.models: MutableMapping[str, ModelStatus]
         self.models = {plan.key: ModelStatus(ModelState.READY) for plan in assignment.plans}
         self.gate = threading.Event()
@@ -97,6 +100,7 @@ class PaperWorker:
         self.drawings.append(drawing)
         self.encodings.append(encoding)
         progress(1, 2)
+        self.on_spent(drawing.job_id, 1, STEP_S)
         for number in range(drawing.previews):
             for index in range(len(drawing.seeds)):
                 previewed(number, self._paper(encoding, drawing, index))
@@ -109,6 +113,7 @@ class PaperWorker:
         if self.failure is not None:
             raise self.failure
         progress(2, 2)
+        self.on_spent(drawing.job_id, drawing.spec.steps - 1, STEP_S * (drawing.spec.steps - 1))
         pictures = tuple(self._paper(encoding, drawing, index) for index in range(len(drawing.seeds)))
         return protocol.Finished(drawing.job_id, pictures, 0.001, text_tokens=3)
 

@@ -20,6 +20,7 @@ from pipelines.engine import collate, policy
 from pipelines.engine.batch import Batch
 from pipelines.engine.call import Call
 from pipelines.engine.embeddings import EmbeddingCache
+from pipelines.engine.meter import Meter
 from pipelines.engine.model import Model
 from pipelines.engine.run import Run
 from pipelines.engine.shared import SharedModule, Stage
@@ -62,6 +63,7 @@ class Engine:
         self._ready: deque[Run] = deque()  # may go on as soon as it is their turn
         self._waiting: dict[Call, Run] = {}
         self._turns = Turns(encodes_first=encodes_first)
+        self._meter = Meter(sink.took)
         # While runs are active; weakly, for a busy engine must not keep a model that was evicted.
         self._mergers: weakref.WeakKeyDictionary[SharedModule, collate.Merger] = weakref.WeakKeyDictionary()
         self._change = threading.Condition()
@@ -72,7 +74,15 @@ class Engine:
     def submit(self, model: Model, *drawings: Drawing, done: Callable[[], None] = lambda: None) -> None:
         """Draw on a loaded model. ``done`` is called as each run has ended, whatever its end."""
         runs = [
-            Run(drawing, model, self._sink, embeddings=self._embeddings, counts=self.counts) for drawing in drawings
+            Run(
+                drawing,
+                model,
+                self._sink,
+                embeddings=self._embeddings,
+                counts=self.counts,
+                settle=self._meter.settle,
+            )
+            for drawing in drawings
         ]
         with self._change:
             self._newcomers.update(dict.fromkeys(runs, done))
@@ -184,8 +194,9 @@ class Engine:
     def _step(self) -> None:
         batch = self._choose()
         began_s = time.perf_counter()
-        batch.run()
         first = batch.calls[0]
+        with self._meter.time(batch.calls, first.shared.device):
+            batch.run()
         self._turns.took(first.shared, sum(batch.rows), batch.area, time.perf_counter() - began_s)
         if first.shared.stage is Stage.DENOISE:
             self._sink.stepped(first.drawing, first.shared.costs)

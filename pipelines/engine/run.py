@@ -40,7 +40,8 @@ log = logging.getLogger("darkroom.engine")
 class Run:
     """One drawing's pipeline call. Its stand-ins meet here: it is the ``Rendezvous`` of its view.
 
-    ``sink`` is told of the run's progress and end. ``counts`` gains the switches of adapters.
+    ``sink`` is told of the run's progress and end. ``counts`` gains the switches of adapters. ``settle`` is called
+    before ``sink`` is told of the end, so that it has been told of all the seconds.
     """
 
     def __init__(
@@ -51,6 +52,7 @@ class Run:
         *,
         embeddings: EmbeddingCache | None = None,
         counts: Counter[str],
+        settle: Callable[[], None] = lambda: None,
     ) -> None:
         self.drawing = drawing
         self.model = model
@@ -60,6 +62,7 @@ class Run:
         self._sink = sink
         self._embeddings = embeddings
         self._counts = counts
+        self._settle = settle
         self._waits_for: Call | Question | None = None
         # Made at the first turn, on the thread that gives it: a greenlet belongs to its thread.
         self._greenlet: greenlet | None = None
@@ -83,19 +86,25 @@ class Run:
         try:
             self._require_wanted()
             self._sink.started(self.drawing)
-            self._sink.drawn(self.drawing, self._draw())
+            drawn = self._draw()
+            self._settle()
+            self._sink.drawn(self.drawing, drawn)
         except DrawError as error:
-            self._sink.failed(self.drawing, error)
+            self._fail(error)
         except Exception as error:
             if is_device_lost(error):
                 raise
             if is_out_of_memory(error):
-                self._sink.failed(self.drawing, OutOfMemory("the device has no room for this picture"))
+                self._fail(OutOfMemory("the device has no room for this picture"))
             else:
                 log.exception("run failed", extra={"job": self.drawing.job_id, "model": self.drawing.plan.key})
-                self._sink.failed(self.drawing, DrawError(f"{type(error).__name__}: {error}"))
+                self._fail(DrawError(f"{type(error).__name__}: {error}"))
         # The view that it drew on is part of reference cycles, and waits for the garbage collector with all it has.
         self.history.forget()
+
+    def _fail(self, error: DrawError) -> None:
+        self._settle()
+        self._sink.failed(self.drawing, error)
 
     def _draw(self) -> torch.Tensor:
         """One ordinary pipeline call: (n, 3, draw_height, draw_width), 0..1."""
@@ -221,8 +230,12 @@ class Run:
 
     def stepped(self, done: int, of: int) -> None:
         self.history.steps_done, self.history.steps_of = done, of
-        if self.history.cache is not None:
-            self.history.cache.stepped(done, of)
+        cache = self.history.cache
+        if cache is not None:
+            before = cache.left_out
+            cache.stepped(done, of)
+            if cache.left_out > before:
+                self._sink.left_out(self.drawing)
         self._sink.progress(self.drawing, done, of)
 
     def wants_preview(self, done: int, of: int) -> bool:

@@ -24,6 +24,13 @@ class Sink:
     def progress(self, drawing: Drawing, done: int, of: int) -> None:
         """``done`` of ``of`` steps are done."""
 
+    def left_out(self, drawing: Drawing) -> None:
+        """The step that ``progress`` tells of next was not computed: the step cache told it from those before."""
+
+    def took(self, drawing: Drawing, seconds: float) -> None:
+        """So long was the device busy for this drawing: its share of a forward, by rows. The last of it comes before
+        ``drawn`` and ``failed``."""
+
     def stepped(self, drawing: Drawing, costs: StepCosts) -> None:
         """A denoiser has taken a step, for this drawing and maybe for others of its model and size; ``costs`` is what
         its steps are known to cost by now."""

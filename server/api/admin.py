@@ -37,7 +37,7 @@ DeviceQuery = Annotated[
 def router(services: Services) -> APIRouter:
     routes = APIRouter(
         tags=["operations"],
-        dependencies=[openapi.KEY, Depends(_require_admin)],
+        dependencies=[openapi.KEY, Depends(require_admin)],
         responses=openapi.errors(Unauthorized, AdminRequired),
     )
 
@@ -162,7 +162,8 @@ def _workers(services: Services) -> dict[str, Any]:
     return {"devices": {member.name: worker_state(member) for member in members}} if len(members) > 1 else {}
 
 
-def _require_admin(request: Request) -> None:
+def require_admin(request: Request) -> None:
+    """Raise AdminRequired for everybody else."""
     principal = getattr(request.state, "principal", None)
     if principal is None or not principal.admin:
         raise AdminRequired(

@@ -6,6 +6,7 @@ sources fetched and decoded too: what is wrong with it is answered at once. From
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import time
 from pathlib import Path
@@ -23,9 +24,11 @@ from server.api.submission import Submission, read_candidate
 from server.catalog.catalog import Model
 from server.edge.disconnect import unless_disconnected
 from server.errors import BadRequest, DarkroomError, Draining, IdempotencyMismatch
+from server.jobs.accounts import Charge
 from server.jobs.admission import Candidate
 from server.jobs.backlog import not_kept
 from server.jobs.job import new_job_id
+from server.jobs.queue import require_any
 from server.storage.async_jobs import AsyncJobRow, NameTaken, Source, Telling
 from server.storage.database import DatabaseFailed
 
@@ -70,19 +73,29 @@ async def _kept(services: Services, request: Request, submission: Submission) ->
         raise not_kept()
     if (found := await _repeated(services, submission, candidate)) is not None:
         return found.name, found
-    with services.backlog.room():
+    payer = candidate.payer
+    assert payer is not None
+    require_any(payer.limits.jobs)
+    key = new_job_id()
+    with services.backlog.room(), contextlib.ExitStack() as undo:
+        charge = services.accounts.open(payer, model.id, submission.fields.n, key)
+        undo.callback(charge.close)
         endpoint = await _endpoint(services, submission, principal)
         generation = Generation(services, submission, model, "")
         with services.budget.hold(principal, of_a_job=True) as hold:
             try:
                 images, mask = await generation.read(principal, hold)
-                _, size_bytes = await generation.make_spec(principal, images, mask)
+                spec, size_bytes = await generation.make_spec(principal, images, mask)
                 hold.take(size_bytes)
+                charge.draws(spec.draw_width, spec.draw_height, submission.fields.n, spec.steps)
             except DarkroomError as error:
                 raise submission.reading.named(error) from None
             sources = [Source(image) for image in images]
             sources += [Source(mask, is_mask=True)] if mask is not None else []
-            return await _add(services, submission, candidate, model, sources, endpoint)
+            found = await _add(services, submission, candidate, model, sources, endpoint, key, charge)
+            if found.key == key:
+                undo.pop_all()  # it is the job's now
+            return found.name, found
 
 
 async def _add(
@@ -92,12 +105,13 @@ async def _add(
     model: Model,
     sources: list[Source],
     endpoint: str,
-) -> tuple[str, AsyncJobRow]:
+    key: str,
+    charge: Charge,
+) -> AsyncJobRow:
     written_request = write_request(submission, specs.make_seeds(submission.fields))
     size = len(written_request) + sum(len(source.data) for source in sources)
     if not await anyio.to_thread.run_sync(_has_room, services.settings.data_dir, size):
         raise not_kept()
-    key = new_job_id()
     row = AsyncJobRow(
         key=key,
         principal=candidate.repeatable.principal,
@@ -113,13 +127,13 @@ async def _add(
         telling=Telling.NONE if submission.fields.webhook is None else Telling.WAITING,
     )
     try:
-        await services.backlog.add(row, written_request, sources)
+        await services.backlog.add(row, written_request, sources, charge)
     except NameTaken:  # by a request that came in the same moment
         found = await _repeated(services, submission, candidate)
         if found is None:
             raise BadRequest("x-job-id names a job that you have already; choose another.", param="x-job-id") from None
-        return found.name, found
-    return row.name, row
+        return found
+    return row
 
 
 async def _repeated(services: Services, submission: Submission, candidate: Candidate) -> AsyncJobRow | None:

@@ -14,6 +14,7 @@ from fastapi import Request
 from pipelines.plan import Drawing
 from pipelines.spec import Encoding, ImageSpec
 from server.api import specs
+from server.api.allowed import require_allowed
 from server.api.outcome import Outcome
 from server.api.reader import MAX_IGNORED
 from server.api.results import base_url, make_outcome, require_room, wanted
@@ -27,6 +28,7 @@ from server.errors import BadRequest, DarkroomError
 from server.jobs.admission import Admitted
 from server.jobs.budget import Hold
 from server.jobs.job import Job
+from server.jobs.limits import Limits
 from server.worker.protocol import Finished
 
 HUB_FLAT_COPIES = 6  # of each picture: its clients read it under three names, in two arrays
@@ -68,7 +70,7 @@ def examine(services: Services, request: Request, submission: Submission) -> tup
     can be refused before any picture is read."""
     reading = submission.reading
     request.state.ignored_fields = reading.ignored
-    model = find_model(services, submission)
+    model = find_model(services, submission, request.state.principal.limits)
     mask = submission.mask is not None or submission.fields.mask is not None
     unused = specs.unused(submission.fields, model, edit=submission.is_edit, mask=mask)
     told = (reading.names[field] for field in unused if field in reading.names)
@@ -76,10 +78,11 @@ def examine(services: Services, request: Request, submission: Submission) -> tup
     return _with_edit_size(submission, model), model
 
 
-def find_model(services: Services, submission: Submission) -> Model:
-    """The model that a submission names. Raises the error of a model or of fields that cannot be drawn."""
+def find_model(services: Services, submission: Submission, limits: Limits) -> Model:
+    """The model that a submission names. Raises the error of a model or of fields that cannot be drawn, or that its
+    key may not use."""
     try:
-        return _check(services, submission)
+        return _check(services, submission, limits)
     except DarkroomError as error:
         raise submission.reading.named(error) from None
 
@@ -156,10 +159,12 @@ def _with_edit_size(submission: Submission, model: Model) -> Submission:
     return replace(submission, reading=replace(submission.reading, fields=fields))
 
 
-def _check(services: Services, submission: Submission) -> Model:
-    """The model that a submission names. Raises the error of a model or of fields that cannot be drawn."""
-    fields = submission.fields
-    model = services.catalog.resolve(fields.model or services.catalog.default)
+def _check(services: Services, submission: Submission, limits: Limits) -> Model:
+    """The model that a submission names. Raises the error of a model or of fields that cannot be drawn, or that its
+    key may not use."""
+    fields, catalog = submission.fields, services.catalog
+    model = catalog.resolve(fields.model or catalog.default)
+    require_allowed(catalog, limits, model)
     services.worker.require(model.plan.key, model.id)
     try:
         _check_fields(services, submission, model)

@@ -15,6 +15,7 @@ from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
 from server.api import bodies, deferral, hub_wire, openapi
+from server.api.allowed import allowed, require_allowed
 from server.api.generation import make
 from server.api.images import ERRORS
 from server.api.json_body import read_body
@@ -65,12 +66,14 @@ def router(services: Services) -> APIRouter:
             return await deferral.deferred(services, request, submission)
         return await written(bodies.flat(await make(services, request, submission)))
 
-    async def models(type: str = "") -> list[dict[str, Any]]:
-        """Every model of models.yaml and its aliases, in the hub's shape; none when another type than `image` is
-        asked for."""
+    async def models(request: Request, type: str = "") -> list[dict[str, Any]]:
+        """Every model of models.yaml that your key may use, and its aliases, in the hub's shape; none when another type
+        than `image` is asked for."""
         if type not in _IMAGE_TYPES:
             return []
-        return [_row(services, model, name) for model in services.catalog for name in (model.id, *model.entry.aliases)]
+        ids = allowed(services.catalog, request.state.principal.limits)
+        models = [model for model in services.catalog if ids is None or model.id in ids]
+        return [_row(services, model, name) for model in models for name in (model.id, *model.entry.aliases)]
 
     for path in ("/api/ai/models", "/api/ai-providers/models"):
         routes.add_api_route(
@@ -91,12 +94,13 @@ def router(services: Services) -> APIRouter:
         responses=openapi.errors(Unauthorized),
         **keyed,
     )
-    async def status(model: str = "") -> dict[str, Any]:
-        """Whether `model`, or the server's default, would be drawn with."""
+    async def status(request: Request, model: str = "") -> dict[str, Any]:
+        """Whether `model`, or the server's default, would be drawn with for your key."""
         try:
             if services.queue.draining:
                 raise Draining("The server is shutting down.")
             found = services.catalog.resolve(model or services.catalog.default)
+            require_allowed(services.catalog, request.state.principal.limits, found)
             services.worker.require(found.plan.key, found.id)
             if await anyio.to_thread.run_sync(found.problem) is not None:  # what is mended may be asked for, and loads
                 services.worker.require(found.plan.key, found.id, retry=False)

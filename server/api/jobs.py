@@ -1,15 +1,16 @@
 """Jobs' routes, GET and DELETE …/images/jobs: how far a request's job is, and the way to cancel it.
 
-Knows what a job's row says; a principal sees its own jobs only.
+Knows what a job's row says; a principal sees its own jobs only, an admin that asks for them those of all.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter, Query, Request
 
 from server.api import openapi
+from server.api.admin import require_admin
 from server.api.bodies import body_of
 from server.api.job_rows import is_expired, row_of
 from server.api.kept import answer_bytes, read_outcome
@@ -17,18 +18,27 @@ from server.api.prefixes import add_under_both
 from server.api.results import base_url, written
 from server.api.services import Services
 from server.edge.body import hold_of
-from server.errors import JobNotKept, NotFound, Unauthorized
+from server.errors import AdminRequired, JobNotKept, NotFound, Unauthorized
 from server.jobs.job import Job
 from server.jobs.registry import NO_JOB
 from server.storage.async_jobs import AsyncJobRow
+
+AllQuery = Annotated[bool, Query(description="other keys' jobs too, with their names; needs an admin key")]
 
 
 def router(services: Services) -> APIRouter:
     routes = APIRouter(tags=["jobs"], dependencies=[openapi.KEY], responses=openapi.errors(Unauthorized))
 
-    async def jobs(request: Request) -> dict[str, Any]:
+    async def jobs(request: Request, all: AllQuery = False) -> dict[str, Any]:
         """Your jobs: those that wait or run, those that ended in the last ten minutes, and those of
         `Prefer: respond-async` as long as they are kept. Oldest first."""
+        if all:
+            require_admin(request)
+            everyones = [
+                {**row_of(services, name, job, services.backlog.row(job.kept_as)), "key": job.payer}
+                for name, job in services.jobs.everyones()
+            ]
+            return {"object": "list", "data": everyones}
         principal = request.state.principal.id
         kept = {row.key: row for row in await services.backlog.ended(principal)}
         rows = []
@@ -39,9 +49,13 @@ def router(services: Services) -> APIRouter:
         rows = [*(row_of(services, row.name, None, row) for row in kept.values() if row.name not in names), *rows]
         return {"object": "list", "data": rows}
 
-    async def job(request: Request, job_id: str) -> Any:
+    async def job(request: Request, job_id: str, all: AllQuery = False) -> Any:
         """How far a job is. Its id is the ``x-job-id`` of the request that it belongs to. One of
         `Prefer: respond-async` that is done has its ``result`` here."""
+        if all:
+            require_admin(request)
+            found = services.jobs.anyones(request.state.principal.id, job_id)
+            return {**row_of(services, job_id, found, services.backlog.row(found.kept_as)), "key": found.payer}
         job, kept = await _find(services, request, job_id)
         row = row_of(services, job_id, job, kept)
         if kept is None:
@@ -77,6 +91,7 @@ def router(services: Services) -> APIRouter:
             responses={
                 200: {"model": answer, "description": "The jobs." if path == "jobs" else "The job."},
                 **({} if path == "jobs" else openapi.errors(NotFound)),
+                **({} if method == "DELETE" else openapi.errors(AdminRequired)),
             },
         )
     return routes

@@ -25,7 +25,8 @@ from server.api.usage import usage
 from server.api.wire import ImageFields
 from server.jobs.backlog import Kept
 from server.jobs.job import Job
-from server.storage.async_jobs import AsyncJobRow, Source
+from server.jobs.limits import Payer
+from server.storage.async_jobs import Source
 from server.storage.store import new_name
 from server.worker.protocol import Finished
 
@@ -84,10 +85,11 @@ def read_request(request: bytes, sources: Sequence[Source]) -> tuple[Submission,
     return Submission(kept.route, reading, uploads, mask, kept.prefix), kept.seeds
 
 
-async def revive(services: Services, row: AsyncJobRow, request: bytes, sources: Sequence[Source]) -> KeptGeneration:
-    """The assignment of a job that waited on the disk. Raises the error of a model that is no more."""
+async def revive(services: Services, payer: Payer, request: bytes, sources: Sequence[Source]) -> KeptGeneration:
+    """The assignment of a job that waited on the disk. Raises the error of a model that is no more, or that its key may
+    not use any more."""
     submission, seeds = read_request(request, sources)
-    model = find_model(services, submission)
+    model = find_model(services, submission, payer.limits)
     return KeptGeneration(Generation(services, submission, model, "", seeds))
 
 

@@ -7,7 +7,7 @@ or is sealed or verified.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 from pydantic import TypeAdapter
@@ -50,6 +50,12 @@ class Listing:
                 rows += [_under(row, alias) for alias in (None, *model.entry.aliases)]
             self._written, self._standings = ROW.dump_json({"object": "list", "data": rows}), standings
         return self._written
+
+    def written_of(self, ids: Collection[str], seals: Mapping[str, Any]) -> bytes:
+        """The list of these models alone, written for who asks."""
+        models = [model for model in self._current() if model.id in ids]
+        rows = [self.row(model, alias, seals) for model in models for alias in (None, *model.entry.aliases)]
+        return ROW.dump_json({"object": "list", "data": rows})
 
     def _current(self) -> Catalog:
         """The catalog, after what is kept of another has been forgotten."""

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from fastapi import APIRouter, Response
+from fastapi import APIRouter, Request, Response
 
 from server.api import openapi
+from server.api.allowed import allowed, require_allowed
 from server.api.listing import ROW, Listing
 from server.api.prefixes import add_under_both
 from server.api.seals import SealStates
 from server.api.services import Services
-from server.errors import ModelNotFound, Unauthorized
+from server.errors import ModelForbidden, ModelNotFound, Unauthorized
 
 _JSON = "application/json"
 
@@ -20,14 +21,18 @@ def router(services: Services) -> APIRouter:
     states, listing = SealStates(services.settings.data_dir), Listing(services)
     routes = APIRouter(tags=["models"], dependencies=[openapi.KEY], responses=openapi.errors(Unauthorized))
 
-    async def models() -> Response:
-        """Every model of models.yaml, and a row for each of its aliases: clients look for the name that they send."""
+    async def models(request: Request) -> Response:
+        """Every model of models.yaml that your key may use, and a row for each of its aliases: clients look for the
+        name that they send."""
         seals = await states.look(services.catalog)
-        return Response(listing.written(seals), media_type=_JSON)
+        ids = allowed(services.catalog, request.state.principal.limits)
+        written = listing.written(seals) if ids is None else listing.written_of(ids, seals)
+        return Response(written, media_type=_JSON)
 
-    async def model(model_id: str) -> Response:
+    async def model(request: Request, model_id: str) -> Response:
         """One model, by ID or alias, with or without a provider prefix."""
-        services.catalog.resolve(model_id)
+        limits = request.state.principal.limits
+        require_allowed(services.catalog, limits, services.catalog.resolve(model_id))
         seals = await states.look(services.catalog)
         model = services.catalog.resolve(model_id)  # not before: the catalog may be another now
         alias = next((name for name in model.entry.aliases if model_id == name or model_id.endswith(f"/{name}")), None)
@@ -50,6 +55,6 @@ def router(services: Services) -> APIRouter:
         summary="Describe one model",
         response_description="The model.",
         response_model=dict[str, Any],
-        responses=openapi.errors(ModelNotFound),
+        responses=openapi.errors(ModelNotFound, ModelForbidden),
     )
     return routes

@@ -112,6 +112,7 @@ class JobAnswer(BaseModel):
     result_expires: int | None = Field(None, description="until when the result is there, unix seconds")
     webhook: JobWebhook | None = Field(None, description="null: none was asked for")
     result: dict[str, Any] | None = Field(None, description="the answer of the job's own route; only of a single job")
+    key: str | None = Field(None, description="with `all`: the name of whose key it is")
 
 
 class JobsAnswer(BaseModel):

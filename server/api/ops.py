@@ -11,6 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 from server.api import openapi
 from server.api.services import Services
 from server.errors import Unauthorized
+from server.jobs.accounts import Accounts
 from server.worker.cost import Cost
 from server.worker.fleet import Fleet
 from server.worker.member import Member
@@ -96,7 +97,15 @@ def readiness(services: Services) -> dict[str, Any]:
         "draining": services.queue.draining,
         "models": models,
         "models_file": {"state": "wrong", "reason": problem} if problem else {"state": "served"},
+        "usage": _usage(services.accounts),
     }
+
+
+def _usage(accounts: Accounts) -> dict[str, Any]:
+    """Whether what keys use is written, and if not, why."""
+    if not accounts.problem:
+        return {"state": "written"}
+    return {"state": "in memory", "reason": accounts.problem, "rows": accounts.unwritten}
 
 
 def _step(cost: Cost) -> dict[str, Any]:

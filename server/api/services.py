@@ -9,6 +9,7 @@ from server.catalog.catalog import Catalog
 from server.inputs.decode import ImageLimits
 from server.inputs.decoders import Decoders
 from server.inputs.fetch import Fetcher
+from server.jobs.accounts import Accounts
 from server.jobs.admission import Admission
 from server.jobs.backlog import Backlog
 from server.jobs.budget import Budget
@@ -16,6 +17,7 @@ from server.jobs.feeder import Feeder
 from server.jobs.queue import JobQueue
 from server.jobs.registry import JobRegistry
 from server.settings import Settings
+from server.storage.database import Database
 from server.storage.signing import Signer
 from server.storage.store import Store
 from server.telemetry import Metrics
@@ -46,6 +48,8 @@ class Services:
     feeder: Feeder
     webhooks: WebhookSender
     webhook_secrets: WebhookSecrets
+    accounts: Accounts
+    database: Database
 
     @property
     def catalog(self) -> Catalog:

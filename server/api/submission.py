@@ -63,7 +63,10 @@ async def read_candidate(
     fingerprint = await off_loop(submission.size_bytes, lambda: _fingerprint(submission, f"{base} {form}"))
     repeatable = Repeatable(request.state.principal.id, fingerprint, key)
     is_repeat = _is_repeat(request, submission)
-    return Candidate(repeatable, model.id, is_repeat=is_repeat, job_id=chosen, n=submission.fields.n, version=model)
+    payer, pictures = request.state.principal.payer, submission.fields.n
+    return Candidate(
+        repeatable, model.id, is_repeat=is_repeat, job_id=chosen, version=model, payer=payer, pictures=pictures
+    )
 
 
 def _chosen_id(request: Request) -> str:

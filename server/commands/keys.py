@@ -1,4 +1,4 @@
-"""``darkroom keys``: make, list and revoke API keys, and the secrets of their webhooks.
+"""``darkroom keys``: make, change, list and revoke API keys, and the secrets of their webhooks.
 
 Knows the keyring of this machine's data folder; a running server reads the same file, and is not asked.
 """
@@ -6,10 +6,12 @@ Knows the keyring of this machine's data folder; a running server reads the same
 from __future__ import annotations
 
 import sys
+import time
 from argparse import Namespace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from server.commands import key_options
 from server.commands.failure import CommandFailed
 from server.errors import ConfigError
 
@@ -18,17 +20,23 @@ if TYPE_CHECKING:
 
 
 def add_parser(commands: Any) -> None:
-    parser = commands.add_parser("keys", help="make, list and revoke API keys")
+    parser = commands.add_parser("keys", help="make, change, list and revoke API keys")
     parser.set_defaults(run=run)
     actions = parser.add_subparsers(dest="action", required=True, metavar="ACTION")
-    for action, text in (("create", "make a key and print it, once"), ("revoke", "end a key")):
+    for action, text in (
+        ("create", "make a key and print it, once"),
+        ("change", "change what a key may use; `none` lifts a limit"),
+        ("revoke", "end a key"),
+    ):
         added = actions.add_parser(action, help=text)
         added.add_argument("name", metavar="NAME")
         if action == "create":
             added.add_argument("--admin", action="store_true", help="it may load and unload models, and the like")
+        if action != "revoke":
+            key_options.add_limits(added, lifting=action == "change")
     secret = actions.add_parser("webhook-secret", help="make the secret that a key's webhooks are signed with")
     secret.add_argument("name", metavar="NAME", help="of the key; local for a server without keys")
-    actions.add_parser("list", help="names of the keys; the keys themselves are not kept")
+    actions.add_parser("list", help="names of the keys and what they may use; the keys themselves are not kept")
 
 
 def run(arguments: Namespace) -> int:
@@ -43,11 +51,20 @@ def run(arguments: Namespace) -> int:
     match arguments.action:
         case "create":
             try:
-                key = keyring.create(arguments.name, admin=arguments.admin)
+                key = keyring.create(
+                    arguments.name, admin=arguments.admin, but=lambda entry: key_options.changed(entry, arguments)
+                )
             except OSError as error:
                 raise _unwritable(str(path), error) from None
             print(f"{arguments.name}'s key follows. It is shown this once; only its hash is kept.", file=sys.stderr)
             _show_once(keyring, arguments.name, key)
+        case "change":
+            try:
+                found = keyring.change(arguments.name, lambda entry: key_options.changed(entry, arguments))
+            except OSError as error:
+                raise _unwritable(str(path), error) from None
+            if not found:
+                raise CommandFailed(f"no key is named {arguments.name}")
         case "revoke":
             principals = [entry.principal.id for entry in keyring.list() if entry.name == arguments.name]
             try:
@@ -62,7 +79,8 @@ def run(arguments: Namespace) -> int:
             _show_webhook_secret(keyring, path.parent, arguments.name)
         case "list":
             for entry in keyring.list():
-                print(entry.name, entry.created, *([entry.role] if entry.role == ADMIN else []), sep="\t")
+                role = [entry.role] if entry.role == ADMIN else []
+                print(entry.name, entry.created, *role, *key_options.shown(entry, time.time()), sep="\t")
     return 0
 
 

@@ -74,6 +74,12 @@ class Auth:
             raise Unauthorized(
                 "The headers of this request name several API keys, or one and something else. Send one."
             )
+        expired = self._keyring.expiry_of(key) if key is not None else ""
+        if expired:
+            raise Unauthorized(
+                f"This API key expired at {expired}. Whoever runs the server can lengthen it, or make another.",
+                code="expired_api_key",
+            )
         raise Unauthorized(f"This API key is not known here. {_REMEDY}")
 
 

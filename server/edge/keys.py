@@ -19,12 +19,13 @@ import secrets
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Final, Literal
 
 from server.errors import ConfigError
+from server.jobs.limits import NO_LIMITS, Limits, Payer
 from server.storage import atomic
 
 if sys.platform != "win32":
@@ -49,6 +50,12 @@ class Principal:
     name: str  # for people: answers, logs
     id: str  # of the key itself
     admin: bool = field(default=False, compare=False)  # may load and unload models, and the like
+    limits: Limits = field(default=NO_LIMITS, compare=False)
+
+    @property
+    def payer(self) -> Payer:
+        """Whose use is counted."""
+        return Payer(self.id, self.name, self.limits)
 
 
 LOCAL = Principal("local", "local")  # whoever reaches a server that has no keys
@@ -63,18 +70,31 @@ class KeyEntry:
     sha256: str
     created: str  # ISO 8601, UTC
     role: Literal["user", "admin"] = "user"  # files of before have none: ordinary keys
+    expires: str = ""  # ISO 8601, UTC; empty: never
+    limits: Limits = NO_LIMITS
 
     @property
     def principal(self) -> Principal:
-        return Principal(self.name, self.sha256[:_ID_DIGITS], self.role == ADMIN)
+        return Principal(self.name, self.sha256[:_ID_DIGITS], self.role == ADMIN, self.limits)
+
+    def has_expired(self, now: float) -> bool:
+        """Is it of no use any more, at this moment (unix seconds)?"""
+        return bool(self.expires) and datetime.fromisoformat(self.expires).timestamp() <= now
 
 
 class Keyring:
     """The keys of one server. With ``path=None`` they live in memory only, for tests."""
 
-    def __init__(self, path: Path | None, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        *,
+        clock: Callable[[], float] = time.monotonic,
+        now: Callable[[], float] = time.time,
+    ) -> None:
         self._path = path
         self._clock = clock
+        self._now = now  # unix seconds, for expiry
         self._entries: tuple[KeyEntry, ...] = ()
         self._stamp: Stamp | None = None
         self._checked = clock()
@@ -101,25 +121,45 @@ class Keyring:
         return bool(self._entries) or self._stamp is not None
 
     def principal_of(self, key: str) -> Principal | None:
-        """Whose key this is. Compares with every hash in constant time, whichever matches."""
+        """Whose key this is; nobody's, if it has expired."""
+        entry = self._entry_of(key)
+        return None if entry is None or entry.has_expired(self._now()) else entry.principal
+
+    def expiry_of(self, key: str) -> str:
+        """When a key that we know has expired; empty: it has not, or we do not know it."""
+        entry = self._entry_of(key)
+        return entry.expires if entry is not None and entry.has_expired(self._now()) else ""
+
+    def _entry_of(self, key: str) -> KeyEntry | None:
+        """Compares with every hash in constant time, whichever matches."""
         self._refresh()
         digest = _digest(key)
-        found: Principal | None = None
+        found: KeyEntry | None = None
         for entry in self._entries:
             if hmac.compare_digest(entry.sha256, digest):
-                found = entry.principal
+                found = entry
         return found
 
-    def create(self, name: str, *, admin: bool = False) -> str:
-        """Make a key and return it: the only time that it is seen. ConfigError for a bad or taken name."""
+    def create(
+        self, name: str, *, admin: bool = False, but: Callable[[KeyEntry], KeyEntry] = lambda entry: entry
+    ) -> str:
+        """Make a key, as ``but`` changes it, and return it: the only time that it is seen. ConfigError for a bad or
+        taken name."""
         if not _NAME.fullmatch(name) or name == LOCAL.name:
             raise ConfigError(f"a key's name is 1 to 64 of A-Z a-z 0-9 _ . @ -, and not {LOCAL.name!r}")
         key = KEY_PREFIX + secrets.token_urlsafe(32)  # 32 bytes are 43 characters
         with self._changing():
             if any(entry.name == name for entry in self._entries):
                 raise ConfigError(f"there is a key named {name!r} already; revoke it first")
-            self._entries = (*self._entries, _entry(name, key, admin=admin))
+            self._entries = (*self._entries, but(_entry(name, key, admin=admin)))
         return key
+
+    def change(self, name: str, change: Callable[[KeyEntry], KeyEntry]) -> bool:
+        """Change what is kept of the key of this name; False if there is none."""
+        with self._changing():
+            found = any(entry.name == name for entry in self._entries)
+            self._entries = tuple(change(entry) if entry.name == name else entry for entry in self._entries)
+        return found
 
     def revoke(self, name: str) -> bool:
         """Forget the key of this name; False if there is none."""
@@ -193,11 +233,13 @@ def _read(path: Path) -> tuple[KeyEntry, ...]:
     except (ValueError, RecursionError) as error:
         raise ConfigError(f"{path}: not a key file: not valid JSON") from error
     try:
-        entries = tuple(KeyEntry(**item) for item in content["keys"])
+        entries = tuple(_parsed(item) for item in content["keys"])
         sound = all(_NAME.fullmatch(entry.name) and _DIGEST.fullmatch(entry.sha256) for entry in entries)
         sound = sound and all(entry.role in ("user", ADMIN) for entry in entries)
     except (TypeError, KeyError) as error:
         raise ConfigError(f"{path}: not a key file: keys must be a list of name, sha256, created") from error
+    except ValueError as error:
+        raise ConfigError(f"{path}: not a key file: {error}") from error
     if not sound or len({entry.name for entry in entries}) < len(entries):
         raise ConfigError(f"{path}: not a key file: a name, a hash or a role is malformed, or a name is there twice")
     return entries
@@ -209,10 +251,24 @@ def _write(path: Path, entries: tuple[KeyEntry, ...]) -> None:
     atomic.write(path, text.encode())
 
 
-def _written(entry: KeyEntry) -> dict[str, str]:
-    """Without the role of an ordinary key, so that an earlier version reads it too."""
-    fields = asdict(entry)
-    return fields if entry.role == ADMIN else {name: fields[name] for name in fields if name != "role"}
+def _written(entry: KeyEntry) -> dict[str, Any]:
+    """Without what an ordinary key does not have, so that an earlier version reads it too."""
+    fields: dict[str, Any] = {"name": entry.name, "sha256": entry.sha256, "created": entry.created}
+    if entry.role == ADMIN:
+        fields["role"] = entry.role
+    if entry.expires:
+        fields["expires"] = entry.expires
+    return fields | entry.limits.written()
+
+
+def _parsed(item: Mapping[str, Any]) -> KeyEntry:
+    """Raises ValueError, TypeError and KeyError."""
+    rest = dict(item)
+    fields = {name: rest.pop(name) for name in ("name", "sha256", "created", "role", "expires") if name in rest}
+    entry = KeyEntry(**fields, limits=Limits.read(rest))
+    if entry.expires and datetime.fromisoformat(entry.expires).tzinfo is None:
+        raise ValueError("expires must name its time zone, as 2027-01-31T00:00:00+00:00")
+    return entry
 
 
 @contextlib.contextmanager

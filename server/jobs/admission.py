@@ -12,13 +12,16 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from server.errors import KeyLimit
+from server.jobs.accounts import Accounts
 from server.jobs.budget import Budget
-from server.jobs.job import Job
+from server.jobs.job import Job, new_job_id
+from server.jobs.limits import Payer
 from server.jobs.queue import JobQueue
 from server.jobs.registry import JobRegistry
 from server.jobs.repeats import Repeatable, Repeats
 from server.jobs.runner import Assignment, JobRunner
 from server.jobs.work import Work
+from server.telemetry import Metrics
 
 _MAX_WAITERS = 16  # requests for one job
 _MAX_NAMES = 16  # under which one job is found
@@ -34,8 +37,9 @@ class Candidate:
     model: str  # the canonical ID in models.yaml
     is_repeat: bool = False  # it may join equal work without saying more: both must come out alike
     job_id: str = ""  # chosen by the client; empty: as we like
-    n: int = 1  # pictures
     version: object = None  # of the model: only work of an equal one makes the same pictures
+    payer: Payer | None = None  # whose use is counted; None: that of a key without a name, and without limits
+    pictures: int = 1  # that it asks for
 
 
 @dataclass(frozen=True)
@@ -59,6 +63,7 @@ class Admission(Generic[T]):
         *,
         job_timeout_s: float,
         budget: Budget | None = None,
+        accounts: Accounts | None = None,
     ) -> None:
         self.repeats = repeats
         self._queue = queue
@@ -66,12 +71,14 @@ class Admission(Generic[T]):
         self._runner = runner
         self._job_timeout_s = job_timeout_s
         self._budget = budget or Budget(sys.maxsize)
+        self._accounts = accounts or Accounts(None, Metrics())
 
     def admit(self, candidate: Candidate, assignment: Assignment[T]) -> Admitted[T]:
         """Join a candidate to the work that it repeats, or take a permit, register its job and begin.
 
         Raises what can be refused at once: IdempotencyMismatch, BadRequest for an id in use, QueueFull, KeyLimit,
-        Draining. Whoever is admitted must wait with ``Work.waiter``: nothing else cancels work that nobody wants.
+        QuotaExceeded, Draining. Whoever joins pays nothing: nothing more is drawn for it. Whoever is admitted must wait
+        with ``Work.waiter``: nothing else cancels work that nobody wants.
         """
         # Nothing here waits: between looking for a first and becoming one, nobody may come.
         first = self.repeats.find(candidate.repeatable, lambda work: self._may_join(candidate, work))
@@ -108,12 +115,25 @@ class Admission(Generic[T]):
         principal = candidate.repeatable.principal
         if candidate.job_id:
             self._jobs.require_free(principal, candidate.job_id)
-        permit = contextlib.ExitStack()
-        permit.enter_context(self._queue.permit(principal))
-        hold = permit.enter_context(self._budget.hold(principal, of_a_job=True))
+        payer = candidate.payer or Payer(principal, principal)
+        key = new_job_id()
+        with contextlib.ExitStack() as taken:
+            taken.enter_context(self._queue.permit(principal, payer.limits.jobs))
+            hold = taken.enter_context(self._budget.hold(principal, of_a_job=True))
+            charge = self._accounts.open(payer, candidate.model, candidate.pictures, key)
+            taken.callback(charge.close)
+            permit = taken.pop_all()
         deadline_s = time.monotonic() + self._job_timeout_s
         job = Job(
-            principal, candidate.model, deadline_s, candidate.version, id=candidate.job_id, n=candidate.n, hold=hold
+            principal,
+            candidate.model,
+            deadline_s,
+            candidate.version,
+            id=candidate.job_id,
+            key=key,
+            n=candidate.pictures,
+            charge=charge,
+            hold=hold,
         )
         self._jobs.add(job)
         work = Work(job, self._runner.run(job, assignment), permit.close)

@@ -20,6 +20,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from server.errors import DarkroomError, JobNotKept, QueueFull
+from server.jobs.accounts import Charge
 from server.jobs.job import Job, State
 from server.jobs.queue import JobQueue
 from server.jobs.registry import JobRegistry
@@ -65,6 +66,7 @@ class Backlog:
     def __init__(self, table: AsyncJobs, jobs: JobRegistry, queue: JobQueue, *, limit: int, keep_s: int) -> None:
         self.table = table
         self.on_change: Callable[[], None] = lambda: None  # one may be fed
+        self.has_permit: Callable[[str], bool] = queue.has_permit  # for a principal
         self.on_ended: Callable[[], None] = lambda: None  # a webhook may be due
         self._jobs = jobs
         self._queue = queue
@@ -98,20 +100,23 @@ class Backlog:
         finally:
             self._admitting -= 1
 
-    async def add(self, row: AsyncJobRow, request: bytes, sources: Sequence[Source]) -> Job:
-        """Keep a new job; it is on the disk when this returns. Raises JobNotKept, NameTaken, and BadRequest for an id
-        that a job of this principal has."""
+    async def add(self, row: AsyncJobRow, request: bytes, sources: Sequence[Source], charge: Charge) -> Job:
+        """Keep a new job, for which ``charge`` is set aside; it is on the disk when this returns.
+
+        Raises JobNotKept, NameTaken, and BadRequest for an id that a job of this principal has.
+        """
         self._jobs.require_free(row.principal, row.name)
         # What is on the disk must be held: a client that leaves now has a job all the same.
-        return await asyncio.shield(self._task(self._add(row, request, sources)))
+        return await asyncio.shield(self._task(self._add(row, request, sources, charge)))
 
-    async def _add(self, row: AsyncJobRow, request: bytes, sources: Sequence[Source]) -> Job:
+    async def _add(self, row: AsyncJobRow, request: bytes, sources: Sequence[Source], charge: Charge) -> Job:
         try:
             await self.table.add(row, request, sources, now=int(time.time()))
         except DatabaseFailed as error:
             log.error("async job not kept", extra={"reason": error.reason})
             raise not_kept() from None
         held = self.enrol(row)
+        held.job.charge = charge
         self._jobs.add(held.job)  # in place of one that failed, it stands last
         self.on_change()
         return held.job
@@ -130,7 +135,8 @@ class Backlog:
         """The job that is to have the next permit: of the principal that has fewest, the one that came first."""
         fed = Counter(held.row.principal for held in self._held.values() if held.fed)
         able = [held for held in self._waiting() if held.not_before_s <= now_s]
-        able = [held for held in able if self._queue.has_permit(held.row.principal)]
+        principals = {name for name in {held.row.principal for held in able} if self.has_permit(name)}
+        able = [held for held in able if held.row.principal in principals]
         return min(able, key=lambda held: (fed[held.row.principal], held.number), default=None)
 
     @property
@@ -284,6 +290,8 @@ class Backlog:
 
     def _settle(self, held: Held, *, recorded: bool) -> None:
         self._places = None
+        if held.job.charge is not None:
+            held.job.charge.close()
         held.fed, self._ended_since = False, True
         if recorded:
             self._held.pop(held.row.key, None)

@@ -18,13 +18,15 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 
 from server.errors import Busy, DarkroomError, Draining, JobCancelled, JobLost, ServerFault, Unavailable, WorkerLost
+from server.jobs.accounts import Accounts
 from server.jobs.backlog import Backlog, Held, Kept
 from server.jobs.budget import Budget
 from server.jobs.job import State
+from server.jobs.limits import Payer
 from server.jobs.queue import JobQueue
 from server.jobs.runner import Assignment, JobRunner
 from server.jobs.work import Work
-from server.storage.async_jobs import AsyncJobRow, RowState, Source
+from server.storage.async_jobs import RowState, Source
 from server.storage.database import DatabaseFailed
 from server.storage.ownership import Ownership
 
@@ -35,12 +37,12 @@ LOOK_EVERY_S = 30.0  # for keys that were revoked, rows whose time is over, ends
 _OPENED_S = 5.0  # after the start, for a request to wait until the jobs of before have been read
 _CUT_OFF_S = 5.0  # for what is cut off to be written down
 
-Revive = Callable[[AsyncJobRow, bytes, Sequence[Source]], Awaitable[Assignment[Kept]]]
+Revive = Callable[[Payer, bytes, Sequence[Source]], Awaitable[Assignment[Kept]]]
 
 log = logging.getLogger("darkroom.jobs")
 
 
-def _nobody(row: AsyncJobRow, request: bytes, sources: Sequence[Source]) -> Awaitable[Assignment[Kept]]:
+def _nobody(payer: Payer, request: bytes, sources: Sequence[Source]) -> Awaitable[Assignment[Kept]]:
     raise NotImplementedError
 
 
@@ -57,9 +59,11 @@ class Feeder:
         share: int,
         job_timeout_s: float,
         budget: Budget,
-        is_known: Callable[[str], bool],
+        accounts: Accounts,
+        payer_of: Callable[[str], Payer | None],
     ) -> None:
-        """``share``: permits at a time. ``is_known``: has the principal of this id a key, or needs it none?"""
+        """``share``: permits at a time. ``payer_of``: whose use is counted for the principal of this id; None for one
+        whose key is no more."""
         self.revive: Revive = _nobody  # the assignment of a row's request
         self._backlog = backlog
         self._queue = queue
@@ -68,7 +72,9 @@ class Feeder:
         self._share = max(1, share)
         self._job_timeout_s = job_timeout_s
         self._budget = budget
-        self._is_known = is_known
+        self._accounts = accounts
+        self._payer_of = payer_of
+        backlog.has_permit = self._has_permit
         self._started_s = time.monotonic()
         self._opened = asyncio.Event()
         self._wake = asyncio.Event()
@@ -134,6 +140,7 @@ class Feeder:
             return False
         for row in rows:
             held = self._backlog.enrol(row)
+            self._set_aside(held)
             if row.state is RowState.BEGUN and row.begun >= _MAX_BEGUN:
                 await self._fail(held, _lost())
         if rows:
@@ -142,7 +149,7 @@ class Feeder:
 
     async def _look_round(self) -> None:
         for held in self._backlog:
-            if not self._is_known(held.row.principal):
+            if self._payer_of(held.row.principal) is None:
                 await self._backlog.drop(held)
         await self._backlog.record_again()
         with contextlib.suppress(DatabaseFailed):
@@ -154,11 +161,13 @@ class Feeder:
             held = self._backlog.next(now_s)
             if held is None:
                 return
-            if self._is_known(held.row.principal):
+            payer = self._payer_of(held.row.principal)
+            if payer is not None:
                 permit = contextlib.ExitStack()
-                permit.enter_context(self._queue.permit(held.row.principal))
+                permit.enter_context(self._queue.permit(payer.id, payer.limits.jobs))
                 self._backlog.feed(held, time.monotonic() + self._job_timeout_s)
-                work = self._carry(held, permit)
+                self._charge(held, payer, permit)
+                work = self._carry(held, payer, permit)
             else:
                 held.not_before_s = time.monotonic() + LOOK_EVERY_S
                 work = self._backlog.drop(held)
@@ -166,7 +175,7 @@ class Feeder:
             self._carrying.add(task)
             task.add_done_callback(self._carrying.discard)
 
-    async def _carry(self, held: Held, permit: contextlib.ExitStack) -> None:
+    async def _carry(self, held: Held, payer: Payer, permit: contextlib.ExitStack) -> None:
         """A job from its permit to its end, or back to those that wait."""
         with permit:
             hold = permit.enter_context(self._budget.hold(held.row.principal, of_a_job=True))
@@ -177,7 +186,7 @@ class Feeder:
                     held.job.transition(State.CANCELLED)
                     await self._backlog.end(held, RowState.CANCELLED)
                     return
-                assignment = await self.revive(held.row, *loaded)
+                assignment = await self.revive(payer, *loaded)
             except (Busy, DatabaseFailed):
                 self._back(held)
                 return
@@ -236,6 +245,27 @@ class Feeder:
     def _back(self, held: Held) -> None:
         held.tries += 1
         self._backlog.back(held, after_s=min(_MAX_DELAY_S, _FIRST_DELAY_S * 2 ** (held.tries - 1)))
+        self._set_aside(held)
+
+    def _has_permit(self, principal: str) -> bool:
+        """Would it be granted one, or is it one to be dropped?"""
+        payer = self._payer_of(principal)
+        return payer is None or self._queue.has_permit(principal, payer.limits.jobs)
+
+    def _set_aside(self, held: Held) -> None:
+        """Pictures for a job that waits. Its quota was asked when it was admitted, and is not asked again."""
+        payer = self._payer_of(held.row.principal)
+        if payer is not None and not held.job.ended.is_set():
+            free = Payer(payer.id, payer.name)
+            held.job.charge = self._accounts.open(free, held.row.model, held.row.n, held.job.key)
+
+    def _charge(self, held: Held, payer: Payer, permit: contextlib.ExitStack) -> None:
+        """From its permit to its end it pays like any other, in place of what was set aside for it."""
+        if held.job.charge is not None:
+            held.job.charge.close()
+        charge = self._accounts.open(Payer(payer.id, payer.name), held.row.model, held.row.n, held.job.key)
+        permit.callback(charge.close)
+        held.job.charge = charge
 
     async def _fail(self, held: Held, error: DarkroomError) -> None:
         """End a job that has no work."""

@@ -20,6 +20,7 @@ from enum import StrEnum
 from pipelines.plan import Drawing
 from pipelines.spec import Picture
 from server.errors import DarkroomError
+from server.jobs.accounts import Charge
 from server.jobs.budget import Hold
 from server.jobs.feed import Feed
 
@@ -72,6 +73,7 @@ class Job:
     cancel: Callable[[], object] = lambda: None  # what DELETE does
     ahead: Callable[[], int] = lambda: 0  # how many wait for a permit before it
     feeds: list[Feed] = field(default_factory=list)
+    charge: Charge | None = None  # what it pays
     hold: Hold | None = None  # of the budget of bytes: its sources and pictures, while it goes on
 
     def __post_init__(self) -> None:
@@ -91,6 +93,11 @@ class Job:
             self.cancel = lambda: None  # it led to the pictures
             self.ended.set()
         self._notify()
+
+    @property
+    def payer(self) -> str:
+        """The name of whose key it is, for people."""
+        return self.principal if self.charge is None else self.charge.payer.name
 
     def prepared(self, drawing: Drawing) -> None:
         """Everything is decided: from here on only the drawing and its delivery can fail."""

@@ -15,11 +15,12 @@ import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 
-from server.errors import Draining, KeyLimit, QueueFull
+from server.errors import Draining, KeyLimit, QueueFull, QuotaExceeded
 
 _FIRST_GUESS_S = 2.0  # until a job has been measured
 _SMOOTHING = 0.2  # of the moving average: about the last ten jobs count
 _MAX_RETRY_AFTER_S = 120.0  # clients obey Retry-After up to this
+_NEVER_S = 86_400.0  # said to a key that may have no jobs: until somebody changes that
 
 
 Lane = tuple[str, ...]  # names of devices; empty: any
@@ -95,15 +96,20 @@ class JobQueue:
         return min(_MAX_RETRY_AFTER_S, max(1.0, self._job_s * (self.queued + 1) / self._slots))
 
     @contextlib.contextmanager
-    def permit(self, principal: str) -> Iterator[None]:
-        """Hold a place in the queue. Raises QueueFull, KeyLimit or Draining at once; never waits."""
+    def permit(self, principal: str, most: int | None = None) -> Iterator[None]:
+        """Hold a place in the queue. Raises QueueFull, KeyLimit or Draining at once; never waits.
+
+        ``most`` is this principal's own limit, in place of ``per_key``; 0 is none at all. Raises QuotaExceeded for it.
+        """
         if self.draining:
             raise Draining("The server is shutting down.", retry_after_s=5)
         if self.held >= self._size:
             raise QueueFull("The queue is full.", retry_after_s=self.retry_after_s())
-        if self._per_key and self._held.get(principal, 0) >= self._per_key:
+        require_any(most)
+        limit = most or self._per_key
+        if limit and self._held.get(principal, 0) >= limit:
             raise KeyLimit(
-                f"This key has {self._per_key} jobs here already, its limit.",
+                f"This key has {limit} jobs here already, its limit.",
                 retry_after_s=self.retry_after_s(),
             )
         self._held[principal] = self._held.get(principal, 0) + 1
@@ -118,10 +124,10 @@ class JobQueue:
                 self._empty.set()
             self.on_free()
 
-    def has_permit(self, principal: str) -> bool:
+    def has_permit(self, principal: str, most: int | None = None) -> bool:
         """Would ``permit`` grant one now?"""
-        spent = bool(self._per_key) and self._held.get(principal, 0) >= self._per_key
-        return not self.draining and self.held < self._size and not spent
+        limit = most if most is not None else self._per_key or self._size
+        return not self.draining and self.held < self._size and self._held.get(principal, 0) < limit
 
     @contextlib.asynccontextmanager
     async def turn(self, principal: str, name: str = "", lane: Lane = ()) -> AsyncIterator[None]:
@@ -220,3 +226,9 @@ class JobQueue:
                 if open_[lane]:
                     return principal, ticket
         return None
+
+
+def require_any(most: int | None) -> None:
+    """Raise QuotaExceeded where a key may have no jobs at all."""
+    if most == 0:
+        raise QuotaExceeded("This key may have no jobs here.", retry_after_s=_NEVER_S)

@@ -79,6 +79,18 @@ class JobRegistry:
         """The jobs of this principal and their names, oldest first."""
         yield from self._of(principal).items()
 
+    def everyones(self) -> list[tuple[str, Job]]:
+        """The jobs of all principals and their names, oldest first: for who may see them."""
+        named = [pair for principal in list(self._jobs) for pair in self.jobs(principal)]
+        return sorted(named, key=lambda pair: pair[1].admitted_s)
+
+    def anyones(self, principal: str, job_id: str) -> Job:
+        """This principal's job, or the newest of anybody's that has this id: for who may see it. Raises NotFound."""
+        others = [job for name, job in self.everyones() if name == job_id]
+        if job_id in self._of(principal) or not others:
+            return self.get(principal, job_id)
+        return others[-1]
+
     def standing(self, job: Job) -> Standing:
         return Standing(job.state, *self._place_and_eta(job), job.steps_done, job.steps_of)
 

@@ -76,6 +76,9 @@ class JobRunner:
         with self._ending(job):  # done, failed or cancelled, whatever happens inside
             drawing = await assignment.prepare(job)
             await self._refuse_fatal(drawing)
+            if job.charge is not None:
+                spec = drawing.spec
+                job.charge.draws(spec.draw_width, spec.draw_height, len(drawing.seeds), spec.steps)
             job.prepared(drawing)  # nothing is left to refuse
             async with self._turn(job, drawing):
                 job.transition(State.RUNNING)
@@ -83,7 +86,10 @@ class JobRunner:
                 finished = await self._draw(job, drawing, assignment.encoding)
             self._metrics.draw_seconds.labels(job.model).observe(finished.seconds)
             self._metrics.pictures.labels(job.model).inc(len(finished.pictures))
-            return await assignment.deliver(job, drawing, finished)
+            outcome = await assignment.deliver(job, drawing, finished)
+            if job.charge is not None:
+                job.charge.delivered(len(drawing.seeds))
+            return outcome
 
     @contextlib.contextmanager
     def _ending(self, job: Job) -> Iterator[None]:

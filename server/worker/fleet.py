@@ -24,7 +24,7 @@ from server.worker import rule
 from server.worker.books import Books
 from server.worker.devices import WorkerDevice, threads_of
 from server.worker.launch import Early
-from server.worker.member import Assignment, Flight, Member, leaves
+from server.worker.member import Assignment, Flight, Member, Spent, leaves, spends_nothing
 from server.worker.overview import Overview
 from server.worker.place import Place
 from server.worker.status import Deaths, ModelState, ModelStatus
@@ -78,6 +78,7 @@ class Fleet:
         self.on_refused: Callable[[str], None] = lambda reason: None  # the devices that are set cannot be used here
         self.jobs: Callable[[], int] = lambda: 0  # how many this server has, waiting ones included
         self.on_slots: Callable[[], None] = lambda: None  # there may be more slots than before
+        self.on_spent: Spent = spends_nothing
 
     def _assignment(self, device: WorkerDevice) -> Assignment:
         plans, preload = tuple(self._plans.values()), self._bound_to(device, self._preload)
@@ -88,6 +89,7 @@ class Fleet:
         member = member or self._build(self._assignment(device))
         books = Books(member, device, lambda key: self._bound(self._plans.get(key)))
         member.on_change = self._note_change
+        member.on_spent = lambda job, steps, device_s: self.on_spent(job, steps, device_s)
         member.on_refused = lambda reason: self._refused(books, reason)
         return books
 

@@ -20,8 +20,8 @@ from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, Picture
 from server.worker import failures, launch, news, protocol
 from server.worker.hearing import Hearing
-from server.worker.member import Assignment
-from server.worker.pending import Pending, Pendings
+from server.worker.member import Assignment, Spent, spends_nothing
+from server.worker.pending import Pending, Pendings, note_spent
 from server.worker.rest import Rest
 from server.worker.status import ModelState, ModelStatuses
 
@@ -64,6 +64,7 @@ class LocalWorker:
         self.device_problem = ""  # for the operator: why it is not the device that the machine seems to have
         self.on_refused: Callable[[str], None] = lambda reason: None  # the device that is set cannot be used here
         self.on_change: Callable[[], None] = lambda: None  # it is up, or no longer, or cannot start
+        self.on_spent: Spent = spends_nothing
 
     @property
     def name(self) -> str:
@@ -368,8 +369,7 @@ class LocalWorker:
                         self.rest.use(message.key)
                     self._sleep_if_free()
             case _:
-                if isinstance(message, protocol.Progress):  # of a job whose client has left, too: it was done
-                    self._metrics.stepped(self.name, message.news)
+                note_spent(message, self._metrics, self.name, self.on_spent)
                 self._pending.hear(message)
 
     async def _watchdog(self) -> None:

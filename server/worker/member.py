@@ -38,6 +38,13 @@ class Assignment:
 
 Progress = Callable[[int, int], None]  # steps done, of so many
 Previewed = Callable[[int, Picture], None]
+Spent = Callable[[str, int, float], None]
+"""Told what a drawing has taken since this was last told of it: the job's key, steps that were computed, seconds of
+the device. Also of drawings that were cancelled, up to their last step."""
+
+
+def spends_nothing(job: str, steps: int, device_s: float) -> None:
+    """Where nobody wants to know."""
 
 
 @dataclass
@@ -70,6 +77,7 @@ class Member(Protocol):
     rest: Rest
     on_refused: Callable[[str], None]
     on_change: Callable[[], None]  # it has come up, gone, fallen asleep, or cannot start
+    on_spent: Spent
 
     @property
     def name(self) -> str:

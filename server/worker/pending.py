@@ -9,8 +9,20 @@ from dataclasses import dataclass
 from pipelines.plan import ModelPlan
 from pipelines.spec import Picture
 from server.errors import DarkroomError
+from server.telemetry import Metrics
 from server.worker import failures, protocol
+from server.worker.member import Spent
 from server.worker.status import ModelStatuses
+
+OfDrawing = protocol.Started | protocol.Progress | protocol.Previewed | protocol.Finished | protocol.Failed
+
+
+def note_spent(message: OfDrawing, metrics: Metrics, device: str, on_spent: Spent) -> None:
+    """Count what a drawing has taken of a device; of one whose client has left, too, for it was done."""
+    if isinstance(message, protocol.Progress):
+        metrics.stepped(device, message.news)
+    if isinstance(message, protocol.Progress | protocol.Finished | protocol.Failed):
+        on_spent(message.job_id, message.computed, message.device_s)
 
 
 @dataclass
@@ -54,10 +66,7 @@ class Pendings(dict[str, Pending]):
         self.clear()
         return wanted
 
-    def hear(
-        self,
-        message: protocol.Started | protocol.Progress | protocol.Previewed | protocol.Finished | protocol.Failed,
-    ) -> None:
+    def hear(self, message: OfDrawing) -> None:
         """Pass on what the worker says of a drawing."""
         pending = self.get(message.job_id)
         if pending is None:

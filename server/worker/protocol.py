@@ -145,6 +145,8 @@ class Progress(msgspec.Struct, frozen=True, tag=True):
     done: int  # steps
     of: int
     news: int  # steps since the drawing's last Progress
+    computed: int = 0  # of these, those that the step cache did not leave out
+    device_s: float = 0.0  # for which the device was busy with the drawing since then: its share of each forward
 
 
 class Previewed(msgspec.Struct, frozen=True, tag=True):
@@ -160,6 +162,8 @@ class Finished(msgspec.Struct, frozen=True, tag=True):
     pictures: tuple[Picture, ...]
     seconds: float  # of device work, from Started
     text_tokens: int = 0  # of prompt and negative prompt, by the model's own tokenizer
+    computed: int = 0  # steps since the drawing's last Progress, as there
+    device_s: float = 0.0  # since then, as there
 
 
 class Failed(msgspec.Struct, frozen=True, tag=True):
@@ -168,6 +172,8 @@ class Failed(msgspec.Struct, frozen=True, tag=True):
     job_id: str
     kind: str
     reason: str
+    computed: int = 0  # steps since the drawing's last Progress, as there
+    device_s: float = 0.0  # since then, as there
 
 
 ToWorker = Load | Leave | Serve | Draw | Cancel | Stop

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import sqlite3
 import time
+from dataclasses import replace
 from typing import Any
 
 import httpx
@@ -13,6 +14,7 @@ import pytest
 from server.edge.keys import Keyring
 from server.errors import OutOfDeviceMemory, StoreFull, WorkerLost
 from server.jobs import feeder
+from server.jobs.limits import Limits
 from server.storage.database import FILE_NAME
 from tests.assertions import assert_api_error
 from tests.paper import Paper, PaperServers
@@ -358,3 +360,37 @@ def test_a_revoked_keys_jobs_are_dropped(paper_servers: PaperServers, monkeypatc
     paper.worker.gate.set()
     eventually(lambda: len(paper.app.state.services.backlog) == 0)
     assert len(paper.worker.drawings) == 1
+
+
+def test_quotas_are_asked_with_the_202_and_given_back_at_the_end(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(keys=True)
+    services = paper.app.state.services
+    keyring = Keyring(services.settings.data_dir / "keys.json")
+    limits = Limits(pictures_per_day=3, megapixel_steps_per_day=1)
+    none = keyring.create("none", but=lambda entry: replace(entry, limits=Limits(jobs=0)))
+    few = keyring.create("few", but=lambda entry: replace(entry, limits=limits))
+    payer = keyring.list()[-1].principal.payer
+    small = {"prompt": "x", "size": "256x256", "num_inference_steps": 10}
+    paper.worker.gate.clear()
+
+    def asked(key: str, **body: Any) -> httpx.Response:
+        with paper.client(headers={**ASYNC, "authorization": f"Bearer {key}"}) as client:
+            return client.post("/v1/images/generations", json={**small, **body})
+
+    eventually(lambda: asked(none).status_code == 429)  # once the server has seen the key
+    assert_api_error(asked(none), 429, "quota_exceeded")
+    assert_api_error(asked(few, n=4), 429, "quota_exceeded")
+    assert_api_error(asked(few, n=3, num_inference_steps=150), 429, "quota_exceeded")
+    row = asked(few, n=2).json()
+    assert_api_error(asked(few, n=2), 429, "quota_exceeded")
+    assert services.accounts.today(payer).pictures == 2
+    with paper.client(headers={"authorization": f"Bearer {few}"}) as client:
+        assert client.delete(f"{JOBS}/{row['id']}").json()["status"] == "cancelled"
+        assert services.accounts.today(payer).pictures == 0
+        paper.worker.gate.set()
+        admitted = asked(few, n=3)
+        assert admitted.status_code == 202, admitted.text
+        row = admitted.json()
+        eventually(lambda: client.get(f"{JOBS}/{row['id']}").json()["status"] == "done")
+    assert services.accounts.today(payer).used.pictures == 3
+    assert_api_error(asked(few), 429, "quota_exceeded")

@@ -1,4 +1,4 @@
-"""The examples of README.md, docs/api.md and docs/async.md run as they stand, in order, in one folder; only the address differs."""
+"""The examples of README.md and of two pages run as they stand, in order, in one folder; only the address differs."""
 
 from __future__ import annotations
 

@@ -42,8 +42,17 @@ class _DrawingState:
     started_s: float = 0.0  # monotonic
     reported_s: float = 0.0  # monotonic, of the last progress message
     reported_steps: int = 0  # by then
+    computed: int = 0  # steps since then
+    device_s: float = 0.0  # since then
+    skips: bool = False  # the step that is told of next was left out
     preview_count: int = 0  # that the engine made
     previews: list[Future[None]] = field(default_factory=list)  # that were not left out
+
+    def spent(self) -> tuple[int, float]:
+        """Steps computed, and seconds of the device, since this was last asked."""
+        spent = self.computed, self.device_s
+        self.computed, self.device_s = 0, 0.0
+        return spent
 
 
 class Reporter(Sink):
@@ -75,14 +84,25 @@ class Reporter(Sink):
         """Is there no drawing, be it under way or still waiting?"""
         return not self._drawings
 
+    def left_out(self, drawing: Drawing) -> None:
+        self._drawings[drawing.job_id].skips = True
+
+    def took(self, drawing: Drawing, seconds: float) -> None:
+        state = self._drawings.get(drawing.job_id)
+        if state is not None:  # else a forward of another drawing told of it, after its end
+            state.device_s += seconds
+
     def stepped(self, drawing: Drawing, costs: StepCosts) -> None:
         self.costs.stepped(drawing, costs)
 
     def progress(self, drawing: Drawing, done: int, of: int) -> None:
         """Sent once an interval at most: with many runs of short steps, the front would do little else than read."""
         state, now = self._drawings[drawing.job_id], time.monotonic()
+        state.computed += not state.skips
+        state.skips = False
         if done == of or now - state.reported_s >= _PROGRESS_INTERVAL_S:
-            self._link.send(protocol.Progress(drawing.job_id, done, of, done - state.reported_steps))
+            news = done - state.reported_steps
+            self._link.send(protocol.Progress(drawing.job_id, done, of, news, *state.spent()))
             state.reported_s, state.reported_steps = now, done
 
     def previewed(self, drawing: Drawing, done: int, of: int, picture: torch.Tensor) -> None:
@@ -102,8 +122,9 @@ class Reporter(Sink):
         encoded.add_done_callback(fail_as_thread)
 
     def failed(self, drawing: Drawing, error: DrawError) -> None:
-        self._drawings.pop(drawing.job_id, None)
-        self._link.send(protocol.Failed(drawing.job_id, type(error).__name__, str(error)))
+        state = self._drawings.pop(drawing.job_id, None)
+        spent = (0, 0.0) if state is None else state.spent()
+        self._link.send(protocol.Failed(drawing.job_id, type(error).__name__, str(error), *spent))
 
     def close(self) -> None:
         """Encode and send what has been drawn."""
@@ -129,10 +150,10 @@ class Reporter(Sink):
             if is_device_lost(error):
                 raise
             kind = OutOfMemory if is_out_of_memory(error) else type(error)
-            self._link.send(protocol.Failed(drawing.job_id, kind.__name__, str(error)))
+            self._link.send(protocol.Failed(drawing.job_id, kind.__name__, str(error), *state.spent()))
         else:
             wait(state.previews)  # which began before us, so one of our own threads has each of them already
-            self._link.send(protocol.Finished(drawing.job_id, done, seconds, state.text_tokens))
+            self._link.send(protocol.Finished(drawing.job_id, done, seconds, state.text_tokens, *state.spent()))
 
 
 def _encoded(drawing: Drawing, frames: images.Frames, encoding: Encoding) -> Iterator[Picture]:

@@ -18,8 +18,8 @@ import msgspec
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding
 from server.worker import failures, news, protocol
-from server.worker.member import Assignment, Previewed, Progress
-from server.worker.pending import Pending, Pendings
+from server.worker.member import Assignment, Previewed, Progress, Spent, spends_nothing
+from server.worker.pending import Pending, Pendings, note_spent
 from server.worker.ray import messages
 from server.worker.ray.link import Link, LinkBroken
 from server.worker.ray.messages import Accepted, Alive, Refusal, Standing
@@ -45,6 +45,7 @@ class ServeMember:
         self.rest = Rest()
         self.on_refused: Callable[[str], None] = lambda reason: None
         self.on_change: Callable[[], None] = lambda: None
+        self.on_spent: Spent = spends_nothing
         self._settings = assignment.settings
         self._plans = assignment.plans
         self._preload = self._awaited = assignment.preload
@@ -339,6 +340,5 @@ class ServeMember:
                 log.warning("drawing ended in its replica", extra=extra)
                 pending.end(message.error())
             case _:
-                if isinstance(message, protocol.Progress):
-                    self._metrics.stepped(self.name, message.news)
+                note_spent(message, self._metrics, self.name, self.on_spent)
                 self._pending.hear(message)

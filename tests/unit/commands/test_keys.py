@@ -7,6 +7,7 @@ import json
 import os
 import subprocess
 import sys
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -111,3 +112,62 @@ def test_a_webhook_secret_is_shown_once_kept_for_its_owner_alone_and_goes_with_i
     assert "no key is named bob" in capsys.readouterr().err
     assert run("keys", "revoke", "alice") == 0
     assert [path.name for path in folder.iterdir()] == ["local"]
+
+
+def listed(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
+    capsys.readouterr()
+    assert run("keys", "list") == 0
+    return [line.split("\t") for line in capsys.readouterr().out.splitlines()]
+
+
+def test_limits_are_given_shown_changed_and_lifted(capsys: pytest.CaptureFixture[str]) -> None:
+    flags = ("--pictures-per-day", "100", "--megapixel-steps-per-day", "2.5", "--jobs", "1", "--models", "sdxl, b,sdxl")
+    assert run("keys", "create", "alice", *flags, "--expires", "2099-01-31") == 0
+    words = ["100 pictures a day", "2.5 megapixel-steps a day", "1 job at once", "models sdxl,b"]
+    (row,) = listed(capsys)
+    assert row[2:] == [*words, "expires 2099-01-31T00:00:00+00:00"]
+    changes = ("--pictures-per-day", "0", "--models", "none", "--expires", "none", "--megapixel-steps-per-day", "1e6")
+    assert run("keys", "change", "alice", *changes) == 0
+    (row,) = listed(capsys)
+    assert row[2:] == ["0 pictures a day", "1000000 megapixel-steps a day", "1 job at once"]
+    assert run("keys", "change", "alice", "--jobs", "none") == 0
+    (row,) = listed(capsys)
+    assert row[2:] == ["0 pictures a day", "1000000 megapixel-steps a day"]
+    assert run("keys", "change", "bob", "--jobs", "1") == 1
+    assert "no key is named bob" in sentence(capsys.readouterr().err)
+
+
+def test_a_key_may_end_after_a_while(capsys: pytest.CaptureFixture[str]) -> None:
+    for name, span, days in (("a", "12h", 0.5), ("b", "30d", 30), ("c", "8w", 56)):
+        assert run("keys", "create", name, "--expires", span) == 0
+        *_, words = listed(capsys)[-1]
+        ends = datetime.fromisoformat(words.removeprefix("expires "))
+        assert abs((ends - datetime.now(UTC)) / timedelta(days=days) - 1) < 0.001
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "why"),
+    [
+        ("--pictures-per-day", "-1", "pictures_per_day must be a whole number from 0"),
+        ("--pictures-per-day", "1.5", "must be a whole number"),
+        ("--pictures-per-day", "none", "must be a whole number"),
+        ("--megapixel-steps-per-day", "nan", "must be a number from 0"),
+        ("--megapixel-steps-per-day", "inf", "must be a number from 0"),
+        ("--jobs", "1000000", "jobs must be a whole number from 0 to 100000"),
+        ("--models", "", "names of models"),
+        ("--models", "a,,b", "names of models"),
+        ("--expires", "30", "12h, 30d or 8w, or a date"),
+        ("--expires", "0d", "must be from 1h"),
+        ("--expires", "99999w", "must be from 1h to 36500d"),
+        ("--expires", "2020-01-31", "must be a day to come"),
+        ("--expires", "2027-02-31", "12h, 30d or 8w, or a date"),
+    ],
+)
+def test_a_limit_that_means_nothing_is_said_and_no_key_is_made(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], flag: str, value: str, why: str
+) -> None:
+    assert run("keys", "create", "alice", f"{flag}={value}") == 2
+    said = capsys.readouterr().err
+    assert f"argument {flag}: " in said
+    assert why in said
+    assert not (tmp_path / "data" / "keys.json").exists()

@@ -6,6 +6,7 @@ import os
 import re
 import stat
 import threading
+from dataclasses import replace
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -13,6 +14,7 @@ import pytest
 
 from server.edge.keys import CHECK_INTERVAL_S, Keyring, Principal
 from server.errors import ConfigError
+from server.jobs.limits import Limits
 
 
 class Clock:
@@ -226,3 +228,86 @@ def test_in_memory() -> None:
     assert ring.principal_of(key) == Principal("bob", ANY)
     assert ring.revoke("alice")
     assert Keyring.in_memory().empty
+
+
+def test_limits_and_the_end_of_a_key_are_kept_and_read_again(path: Path) -> None:
+    limits = Limits(pictures_per_day=3, megapixel_steps_per_day=0.5, jobs=0, models=("sdxl", "dall-e-3"))
+    ring = Keyring(path)
+    key = ring.create("alice", but=lambda entry: replace(entry, limits=limits, expires="2027-01-31T00:00:00+00:00"))
+    plain = ring.create("bob")
+    assert json.loads(path.read_text())["keys"][0] == {
+        **{"name": "alice", "sha256": ANY, "created": ANY, "expires": "2027-01-31T00:00:00+00:00"},
+        **{"pictures_per_day": 3, "megapixel_steps_per_day": 0.5, "jobs": 0, "models": ["sdxl", "dall-e-3"]},
+    }
+    assert json.loads(path.read_text())["keys"][1].keys() == {"name", "sha256", "created"}
+    again = Keyring(path, now=lambda: 1_700_000_000.0)
+    principal = again.principal_of(key)
+    assert principal is not None
+    assert principal.limits == principal.payer.limits == limits
+    assert (principal.payer.name, principal.payer.id) == ("alice", principal.id)
+    other = again.principal_of(plain)
+    assert other is not None
+    assert other.limits == Limits()
+
+
+def test_an_expired_key_is_nobodys_and_is_known_for_what_it_is(path: Path) -> None:
+    now = [1_000.0]
+    ring = Keyring(path, now=lambda: now[0])
+    key = ring.create("alice", but=lambda entry: replace(entry, expires="1970-01-01T01:00:00+00:00"))
+    assert ring.principal_of(key) is not None
+    assert ring.expiry_of(key) == ""
+    now[0] = 3_600.0
+    assert ring.principal_of(key) is None
+    assert ring.expiry_of(key) == "1970-01-01T01:00:00+00:00"
+    assert ring.expiry_of("dk_another") == ""
+    assert not ring.empty, "the server stays closed"
+    now[0] = 3_599.0  # the clock was wrong
+    assert ring.principal_of(key) is not None
+
+
+def test_a_key_is_changed_while_the_server_runs(path: Path) -> None:
+    clock = Clock()
+    key = Keyring(path).create("alice")
+    running = Keyring(path, clock=clock)
+    assert Keyring(path).change("alice", lambda entry: replace(entry, limits=Limits(jobs=2)))
+    assert not Keyring(path).change("bob", lambda entry: entry)
+    clock.pass_()
+    principal = running.principal_of(key)
+    assert principal is not None
+    assert principal.limits.jobs == 2
+
+
+@pytest.mark.parametrize(
+    ("wrong", "why"),
+    [
+        ({"pictures_per_day": -1}, "pictures_per_day must be a whole number from 0 to 1000000000"),
+        ({"pictures_per_day": 1.5}, "pictures_per_day must be a whole number"),
+        ({"pictures_per_day": True}, "pictures_per_day must be a whole number"),
+        ({"pictures_per_day": "3"}, "pictures_per_day must be a whole number"),
+        ({"pictures_per_day": 10**10}, "pictures_per_day must be a whole number"),
+        ({"megapixel_steps_per_day": -0.1}, "megapixel_steps_per_day must be a number from 0"),
+        ({"megapixel_steps_per_day": float("nan")}, "megapixel_steps_per_day must be a number from 0"),
+        ({"jobs": 100_001}, "jobs must be a whole number from 0 to 100000"),
+        ({"models": "sdxl"}, "models must be a list"),
+        ({"models": ["a b"]}, "models must be at most 256 names"),
+        ({"models": [7]}, "models must be at most 256 names"),
+        ({"models": ["m"] * 257}, "models must be at most 256 names"),
+        ({"expires": "soon"}, "isoformat"),
+        ({"expires": "2027-01-31"}, "expires must name its time zone"),
+        ({"expires": 7}, "not a key file"),
+        ({"picturs_per_day": 3}, "not a key file"),
+    ],
+)
+def test_limits_that_mean_nothing_stop_the_server_and_leave_a_running_one(
+    path: Path, wrong: dict[str, object], why: str
+) -> None:
+    clock = Clock()
+    running = Keyring(path, clock=clock)
+    key = running.create("alice")
+    content = json.loads(path.read_text())
+    content["keys"][0].update(wrong)
+    path.write_text(json.dumps(content))
+    with pytest.raises(ConfigError, match=re.escape(why)):
+        Keyring(path)
+    clock.pass_()
+    assert running.principal_of(key) is not None

@@ -14,7 +14,7 @@ from server.worker import failures, protocol
 from server.worker.cost import Cost
 from server.worker.devices import WorkerDevice
 from server.worker.fleet import Fleet
-from server.worker.member import Assignment, Previewed, Progress
+from server.worker.member import Assignment, Previewed, Progress, Spent, spends_nothing
 from server.worker.rest import Rest
 from server.worker.status import ModelState, ModelStatus, ModelStatuses
 
@@ -43,6 +43,7 @@ class PaperMember:
         self.rest = Rest()
         self.on_refused: Callable[[str], None] = lambda reason: None
         self.on_change: Callable[[], None] = lambda: None
+        self.on_spent: Spent = spends_nothing
         self.drawings: dict[str, tuple[Drawing, asyncio.Future[protocol.Finished], Progress]] = {}
         self.story: list[str] = []
 

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipelines.errors import Cancelled
 from pipelines.pictures import images
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, ImageSpec
@@ -138,3 +139,18 @@ def test_a_copy_that_found_no_room_is_out_of_memory(
     reporter.close()
     (end,) = [message for message in link.sent if isinstance(message, protocol.Failed)]
     assert end.kind == "OutOfMemory"
+
+
+def test_what_a_drawing_took_is_told_once_to_its_end(link: Link, reporter: Reporter) -> None:
+    for done in range(1, 5):
+        reporter.took(DRAWING, 0.25)
+        if done == 2:
+            reporter.left_out(DRAWING)
+        reporter.progress(DRAWING, done, 5)
+    reporter.took(DRAWING, 0.5)
+    reporter.failed(DRAWING, Cancelled("the client left"))
+    reporter.took(DRAWING, 9.0)  # another's forward tells of it after its end: nobody is told
+    spent = [(message.computed, message.device_s) for message in link.sent if hasattr(message, "computed")]
+    assert sum(computed for computed, _ in spent) == 3
+    assert sum(seconds for _, seconds in spent) == 1.5
+    assert isinstance(link.sent[-1], protocol.Failed)

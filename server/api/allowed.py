@@ -1,0 +1,32 @@
+"""Which models a key may use: all, or those that its limits name.
+
+Knows keys' limits and the catalog; a name that models.yaml does not have now is passed over. A key that may use a model
+may use it by every name that it has.
+"""
+
+from __future__ import annotations
+
+from server.catalog.catalog import Catalog, Model
+from server.errors import ModelForbidden, ModelNotFound
+from server.jobs.limits import Limits
+
+
+def allowed(catalog: Catalog, limits: Limits) -> frozenset[str] | None:
+    """The IDs of the models that may be used; None: all."""
+    if limits.models is None:
+        return None
+    found = set()
+    for name in limits.models:
+        try:
+            found.add(catalog.resolve(name).id)
+        except ModelNotFound:
+            continue
+    return frozenset(found)
+
+
+def require_allowed(catalog: Catalog, limits: Limits, model: Model) -> None:
+    """Raise ModelForbidden for a model that may not be used; it names those that may."""
+    models = allowed(catalog, limits)
+    if models is not None and model.id not in models:
+        names = ", ".join(known for known in catalog.models if known in models) or "none that this server has"
+        raise ModelForbidden(f"This key may not use {model.id}. It may use: {names}.", param="model")
