@@ -137,6 +137,13 @@ def fetch(value: str) -> str:
     return value
 
 
+def webhooks(value: str) -> str:
+    """Which URLs may be told that a job has ended."""
+    if not value.strip() or any("/" in host or not host.strip() for host in value.split(",")):
+        raise ValueError("must be off, public, or hosts, comma-separated, without a scheme")
+    return value
+
+
 def device_memory(value: str | None) -> str | None:
     """Bytes, or a share of them."""
     if value is not None:

@@ -103,6 +103,10 @@ class Settings(BaseSettings):
     )
 
     sdapi: bool = Field(True, description="answer AUTOMATIC1111's API under /sdapi/v1 too; off: 404 there")
+    webhooks: Annotated[str, AfterValidator(values.webhooks)] = Field(
+        "off",
+        description="which URLs may be told that an async job has ended: off, public (https alone), or hosts as fetch",
+    )
 
     # How it shares the device
     idle_s: float = Field(
@@ -121,7 +125,7 @@ class Settings(BaseSettings):
     # Where it keeps things
     data_dir: Path = Field(
         default_factory=_default_data_dir,
-        description="keys, what they used, the signing secret, what checks at load found and, by default, pictures",
+        description="keys, what they used, secrets, async jobs, what checks at load found and, by default, pictures",
     )
     store: Annotated[str, AfterValidator(values.store)] = Field(
         "local", description="local, or s3://bucket/prefix (credentials from the usual AWS_* variables)"
@@ -150,6 +154,13 @@ class Settings(BaseSettings):
         64, ge=1, le=256, description="jobs that draw at a time on a device and share steps; others wait their turn"
     )
     key_jobs: int = Field(0, ge=0, description="jobs that one key may have at once; 0: no limit of its own")
+    async_jobs: int = Field(
+        1000,
+        ge=1,
+        le=10_000,
+        description="unfinished jobs of Prefer: respond-async; they wait on the disk, and half of queue_size at most is"
+        " theirs",
+    )
     max_connections: int | None = Field(
         None, ge=16, le=1_000_000, description="connections at once; default: the descriptors of the process − 256"
     )
@@ -172,7 +183,10 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(60.0, gt=0, description="for the whole body to arrive")
     write_timeout_s: float = Field(60.0, gt=0, description="for a client to take more of an answer that waits for it")
     fetch_timeout_s: float = Field(10.0, gt=0, description="for an image URL to be fetched")
-    job_timeout_s: float = Field(600.0, gt=0, description="from admission to the last picture")
+    webhook_timeout_s: float = Field(10.0, gt=0, description="for a webhook to be answered")
+    job_timeout_s: float = Field(
+        600.0, gt=0, description="from admission to the last picture; of an async job, from its permit"
+    )
     step_timeout_s: float = Field(300.0, gt=0, description="without a sign of life from a busy worker, it is replaced")
     load_timeout_s: float = Field(
         900.0, gt=0, description="without a sign of life from a worker that loads a model, it is replaced"
