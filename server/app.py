@@ -13,7 +13,7 @@ from urllib.parse import parse_qs, urlsplit
 from fastapi import FastAPI
 
 from server import __version__
-from server.api import admin, files, hub, images, jobs, models, openapi, ops
+from server.api import admin, files, hub, images, jobs, mcp, models, openapi, ops
 from server.api.outcome import Outcome
 from server.api.services import Services
 from server.catalog.load import find_models_file, load_catalog
@@ -87,7 +87,16 @@ def create_app(settings: Settings, early: Early | None = None) -> FastAPI:
     )
     app.state.services = services
     app.state.keyring = keyring
-    for router in (images.router, hub.router, jobs.router, files.router, models.router, admin.router, ops.router):
+    for router in (
+        images.router,
+        hub.router,
+        jobs.router,
+        files.router,
+        models.router,
+        admin.router,
+        ops.router,
+        mcp.router,
+    ):
         app.include_router(router(services))
     app.include_router(docs.router())
     app.include_router(page.router())

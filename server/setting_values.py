@@ -5,6 +5,7 @@ Every check returns its value, or raises ValueError with what it must be. None i
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import re
 from typing import Final
@@ -15,6 +16,7 @@ from pydantic import SecretStr
 from server.sizes import memory_of
 
 DECLARED: Final = "declared"
+MCP_EXTRA: Final = "pip install 'darkroom[mcp]'"
 _MAX_THREADS = 1024  # of a worker
 _DEVICE = re.compile(r"cpu|mps|xpu|cuda:\d{1,3}|(GPU|MIG)-[0-9A-Za-z/-]{1,99}", re.ASCII)
 _MAX_DEVICES = 64
@@ -104,6 +106,13 @@ def device_memory(value: str | None) -> str | None:
     """Bytes, or a share of them."""
     if value is not None:
         memory_of(value, 1 << 40)
+    return value
+
+
+def mcp(value: bool) -> bool:
+    """Whether agents are served; only where it was set, for by itself it is so wherever it can be."""
+    if value and importlib.util.find_spec("mcp") is None:
+        raise ValueError(f"needs a package that is not installed: {MCP_EXTRA}")
     return value
 
 

@@ -86,6 +86,9 @@ class Settings(BaseSettings):
         description="threads of each worker on the CPU, 1 to 1024; auto: the cores that this process may use (by its"
         " affinity and its control group), shared out, or OMP_NUM_THREADS if that is set",
     )
+    mcp: Annotated[bool, AfterValidator(values.mcp)] = Field(
+        True, description="serve agents at /mcp, where the extra is installed (pip install 'darkroom[mcp]')"
+    )
     fetch: Annotated[str, AfterValidator(values.fetch)] = Field(
         "public",
         description="what an image URL may point to: public, off, or hosts (name, address, host:port), comma-separated",

@@ -36,9 +36,19 @@ T = TypeVar("T")
 
 async def read_body(request: Request, read: Callable[[dict[str, Any]], T]) -> T:
     """What ``read`` makes of the JSON object in a body. Raises BadRequest, and Busy where there is no room for it."""
+    return await read_object(request, await whole_body(request), read)
+
+
+async def whole_body(request: Request) -> bytearray:
+    """The body as it came. Raises Busy."""
     body = bytearray()  # grown, not joined: that would hold everything twice
     async for chunk in chunks_of(request):
         body += chunk
+    return body
+
+
+async def read_object(request: Request, body: bytearray, read: Callable[[dict[str, Any]], T]) -> T:
+    """What ``read`` makes of the JSON object in ``body``. Raises BadRequest, and Busy where there is no room for it."""
     if body.startswith(_UTF8_MARK):
         del body[: len(_UTF8_MARK)]
     kind = content_type_of(request)
