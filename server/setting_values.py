@@ -109,11 +109,9 @@ def device_memory(value: str | None) -> str | None:
     return value
 
 
-def mcp(value: bool) -> bool:
-    """Whether agents are served; only where it was set, for by itself it is so wherever it can be."""
-    if value and importlib.util.find_spec("mcp") is None:
-        raise ValueError(f"needs a package that is not installed: {MCP_EXTRA}")
-    return value
+def has_mcp() -> bool:
+    """Is the package there that agents are served with? Of its first major version there is another beside it."""
+    return importlib.util.find_spec("mcp_types") is not None
 
 
 def signing_key(value: SecretStr | None) -> SecretStr | None:

@@ -86,7 +86,7 @@ class Settings(BaseSettings):
         description="threads of each worker on the CPU, 1 to 1024; auto: the cores that this process may use (by its"
         " affinity and its control group), shared out, or OMP_NUM_THREADS if that is set",
     )
-    mcp: Annotated[bool, AfterValidator(values.mcp)] = Field(
+    mcp: bool = Field(
         True, description="serve agents at /mcp, where the extra is installed (pip install 'darkroom[mcp]')"
     )
     fetch: Annotated[str, AfterValidator(values.fetch)] = Field(
@@ -253,6 +253,8 @@ def read_settings(argv: list[str] | None = None, **overrides: Any) -> Settings:
             f"{settings.replicas_as_set}: a cluster that the server starts itself has no Serve config; name the head of"
             f" one that has, with {ENV_PREFIX}CLUSTER (--cluster), or how many replicas there are to be"
         )
+    if settings.mcp and "mcp" in settings.model_fields_set and not values.has_mcp():  # by itself: where it can be
+        raise ConfigError(f"{ENV_PREFIX}MCP (--mcp) = true: needs a package that is not installed: {values.MCP_EXTRA}")
     written = "max_held_bytes" in settings.model_fields_set  # its default grows with the largest body
     if written and settings.max_held_bytes < settings.held_bytes:
         raise ConfigError(

@@ -7,7 +7,6 @@ server that neither speaks first nor keeps sessions.
 
 from __future__ import annotations
 
-import importlib.util
 from types import ModuleType
 from typing import Final
 
@@ -18,7 +17,7 @@ from server.api.json_body import content_type_of, read_object, whole_body
 from server.api.services import Services
 from server.edge.body import hold_of
 from server.errors import BadRequest, NotFound
-from server.setting_values import MCP_EXTRA
+from server.setting_values import MCP_EXTRA, has_mcp
 
 PATH: Final = "/mcp"
 
@@ -31,7 +30,7 @@ def router(services: Services) -> APIRouter:
         """One message of an agent."""
         if not services.settings.mcp:
             raise NotFound("MCP is switched off on this server; DARKROOM_MCP=true (--mcp) switches it on.")
-        if importlib.util.find_spec("mcp") is None:
+        if not has_mcp():
             raise NotFound(f"MCP needs a package that is not installed on this server: {MCP_EXTRA}.")
         if content_type_of(request) != "application/json":
             raise BadRequest("The body must be one JSON-RPC message, Content-Type: application/json.")

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import asyncio
-import importlib.util
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -16,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from server.commands.address import Address, add_address, read_address
 from server.errors import ConfigError
-from server.setting_values import MCP_EXTRA
+from server.setting_values import MCP_EXTRA, has_mcp
 
 if TYPE_CHECKING:
     from server.agents.calls import Answer, Tell
@@ -47,7 +46,7 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    if importlib.util.find_spec("mcp") is None:
+    if not has_mcp():
         raise ConfigError(f"darkroom mcp needs a package that is not installed: {MCP_EXTRA}")
     for folder in arguments.folder:
         if not folder.expanduser().is_dir():
