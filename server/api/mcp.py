@@ -8,7 +8,6 @@ server that neither speaks first nor keeps sessions.
 from __future__ import annotations
 
 from types import ModuleType
-from typing import Final
 
 import anyio.to_thread
 from fastapi import APIRouter, Request, Response
@@ -16,10 +15,9 @@ from fastapi import APIRouter, Request, Response
 from server.api.json_body import content_type_of, read_object, whole_body
 from server.api.services import Services
 from server.edge.body import hold_of
+from server.edge.rpc_errors import PATH
 from server.errors import BadRequest, NotFound
 from server.setting_values import MCP_EXTRA, has_mcp
-
-PATH: Final = "/mcp"
 
 
 def router(services: Services) -> APIRouter:

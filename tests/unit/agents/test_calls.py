@@ -18,7 +18,7 @@ from server.agents.folders import Folders
 from server.agents.refusals import CallFailed
 from server.agents.shown import MAX_BYTES
 from server.agents.tools import TOOLS
-from tests.pictures import noise, opened, png
+from tests.pictures import noise, png
 
 pytestmark = pytest.mark.anyio
 
