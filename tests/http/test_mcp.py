@@ -102,9 +102,17 @@ async def test_a_picture_and_its_edit(server: Running, tmp_path: Path, way: str)
         assert pixels(picture).std() > 5  # not one flat colour
         assert [done for done, _, _ in progress] == sorted({done for done, _, _ in progress})
         assert progress[-1] == (2, 2, "drawing, step 2 of 2")
-        source = {"image_paths": ["source.png"]} if flags else {"images": [f"data:image/png;base64,{b64(tmp_path)}"]}
+        source: dict[str, Any] = (
+            {"image_paths": ["source.png"]} if flags else {"images": [f"data:image/png;base64,{b64(tmp_path)}"]}
+        )
         for images in ({"images": [url]}, source):
-            fields = {"prompt": "a green apple", "model": "darkroom-mini", "steps": 4, "strength": 0.5, "seed": 7}
+            fields: dict[str, Any] = {
+                "prompt": "a green apple",
+                "model": "darkroom-mini",
+                "steps": 4,
+                "strength": 0.5,
+                "seed": 7,
+            }
             _, (edited,) = await called(client, "edit_image", **fields, **images)
             assert opened(edited).size == (64, 64)  # kept
             assert (pixels(edited) != pixels(picture)).any()
@@ -332,7 +340,7 @@ async def test_what_is_drawn_at_a_signal_is_finished(tmp_path: Path) -> None:
                 if done >= 1:
                     begun.set()
 
-            arguments = {"prompt": "a red apple", "size": "512x512", "steps": 100}
+            arguments = {"prompt": "a red apple", "model": "darkroom-mini", "size": "256x256", "steps": 60}
             call = asyncio.create_task(client.call_tool("generate_image", arguments, progress_callback=hear))
             await begun.wait()
             running.process.terminate()
