@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any
 
 from server.commands.address import Address, add_address, read_address
 from server.errors import ConfigError
-from server.setting_values import MCP_EXTRA, has_mcp
 
 if TYPE_CHECKING:
     from server.agents.calls import Answer, Tell
@@ -46,6 +45,8 @@ def add_parser(commands: Any) -> None:
 
 
 def run(arguments: argparse.Namespace) -> int:
+    from server.setting_values import MCP_EXTRA, has_mcp
+
     if not has_mcp():
         raise ConfigError(f"darkroom mcp needs a package that is not installed: {MCP_EXTRA}")
     for folder in arguments.folder:

@@ -21,7 +21,7 @@ INITIALIZE = {"jsonrpc": "2.0", "id": 1, "method": "initialize"}
 
 @pytest.fixture
 def without_the_sdk(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("server.setting_values", "server.api.mcp", "server.commands.mcp"):
+    for module in ("server.setting_values", "server.api.mcp"):
         monkeypatch.setattr(f"{module}.has_mcp", lambda: False)
 
 
