@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -59,6 +60,7 @@ def run(arguments: argparse.Namespace) -> int:
             " (docs/mcp.md). Ctrl-D ends it.",
             file=sys.stderr,
         )
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # the thread that waits for input cannot be interrupted
     asyncio.run(_serve(address, arguments.folder))
     return 0
 

@@ -36,9 +36,8 @@ class RpcErrors:
                 return
             if begun is not None:
                 start, begun = begun, None
-                whole = (
-                    None if message.get("more_body", False) else _rewritten(message.get("body", b""), start["status"])
-                )
+                more = message.get("more_body", False)
+                whole = None if more else _rewritten(message.get("body", b""), start["status"])
                 if whole is not None:
                     length = (b"content-length", str(len(whole)).encode())
                     others = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]

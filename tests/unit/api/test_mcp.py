@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from server import setting_values
+from server.cli import build_parser
 from server.errors import ConfigError
 from server.settings import read_settings
 from tests.paper import Paper, PaperServers
@@ -86,3 +89,17 @@ def test_a_front_that_no_agent_asks_has_none_of_it(tmp_path: Path) -> None:
     """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_the_snippets_for_agents_can_be_pasted() -> None:
+    """They are JSON, name flags that there are, and variables that a server reads."""
+    text = (ROOT / "docs" / "mcp.md").read_text(encoding="utf-8")
+    snippets = [json.loads(body) for body in re.findall(r"```json\n(.*?)```", text, re.DOTALL)]
+    servers = [each for snippet in snippets for (group,) in [snippet.values()] for each in group.values()]
+    assert len(servers) == 3
+    for server in servers:
+        if "command" in server:
+            assert build_parser().parse_args(server["args"]).command == "mcp"
+            assert set(server["env"]) == {"DARKROOM_URL", "DARKROOM_API_KEY"}
+        else:
+            assert server["url"].endswith("/mcp")
