@@ -81,8 +81,10 @@ class ApiClient:
     async def draw(self, route: str, fields: Mapping[str, Any]) -> AsyncGenerator[Standing | Drawn | Ignored]:
         """Pictures of generations or edits, and how far their job is meanwhile."""
         body = {**fields, "stream": True, "stream_progress": True}
+        content = await anyio.to_thread.run_sync(lambda: json.dumps(body).encode("ascii"))  # pictures are megabytes
+        path, headers = f"/v1/images/{route}", {"content-type": "application/json"}
         with self._failures():
-            async with self._client.stream("POST", f"/v1/images/{route}", json=body) as answer:
+            async with self._client.stream("POST", path, content=content, headers=headers) as answer:
                 if not answer.is_success or not answer.headers.get("content-type", "").startswith(_EVENT_STREAM):
                     raise self._refusal(answer, _object(await answer.aread()))
                 if ignored := answer.headers.get("x-ignored-fields"):

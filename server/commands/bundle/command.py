@@ -45,7 +45,7 @@ def add_parser(commands: Any) -> None:
         "--wheel", metavar="FILE", type=Path, help="Darkroom's own wheel (default: built of the checkout)"
     )
     wheels.add_argument(
-        "--extra", metavar="NAME", action="append", default=[], help="vision, quantise or mcp; repeatable"
+        "--extra", metavar="NAME", action="append", default=[], help="vision, quantise, mcp; repeatable"
     )
     for flag, text in (
         ("--index-url", "where packages come from: which torch comes is decided there"),
