@@ -14,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from fastapi import FastAPI
 
 from server import __version__
-from server.api import accounts, admin, files, hub, images, job_rows, jobs, kept, models, openapi, ops
+from server.api import accounts, admin, files, hub, images, job_rows, jobs, kept, mcp, models, openapi, ops
 from server.api.credentials import open_credentials
 from server.api.outcome import Outcome
 from server.api.sdapi import routes as sdapi
@@ -140,7 +140,7 @@ def create_app(settings: Settings, early: Early | None = None) -> FastAPI:
     )
     app.state.services = services
     app.state.keyring = keyring
-    for module in (images, hub, jobs, files, models, admin, accounts, ops):
+    for module in (images, hub, jobs, files, models, admin, accounts, ops, mcp):
         app.include_router(module.router(services))
     app.include_router(sdapi.router(services))
     app.include_router(docs.router())

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from server import __version__
-from server.commands import check, demo, edit, generate, jobs, keys, serve, usage
+from server.commands import check, demo, edit, generate, jobs, keys, mcp, serve, usage
 from server.commands.bench import command as bench
 from server.commands.bundle import command as bundle
 from server.commands.doctor import command as doctor
@@ -32,6 +32,7 @@ COMMANDS = (
     keys,
     usage,
     models,
+    mcp,
     bundle,
 )  # in the order of --help
 

@@ -97,6 +97,9 @@ class Settings(BaseSettings):
         description="threads of each worker on the CPU, 1 to 1024; auto: the cores that this process may use (by its"
         " affinity and its control group), shared out, or OMP_NUM_THREADS if that is set",
     )
+    mcp: bool = Field(
+        True, description="serve agents at /mcp, where the extra is installed (pip install 'darkroom[mcp]')"
+    )
     fetch: Annotated[str, AfterValidator(values.fetch)] = Field(
         "public",
         description="what an image URL may point to: public, off, or hosts (name, address, host:port), comma-separated",
@@ -298,6 +301,8 @@ def read_settings(argv: list[str] | None = None, **overrides: Any) -> Settings:
             f"{settings.replicas_as_set}: a cluster that the server starts itself has no Serve config; name the head of"
             f" one that has, with {ENV_PREFIX}CLUSTER (--cluster), or how many replicas there are to be"
         )
+    if settings.mcp and "mcp" in settings.model_fields_set and not values.has_mcp():  # by itself: where it can be
+        raise ConfigError(f"{ENV_PREFIX}MCP (--mcp) = true: needs a package that is not installed: {values.MCP_EXTRA}")
     written = "max_held_bytes" in settings.model_fields_set  # its default grows with the largest body
     if written and settings.max_held_bytes < settings.held_bytes:
         raise ConfigError(
