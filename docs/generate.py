@@ -31,6 +31,7 @@ sys.path.insert(0, str(ROOT))
 
 from pipelines.facts.families import FAMILIES, Family  # noqa: E402
 from pipelines.spec import Task  # noqa: E402
+from server.agents.tools import TOOLS  # noqa: E402
 from server.api import aliases  # noqa: E402
 from server.api.wire import ImageFields, LoraFields  # noqa: E402
 from server.app import create_app  # noqa: E402
@@ -163,6 +164,23 @@ def _tasks(family: Family) -> str:
     words += ["with a mask"] if Task.INPAINTING in family.tasks else []
     words += [f"up to {family.references} pictures"] if family.references > 1 else []
     return ", ".join(words)
+
+
+def mcp_tools() -> str:
+    """What agents are offered. Arguments of files are those of `darkroom mcp` alone."""
+    rows = [
+        (
+            f"`{tool.name}`",
+            ", ".join(_argument(name, tool.required) for name in tool.arguments(files=True)) or "none",
+            tool.description,
+        )
+        for tool in TOOLS
+    ]
+    return _table(("tool", "arguments (bold: required)", "what it does"), rows)
+
+
+def _argument(name: str, required: tuple[str, ...]) -> str:
+    return f"**`{name}`**" if name in required else f"`{name}`"
 
 
 def errors() -> str:
@@ -306,6 +324,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "lora-keys": lora_keys,
     "families": families,
     "errors": errors,
+    "mcp-tools": mcp_tools,
     "command-line": command_line,
 }
 

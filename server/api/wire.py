@@ -166,6 +166,10 @@ class ImageFields(BaseModel):
     )
     loras: Loras = Field((), max_length=MAX_LORAS, description="adapters of the model, each by name and weight")
 
+    webhook: Text | None = Field(
+        None, description="with the header Prefer: respond-async: a URL that is told when the job has ended"
+    )
+
     @property
     def images(self) -> list[str]:
         """The source pictures, in order; empty when there are none."""

@@ -17,7 +17,7 @@ import functools
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -60,6 +60,10 @@ class Assignment(Protocol[T_co]):
         ...
 
 
+async def _nothing() -> None:
+    pass
+
+
 class JobRunner:
     """Runs jobs on the devices of this server."""
 
@@ -71,8 +75,11 @@ class JobRunner:
         self._suspects: dict[bytes, float] = {}  # by fingerprint: when a worker died under it (monotonic)
         self._fatal: dict[bytes, float] = {}  # those under which one died when they were alone
 
-    async def run(self, job: Job, assignment: Assignment[T]) -> T:
-        """A job's whole life. Its permit was taken before, and returns after."""
+    async def run(self, job: Job, assignment: Assignment[T], *, begun: Callable[[], Awaitable[None]] = _nothing) -> T:
+        """A job's whole life. Its permit was taken before, and returns after.
+
+        ``begun`` is awaited when its turn has come, before anything is drawn.
+        """
         with self._ending(job):  # done, failed or cancelled, whatever happens inside
             drawing = await assignment.prepare(job)
             await self._refuse_fatal(drawing)
@@ -82,6 +89,7 @@ class JobRunner:
             job.prepared(drawing)  # nothing is left to refuse
             async with self._turn(job, drawing):
                 job.transition(State.RUNNING)
+                await begun()
                 finished = await self._draw(job, drawing, assignment.encoding, job.stepped, job.previewed)
                 if further := await assignment.follow(job, drawing, finished):
                     finished = await draw_further(job, further, finished, functools.partial(self._draw, job))
