@@ -7,8 +7,15 @@ const named = (id) => id.split("/").map(encodeURIComponent).join("/");
 /** Whose key this is: { name, admin }. */
 export const principal = async () => (await json("usage?days=1")).principal;
 
-/** The jobs of this key, or of all keys. */
-export const jobs = async (all) => (await json(`images/jobs${all ? "?all=true" : ""}`)).data;
+/** The jobs of this key, oldest first. */
+export const jobs = async () => (await json("images/jobs")).data;
+
+/** The jobs of all keys, each with its `key`, oldest first; `name` is ours. Our own list says more of our own jobs. */
+export async function everyones(name) {
+  const [own, all] = await Promise.all([jobs(), json("images/jobs?all=true")]);
+  const others = all.data.filter(({ key }) => key !== name);
+  return [...own.map((job) => ({ ...job, key: name })), ...others].sort((one, other) => one.created - other.created);
+}
 
 /** Stop a job of this key's. */
 export const stop = (id) => json(`images/jobs/${named(id)}`, { method: "DELETE" });

@@ -1,7 +1,7 @@
 // The panel of jobs: how far each is, and the way to stop it. Knows the rows of GET images/jobs.
 import { make } from "../dom.js";
 import { label, say, spoken, t } from "../i18n.js";
-import { jobs, results, stop } from "./asks.js";
+import { everyones, jobs, results, stop } from "./asks.js";
 import { complain, complaints, Rows, write } from "./rows.js";
 
 const MOST = 100; // of those that have ended
@@ -20,13 +20,14 @@ export class Jobs {
     this.rows = new Rows(this.list, () => new Row(on));
   }
 
-  ask({ all }) {
-    return jobs(all);
+  ask({ who, all }) {
+    return all ? everyones(who.name) : jobs();
   }
 
   /** Show these rows. Returns in how many milliseconds to ask again. */
   show(found, { who, all }) {
-    const live = found.filter(({ status }) => status in LIVE).sort((one, other) => LIVE[one.status] - LIVE[other.status]);
+    const live = found.filter(({ status }) => status in LIVE)
+      .sort((one, other) => LIVE[one.status] - LIVE[other.status] || one.place - other.place);
     const ended = found.filter(({ status }) => !(status in LIVE)).reverse();
     const shown = [...live, ...ended.slice(0, MOST)];
     this.rows.show(shown.map((job) => [
@@ -80,7 +81,8 @@ class Row {
   }
 
   async stop() {
-    this.cancel.disabled = true;
+    if (this.stopping) return;
+    this.busy(true);
     try {
       await stop(this.job.id);
       complain(this.problem, null);
@@ -89,7 +91,13 @@ class Row {
     } catch (error) {
       complain(this.problem, error);
     }
-    this.cancel.disabled = false;
+    this.busy(false);
+  }
+
+  // Not disabled: that would take the focus away from whoever pressed it.
+  busy(stopping) {
+    this.stopping = stopping;
+    this.cancel.setAttribute("aria-disabled", String(stopping));
   }
 
   /** Links to the pictures of a job that nobody waited for: their addresses are signed as the server is asked. */
@@ -100,8 +108,12 @@ class Row {
       this.pictures.hidden = !found;
       (found ?? []).forEach(({ url, blob }, at) => {
         const link = say(make("a", { class: "button", target: "_blank", rel: "noopener" }), "jobs.picture", { n: at + 1 });
-        if (blob) this.urls.push(link.href = URL.createObjectURL(blob));
-        else link.href = url;
+        if (blob) {
+          this.urls.push(link.href = URL.createObjectURL(blob));
+          link.download = `${this.job.id}-${at + 1}.${blob.type.split("/")[1]}`;
+        } else {
+          link.href = url;
+        }
         this.pictures.append(link);
       });
       complain(this.problem, null);

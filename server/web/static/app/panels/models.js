@@ -84,12 +84,17 @@ class Place {
     say(this.state, STATES[state] ?? "models.unloaded");
     this.load.hidden = !may || state === "ready";
     this.unload.hidden = !may || state === "unloaded" || state === "broken";
-    this.load.disabled = this.unload.disabled = this.moving || state === "loading";
+    this.busy = Boolean(this.moving || state === "loading");
+    // Not disabled: that would take the focus away from whoever pressed it.
+    for (const button of [this.load, this.unload]) button.setAttribute("aria-disabled", String(this.busy));
+    if (this.load.hidden && document.activeElement === this.load) this.unload.focus();
+    if (this.unload.hidden && document.activeElement === this.unload) this.load.focus();
     label(this.load, "models.load_on", { id, device });
     label(this.unload, "models.unload_on", { id, device });
   }
 
   async move(way) {
+    if (this.busy) return;
     const { id, device, alone } = this.place;
     this.moving = true;
     this.tell(this.place);

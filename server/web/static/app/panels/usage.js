@@ -60,7 +60,9 @@ export class Usage {
 
 /** One quota: how much of it is used, with a bar where there is an end to it. */
 function quota(name, { limit, used, set_aside: aside, left }) {
-  const bar = limit === null ? null : label(make("meter", { min: 0, max: limit || 1, value: limit ? limit - left : 1 }), `usage.${name}`);
+  const bar = limit === null ? null : label(make("div", {
+    class: "meter", role: "meter", "aria-valuemin": 0, "aria-valuemax": limit, "aria-valuenow": limit - left,
+  }, share(limit ? (limit - left) / limit : 1)), `usage.${name}`);
   return make("div", { class: "quota" },
     make("p", { class: "first" },
       say(make("span"), `usage.${name}`),
@@ -70,14 +72,20 @@ function quota(name, { limit, used, set_aside: aside, left }) {
     aside ? say(make("p", { class: "muted" }), "usage.set_aside", { n: aside }) : null);
 }
 
+/** A bar that is this part of its room. */
+function share(part) {
+  const bar = make("span", { class: "share", "aria-hidden": "true" });
+  bar.style.setProperty("--share", part);
+  return bar;
+}
+
 function table({ data, total }, all) {
   const most = Math.max(...data.map((row) => row.megapixel_steps), 1e-9);
   const rows = [...data].reverse().slice(0, MOST).map((row) => {
-    const bar = make("span", { class: "share", "aria-hidden": "true" });
-    bar.style.setProperty("--share", row.megapixel_steps / most);
     return make("tr", {},
       make("td", { class: "day" }, day(row.day)),
-      make("td", { class: "model" }, make("span", { lang: "en" }, row.model), all ? make("span", { class: "muted", lang: "en" }, row.key) : null, bar),
+      make("td", { class: "model" }, make("span", { lang: "en" }, row.model),
+        all ? make("span", { class: "muted", lang: "en" }, row.key) : null, share(row.megapixel_steps / most)),
       ...numbers(row));
   });
   const head = ["usage.day", all ? "usage.model_key" : "model", ...SUMS.map((name) => `usage.${name}`)];
