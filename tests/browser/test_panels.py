@@ -195,7 +195,9 @@ def test_usage_counts_a_picture_and_tells_what_is_left(page: Page, keyed: Keyed)
     page.ask("a picture that counts")
     page.pictures()
     _open(page, "usage")
-    page.until("return document.querySelector('#panels .quota strong').textContent === arguments[0]", f"{count - 1} of 50 left")
+    page.until(
+        "return document.querySelector('#panels .quota strong').textContent === arguments[0]", f"{count - 1} of 50 left"
+    )
     assert int(page.one("#panels .meter").get_attribute("aria-valuenow") or 0) == 50 - count + 1
     assert page.all("#panels .quota")[1].text.endswith("No limit")
     today = datetime.now(UTC).date().isoformat()
@@ -287,7 +289,10 @@ def test_each_device_of_several_has_its_own_buttons(page: Page, module_servers: 
     page.until("return document.querySelectorAll('#panels .places li').length === 2")
     page.all("#panels .places li")[1].find_element("css selector", ".button:not([hidden])").click()
     page.until("return document.querySelectorAll('#panels .places .state')[1].textContent === 'not loaded'")
-    assert [member.models["darkroom-mini"].state for member in (first, second)] == [ModelState.READY, ModelState.UNLOADED]
+    assert [member.models["darkroom-mini"].state for member in (first, second)] == [
+        ModelState.READY,
+        ModelState.UNLOADED,
+    ]
 
 
 def test_an_expired_key_is_named_and_another_one_goes_on(page: Page, keyed: Keyed) -> None:
@@ -324,13 +329,34 @@ def test_a_server_that_goes_away_is_named_as_the_reason(page: Page, tmp_path: Pa
     page.run("document.getElementById('panels').close()")
 
 
-def test_panels_that_cannot_be_fetched_are_said_so(page: Page, tmp_path: Path) -> None:
-    page.expects = (REFUSED, "net::ERR")
-    with PaperServers(tmp_path) as paper_servers:
-        page.open(paper_servers.open().url)
-    page.one("#server").click()
-    page.until("return !document.getElementById('banner').hidden")
-    assert page.text("#banner").startswith("The server cannot be reached.")
+@pytest.mark.parametrize("file", ["panels.js", "panels.css", "en.json"])
+def test_panels_that_cannot_be_fetched_are_said_so_and_come_later(page: Page, own_server: Paper, file: str) -> None:
+    page.expects = (REFUSED,)
+    page.open(own_server.url)
+    page.chrome.execute_cdp_cmd("Network.enable", {})
+    try:
+        page.chrome.execute_cdp_cmd("Network.setBlockedURLs", {"urls": [f"*{PANELS}*{file}"]})
+        page.one("#server").click()
+        page.until("return !document.getElementById('banner').hidden")
+        assert page.text("#banner").startswith("The server cannot be reached.")
+    finally:
+        page.chrome.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
+    _open(page)
+    assert page.one("#panel-jobs").is_displayed()
+    assert not page.one("#banner").is_displayed()
+
+
+def test_a_part_that_the_browser_holds_for_lost_asks_for_a_reload(page: Page, own_server: Paper) -> None:
+    page.expects = (REFUSED,)
+    page.open(own_server.url)
+    page.chrome.execute_cdp_cmd("Network.enable", {})
+    try:
+        page.chrome.execute_cdp_cmd("Network.setBlockedURLs", {"urls": [f"*{PANELS}jobs.js"]})
+        page.one("#server").click()
+        page.until("return !document.getElementById('banner').hidden")
+        assert page.text("#banner") == "Something went wrong in this page. Reload it and try again."
+    finally:
+        page.chrome.execute_cdp_cmd("Network.setBlockedURLs", {"urls": []})
 
 
 COUNTED = """

@@ -190,11 +190,17 @@ byId("key-button").addEventListener("click", async () => {
 
 // Jobs, usage and models are fetched when somebody asks for them.
 byId("server").addEventListener("click", async () => {
+  let why = "error.network";
   try {
+    // Browsers remember a script that did not come, until the page is loaded anew: first, see that the server is there.
+    if (!(await fetch(new URL("./panels/panels.js", import.meta.url))).ok) throw new Error("not served");
+    why = "error.page";
     const { openPanels } = await import("./panels/panels.js");
+    why = "error.network";
     await openPanels({ changed: refreshModels, key: offerModels });
+    if (composer.rows.length) warn(null);
   } catch {
-    warn("error.network");
+    warn(why);
   }
 });
 
