@@ -178,6 +178,7 @@ def test_the_owner_unloads_and_loads_a_model(page: Page, own_server: Paper) -> N
     assert not page.one("#panel-models > .muted").is_displayed()  # "only an admin key may"
     page.one("#panels .places .button:not([hidden])").click()
     page.until(f"{MODEL} === 'loaded'")
+    assert page.run("return document.activeElement.textContent") == "Unload"
     assert _where(own_server) == "ready"
 
 

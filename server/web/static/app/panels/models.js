@@ -82,13 +82,14 @@ class Place {
     this.element.dataset.state = state;
     write(this.device, device);
     say(this.state, STATES[state] ?? "models.unloaded");
+    const held = document.activeElement; // before it is hidden: then it is held no more
     this.load.hidden = !may || state === "ready";
     this.unload.hidden = !may || state === "unloaded" || state === "broken";
     this.busy = Boolean(this.moving || state === "loading");
     // Not disabled: that would take the focus away from whoever pressed it.
     for (const button of [this.load, this.unload]) button.setAttribute("aria-disabled", String(this.busy));
-    if (this.load.hidden && document.activeElement === this.load) this.unload.focus();
-    if (this.unload.hidden && document.activeElement === this.unload) this.load.focus();
+    if (this.load.hidden && held === this.load) this.unload.focus();
+    if (this.unload.hidden && held === this.unload) this.load.focus();
     label(this.load, "models.load_on", { id, device });
     label(this.unload, "models.unload_on", { id, device });
   }

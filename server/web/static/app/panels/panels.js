@@ -157,8 +157,10 @@ class Panels {
     complain(this.problem, null);
     panel.element.hidden = false;
     const wait = panel.show(found, scope);
-    // Whoever held a button that has gone keeps their place.
-    if (held !== document.body && !held.checkVisibility() && !document.querySelector("dialog[open]:not(#panels)")) panel.element.focus();
+    // Whoever held a button that has gone keeps their place, unless the panel has found them another.
+    if (this.dialog.contains(held) && !held.checkVisibility() && [held, document.body].includes(document.activeElement)) {
+      panel.element.focus();
+    }
     return wait;
   }
 
