@@ -49,9 +49,21 @@ def call_arguments(pipeline: Any, family: Family, spec: ImageSpec, seeds: Sequen
         wanted["negative_prompt"] = spec.negative_prompt
     elif family.guidance_argument == "true_cfg_scale" and spec.guidance > 1:
         wanted["negative_prompt"] = " "  # Qwen-Image ignores its guidance without one
+    if spec.controls:
+        wanted |= _control_arguments(spec, "control_image" if "control_image" in takes else "image")
     if spec.sources:
         wanted |= _source_arguments(family, spec, getattr(pipeline, "vae_scale_factor", _CELL))
     return {name: value for name, value in wanted.items() if name in takes}
+
+
+def _control_arguments(spec: ImageSpec, name: str) -> dict[str, Any]:
+    """Lists, of one item too: a view has several ControlNets always, if only one."""
+    return {
+        name: [_at_draw_size(control.image, spec) for control in spec.controls],
+        "controlnet_conditioning_scale": [control.weight for control in spec.controls],
+        "control_guidance_start": [control.start for control in spec.controls],
+        "control_guidance_end": [control.end for control in spec.controls],
+    }
 
 
 def _source_arguments(family: Family, spec: ImageSpec, cell: int) -> dict[str, Any]:

@@ -154,4 +154,8 @@ def _parameters(spec: ImageSpec, seed: int, *, ascii_only: bool = False) -> str:
         values["strength"] = spec.strength
     if spec.adapters:
         values["loras"] = [{"name": adapter.name, "weight": adapter.weight} for adapter in spec.adapters]
+    if spec.controls:
+        values["controls"] = [
+            {"name": each.name, "weight": each.weight, "start": each.start, "end": each.end} for each in spec.controls
+        ]
     return json.dumps(values, ensure_ascii=ascii_only)
