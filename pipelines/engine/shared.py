@@ -99,7 +99,7 @@ class SharedModule:
         self.signature = Signature(self.function if self.stage is Stage.DECODE else self.module.forward)
         modules = self.module.modules() if self.is_denoiser else ()
         self.compiled = any(module._compiled_call_impl is not None for module in modules)
-        self.fills = self.stage is Stage.DENOISE and residuals.takes(self.module)
+        self.fills = self.takes_residuals
         self.ragged = RAGGED.get(type(self.module).__name__) if self.is_denoiser else None
         # Prompts that are padded for each company are other tensors at every change of it.
         keeps = self.is_denoiser and self.ragged is None
@@ -109,6 +109,11 @@ class SharedModule:
     def is_denoiser(self) -> bool:
         """Is it called at every step? So are ControlNets."""
         return self.stage in (Stage.CONTROL, Stage.DENOISE)
+
+    @property
+    def takes_residuals(self) -> bool:
+        """May ControlNets add to it?"""
+        return self.stage is Stage.DENOISE and residuals.takes(self.module)
 
     def keeps_state(self) -> bool:
         """Does a layer remember its last call (diffusers' step caches do)? Then another run's call must not follow."""
