@@ -18,7 +18,7 @@ from server.api.outcome import Outcome
 from server.api.reader import MAX_IGNORED
 from server.api.results import base_url, make_outcome, require_room, wanted
 from server.api.services import Services
-from server.api.sources import make_sources, most_bytes, read_sources
+from server.api.sources import make_controls, make_sources, most_bytes, read_sources
 from server.api.submission import Submission, read_candidate
 from server.catalog.catalog import Model
 from server.edge.body import hold_of
@@ -93,13 +93,15 @@ class _Generation:
         texts = [] if submission.uploads else fields.images
         masks = [fields.mask] if submission.mask is None and fields.mask is not None else []
         with services.budget.hold(job.principal, of_a_job=True) as reading:
-            await reading.wait(most_bytes(services, [*texts, *masks]), within_s=_ROOM_S)
+            await reading.wait(most_bytes(services, [*texts, *masks, *submission.control_images]), within_s=_ROOM_S)
             images = list(submission.uploads) or await read_sources(services, job.principal, texts, param="image")
             mask = submission.mask
             if masks:
                 (mask,) = await read_sources(services, job.principal, masks, param="mask")
             holes = submission.route != "variations"
             size, sources = await make_sources(services, job.principal, fields, self.model, images, mask, holes=holes)
+            steered = await make_controls(services, job.principal, submission.control_images, size)
+            sources = replace(sources, controls=steered)
             job.take(sources.size_bytes)
         varied = submission.route == "variations" and "strength" not in submission.reading.names
         varied = varied and fields.strength is not None

@@ -13,6 +13,7 @@ from PIL import Image, ImageChops
 from pipelines.pictures.fitting import cover, to_pil, to_pixels
 from pipelines.pictures.masks import clean, cover_mask, feather, stretch
 from pipelines.spec import Pixels, Task
+from server.api import control_fields
 from server.api.services import Services
 from server.api.specs import Sources, target_size
 from server.api.wire import ImageFields
@@ -68,6 +69,19 @@ async def make_sources(
     for data in images[1:]:
         fitted.append(await decoding.run(functools.partial(_reference, decode, data, fit, size), param="image"))
     return size, Sources(tuple(fitted), painted, kept)
+
+
+async def make_controls(services: Services, principal: str, texts: Sequence[str], size: Size) -> tuple[Pixels, ...]:
+    """The pictures that ControlNets steer by, each cut to the job's size as a source is: scaled to cover it, and the
+    middle taken."""
+    decoding = services.decoders.decoding(principal)
+    found = []
+    for number, text in enumerate(texts):
+        param = control_fields.param(number, "image")
+        (data,) = await read_sources(services, principal, [text], param=param)
+        decode = functools.partial(decode_image, limits=services.limits, param=param)
+        found.append(await decoding.run(functools.partial(_reference, decode, data, _cover, size), param=param))
+    return tuple(found)
 
 
 async def _first(
