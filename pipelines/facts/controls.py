@@ -117,9 +117,10 @@ def _plain(key: str, value: Any) -> Any:
 def _cell(folder: Path) -> int | None:
     """Pixels a latent, along a side, as pipelines tell it of the VAE; None where its configuration does not."""
     try:
-        channels = _json(folder / "vae" / _CONFIG).get("block_out_channels")
+        vae = _json(folder / "vae" / _CONFIG)
     except LoadRefused:
         return None
+    channels = vae.get("block_out_channels") or vae.get("decoder_block_out_channels")  # the second: AutoencoderTiny's
     return int(2 ** (len(channels) - 1)) if isinstance(channels, list) and channels else None
 
 

@@ -5,14 +5,15 @@ Knows diffusers' loading of one network; what a folder must be, pipelines/facts/
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
 import diffusers
 import torch
 
 from pipelines.engine.shared import SharedModule, Stage
-from pipelines.errors import Unsupported
+from pipelines.errors import LoadRefused, Unsupported
 from pipelines.facts import controls
 from pipelines.facts.folder import Part
 from pipelines.models import verify
@@ -27,19 +28,44 @@ def load(
     """A plan's ControlNets by name, in host memory. Raises LoadRefused for one whose tensors are not its class's."""
     found: dict[str, torch.nn.Module] = {}
     for control, part in zip(plan.controls, parts(plan), strict=True):
-        verify.compare(part)
-        variant = part.files.variant
-        net = diffusers.ControlNetModel.from_pretrained(
-            control.path,
-            torch_dtype=dtype,
-            local_files_only=True,
-            use_safetensors=True,
-            **({} if variant is None else {"variant": variant}),
-        )
-        found[control.name] = net.eval().requires_grad_(False)
+        compare(part)
+        with _named(part):
+            found[control.name] = _load(part, dtype)
         component_done()
     verify.refuse_unloaded({component_name(name): net for name, net in found.items()})
     return found
+
+
+def _load(part: Part, dtype: torch.dtype) -> torch.nn.Module:
+    variant = part.files.variant
+    net: torch.nn.Module = diffusers.ControlNetModel.from_pretrained(
+        str(part.folder),
+        torch_dtype=dtype,
+        local_files_only=True,
+        use_safetensors=True,
+        **({} if variant is None else {"variant": variant}),
+    )
+    return net.eval().requires_grad_(False)
+
+
+def compare(part: Part) -> None:
+    """Compare a ControlNet's tensors with those of its class, without loading them. Raises LoadRefused."""
+    with _named(part):
+        verify.compare(part)
+
+
+@contextlib.contextmanager
+def _named(part: Part) -> Iterator[None]:
+    """Raise LoadRefused that names the ControlNet for what the libraries raise in the block, which is of all kinds."""
+    try:
+        yield
+    except (LoadRefused, torch.AcceleratorError):
+        raise
+    except Exception as error:
+        said = str(error).replace(str(part.folder), part.folder.name)[:500]
+        raise LoadRefused(
+            f"{part.component.name}: diffusers could not load it: {type(error).__name__}: {said}"
+        ) from error
 
 
 def parts(plan: ModelPlan) -> tuple[Part, ...]:

@@ -40,7 +40,7 @@ def problem(plan: ModelPlan, progress: Progress | None = None) -> str | None:
         _check_quantised(plan, parts, empty)
         nets = controls.parts(plan)
         for part in nets:
-            verify.compare(part)
+            controls.compare(part)
         if progress is not None:
             for part in (*parts, *nets):
                 _read(part, progress)
