@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-cluster coverage serve check format docs train evaluate clean
+.PHONY: demo test test-cluster clients coverage serve check format docs train evaluate clean
 
 demo: .venv/.installed
 	$(BIN)/darkroom demo
@@ -19,6 +19,9 @@ coverage: .venv/.installed
 test-cluster: .venv-ray/.installed
 	.venv-ray/bin/python -m pytest tests/faults/test_ray_cluster.py tests/unit/worker/ray tests/unit/test_deploy.py
 	.venv-ray/bin/python -m tests.cluster.scale
+
+# Programs that speak AUTOMATIC1111's API, in an environment of their own: make test runs them where it is there.
+clients: .venv-clients/.installed
 
 serve: .venv/.installed
 	$(BIN)/darkroom serve $(ARGS)
@@ -69,4 +72,9 @@ clean:
 .venv-ray/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv-ray
 	.venv-ray/bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,ray]'
+	touch $@
+
+.venv-clients/.installed: tests/clients/sdapi/requirements.txt
+	$(PYTHON) -m venv .venv-clients
+	.venv-clients/bin/pip install --quiet --disable-pip-version-check --requirement $<
 	touch $@

@@ -43,6 +43,21 @@ class Encoding(msgspec.Struct, frozen=True):
     format: str = "png"  # png, jpeg or webp
     quality: int = 90  # 0..100, jpeg and webp only
     metadata: bool = True  # write the parameters into the picture
+    texts: tuple[str, ...] = ()  # what a PNG says in their place, one text a picture; empty: they are written as JSON
+
+
+class Window(msgspec.Struct, frozen=True):
+    """The part of a larger picture that alone is drawn, in that picture's pixels."""
+
+    left: int
+    top: int
+    width: int
+    height: int
+
+    @property
+    def box(self) -> tuple[int, int, int, int]:
+        """Left, top, right, bottom."""
+        return self.left, self.top, self.left + self.width, self.top + self.height
 
 
 class Adapter(msgspec.Struct, frozen=True, order=True):
@@ -87,6 +102,8 @@ class ImageSpec(msgspec.Struct, frozen=True):
     matting: str | None = None  # what cuts the object from its ground (pipelines.pictures.matting); None: nothing does
     prompt_weights: bool = False  # are the prompts read by pipelines.facts.prompt_weights?
     spacing: str = "default"  # a name of pipelines.facts.spacing
+    sigmas: str = "default"  # a name of pipelines.facts.schedulers.SIGMAS; default: the scheduler's own
+    window: Window | None = None  # of kept: sources and mask are this part of it, and the rest of it is shown untouched
     step_cache: float = 0.0  # 0..1: how many steps are told from others (pipelines.facts.step_cache)
 
     @property

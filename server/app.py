@@ -15,6 +15,7 @@ from fastapi import FastAPI
 from server import __version__
 from server.api import admin, files, hub, images, jobs, models, openapi, ops
 from server.api.outcome import Outcome
+from server.api.sdapi import routes as sdapi
 from server.api.services import Services
 from server.catalog.load import find_models_file, load_catalog
 from server.edge import stack
@@ -89,6 +90,7 @@ def create_app(settings: Settings, early: Early | None = None) -> FastAPI:
     app.state.keyring = keyring
     for router in (images.router, hub.router, jobs.router, files.router, models.router, admin.router, ops.router):
         app.include_router(router(services))
+    app.include_router(sdapi.router(services))
     app.include_router(docs.router())
     app.include_router(page.router())
     stack.install(app, settings, keyring, count=_counter(services.metrics), budget=services.budget)

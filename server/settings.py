@@ -91,6 +91,8 @@ class Settings(BaseSettings):
         description="what an image URL may point to: public, off, or hosts (name, address, host:port), comma-separated",
     )
 
+    sdapi: bool = Field(True, description="answer AUTOMATIC1111's API under /sdapi/v1 too; off: 404 there")
+
     # How it shares the device
     idle_s: float = Field(
         0.0,

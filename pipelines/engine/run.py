@@ -112,6 +112,7 @@ class Run:
             self,
             modules=model.shared_modules,
             scheduler=spec.scheduler,
+            sigmas=spec.sigmas,
             dense_steps=self._dense_steps(),
             embeddings=self._embeddings,
             controls=nets,

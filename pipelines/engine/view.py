@@ -76,6 +76,7 @@ def bind(
     *,
     modules: Mapping[int, SharedModule],
     scheduler: str | None = None,
+    sigmas: str = "default",
     dense_steps: int | None = None,
     embeddings: EmbeddingCache | None = None,
     controls: Sequence[SharedModule] = (),
@@ -89,6 +90,9 @@ def bind(
     if isinstance(pipeline, diffusers.DiffusionPipeline):
         _know_device(view, pipeline)
     own = copy.deepcopy(pipeline.scheduler) if scheduler is None else make_scheduler(pipeline.scheduler, scheduler)
+    if schedulers.takes_sigmas(type(own).__name__, own.config, sigmas):
+        own = type(own).from_config(own.config, **schedulers.SIGMAS[sigmas])
+        _begin_at_first(own)
     if type(own).__name__ in _COUNT_ON_CPU:
         _count_on_cpu(own)
     if dense_steps is not None:
@@ -281,6 +285,21 @@ def _count_on_cpu(scheduler: Any) -> None:
         scheduler.timesteps = scheduler.timesteps.to(_CPU)
 
     scheduler.set_timesteps = set_on_cpu
+
+
+def _begin_at_first(scheduler: Any) -> None:
+    """Have a scheduler begin with its first step. It would look for the one of the first timestep, and of several with
+    the same, as noise levels close to each other are rounded to, take the second."""
+    if not hasattr(scheduler, "set_begin_index"):
+        return
+    set_timesteps = scheduler.set_timesteps
+
+    @functools.wraps(set_timesteps)  # pipelines ask its signature what it takes
+    def set_and_begin(*args: Any, **kwargs: Any) -> None:
+        set_timesteps(*args, **kwargs)
+        scheduler.set_begin_index(0)  # a pipeline that begins later, as edits do, says so afterwards
+
+    scheduler.set_timesteps = set_and_begin
 
 
 def tell_times(scheduler: Any, told: Callable[[Sequence[float]], None]) -> None:

@@ -18,7 +18,7 @@ from pipelines.errors import BadPicture, is_out_of_memory
 from pipelines.pictures.fitting import cover, to_pil
 from pipelines.pictures.matting import FLAT_GROUND, cut_out
 from pipelines.pictures.repaint import put_back
-from pipelines.spec import Encoding, ImageSpec, Picture
+from pipelines.spec import Encoding, ImageSpec, Picture, Window
 
 # Measured at 1024×1024 (bench/encode.py, docs/bench.md): against Pillow's default of 6, level 1 takes a third to
 # a half of the time, and its files are 15 % (photograph-like) to 40 % (smooth, drawn) larger.
@@ -84,9 +84,12 @@ def finish(array: Array, spec: ImageSpec) -> Image.Image:
     """Bring drawn pixels (H, W, 3) to exactly the size that the client asked for.
 
     Lanczos; what the drawn aspect has too much of is cut off evenly on both sides. Where the client wants no ground
-    there is none, and what the mask does not cover is the source's own pixels.
+    there is none, and what the mask does not cover is the source's own pixels. What is drawn of a part of a picture
+    alone is laid into that picture.
     """
     image = Image.fromarray(array)
+    if spec.window is not None and spec.kept is not None:
+        return _laid_in(image, spec.window, spec)
     if spec.matting == FLAT_GROUND:
         image = cut_out(image)
     image = cover(image, spec.width, spec.height)
@@ -95,10 +98,23 @@ def finish(array: Array, spec: ImageSpec) -> Image.Image:
     return image
 
 
+def _laid_in(drawn: Image.Image, window: Window, spec: ImageSpec) -> Image.Image:
+    """The whole picture with its window drawn anew: stretched, as that was when it was brought to the size to draw."""
+    assert spec.kept is not None
+    whole = to_pil(spec.kept)
+    part = drawn.resize((window.width, window.height), Image.Resampling.LANCZOS)
+    if spec.mask is not None:
+        part = put_back(part, whole.crop(window.box), to_pil(spec.mask))
+    whole.paste(part, window.box)
+    return whole
+
+
 def encode(image: Image.Image, spec: ImageSpec, encoding: Encoding, *, index: int, seed: int) -> Picture:
     """Encode a finished picture, with its parameters inside if ``encoding`` says so."""
     out = io.BytesIO()
-    parameters = _parameters(spec, seed) if encoding.metadata else None
+    parameters = None
+    if encoding.metadata:
+        parameters = encoding.texts[index] if encoding.texts else _parameters(spec, seed)
     if encoding.format == "png":
         info = PngImagePlugin.PngInfo()
         if parameters is not None:
@@ -148,6 +164,8 @@ def _parameters(spec: ImageSpec, seed: int, *, ascii_only: bool = False) -> str:
         values["scheduler"] = spec.scheduler
     if spec.spacing != "default":
         values["spacing"] = spec.spacing
+    if spec.sigmas != "default":
+        values["sigmas"] = spec.sigmas
     if spec.step_cache:
         values["step_cache"] = spec.step_cache
     if spec.sources:

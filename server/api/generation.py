@@ -7,24 +7,27 @@ has its time is ``server.jobs``' to decide.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from fastapi import Request
 
 from pipelines.plan import Drawing
-from pipelines.spec import Encoding
+from pipelines.spec import Encoding, ImageSpec
 from server.api import specs
 from server.api.outcome import Outcome
 from server.api.reader import MAX_IGNORED
 from server.api.results import base_url, make_outcome, require_room, wanted
 from server.api.services import Services
-from server.api.sources import make_controls, make_sources, most_bytes, read_sources
+from server.api.sources import Size, make_controls, make_sources, most_bytes, read_sources
+from server.api.specs import Sources
 from server.api.submission import Submission, read_candidate
 from server.catalog.catalog import Model
 from server.edge.body import hold_of
 from server.edge.disconnect import unless_disconnected
 from server.errors import BadRequest, DarkroomError
 from server.jobs.admission import Admitted
+from server.jobs.further import Further
 from server.jobs.job import Job
 from server.worker.protocol import Finished
 
@@ -37,7 +40,11 @@ async def make(services: Services, request: Request, submission: Submission) -> 
 
     The outcome's answer has its place in the budget of bytes then. Raises Busy where a repeat finds none.
     """
-    admitted = await begin(services, request, submission)
+    return await finish(request, submission, await begin(services, request, submission))
+
+
+async def finish(request: Request, submission: Submission, admitted: Admitted[Outcome]) -> Outcome:
+    """Wait for the end of what ``begin`` began, as ``make`` does."""
     with admitted.work.waiter():
         outcome = await unless_disconnected(request, admitted.work.outcome())
     copies = _HUB_FLAT_COPIES if submission.route == "hub flat" else 1
@@ -45,9 +52,12 @@ async def make(services: Services, request: Request, submission: Submission) -> 
     return outcome
 
 
-async def begin(services: Services, request: Request, submission: Submission) -> Admitted[Outcome]:
+async def begin(
+    services: Services, request: Request, submission: Submission, assign: Assign | None = None
+) -> Admitted[Outcome]:
     """Check a submission and have it admitted. Raises what can be refused at once.
 
+    ``assign`` makes the assignment of a route that draws in a way of its own; default: ``Generation``.
     Whoever begins must wait with ``Work.waiter``: nothing else cancels work that nobody wants.
     """
     reading = submission.reading
@@ -63,13 +73,13 @@ async def begin(services: Services, request: Request, submission: Submission) ->
     submission = _with_edit_size(submission, model)
     base, form = base_url(services, request), wanted(submission, model)
     candidate = await read_candidate(request, submission, model=model, base=base, form=form)
-    admitted = services.admission.admit(candidate, _Generation(services, submission, model, base))
+    admitted = services.admission.admit(candidate, (assign or Generation)(services, submission, model, base))
     request.state.job_id = admitted.job_id
     return admitted
 
 
 @dataclass(frozen=True)
-class _Generation:
+class Generation:
     """The assignment of one job: what the runner asks of ``api`` before and after the drawing."""
 
     services: Services
@@ -98,25 +108,49 @@ class _Generation:
             mask = submission.mask
             if masks:
                 (mask,) = await read_sources(services, job.principal, masks, param="mask")
-            holes = submission.route != "variations"
-            size, sources = await make_sources(services, job.principal, fields, self.model, images, mask, holes=holes)
-            steered = await make_controls(services, job.principal, submission.control_images, size)
+            size, sources = await self.arrange(job.principal, images, mask)
+            steered = await make_controls(services, job.principal, submission.control_images, size, sources.window)
             sources = replace(sources, controls=steered)
             job.take(sources.size_bytes)
-        varied = submission.route == "variations" and "strength" not in submission.reading.names
-        varied = varied and fields.strength is not None
-        spec = specs.make_spec(fields, self.model, size, sources, varied=varied)
-        previews = fields.partial_images if fields.stream else 0
-        drawing = Drawing(job.key, self.model.plan, spec, specs.make_seeds(fields), job.principal, previews)
+        spec = self.make_spec(size, sources)
+        drawing = Drawing(job.key, self.model.plan, spec, self.seeds, job.principal, self.previews)
         form = wanted(submission, self.model)
         if form.url and not form.spare_url:
             await require_room(services.store, drawing)  # before any device work
         return drawing
 
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return specs.make_seeds(self.submission.fields)
+
+    @property
+    def previews(self) -> int:
+        """How many times the picture is shown on its way."""
+        fields = self.submission.fields
+        return fields.partial_images if fields.stream else 0
+
+    async def arrange(self, principal: str, images: Sequence[bytes], mask: bytes | None) -> tuple[Size, Sources]:
+        """The size of the pictures in pixels, and the sources as that size needs them."""
+        holes = self.submission.route != "variations"
+        return await make_sources(
+            self.services, principal, self.submission.fields, self.model, images, mask, holes=holes
+        )
+
+    def make_spec(self, size: Size, sources: Sources) -> ImageSpec:
+        submission, fields = self.submission, self.submission.fields
+        varied = submission.route == "variations" and "strength" not in submission.reading.names
+        return specs.make_spec(fields, self.model, size, sources, varied=varied and fields.strength is not None)
+
+    async def follow(self, job: Job, drawing: Drawing, finished: Finished) -> tuple[Further, ...]:
+        return ()
+
     async def deliver(self, job: Job, drawing: Drawing, finished: Finished) -> Outcome:
         """Pictures out. They are the server's to keep until their answer takes over, whatever else is held."""
         job.take(sum(len(picture.data) for picture in finished.pictures), owed=True)
         return await make_outcome(self.services, self.submission, self.model, job, drawing, finished, self.base)
+
+
+Assign = Callable[[Services, Submission, Model, str], Generation]
 
 
 def _with_edit_size(submission: Submission, model: Model) -> Submission:
@@ -132,7 +166,7 @@ def _with_edit_size(submission: Submission, model: Model) -> Submission:
 def _check(services: Services, submission: Submission) -> Model:
     """The model that a submission names. Raises the error of a model or of fields that cannot be drawn."""
     fields = submission.fields
-    model = services.catalog.resolve(fields.model or services.catalog.default)
+    model = submission.served_by(services.catalog.resolve(fields.model or services.catalog.default))
     services.worker.require(model.plan.key, model.id)
     try:
         _check_fields(services, submission, model)
@@ -147,6 +181,6 @@ def _check_fields(services: Services, submission: Submission, model: Model) -> N
     count = len(submission.uploads) or len(fields.images)
     if count > services.settings.max_input_images:
         raise BadRequest(f"image has more than {services.settings.max_input_images} pictures.", param="image")
-    if submission.route != "variations" and not fields.prompt.strip():
+    if submission.needs_prompt and not fields.prompt.strip():
         raise BadRequest("prompt must not be empty.", param="prompt")
     specs.check(fields, model, images=count, mask=submission.mask is not None or fields.mask is not None)

@@ -25,6 +25,8 @@ MAX_MARKS: Final = (
 )  # of , [ { and " in a body, also inside its texts: a prompt has 100,000 characters at most
 MAX_WIDE_BYTES: Final = 4 * 1024 * 1024  # of texts with characters beyond ASCII
 
+_NOTHING: Final = (b"", b"null", b'""')
+_MAX_NOTHING: Final = 64  # bytes of a body that may be one of these, with blanks around
 _UTF8_MARK: Final = b"\xef\xbb\xbf"
 _UTF16_MARKS: Final = (b"\xff\xfe", b"\xfe\xff")
 _FORM: Final = "multipart/form-data"
@@ -34,13 +36,18 @@ _WIDE_ESCAPE: Final = re.compile(rb"\\u(?!00[0-7])")  # some programs write + in
 T = TypeVar("T")
 
 
-async def read_body(request: Request, read: Callable[[dict[str, Any]], T]) -> T:
-    """What ``read`` makes of the JSON object in a body. Raises BadRequest, and Busy where there is no room for it."""
+async def read_body(request: Request, read: Callable[[dict[str, Any]], T], *, may_be_empty: bool = False) -> T:
+    """What ``read`` makes of the JSON object in a body. Raises BadRequest, and Busy where there is no room for it.
+
+    ``may_be_empty``: no body, ``null`` and ``""`` are the object without fields.
+    """
     body = bytearray()  # grown, not joined: that would hold everything twice
     async for chunk in chunks_of(request):
         body += chunk
     if body.startswith(_UTF8_MARK):
         del body[: len(_UTF8_MARK)]
+    if may_be_empty and len(body) <= _MAX_NOTHING and bytes(body).strip() in _NOTHING:
+        body[:] = b"{}"
     kind = content_type_of(request)
     hold = hold_of(request.scope)
     hold.take(len(body))  # the texts in it, beside the bytes that they are read from

@@ -12,7 +12,7 @@ from PIL import Image, ImageChops
 
 from pipelines.pictures.fitting import cover, to_pil, to_pixels
 from pipelines.pictures.masks import clean, cover_mask, feather, stretch
-from pipelines.spec import Pixels, Task
+from pipelines.spec import Pixels, Task, Window
 from server.api import control_fields
 from server.api.services import Services
 from server.api.specs import Sources, target_size
@@ -60,7 +60,7 @@ async def make_sources(
         return target_size(fields, model, None), Sources()
     decoding = services.decoders.decoding(principal)
     decode = functools.partial(decode_image, limits=services.limits, param="image")
-    fit = _shrink if model.family.by_instruction else _cover
+    fit = shrink if model.family.by_instruction else _cover
     # The whole first picture is gone when this returns: it would lie beside every one that is decoded after it.
     size, first, painted, kept = await _first(
         services, decoding, fields, model, images[0], mask, holes=holes and len(images) == 1
@@ -71,17 +71,24 @@ async def make_sources(
     return size, Sources(tuple(fitted), painted, kept)
 
 
-async def make_controls(services: Services, principal: str, texts: Sequence[str], size: Size) -> tuple[Pixels, ...]:
+async def make_controls(
+    services: Services, principal: str, texts: Sequence[str], size: Size, window: Window | None
+) -> tuple[Pixels, ...]:
     """The pictures that ControlNets steer by, each cut to the job's size as a source is: scaled to cover it, and the
-    middle taken."""
+    middle taken; and of that, the part that alone is drawn, where it is a ``window``."""
     decoding = services.decoders.decoding(principal)
     found = []
     for number, text in enumerate(texts):
         param = control_fields.param(number, "image")
         (data,) = await read_sources(services, principal, [text], param=param)
         decode = functools.partial(decode_image, limits=services.limits, param=param)
-        found.append(await decoding.run(functools.partial(_reference, decode, data, _cover, size), param=param))
+        found.append(await decoding.run(functools.partial(_steering, decode, data, size, window), param=param))
     return tuple(found)
+
+
+def _steering(decode: Callable[[bytes], Decoded], data: bytes, size: Size, window: Window | None) -> Pixels:
+    whole = cover(to_pil(decode(data).rgb), *size)
+    return to_pixels(whole if window is None else whole.crop(window.box))
 
 
 async def _first(
@@ -108,7 +115,7 @@ async def _first(
     elif holes:
         painted, kept = await decoding.run(lambda: _holes(source, model, size), param="image")
     # Cut like its mask, pixel by pixel.
-    fit = _shrink if model.family.by_instruction and painted is None else _cover
+    fit = shrink if model.family.by_instruction and painted is None else _cover
     return size, await decoding.run(lambda: fit(source.rgb, size), param="image"), painted, kept
 
 
@@ -143,7 +150,7 @@ def _cover(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     return to_pixels(cover(to_pil(pixels), *size))
 
 
-def _shrink(pixels: Pixels, size: tuple[int, int]) -> Pixels:
+def shrink(pixels: Pixels, size: tuple[int, int]) -> Pixels:
     """A reference keeps its own shape; the pipeline brings it to the size it wants."""
     scale = (_MAX_REFERENCE_PIXELS / (pixels.width * pixels.height)) ** 0.5
     if scale >= 1:

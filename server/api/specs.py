@@ -14,7 +14,7 @@ from typing import Any
 
 from pipelines.facts import prompt_weights, schedulers, spacing, step_cache
 from pipelines.facts.presets import STYLES, Preset
-from pipelines.spec import Adapter, Control, Encoding, ImageSpec, Pixels, Task
+from pipelines.spec import Adapter, Control, Encoding, ImageSpec, Pixels, Task, Window
 from server.api import control_fields
 from server.api.wire import ImageFields, is_of_shape, sides_of
 from server.catalog import controls
@@ -38,7 +38,9 @@ class Sources:
     images: tuple[Pixels, ...] = ()
     mask: Pixels | None = None
     kept: Pixels | None = None  # of the first one's size: what is shown where the mask is 0, if not that itself
-    controls: tuple[Pixels, ...] = ()  # what ControlNets steer by, of the picture's size
+    window: Window | None = None  # of kept, which is then of the picture's size: what the first one is of it
+    drawn_for: tuple[int, int] | None = None  # pixels: what is drawn is of this size, not the picture's
+    controls: tuple[Pixels, ...] = ()  # what ControlNets steer by, of the size of the sources
 
     @property
     def size_bytes(self) -> int:
@@ -193,7 +195,7 @@ def make_spec(
     ``varied``: the strength in ``fields`` is a variation's, which no client sent.
     """
     preset = model.preset(fields.quality, fields.style)
-    draw_width, draw_height = model.area.size_for(*size)
+    draw_width, draw_height = model.area.size_for(*(sources.drawn_for or size))
     strength = _strength(fields, mask=sources.mask is not None)
     steps = _steps(fields, model, preset)
     if varied and not model.family.by_instruction:
@@ -227,6 +229,7 @@ def make_spec(
         adapters=_adapters(fields, model),
         controls=_controls(fields, sources),
         kept=sources.kept,
+        window=sources.window,
         matting=model.entry.matting if fields.background == "transparent" else None,
     )
 

@@ -53,6 +53,19 @@ class Submission:
         return bool(self.uploads or self.fields.images)
 
     @property
+    def needs_prompt(self) -> bool:
+        return self.route != "variations"
+
+    @property
+    def own(self) -> str:
+        """What its pictures depend on beside fields and files, as a text; of routes that have more to say."""
+        return ""
+
+    def served_by(self, model: Model) -> Model:
+        """The model as this route has it."""
+        return model
+
+    @property
     def size_bytes(self) -> int:
         """About all that it carries: pictures, as files or as texts."""
         texts = (*self.fields.images, self.fields.mask or "", *self.control_images)
@@ -109,7 +122,8 @@ def _fingerprint(submission: Submission, answered: str) -> bytes:
         exclude={"image": True, "mask": True, "controls": {"__all__": {"image"}}}
     )
     digest = hashlib.sha256()
-    for part in (submission.route.encode(), answered.encode(), fields.encode(), *submission.uploads):
+    said = (submission.route, answered, fields, *((submission.own,) if submission.own else ()))
+    for part in (*(text.encode() for text in said), *submission.uploads):
         digest.update(hashlib.sha256(part).digest())
     pictures = ((b"image", submission.fields.images), (b"mask", [submission.fields.mask or ""]))
     for mark, texts in (*pictures, (b"controls", submission.control_images)):

@@ -19,6 +19,6 @@ From the socket inwards, each layer in its own file (``stack.install`` stacks th
 So a request without a key is refused before its body is read, and every refusal, whichever layer
 it comes from, has an id, a log record and the one error shape. Beside the layers: ``connections``
 (how many, whose, and which must go), ``answers`` (error → response), ``translation`` (other people's
-exceptions → ours), ``keys`` (the keyring), ``rebinding`` (what an open server refuses) and
-``disconnect`` (work that ends when its client leaves).
+exceptions → ours), ``dialects`` (whose words a path's clients read), ``keys`` (the keyring), ``rebinding`` (what an
+open server refuses) and ``disconnect`` (work that ends when its client leaves).
 """

@@ -20,6 +20,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.types import Scope
 
+from server.edge.dialects import speaks_sdapi
 from server.edge.methods import allow, allowed_methods
 from server.edge.request_id import NO_REQUEST
 from server.edge.translation import from_http_exception, from_validation
@@ -77,6 +78,18 @@ def error_response(error: DarkroomError, request_id: str, extra: Mapping[str, st
     return Response(encode(error_body(error, request_id)), status_code=error.answer.status, headers=headers)
 
 
+def answer(error: DarkroomError, scope: Scope, extra: Mapping[str, str] | None = None) -> Response:
+    """The whole response for ``error`` to one request, also in the words of the clients of its path."""
+    request_id = request_id_of(scope)
+    if not speaks_sdapi(scope):
+        return error_response(error, request_id, extra)
+    headers, body = error_headers(error, request_id), error_body(error, request_id)
+    if error.answer.status == 401:
+        headers["www-authenticate"] = 'Basic realm="Darkroom", charset="UTF-8"'
+    body["detail"] = body["error"]["message"]
+    return Response(encode(body), status_code=error.answer.status, headers={**headers, **(extra or {})})
+
+
 def internal_error() -> ServerFault:
     """What a client learns of a failure that nobody foresaw: nothing but where to look."""
     return ServerFault("The server failed on this request; its log says why.")
@@ -104,22 +117,22 @@ def install(app: FastAPI) -> None:
     """Answer this app's own failures in the one shape."""
 
     async def ours(request: Request, error: Exception) -> Response:
-        return error_response(cast(DarkroomError, error), request_id_of(request.scope))
+        return answer(cast(DarkroomError, error), request.scope)
 
     async def invalid(request: Request, error: Exception) -> Response:
         known = from_validation(cast(RequestValidationError, error))
-        return error_response(known, request_id_of(request.scope))
+        return answer(known, request.scope)
 
     async def refused(request: Request, error: Exception) -> Response:
         known = from_http_exception(cast(HTTPException, error))
         extra = None
         if isinstance(known, MethodNotAllowed):  # Starlette names the methods of one route of the path
             extra = {"allow": allow(allowed_methods(app.routes, request.scope))}
-        return error_response(known, request_id_of(request.scope), extra)
+        return answer(known, request.scope, extra)
 
     async def unforeseen(request: Request, error: Exception) -> Response:
         log_unforeseen(error, request_id_of(request.scope))
-        return error_response(internal_error(), request_id_of(request.scope))
+        return answer(internal_error(), request.scope)
 
     app.add_exception_handler(DarkroomError, ours)
     app.add_exception_handler(RequestValidationError, invalid)

@@ -7,14 +7,20 @@ here, never because somebody remembered to protect it. Paths are compared as the
 A key comes as ``Authorization: Bearer KEY``, as ``api-key: KEY`` (Azure's clients) or as ``x-api-key: KEY``. Two
 headers that say the same key are one; two that disagree are none, since nobody can know which was meant. OPTIONS needs
 no key: ``methods`` answers it, and lets it no further.
+
+Programs made for AUTOMATIC1111 send keys by Basic authentication, and are told to by the paths that they ask for: the
+password is the key, whoever the user is; or the user is, where there is no password.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import re
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from server.edge.dialects import speaks_sdapi
 from server.edge.headers import values
 from server.edge.keys import LOCAL, LOCAL_OWNER, Keyring, Principal
 from server.edge.rebinding import RebindingGuard
@@ -25,10 +31,14 @@ OPEN_PATHS = frozenset({"/livez", "/readyz", "/__blocklet__.js", "/", "/favicon.
 OPEN_FOLDERS = ("/files/", "/page/")  # pictures carry their right in the signature; the page asks for the key
 HEALTH_PATHS = frozenset({"/livez", "/readyz"})
 _BEARER = re.compile(r"bearer +(?P<key>[!-~]{1,512}) *", re.ASCII | re.IGNORECASE)
+_BASIC = re.compile(r"basic(?: +(?P<pair>[^ ]*) *)?", re.ASCII | re.IGNORECASE)
 _OTHER_SCHEME = re.compile(r"(?!bearer\b)[a-z][a-z0-9-]* .*", re.ASCII | re.IGNORECASE | re.DOTALL)
 _PLAIN = re.compile(r"[!-~]{1,512}", re.ASCII)
 _PLAIN_HEADERS = (b"api-key", b"x-api-key")
 _REMEDY = "Send yours in the header Authorization: Bearer KEY, or in api-key or x-api-key."
+_SDAPI_REMEDY = (
+    "Send yours as the password of Basic authentication, the user being anybody, or as Authorization: Bearer KEY."
+)
 
 
 class Auth:
@@ -68,13 +78,14 @@ class Auth:
         principal = self._keyring.principal_of(key) if key is not None else None
         if principal is not None or scope["method"] == "OPTIONS" or is_open(scope):
             return principal
+        remedy = _SDAPI_REMEDY if speaks_sdapi(scope) else _REMEDY
         if not claims:
-            raise Unauthorized(f"No API key. {_REMEDY}")
+            raise Unauthorized(f"No API key. {remedy}")
         if len(claims) > 1 and key is None:
             raise Unauthorized(
                 "The headers of this request name several API keys, or one and something else. Send one."
             )
-        raise Unauthorized(f"This API key is not known here. {_REMEDY}")
+        raise Unauthorized(f"This API key is not known here. {remedy}")
 
 
 def _claims(scope: Scope) -> list[str | None]:
@@ -89,12 +100,32 @@ def _claims(scope: Scope) -> list[str | None]:
         text = value.decode("latin-1")
         if text.strip(" ").lower() in ("", "bearer"):
             continue
+        if speaks_sdapi(scope) and not plain and (basic := _BASIC.fullmatch(text.strip(" "))) is not None:
+            pair = _decoded(basic["pair"] or "")
+            if pair not in ("", ":"):  # what programs send that have nothing to send
+                claims.append(None if pair is None else _of_pair(pair))
+            continue
         match = _BEARER.fullmatch(text)
         if match is not None or not (plain and _OTHER_SCHEME.fullmatch(text)):
             claims.append(match["key"] if match is not None else None)
     if any(len(values(scope, name)) > 1 for name in (b"authorization", *_PLAIN_HEADERS)):
         claims.append(None)  # one header twice leaves room for two readings
     return claims
+
+
+def _decoded(pair: str) -> str | None:
+    """``user:password`` of Basic authentication (RFC 7617); None for what is no base64 of a text."""
+    try:
+        return base64.b64decode(pair + "=" * (-len(pair) % 4), validate=True).decode()
+    except (binascii.Error, ValueError):
+        return None
+
+
+def _of_pair(pair: str) -> str | None:
+    """The key in ``user:password``; None where there is none that can be one."""
+    user, _, password = pair.partition(":")
+    key = password or user
+    return key if _PLAIN.fullmatch(key) else None
 
 
 def _require_spare(scope: Scope, principal: Principal | None) -> None:

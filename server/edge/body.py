@@ -17,7 +17,7 @@ from typing import cast
 from starlette.requests import Request
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.edge.answers import error_response, request_id_of
+from server.edge.answers import answer
 from server.edge.headers import announces_body, declared_length
 from server.errors import Busy, DarkroomError, SlowClient, TooLarge
 from server.jobs.budget import Budget, Hold
@@ -133,8 +133,7 @@ class _Guard:
             return
         if self.failure is not None and not self._begun:
             self.answered = True
-            answer = error_response(self.failure, request_id_of(self._scope))
-            await answer(self._scope, self._receive, self._send)
+            await answer(self.failure, self._scope)(self._scope, self._receive, self._send)
             return
         self._begun = True
         await self._send(message)

@@ -12,7 +12,7 @@ import logging
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from server.edge.answers import draining, error_response, internal_error, log_unforeseen, request_id_of
+from server.edge.answers import answer, draining, internal_error, log_unforeseen, request_id_of
 from server.edge.disconnect import ClientLeft
 from server.errors import DarkroomError
 
@@ -55,4 +55,4 @@ class ErrorBoundary:
         if begun:  # too late to answer; returning with the response unfinished makes uvicorn cut it off
             log.warning("cut off after %s", known.code, extra={"request_id": request_id})
             return
-        await error_response(known, request_id)(scope, receive, send)
+        await answer(known, scope)(scope, receive, send)

@@ -62,6 +62,7 @@ class Job:
     state: State = State.QUEUED
     steps_done: int = 0
     steps_of: int = 0
+    pass_number: int = 0  # how many drawings came before the one whose steps these are
     error: DarkroomError | None = None  # what it failed with
     drawing: Drawing | None = None  # once nothing is left to refuse, until it has ended
     size: str = ""  # WIDTHxHEIGHT, once it is decided
@@ -109,6 +110,11 @@ class Job:
             yield
         finally:
             self.feeds.remove(feed)
+
+    def next_pass(self, steps: int) -> None:
+        """The pictures are drawn once more, in about so many steps, which count from 0 again."""
+        self.pass_number += 1
+        self.stepped(0, steps)
 
     def stepped(self, done: int, of: int) -> None:
         self.steps_done, self.steps_of = done, of

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import copy
+import functools
 import hashlib
 import logging
 import time
@@ -24,6 +25,7 @@ import msgspec
 from pipelines.plan import Drawing
 from pipelines.spec import Encoding
 from server.errors import DarkroomError, DeadlineExceeded, GenerationFailed, ServerFault, WorkerLost
+from server.jobs.further import Further, Previewed, Stepped, draw_further
 from server.jobs.job import Job, State
 from server.jobs.queue import JobQueue
 from server.telemetry import Metrics
@@ -46,6 +48,11 @@ class Assignment(Protocol[T_co]):
 
     async def prepare(self, job: Job) -> Drawing:
         """Fetch the sources and decide everything. Raises the error that forbids it."""
+        ...
+
+    async def follow(self, job: Job, drawing: Drawing, finished: Finished) -> tuple[Further, ...]:
+        """What is drawn of the pictures in their place, a further drawing for each; empty: they are what was asked for.
+        Called once, within the job's turn."""
         ...
 
     async def deliver(self, job: Job, drawing: Drawing, finished: Finished) -> T_co:
@@ -72,7 +79,9 @@ class JobRunner:
             job.prepared(drawing)  # nothing is left to refuse
             async with self._turn(job, drawing):
                 job.transition(State.RUNNING)
-                finished = await self._draw(job, drawing, assignment.encoding)
+                finished = await self._draw(job, drawing, assignment.encoding, job.stepped, job.previewed)
+                if further := await assignment.follow(job, drawing, finished):
+                    finished = await draw_further(job, further, finished, functools.partial(self._draw, job))
             self._metrics.draw_seconds.labels(job.model).observe(finished.seconds)
             self._metrics.pictures.labels(job.model).inc(len(finished.pictures))
             return await assignment.deliver(job, drawing, finished)
@@ -108,13 +117,15 @@ class JobRunner:
         except TimeoutError:
             raise DeadlineExceeded("The job did not finish in the time that this server allows.") from None
 
-    async def _draw(self, job: Job, drawing: Drawing, encoding: Encoding) -> Finished:
+    async def _draw(
+        self, job: Job, drawing: Drawing, encoding: Encoding, stepped: Stepped, previewed: Previewed
+    ) -> Finished:
         """The drawing's pictures, in the order of its seeds. Raises WorkerLost, and GenerationFailed if it is fatal."""
         suspect = await _find(drawing, self._suspects)
         if suspect is None:
             async with self._fleet.reserve(drawing, deadline_s=job.deadline_s) as place:
                 try:
-                    return await place.draw(encoding, job.stepped, job.previewed)
+                    return await place.draw(encoding, stepped, previewed)
                 except WorkerLost as lost:
                     if not lost.begun or not lost.started:
                         raise  # its model is to blame, if anything of it is
@@ -123,7 +134,7 @@ class JobRunner:
         async with self._fleet.reserve(drawing, alone=True, deadline_s=job.deadline_s) as place:
             await self._refuse_fatal(drawing)  # an equal one may have been drawn while this one waited
             try:
-                finished = await place.draw(encoding, job.stepped, job.previewed)
+                finished = await place.draw(encoding, stepped, previewed)
             except WorkerLost as lost:
                 if not lost.begun or not lost.started:
                     raise

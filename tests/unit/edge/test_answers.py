@@ -7,7 +7,7 @@ import httpx
 import pytest
 from starlette.responses import Response
 
-from server.edge.answers import error_body, error_response
+from server.edge.answers import answer, error_body, error_response
 from server.edge.keys import Keyring
 from server.errors import (
     ANSWERS,
@@ -65,6 +65,23 @@ def test_retry_after_is_whole_seconds_rounded_up(error: DarkroomError, expected:
 def test_particular_headers() -> None:
     assert error_response(Unauthorized("x"), "r").headers["www-authenticate"] == "Bearer"
     assert error_response(SlowClient("x"), "r").headers["connection"] == "close"
+
+
+@pytest.mark.parametrize("path", ["/sdapi/v1/txt2img", "/internal/ping", "/controlnet/model_list"])
+def test_automatic1111s_clients_are_told_in_their_words(path: str) -> None:
+    scope = {"type": "http", "path": path, "state": {"request_id": "req_1"}}
+    refused = answer(Unauthorized("No API key."), scope, {"x-more": "1"})
+    body = json.loads(bytes(refused.body))
+    assert body["detail"] == body["error"]["message"] == "No API key."
+    assert refused.headers["www-authenticate"].startswith("Basic realm=")
+    assert (refused.headers["x-request-id"], refused.headers["x-more"]) == ("req_1", "1")
+
+
+def test_nobody_else_is() -> None:
+    for path in ("/v1/images/generations", "/sdapi", "/v1/sdapi/v1/options"):
+        refused = answer(Unauthorized("No API key."), {"type": "http", "path": path, "state": {"request_id": "req_1"}})
+        assert set(json.loads(bytes(refused.body))) == {"error"}
+        assert refused.headers["www-authenticate"] == "Bearer"
 
 
 def test_only_our_own_faults_carry_the_request_id_in_their_text() -> None:

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 from unittest.mock import ANY
 
@@ -291,3 +292,39 @@ async def test_a_websocket_is_closed(auth: Auth) -> None:
 
 async def test_the_lifespan_passes(auth: Auth) -> None:
     assert (await exchange(auth, {"type": "lifespan"}))[0]["type"] == "who"
+
+
+def basic(pair: bytes) -> tuple[bytes, bytes]:
+    return b"authorization", b"Basic " + base64.b64encode(pair)
+
+
+OPTIONS = "/sdapi/v1/options"
+
+
+@pytest.mark.parametrize("pair", [b"anybody:dk_alice", b":dk_alice", b"dk_alice:", b"dk_alice", "é:dk_alice".encode()])
+async def test_automatic1111s_clients_send_keys_by_basic_authentication(auth: Auth, pair: bytes) -> None:
+    for path in (OPTIONS, "/internal/ping", "/controlnet/model_list"):
+        assert await who(auth, basic(pair), path=path) == Principal("alice", ANY)
+    with pytest.raises(Unauthorized):
+        await who(auth, basic(pair), path="/v1/models")
+
+
+@pytest.mark.parametrize("pair", [b"", b":", b"dk_alice:other", b"other:dk", b"a:dk_alice:", b"\xff:dk_alice", b":a b"])
+async def test_other_pairs_are_refused(auth: Auth, pair: bytes) -> None:
+    with pytest.raises(Unauthorized, match="Basic") as caught:
+        await who(auth, basic(pair), path=OPTIONS)
+    assert "dk_" not in caught.value.message
+
+
+@pytest.mark.parametrize("value", [b"Basic", b"Basic  ", b"basic !!", b"Basic a b", b"Basic " + b"A" * 60_000])
+async def test_malformed_pairs_are_refused(auth: Auth, value: bytes) -> None:
+    with pytest.raises(Unauthorized):
+        await who(auth, (b"authorization", value), path=OPTIONS)
+
+
+async def test_a_proxys_basic_stands_beside_a_key_of_ours(auth: Auth) -> None:
+    for pair in (b"proxy:password", b""):
+        headers = (basic(pair), (b"x-api-key", b"dk_alice"))
+        assert await who(auth, *headers, path=OPTIONS) == Principal("alice", ANY)
+    with pytest.raises(Unauthorized):  # one header twice
+        await who(auth, basic(b":dk_alice"), basic(b":dk_alice"), path=OPTIONS)

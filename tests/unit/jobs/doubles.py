@@ -10,6 +10,7 @@ from typing import cast
 from pipelines.plan import Drawing, ModelPlan
 from pipelines.spec import Encoding, ImageSpec, Picture
 from server.errors import DarkroomError
+from server.jobs.further import Further
 from server.jobs.job import Job
 from server.jobs.queue import JobQueue
 from server.jobs.runner import JobRunner
@@ -70,6 +71,9 @@ class FakeAssignment:
         self._note("prepare", job)
         spec = ImageSpec("m", "a cat", 64, 64, draw_width=64, draw_height=64, steps=2, guidance=1.0)
         return Drawing(job.key, ModelPlan("m", "/models/m", "other"), spec, (7,), job.principal)
+
+    async def follow(self, job: Job, drawing: Drawing, finished: Finished) -> tuple[Further, ...]:
+        return ()
 
     async def deliver(self, job: Job, drawing: Drawing, finished: Finished) -> str:
         self._note("deliver", job)

@@ -14,6 +14,7 @@ from diffusers import (
     AutoencoderTiny,
     DDIMScheduler,
     EulerDiscreteScheduler,
+    FlowMatchEulerDiscreteScheduler,
     LCMScheduler,
     UNet2DConditionModel,
 )
@@ -21,6 +22,7 @@ from diffusers import (
 from pipelines.engine.shared import SharedModule, find_shared_modules
 from pipelines.engine.view import bind, stand_in
 from pipelines.errors import BadPicture, Cancelled
+from pipelines.facts import schedulers
 from pipelines.pictures.images import Array, to_frames
 
 
@@ -136,6 +138,33 @@ def test_a_named_scheduler_has_the_models_own_configuration(unet: UNet2DConditio
     assert type(view.scheduler).__name__ == "EulerDiscreteScheduler"
     assert view.scheduler.config.prediction_type == "v_prediction"
     assert view.scheduler.config.timestep_spacing == "trailing"
+
+
+@pytest.mark.parametrize("sigmas", list(schedulers.SIGMAS))
+@pytest.mark.parametrize("name", [*schedulers.DISCRETE, "flow_euler"])
+def test_noise_levels_lie_as_is_asked_where_the_scheduler_can(
+    unet: UNet2DConditionModel, name: str, sigmas: str
+) -> None:
+    """All steps are drawn, also where levels are so close that their timesteps are the same."""
+    own: Any = FlowMatchEulerDiscreteScheduler() if name == "flow_euler" else DDIMScheduler()
+    parts = Parts(unet=unet, scheduler=own, vae=None)
+    plain, view = (bind(parts, Turnstile(), modules={}, scheduler=name, sigmas=each) for each in ("default", sigmas))
+    takes = schedulers.takes_sigmas(type(view.scheduler).__name__, view.scheduler.config, sigmas)
+    for each in (plain, view):
+        each.scheduler.set_timesteps(20)
+        latents = torch.randn(1, 4, 8, 8, generator=torch.Generator().manual_seed(1))
+        for timestep in each.scheduler.timesteps:
+            latents = each.scheduler.step(torch.zeros_like(latents), timestep, latents).prev_sample
+        assert torch.isfinite(latents).all()
+    levels = [getattr(each.scheduler, "sigmas", each.scheduler.timesteps) for each in (plain, view)]
+    assert torch.equal(*levels) is not takes
+
+
+def test_another_curve_takes_the_place_of_the_models_own(unet: UNet2DConditionModel) -> None:
+    """diffusers refuses a configuration with two of them."""
+    own = EulerDiscreteScheduler(use_karras_sigmas=True)
+    view = bind(Parts(unet=unet, scheduler=own, vae=None), Turnstile(), modules={}, sigmas="exponential")
+    assert (view.scheduler.config.use_karras_sigmas, view.scheduler.config.use_exponential_sigmas) == (False, True)
 
 
 class OverflowingVae(torch.nn.Module):

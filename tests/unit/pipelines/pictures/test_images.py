@@ -12,8 +12,10 @@ import torch
 from PIL import Image
 
 from pipelines.pictures import images
+from pipelines.pictures.fitting import to_pixels
 from pipelines.pictures.images import encode, finish
-from pipelines.spec import Encoding, ImageSpec
+from pipelines.spec import Encoding, ImageSpec, Window
+from tests.pictures import right_half, scene
 
 SPEC = ImageSpec("m", "кот ☕ 猫", 40, 20, 64, 64, 8, 2.5, negative_prompt="rain", scheduler="euler")
 
@@ -86,3 +88,29 @@ def test_a_picture_is_not_lost_for_want_of_pinned_memory(monkeypatch: pytest.Mon
 
     monkeypatch.setattr(torch, "empty", empty)
     assert images._host_memory(torch.ones(2, 3, dtype=torch.uint8)).shape == (2, 3)
+
+
+def test_a_text_may_stand_in_the_place_of_the_parameters(drawn: np.ndarray) -> None:
+    encoding = Encoding(texts=("Steps: 1", "Steps: 2, \u732b"))
+    picture = encode(finish(drawn, SPEC), SPEC, encoding, index=1, seed=77)
+    assert Image.open(io.BytesIO(picture.data)).info["parameters"] == "Steps: 2, \u732b"
+    bare = encode(finish(drawn, SPEC), SPEC, Encoding(metadata=False, texts=encoding.texts), index=1, seed=77)
+    assert "parameters" not in Image.open(io.BytesIO(bare.data)).info
+
+
+def test_a_window_is_laid_into_its_picture(drawn: np.ndarray) -> None:
+    """Under its mask, and stretched to the window; what is around it is untouched, to the bit."""
+    whole, window = scene(100, 60), Window(20, 10, 40, 30)
+    mask = to_pixels(right_half(40, 30))
+    source = to_pixels(whole.crop(window.box))
+    spec = ImageSpec(
+        "m", "x", 100, 60, 64, 64, 1, 1.0, sources=(source,), mask=mask, kept=to_pixels(whole), window=window
+    )
+    result, kept = np.asarray(finish(drawn, spec)), np.asarray(whole)
+    changed = (result != kept).any(axis=2)
+    assert result.shape == (60, 100, 3)
+    assert changed[10:40, 40:60].mean() > 0.99
+    changed[10:40, 40:60] = False
+    assert not changed.any()
+    stretched = np.asarray(Image.fromarray(drawn).resize((40, 30), Image.Resampling.LANCZOS))
+    assert np.array_equal(result[10:40, 40:60], stretched[:, 20:])

@@ -1,0 +1,120 @@
+"""The assignment of a job of these routes: sources and masks in A1111's manner, infotexts, and a second pass.
+
+Knows what differs from every other job (``server.api.generation``), and leaves the rest to that.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import msgspec
+
+from pipelines.plan import Drawing
+from pipelines.spec import Encoding, ImageSpec, Pixels
+from server.api.generation import Generation
+from server.api.sdapi import infotext, painting
+from server.api.sdapi.translation import A1111Submission, Hires
+from server.api.sources import Size, shrink
+from server.api.specs import Sources
+from server.inputs.decode import Decoded, decode_image
+from server.inputs.decoders import Decoding
+from server.jobs.further import Further
+from server.jobs.job import Job
+from server.worker.protocol import Finished
+
+_PREVIEWS = 3  # of each pass: an interrupted one is answered with the last
+
+
+@dataclass(frozen=True)
+class A1111Generation(Generation):
+    """One job."""
+
+    submission: A1111Submission
+
+    @property
+    def encoding(self) -> Encoding:
+        if self.submission.asked.hires is not None:
+            return Encoding(metadata=False)  # nobody sees it but as a preview
+        return self._encoding_of(self.seeds)
+
+    @property
+    def seeds(self) -> tuple[int, ...]:
+        return self.submission.asked.seeds
+
+    @property
+    def previews(self) -> int:
+        return _PREVIEWS
+
+    async def arrange(self, principal: str, images: Sequence[bytes], mask: bytes | None) -> tuple[Size, Sources]:
+        manner = self.submission.asked.manner
+        if manner is None:
+            return await super().arrange(principal, (), None)
+        decoding = self.services.decoders.decoding(principal)
+        source = await self._decoded(decoding, images[0], "image")
+        painted = None if mask is None else await self._decoded(decoding, mask, "mask")
+        size, sources = await decoding.run(lambda: painting.arrange(source, painted, manner), param="image")
+        others = []
+        for data in images[1:]:
+            other = await self._decoded(decoding, data, "image")
+            others.append(await decoding.run(functools.partial(shrink, other.rgb, size), param="image"))
+        return size, replace(sources, images=(*sources.images, *others))
+
+    def make_spec(self, size: Size, sources: Sources) -> ImageSpec:
+        spec = super().make_spec(size, sources)
+        sigmas = self.submission.asked.sampling.sigmas
+        if sigmas == "default":
+            return spec
+        return msgspec.structs.replace(spec, sigmas=sigmas, spacing="default", step_cache=0.0)
+
+    async def follow(self, job: Job, drawing: Drawing, finished: Finished) -> tuple[Further, ...]:
+        """A drawing for each picture, which begins with that, enlarged."""
+        hires = self.submission.asked.hires
+        if hires is None:
+            return ()
+        decoding = self.services.decoders.decoding(job.principal)
+        further = []
+        for picture in finished.pictures:
+            job.previewed(0, picture)
+            source = await self._decoded(decoding, picture.data, "image")
+            enlarged = await decoding.run(
+                functools.partial(painting.scaled, source.rgb, hires.size, nearest=hires.nearest), param="hr_upscaler"
+            )
+            job.take(len(enlarged.data), owed=True)  # of what has been drawn, which is not to be lost
+            second = msgspec.structs.replace(
+                drawing,
+                job_id=f"{job.key}-{picture.index}",
+                spec=self._second_spec(drawing.spec, hires, enlarged),
+                seeds=(picture.seed,),
+            )
+            further.append(Further(second, self._encoding_of(second.seeds)))
+        return tuple(further)
+
+    def _second_spec(self, first: ImageSpec, hires: Hires, source: Pixels) -> ImageSpec:
+        draw_width, draw_height = self.model.area.size_for(*hires.size)
+        sigmas = hires.sampling.sigmas
+        return msgspec.structs.replace(
+            first,
+            width=hires.size[0],
+            height=hires.size[1],
+            draw_width=draw_width,
+            draw_height=draw_height,
+            steps=hires.steps,
+            strength=hires.strength,
+            scheduler=hires.sampling.scheduler or first.scheduler,
+            sigmas=sigmas,
+            spacing="default",
+            step_cache=0.0,
+            sources=(source,),
+            prompt=first.prompt if hires.prompt is None else hires.prompt,
+            negative_prompt=first.negative_prompt if hires.negative_prompt is None else hires.negative_prompt,
+        )
+
+    def _encoding_of(self, seeds: Sequence[int]) -> Encoding:
+        texts = tuple(infotext.infotext(self.submission, seed) for seed in seeds)
+        return Encoding(metadata=self.services.settings.picture_metadata, texts=texts)
+
+    async def _decoded(self, decoding: Decoding, data: bytes, param: str) -> Decoded:
+        limits = self.services.limits
+        return await decoding.run(lambda: decode_image(data, limits=limits, param=param), param=param)
