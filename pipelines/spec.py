@@ -75,6 +75,7 @@ class Control(msgspec.Struct, frozen=True):
     weight: float = 1.0  # 0..2, what it adds is multiplied by; 1 is what it was trained to be
     start: float = 0.0  # 0..1, the share of the steps after which it begins
     end: float = 1.0  # 0..1, and after which it ends; more than start
+    preprocess: str = "none"  # what is made of the image first: a name of pipelines.facts.controls.PREPROCESSORS
 
 
 class ImageSpec(msgspec.Struct, frozen=True):

@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 
 from pipelines.facts.families import Family
+from pipelines.pictures.edges import canny
 from pipelines.pictures.fitting import to_pil
 from pipelines.pictures.repaint import whole_cells
-from pipelines.spec import ImageSpec, Pixels, Task
+from pipelines.spec import Control, ImageSpec, Pixels, Task
 
 _CELL = 8  # pixels a latent, where a pipeline does not say
 _MIN_SIDE = 64  # pixels of a reference: FLUX.2 refuses a smaller one
@@ -59,11 +60,16 @@ def call_arguments(pipeline: Any, family: Family, spec: ImageSpec, seeds: Sequen
 def _control_arguments(spec: ImageSpec, name: str) -> dict[str, Any]:
     """Lists, of one item too: a view has several ControlNets always, if only one."""
     return {
-        name: [_at_draw_size(control.image, spec) for control in spec.controls],
+        name: [_steering(control, spec) for control in spec.controls],
         "controlnet_conditioning_scale": [control.weight for control in spec.controls],
         "control_guidance_start": [control.start for control in spec.controls],
         "control_guidance_end": [control.end for control in spec.controls],
     }
+
+
+def _steering(control: Control, spec: ImageSpec) -> Image.Image:
+    image = _at_draw_size(control.image, spec)
+    return canny(image) if control.preprocess == "canny" else image
 
 
 def _source_arguments(family: Family, spec: ImageSpec, cell: int) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any, Final
+from typing import Any, Final, Literal, get_args
 
 from pipelines.errors import LoadRefused
 from pipelines.facts import folder as model_folder
@@ -22,6 +22,8 @@ KEY = "controlnets"  # of models.yaml
 CLASS: Final = "ControlNetModel"
 # Whose pipelines with a ControlNet take the same UNet as those without, for text, pictures and masks alike.
 FAMILIES: Final = frozenset({"stable-diffusion", "stable-diffusion-xl"})
+Preprocessor = Literal["none", "canny"]
+PREPROCESSORS: Final[tuple[Preprocessor, ...]] = get_args(Preprocessor)  # what may be made of a picture beforehand
 
 _CONFIG = "config.json"
 # What must be equal, and what a class takes it for where a configuration does not say.

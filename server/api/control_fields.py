@@ -11,6 +11,7 @@ import msgspec
 from pydantic import BaseModel, ConfigDict, Field, WithJsonSchema, model_validator
 from pydantic_core import ErrorDetails
 
+from pipelines.facts.controls import PREPROCESSORS, Preprocessor
 from server.api import references, spellings
 from server.errors import BadRequest
 
@@ -26,10 +27,11 @@ _NAMES: Final = {
     "weight": ("weight", "scale", "conditioning_scale", "controlnet_conditioning_scale"),
     "start": ("start", "guidance_start", "control_guidance_start"),
     "end": ("end", "guidance_end", "control_guidance_end"),
+    "preprocess": ("preprocess", "preprocessor", "module"),
 }
 _NUMBERS: Final = ("weight", "start", "end")
 _BOUNDS: Final = {"weight": f"a number from 0 to {MAX_WEIGHT:g}", "start": "a number from 0 to 1",
-                  "end": "a number from 0 to 1"}  # fmt: skip
+                  "end": "a number from 0 to 1", "preprocess": " or ".join(PREPROCESSORS)}  # fmt: skip
 
 
 class ControlFields(BaseModel):
@@ -42,6 +44,7 @@ class ControlFields(BaseModel):
     weight: float = Field(1.0, ge=0, le=MAX_WEIGHT, allow_inf_nan=False)
     start: float = Field(0.0, ge=0, le=1, allow_inf_nan=False)
     end: float = Field(1.0, ge=0, le=1, allow_inf_nan=False)
+    preprocess: Preprocessor = "none"
 
     @model_validator(mode="after")
     def _is_range(self) -> ControlFields:
@@ -62,6 +65,7 @@ _SCHEMA: Final[dict[str, Any]] = {
             "weight": {"type": "number", "minimum": 0, "maximum": MAX_WEIGHT, "default": 1},
             "start": {"type": "number", "minimum": 0, "maximum": 1, "default": 0},
             "end": {"type": "number", "minimum": 0, "maximum": 1, "default": 1},
+            "preprocess": {"type": "string", "enum": list(PREPROCESSORS), "default": "none"},
         },
         "required": ["name", "image"],
     },
@@ -116,6 +120,8 @@ def _value(number: int, ours: str, sent: Any) -> Any:
         if len(found) != 1:
             raise BadRequest(f"{param(number, ours)} must be one picture.", param=param(number, ours))
         return found[0]
+    if ours == "preprocess":
+        return spellings.choice(ours, sent)
     return spellings.number(sent) if ours in _NUMBERS else sent
 
 

@@ -314,7 +314,7 @@ def _adapters(fields: ImageFields, model: Model) -> tuple[Adapter, ...]:
 def _controls(fields: ImageFields, sources: Sources) -> tuple[Control, ...]:
     """Without those that change nothing: a request with a weight of 0 is drawn as one without."""
     return tuple(
-        Control(each.name, image, each.weight, each.start, each.end)
+        Control(each.name, image, each.weight, each.start, each.end, each.preprocess)
         for each, image in zip(fields.controls, sources.controls, strict=True)
         if each.weight != 0
     )

@@ -9,6 +9,7 @@ import diffusers
 import msgspec
 import pytest
 import torch
+from PIL import Image
 
 from pipelines.engine.call import Call
 from pipelines.engine.controls import Controls
@@ -21,7 +22,8 @@ from pipelines.facts import step_cache
 from pipelines.models import selfcheck
 from pipelines.models.loader import LoadedModel
 from pipelines.models.verdict import Verdict
-from pipelines.pictures.fitting import to_pil
+from pipelines.pictures.edges import canny
+from pipelines.pictures.fitting import to_pil, to_pixels
 from pipelines.plan import Drawing
 from pipelines.spec import Adapter, Control, Task
 from tests.controlnets import controlnet
@@ -387,3 +389,11 @@ def test_adapters_of_the_denoiser_change_a_steered_picture(tmp_path: Any) -> Non
     assert run(model, drawings, sink).counts["unet_forwards"] == STEPS
     for one in drawings:
         assert float((sink.pictures[one.job_id] - alone[one.job_id]).abs().max()) < SAME
+
+
+def test_edges_are_those_of_the_picture_at_the_size_to_draw(model: LoadedModel) -> None:
+    photograph = picture(96, 48, 3)
+    edges = canny(to_pil(photograph).resize((SIDE, SIDE), Image.Resampling.LANCZOS))
+    made = drawing(model, 1, "a cat", controls=(Control("a", photograph, preprocess="canny"),))
+    sent = drawing(model, 1, "a cat", controls=(Control("a", to_pixels(edges)),))
+    assert torch.equal(draw(model, [made]).pictures["1"], draw(model, [sent]).pictures["1"])

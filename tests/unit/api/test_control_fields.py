@@ -71,6 +71,7 @@ def test_what_is_said_is_read(sent: Any, expected: list[tuple[Any, ...]]) -> Non
         ([ONE, {**ONE, "start": 0.5, "end": 0.5}], "controls[1].start", "less than its end"),
         ([{**ONE, "start": 1}], "controls[0].start", "less than its end"),
         ([{**ONE, "end": 0}], "controls[0].start", "less than its end"),
+        ([{**ONE, "preprocess": "openpose"}], "controls[0].preprocess", "must be none or canny"),
     ],
 )
 def test_anything_else_is_refused_and_named(sent: Any, param: str, says: str) -> None:
@@ -87,8 +88,15 @@ def test_numbers_that_are_none_are_refused() -> None:
 
 
 def test_keys_that_mean_nothing_are_told() -> None:
-    found = reading([{**ONE, "module": "canny", "resize_mode": 1}])
-    assert found.ignored == ("controls.module", "controls.resize_mode")
+    found = reading([{**ONE, "pixel_perfect": True, "resize_mode": 1}])
+    assert found.ignored == ("controls.pixel_perfect", "controls.resize_mode")
+
+
+@pytest.mark.parametrize(
+    ("sent", "read"), [({}, "none"), ({"preprocess": "Canny"}, "canny"), ({"module": "none"}, "none")]
+)
+def test_edges_can_be_made_of_a_picture(sent: dict[str, str], read: str) -> None:
+    assert reading([{**ONE, **sent}]).fields.controls[0].preprocess == read
 
 
 def test_the_schema_has_the_bounds_of_the_fields() -> None:
@@ -99,6 +107,7 @@ def test_the_schema_has_the_bounds_of_the_fields() -> None:
     for name in ("weight", "start", "end"):
         for key in ("minimum", "maximum", "default"):
             assert shown["properties"][name][key] == real["properties"][name][key]
+    assert shown["properties"]["preprocess"]["enum"] == real["properties"]["preprocess"]["enum"]
 
 
 @pytest.mark.parametrize(
