@@ -181,6 +181,61 @@ def test_the_hub_s_routes_take_them(control_paper: Paper) -> None:
     assert [each.name for each in control_paper.worker.drawings[0].spec.controls] == ["canny"]
 
 
+class TestA1111:
+    def test_the_lists_are_there_where_the_current_model_has_any(self, control_paper: Paper) -> None:
+        with control_paper.client() as client:
+            assert client.get("/controlnet/model_list").json() == {"model_list": ["depth", "canny"]}
+            assert client.get("/controlnet/module_list").json()["module_list"] == ["none", "canny"]
+            client.post("/sdapi/v1/options", json={"sd_model_checkpoint": "flux"})
+            for name in ("model_list", "module_list"):
+                answer = client.get(f"/controlnet/{name}")
+                assert answer.status_code == 404
+                assert answer.json()["detail"]
+            client.post("/sdapi/v1/options", json={"sd_model_checkpoint": "mini"})
+            assert client.get("/controlnet/model_list").status_code == 200
+
+    def test_a_unit_steers_a_picture_and_its_second_pass(self, control_paper: Paper) -> None:
+        unit = {"image": b64(EDGES), "model": "canny [abc]", "weight": 0.7}
+        body = {
+            "prompt": "x",
+            "width": 64,
+            "height": 64,
+            "steps": 4,
+            "alwayson_scripts": {"controlnet": {"args": [unit]}},
+        }
+        with control_paper.client() as client:
+            answer = client.post("/sdapi/v1/txt2img", json={**body, "enable_hr": True, "hr_scale": 2})
+        assert answer.status_code == 200, answer.text
+        first, second = control_paper.worker.drawings
+        assert [(each.name, each.weight) for each in first.spec.controls] == [("canny", 0.7)]
+        assert second.spec.controls == first.spec.controls
+        assert second.spec.sources
+
+    def test_only_masked_cuts_a_units_picture_as_the_source_is(self, control_paper: Paper) -> None:
+        source = scene(128, 128)
+        mask = Image.new("L", source.size)
+        mask.paste(255, (80, 80, 110, 110))
+        unit = {"image": b64(source), "model": "canny"}
+        body = {
+            "prompt": "x", "width": 64, "height": 64, "steps": 4, "denoising_strength": 1, "init_images": [b64(source)],
+            "mask": b64(mask), "inpaint_full_res": True, "inpaint_full_res_padding": 4, "inpainting_fill": 1,
+            "alwayson_scripts": {"ControlNet": {"args": [unit]}},
+        }  # fmt: skip
+        with control_paper.client() as client:
+            answer = client.post("/sdapi/v1/img2img", json=body)
+        assert answer.status_code == 200, answer.text
+        spec = control_paper.worker.drawings[0].spec
+        assert spec.window is not None
+        assert spec.controls[0].image == spec.sources[0]
+
+    def test_a_picture_that_is_none_is_named_by_its_unit(self, control_paper: Paper) -> None:
+        args = [{"enabled": False}, {"image": "aGVsbG8=", "model": "canny"}]
+        with control_paper.client() as client:
+            answer = client.post("/sdapi/v1/txt2img", json={"alwayson_scripts": {"controlnet": {"args": args}}})
+        assert answer.status_code == 400
+        assert answer.json()["error"]["param"] == "alwayson_scripts.controlnet.args[1].image"
+
+
 # With a worker that draws.
 
 PROMPT = "a red apple on a blue background"
@@ -309,3 +364,19 @@ def test_n_pictures_previews_and_the_step_cache_go_with_them(live: Running) -> N
     assert answer.status_code == 200, text
     assert text.count("event: image_generation.partial_image") == 2
     assert text.count("event: image_generation.completed") == 2
+
+
+def test_a1111_draws_with_them(live: Running) -> None:
+    unit = {"enabled": True, "image": b64(scene(64, 64)), "module": "none", "model": "a", "weight": 1}
+    body = {"prompt": PROMPT, "seed": 5, "width": 64, "height": 64, "steps": 6, "cfg_scale": 3}
+    with live.client() as client:
+        plain = client.post("/sdapi/v1/txt2img", json=body).json()
+        steered = client.post(
+            "/sdapi/v1/txt2img", json={**body, "alwayson_scripts": {"controlnet": {"args": [unit]}}}
+        ).json()
+    pictures = []
+    for answer in (plain, steered):
+        with Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))) as image:
+            pictures.append(np.asarray(image.convert("RGB"), dtype=np.int16))
+    assert np.abs(pictures[0] - pictures[1]).max() > 20
+    assert "ControlNet 0" in json.loads(steered["info"])["infotexts"][0]
