@@ -33,6 +33,7 @@ from pipelines.facts.families import FAMILIES, Family  # noqa: E402
 from pipelines.spec import Task  # noqa: E402
 from server.agents.tools import TOOLS  # noqa: E402
 from server.api import aliases  # noqa: E402
+from server.api.control_fields import ControlFields  # noqa: E402
 from server.api.wire import ImageFields, LoraFields  # noqa: E402
 from server.app import create_app  # noqa: E402
 from server.catalog.entries import ModelEntry, ModelsFile, PresetEntry  # noqa: E402
@@ -310,7 +311,7 @@ def _type(annotation: Any) -> str:
         return " or ".join(_type(part) for part in arguments if part is not type(None))
     names: dict[Any, str] = {str: "text", int: "integer", float: "number", bool: "true or false"}
     names |= {ModelEntry: "a model (below)", PresetEntry: "a preset (below)", LoraEntry: "an adapter (below)"}
-    names |= {LoraFields: "object"}
+    names |= {LoraFields: "object", ControlFields: "object"}
     return names.get(annotation, str(annotation))
 
 

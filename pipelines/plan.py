@@ -26,6 +26,13 @@ class EmbeddingFile(msgspec.Struct, frozen=True):
     path: str  # absolute, one safetensors file
 
 
+class ControlFile(msgspec.Struct, frozen=True):
+    """A ControlNet that requests may name."""
+
+    name: str
+    path: str  # absolute, a folder of diffusers' ControlNetModel
+
+
 class ModelPlan(msgspec.Struct, frozen=True):
     """One set of weights on one device. Several IDs of models.yaml may share a plan, and so the weights."""
 
@@ -52,6 +59,7 @@ class ModelPlan(msgspec.Struct, frozen=True):
     text_encoders: tuple[str, ...] = ()
     tokenizer: str | None = None  # absolute path of T5's words, or of the folder that has them
     embeddings: tuple[EmbeddingFile, ...] = ()  # by token
+    controls: tuple[ControlFile, ...] = ()  # by name
     revision: str = ""  # of these files: it changes with them
     devices: tuple[str, ...] = ()  # the devices of the server that it may be on, by name or kind; empty: all
 

@@ -19,7 +19,7 @@ from pipelines.pictures import provenance
 from pipelines.pictures.fitting import cover, to_pil
 from pipelines.pictures.matting import FLAT_GROUND, cut_out
 from pipelines.pictures.repaint import put_back
-from pipelines.spec import Encoding, ImageSpec, Picture, Window
+from pipelines.spec import Control, Encoding, ImageSpec, Picture, Window
 
 # Measured at 1024×1024 (bench/encode.py, docs/bench.md): against Pillow's default of 6, level 1 takes a third to
 # a half of the time, and its files are 15 % (photograph-like) to 40 % (smooth, drawn) larger.
@@ -151,6 +151,12 @@ def _beginning(prompt: str) -> str:
     return prompt if len(prompt) <= _MAX_EXIF_PROMPT else prompt[:_MAX_EXIF_PROMPT] + "…"
 
 
+def _told(control: Control) -> dict[str, object]:
+    """All of it but the picture."""
+    made = {} if control.preprocess == "none" else {"preprocess": control.preprocess}
+    return {"name": control.name, "weight": control.weight, "start": control.start, "end": control.end, **made}
+
+
 def _parameters(spec: ImageSpec, seed: int, *, ascii_only: bool = False) -> str:
     """What is needed to draw this picture again, as JSON."""
     values: dict[str, object] = {
@@ -177,4 +183,6 @@ def _parameters(spec: ImageSpec, seed: int, *, ascii_only: bool = False) -> str:
         values["strength"] = spec.strength
     if spec.adapters:
         values["loras"] = [{"name": adapter.name, "weight": adapter.weight} for adapter in spec.adapters]
+    if spec.controls:
+        values["controls"] = [_told(control) for control in spec.controls]
     return json.dumps(values, ensure_ascii=ascii_only)

@@ -15,9 +15,10 @@ import anyio.to_thread
 from fastapi import Request, Response
 
 from server.api import specs
-from server.api.generation import Generation, examine
+from server.api.generation import Files, Generation, examine
 from server.api.job_rows import row_of
 from server.api.kept import write_request
+from server.api.off_loop import off_loop
 from server.api.results import wanted, written
 from server.api.services import Services
 from server.api.submission import Submission, read_candidate
@@ -84,15 +85,13 @@ async def _kept(services: Services, request: Request, submission: Submission) ->
         generation = Generation(services, submission, model, "")
         with services.budget.hold(principal, of_a_job=True) as hold:
             try:
-                images, mask = await generation.read(principal, hold)
-                spec, size_bytes = await generation.specify(principal, images, mask)
+                files = await generation.read(principal, hold)
+                spec, size_bytes = await generation.specify(principal, files)
                 hold.take(size_bytes)
                 charge.draws(spec.draw_width, spec.draw_height, submission.fields.n, spec.steps)
             except DarkroomError as error:
                 raise submission.reading.named(error) from None
-            sources = [Source(image) for image in images]
-            sources += [Source(mask, is_mask=True)] if mask is not None else []
-            found = await _add(services, submission, candidate, model, sources, endpoint, key, charge)
+            found = await _add(services, submission, candidate, model, files, endpoint, key, charge)
             if found.key == key:
                 undo.pop_all()  # it is the job's now
             return found.name, found
@@ -103,12 +102,16 @@ async def _add(
     submission: Submission,
     candidate: Candidate,
     model: Model,
-    sources: list[Source],
+    files: Files,
     endpoint: str,
     key: str,
     charge: Charge,
 ) -> AsyncJobRow:
-    written_request = write_request(submission, specs.make_seeds(submission.fields))
+    seeds = specs.make_seeds(submission.fields)
+    steering = sum(map(len, files.controls))
+    written_request = await off_loop(steering, lambda: write_request(submission, seeds, files.controls))
+    sources = [Source(image) for image in files.images]
+    sources += [Source(files.mask, is_mask=True)] if files.mask is not None else []
     size = len(written_request) + sum(len(source.data) for source in sources)
     if not await anyio.to_thread.run_sync(_has_room, services.settings.data_dir, size):
         raise not_kept()

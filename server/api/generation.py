@@ -9,18 +9,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from fastapi import Request
 
 from pipelines.plan import Drawing
 from pipelines.spec import Encoding, ImageSpec
-from server.api import specs
+from server.api import control_fields, specs
 from server.api.allowed import require_allowed
 from server.api.outcome import Outcome
 from server.api.reader import MAX_IGNORED
 from server.api.results import base_url, make_outcome, require_room, wanted
 from server.api.services import Services
-from server.api.sources import Size, make_sources, most_bytes, read_sources
+from server.api.sources import Size, make_controls, make_sources, most_bytes, read_sources
 from server.api.specs import Sources
 from server.api.submission import Submission, read_candidate
 from server.catalog.catalog import Model
@@ -97,6 +98,14 @@ def find_model(services: Services, submission: Submission, limits: Limits) -> Mo
         raise submission.reading.named(error) from None
 
 
+class Files(NamedTuple):
+    """The files of a request."""
+
+    images: list[bytes]  # source pictures
+    mask: bytes | None
+    controls: list[bytes]  # what ControlNets steer by
+
+
 @dataclass(frozen=True)
 class Generation:
     """The assignment of one job: what the runner asks of ``api`` before and after the drawing."""
@@ -121,8 +130,8 @@ class Generation:
     async def _prepare(self, job: Job) -> Drawing:
         services, submission = self.services, self.submission
         with services.budget.hold(job.principal, of_a_job=True) as reading:
-            images, mask = await self.read(job.principal, reading)
-            spec, size_bytes = await self.specify(job.principal, images, mask)
+            files = await self.read(job.principal, reading)
+            spec, size_bytes = await self.specify(job.principal, files)
             job.take(size_bytes)
         drawing = Drawing(job.key, self.model.plan, spec, self.seeds, job.principal, self.previews)
         form = wanted(submission, self.model)
@@ -140,21 +149,28 @@ class Generation:
         fields = self.submission.fields
         return fields.partial_images if fields.stream else 0
 
-    async def read(self, principal: str, hold: Hold) -> tuple[list[bytes], bytes | None]:
-        """The files of the source pictures, and of the mask if there is one; what was sent as URL or text is read."""
+    async def read(self, principal: str, hold: Hold) -> Files:
+        """The files of the request; what was sent as URL or text is read."""
         services, submission, fields = self.services, self.submission, self.submission.fields
         texts = [] if submission.uploads else fields.images
         masks = [fields.mask] if submission.mask is None and fields.mask is not None else []
-        await hold.wait(most_bytes(services, [*texts, *masks]), within_s=_ROOM_S)
+        steering = submission.control_images
+        await hold.wait(most_bytes(services, [*texts, *masks, *steering]), within_s=_ROOM_S)
         images = list(submission.uploads) or await read_sources(services, principal, texts, param="image")
         mask = submission.mask
         if masks:
             (mask,) = await read_sources(services, principal, masks, param="mask")
-        return images, mask
+        controls: list[bytes] = []
+        for number, text in enumerate(steering):
+            controls += await read_sources(services, principal, [text], param=control_fields.param(number, "image"))
+        return Files(images, mask, controls)
 
-    async def specify(self, principal: str, images: list[bytes], mask: bytes | None) -> tuple[ImageSpec, int]:
+    async def specify(self, principal: str, files: Files) -> tuple[ImageSpec, int]:
         """The spec, in which everything is decided, and how many bytes its pictures have."""
-        size, sources = await self.arrange(principal, images, mask)
+        size, sources = await self.arrange(principal, files.images, files.mask)
+        if files.controls:
+            steered = await make_controls(self.services, principal, files.controls, size, sources.window)
+            sources = replace(sources, controls=steered)
         return self.make_spec(size, sources), sources.size_bytes
 
     async def arrange(self, principal: str, images: Sequence[bytes], mask: bytes | None) -> tuple[Size, Sources]:

@@ -6,6 +6,7 @@ outcome that is kept names them.
 
 from __future__ import annotations
 
+import base64
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ import msgspec
 from pipelines.plan import Drawing
 from pipelines.spec import Encoding
 from server.api.generation import HUB_FLAT_COPIES, Generation, find_model
+from server.api.off_loop import off_loop
 from server.api.outcome import Item, Outcome, background
 from server.api.reader import Reading
 from server.api.results import require_room, signed, wanted
@@ -64,10 +66,14 @@ class _Outcome(msgspec.Struct, frozen=True):
     usage_of_one: dict[str, Any]
 
 
-def write_request(submission: Submission, seeds: tuple[int, ...]) -> bytes:
-    """All of a submission but its pictures, which are sources beside it."""
+def write_request(submission: Submission, seeds: tuple[int, ...], steering: Sequence[bytes] = ()) -> bytes:
+    """All of a submission but its pictures, which are sources beside it; ``steering`` are those of its controls."""
     reading = submission.reading
-    fields = reading.fields.model_copy(update={"image": None, "mask": None, "webhook": None})
+    controls = tuple(
+        control.model_copy(update={"image": base64.b64encode(data).decode()})
+        for control, data in zip(reading.fields.controls, steering, strict=True)
+    )
+    fields = reading.fields.model_copy(update={"image": None, "mask": None, "webhook": None, "controls": controls})
     written = fields.model_dump_json().encode()
     kept = _Request(submission.route, submission.prefix, written, dict(reading.names), reading.ignored, seeds)
     return msgspec.msgpack.encode(kept)
@@ -89,7 +95,7 @@ def read_request(request: bytes, sources: Sequence[Source]) -> tuple[Submission,
 async def revive(services: Services, payer: Payer, request: bytes, sources: Sequence[Source]) -> KeptGeneration:
     """The assignment of a job that waited on the disk. Raises the error of a model that is no more, or that its key may
     not use any more."""
-    submission, seeds = read_request(request, sources)
+    submission, seeds = await off_loop(len(request), lambda: read_request(request, sources))
     model = find_model(services, submission, payer.limits)
     return KeptGeneration(Generation(services, submission, model, "", seeds))
 

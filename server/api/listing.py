@@ -104,6 +104,7 @@ def _decided(model: Model, *, is_default: bool) -> Row:
             for name, lora in model.entry.loras.items()
         ],
         "embeddings": sorted(model.entry.embeddings),
+        "controls": model.control_names,
         "prompt_weights": model.entry.prompt_weights,
         "backgrounds": model.backgrounds,
         "weight_bytes": model.weight_bytes,

@@ -1,7 +1,7 @@
 """The lists that AUTOMATIC1111's clients fill their menus from, and the options.
 
 Knows which key asks, and so its current model; what is not offered is an empty list, which every client takes. Lists of
-ControlNet (``/controlnet/…``) are not there: their absence tells clients that there is none.
+ControlNet's extension are controlnet.py's.
 """
 
 from __future__ import annotations

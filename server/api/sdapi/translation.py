@@ -16,7 +16,7 @@ from pipelines.facts import prompt_weights, schedulers
 from pipelines.spec import Task
 from server.api import specs
 from server.api.reader import Reading
-from server.api.sdapi import models, prompts, samplers
+from server.api.sdapi import controlnet, models, prompts, samplers
 from server.api.sdapi.fields import A1111Fields
 from server.api.sdapi.painting import NOISE, ZEROS, Manner
 from server.api.sdapi.silent import require_no_script, silent_fields
@@ -99,7 +99,9 @@ class A1111Submission(Submission):
 
     @property
     def own(self) -> str:
-        said = self.asked.fields.model_dump_json(exclude={"init_images", "mask", "extra_images", "seed"})
+        said = self.asked.fields.model_dump_json(
+            exclude={"init_images", "mask", "extra_images", "seed", "alwayson_scripts"}
+        )
         return f"{said} {self.asked.hires}"
 
     def served_by(self, model: Model) -> Model:
@@ -129,6 +131,8 @@ def translate(fields: A1111Fields, model: Model, *, edit: bool) -> A1111Submissi
     ignored = list(silent_fields(fields, edit=edit))
     prompt = prompts.read(fields.prompt)
     loras, unknown = prompts.named({**prompts.from_field(fields.lora), **prompt.loras}, model.entry.loras)
+    units = controlnet.read_units(fields, model, edit=edit)
+    ignored += units.ignored
     ignored += [f"lora.{name}" for name in unknown] + list(prompt.ignored)
     values: dict[str, Any] = {
         "model": model.id,
@@ -137,6 +141,7 @@ def translate(fields: A1111Fields, model: Model, *, edit: bool) -> A1111Submissi
         "size": f"{_side(fields.width, model, 'width')}x{_side(fields.height, model, 'height')}",
         "guidance_scale": _guidance(fields, model),
         "loras": [{"name": name, "weight": weight} for name, weight in loras.items()],
+        "controls": units.controls,
         "response_format": "b64_json",
         "style": "natural",
     }
@@ -159,6 +164,7 @@ def translate(fields: A1111Fields, model: Model, *, edit: bool) -> A1111Submissi
     for ours, theirs in (("negative_prompt", fields.negative_prompt), ("strength", fields.denoising_strength)):
         if theirs in ("", None):  # ours is then their default, which nobody sent
             names.pop(ours, None)
+    names |= dict(units.names)
     try:
         checked = check_fields(values).model_copy(update={"prompt": _said(prompt.text, model)})
     except BadRequest as error:

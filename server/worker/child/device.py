@@ -177,7 +177,7 @@ class Device:
         return model
 
     def _submit(self, model: LoadedModel, drawing: Drawing) -> None:
-        model.prepare(drawing.spec.task)
+        model.prepare(drawing.spec.task, [control.name for control in drawing.spec.controls])
         self.reporter.set_text_tokens(drawing, model.tokens.count(drawing.spec.prompt, drawing.spec.negative_prompt))
         self._engine.submit(model, drawing, done=lambda: self._run_ended(drawing))
 

@@ -198,7 +198,8 @@ def test_every_alias_is_its_field_in_snake_and_camel_case(alias: tuple[str, str]
     assert field_of(name) == field_of(camel) == field_of(name.replace("_", "-")) == ours
     values: dict[str, Any] = {"n": (1, 2), "seed": (1, 2), "num_inference_steps": (1, 2), "output_compression": (1, 2),
         "guidance_scale": (1, 2), "strength": (0.5, 0.6), "size": ("64x64", "64x32"), "aspect_ratio": ("1:1", "2:1"),
-        "output_format": ("png", "webp"), "scheduler": ("euler", "ddim"), "loras": (["a"], ["b"])}  # fmt: skip
+        "output_format": ("png", "webp"), "scheduler": ("euler", "ddim"), "loras": (["a"], ["b"]),
+        "controls": ([{"name": "a", "image": "x"}], [{"name": "b", "image": "x"}])}  # fmt: skip
     one, other = values.get(ours, ("one", "other"))
     given = {} if ours == "prompt" else {"prompt": "x"}
     expected = read({**given, ours: one}).fields
