@@ -9,12 +9,16 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from server.errors import BadRequest
 
 MAX_PICTURES: Final = 10
 _MAX_TEXT = 100_000  # characters
+_MOST_INT: Final = 2**63 - 1
 _PICTURES: Final = frozenset({"init_images", "mask", "extra_images", "firstpass_image", "latent_mask"})
+# Of any depth, deeper than what pydantic writes; and what of them means anything here stands in our own fields.
+NESTED: Final = frozenset({"script_args", "alwayson_scripts", "override_settings", "hr_additional_modules", "lora"})
 # Of img2img alone: not told of by txt2img's answers.
 _EDITS: Final = frozenset({
     "init_images", "mask", "mask_blur", "mask_blur_x", "mask_blur_y", "mask_round", "inpainting_fill",
@@ -57,9 +61,9 @@ def _whole(value: Any) -> Any:
 
 
 Seed = Annotated[int, BeforeValidator(_seed)]
-Text = Annotated[str, BeforeValidator(_first), Field(max_length=_MAX_TEXT)]
+Text = Annotated[str, Field(max_length=_MAX_TEXT), BeforeValidator(_first)]
 Name = Annotated[str, Field(max_length=300)]
-Int = Annotated[int, BeforeValidator(_whole)]
+Int = Annotated[int, BeforeValidator(_whole), Field(ge=-_MOST_INT, le=_MOST_INT)]
 Pictures = Annotated[list[str], BeforeValidator(_listed)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -157,8 +161,8 @@ class A1111Fields(BaseModel):
     def echo(self, *, edit: bool) -> dict[str, Any]:
         """What an answer repeats: known fields, pictures only where that is asked for, nothing that is nested deeper
         than a client's own settings."""
-        said = self.model_dump(exclude=set(_PICTURES | (_HIRES if edit else _EDITS)))
-        said["alwayson_scripts"] = {}
+        said = self.model_dump(exclude=set(_PICTURES | NESTED | (_HIRES if edit else _EDITS)))
+        said |= {"script_args": [], "alwayson_scripts": {}}
         said["override_settings"] = {
             name: value
             for name, value in self.override_settings.items()
@@ -174,6 +178,15 @@ _OVERRIDES: Final = frozenset({"sd_model_checkpoint", "CLIP_stop_at_last_layers"
 _TEXTS: Final = frozenset(name for name, field in A1111Fields.model_fields.items() if field.default == "")
 
 
+def _demand(item: ErrorDetails) -> str:
+    """What a value must be, behind "must be"."""
+    if item["type"] == "string_too_long":
+        return f"at most {item['ctx']['max_length']} characters"
+    if item["type"] == "int_parsing_size":
+        return f"at most {_MOST_INT}"
+    return item["msg"].removeprefix("Input should be ")
+
+
 def read_fields(body: dict[str, Any]) -> A1111Fields:
     """The fields of a body. Raises BadRequest naming the first that is wrong, and what it must be."""
     said = {name: value for name, value in body.items() if name in A1111Fields.model_fields and value is not None}
@@ -183,8 +196,7 @@ def read_fields(body: dict[str, Any]) -> A1111Fields:
     except ValidationError as error:
         item = error.errors(include_input=False, include_url=False)[0]
         name = str(item["loc"][0]) if item["loc"] else "The body"
-        message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        raise BadRequest(f"{name} must be {message}.", param=name) from None
+        raise BadRequest(f"{name} must be {_demand(item)}.", param=name) from None
     if fields.n > MAX_PICTURES:
         raise BadRequest(
             f"batch_size times n_iter must be at most {MAX_PICTURES}: so many pictures are drawn at once.",

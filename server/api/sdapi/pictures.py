@@ -11,6 +11,7 @@ import anyio.to_thread
 from fastapi import APIRouter, Request, Response
 
 from server.api import generation
+from server.api.allowed import allowed
 from server.api.json_body import read_body
 from server.api.results import written
 from server.api.sdapi import infotext, models
@@ -23,7 +24,7 @@ from server.api.sdapi.translation import A1111Submission, OpenModels, translate
 from server.api.services import Services
 from server.catalog.catalog import Model
 from server.edge.body import hold_of
-from server.errors import Busy, JobCancelled, ModelNotFound
+from server.errors import Busy, JobCancelled, ModelForbidden, ModelNotFound
 
 _YES: Final = frozenset({"true", "1", "yes", "on"})
 _IDLE: Final[dict[str, Any]] = {
@@ -43,7 +44,7 @@ def router(services: Services, choices: ModelChoices) -> APIRouter:
     live, open_models = LiveJobs(), OpenModels()
 
     async def draw(request: Request, *, edit: bool) -> Response:
-        fields = await read_body(request, read_fields)
+        fields = await read_body(request, read_fields, may_be_empty=True)
         model = open_models.of(_model(services, choices, request, fields))
         return await _drawn(services, request, live, translate(fields, model, edit=edit))
 
@@ -132,17 +133,18 @@ async def _unfinished(services: Services, submission: A1111Submission, job: Live
 
 def _model(services: Services, choices: ModelChoices, request: Request, fields: A1111Fields) -> Model:
     """The override's model, else the one in the body, else the one that the key has chosen, else the server's own."""
-    chosen = choices.of(request.state.principal.id)
+    principal = request.state.principal
+    chosen, ids = choices.of(principal.id), allowed(services.catalog, principal.limits)
     override = fields.override_settings.get("sd_model_checkpoint")
     for name, param in ((override, "override_settings"), (fields.model, "model")):
-        if str(name or "").strip().lower() in models.CURRENT:
+        if models.text_of(name).lower() in models.CURRENT:
             continue
         try:
-            return models.find(services.catalog, name, chosen)
-        except ModelNotFound as error:
+            return models.find(services.catalog, name, chosen, ids)
+        except (ModelNotFound, ModelForbidden) as error:
             error.param = param
             raise
-    return models.current(services.catalog, chosen)
+    return models.current(services.catalog, chosen, ids)
 
 
 def _progress(services: Services, request: Request, job: LiveJob | None, *, shown: bool) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from server.catalog.loras import MAX_WEIGHT
 
 _NETWORK = re.compile(r"<(\w{1,40}):([^<>]{1,300})>", re.ASCII)
 _EDITED = re.compile(r"\[([^\[\]:()]{0,500}):([^\[\]:()]{0,500}):\s*([0-9.]{1,10})\s*\]")
-_BOTH = re.compile(r"\s*\bAND\b\s*")
+_BOTH = re.compile(r"\bAND\b")
 _HALF = 0.5
 _EARLY = 10  # steps: about half of the usual number
 
@@ -47,7 +47,13 @@ def read(text: str) -> Prompt:
 
 def plain(text: str) -> str:
     """The words of a prompt without weights; an empty one where it is nothing but marks."""
-    text = _BOTH.sub(", ", _EDITED.sub(_longest, text))
+    # The blanks round it go with it. A pattern that says so takes quadratic time for many of them.
+    first, *others = _BOTH.split(_EDITED.sub(_longest, text))
+    if others:
+        *between, last = others
+        text = ", ".join((first.rstrip(), *(part.strip() for part in between), last.lstrip()))
+    else:
+        text = first
     try:
         sections = prompt_weights.parse(text)
     except prompt_weights.TooHeavy:

@@ -17,7 +17,8 @@ from pipelines.spec import Task
 from server.api import specs
 from server.api.reader import Reading
 from server.api.sdapi import models, prompts, samplers
-from server.api.sdapi.fields import A1111Fields
+from server.api.sdapi.fields import NESTED, A1111Fields
+from server.api.sdapi.ignored import plain_names
 from server.api.sdapi.painting import NOISE, ZEROS, Manner
 from server.api.sdapi.silent import require_no_script, silent_fields
 from server.api.submission import Submission
@@ -99,7 +100,7 @@ class A1111Submission(Submission):
 
     @property
     def own(self) -> str:
-        said = self.asked.fields.model_dump_json(exclude={"init_images", "mask", "extra_images", "seed"})
+        said = self.asked.fields.model_dump_json(exclude={"init_images", "mask", "extra_images", "seed", *NESTED})
         return f"{said} {self.asked.hires}"
 
     def served_by(self, model: Model) -> Model:
@@ -154,6 +155,8 @@ def translate(fields: A1111Fields, model: Model, *, edit: bool) -> A1111Submissi
     if edit:
         values |= _edit_values(fields, model, steps, ignored)
         manner = _manner(fields, model)
+    elif fields.extra_images:
+        ignored.append("extra_images")
     named = {**_NAMES, **_EDIT_NAMES} if edit else _NAMES
     names = {ours: theirs for ours, theirs in named.items() if values.get(ours) is not None}
     for ours, theirs in (("negative_prompt", fields.negative_prompt), ("strength", fields.denoising_strength)):
@@ -164,7 +167,7 @@ def translate(fields: A1111Fields, model: Model, *, edit: bool) -> A1111Submissi
     except BadRequest as error:
         raise Reading(ImageFields(prompt="none"), names=names).named(error) from None
     hires = None if edit else _hires(fields, model, ignored)
-    reading = Reading(checked, tuple(dict.fromkeys(ignored)), names)
+    reading = Reading(checked, plain_names(ignored), names)
     first = fields.seed if fields.seed >= 0 else secrets.randbelow(_SEEDS)
     seeds = tuple((first + number) % 2**63 for number in range(fields.n))
     asked = Request(fields, model, seeds, sampling, manner, hires)
@@ -190,7 +193,7 @@ def _edit_values(fields: A1111Fields, model: Model, steps: int, ignored: list[st
     elif fields.extra_images:
         ignored.append("extra_images")
     strength = _STRENGTH if fields.denoising_strength is None else fields.denoising_strength
-    if fields.mask and fields.inpainting_fill in (NOISE, ZEROS):
+    if fields.mask.strip() and fields.inpainting_fill in (NOISE, ZEROS):
         strength = 1.0  # nothing of what is covered is left to be seen
     if not model.family.by_instruction:
         strength = at_least_one(strength, steps)
