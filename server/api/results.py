@@ -62,7 +62,7 @@ async def make_outcome(
     fields, form = submission.fields, wanted(submission, model)
     pictures = finished.pictures
     if services.credentials is not None:
-        pictures = await services.credentials.sign(pictures, drawing.spec)
+        pictures = await services.credentials.sign(pictures, edited=bool(drawing.spec.sources))
     items = []
     for picture in pictures:
         url = await _url(services, picture, base, spare=form.spare_url) if form.url else None

@@ -237,15 +237,17 @@ def _hires(fields: A1111Fields, model: Model, ignored: list[str]) -> Hires | Non
         ignored.append("hr_upscaler")
     steps = _steps(fields.hr_second_pass_steps or fields.steps, model, sampling.scheduler)
     strength = _HIRES_STRENGTH if fields.denoising_strength is None else fields.denoising_strength
-    prompt, negative = prompts.read(fields.hr_prompt).text, prompts.read(fields.hr_negative_prompt).text
+    prompt, negative = (_said(prompts.read(text).text, model) for text in (fields.hr_prompt, fields.hr_negative_prompt))
+    specs.check_prompt("hr_prompt", prompt, model)
+    specs.check_prompt("hr_negative_prompt", negative, model)
     return Hires(
         _hires_size(fields, model),
         at_least_one(strength, steps),
         steps,
         sampling,
         fields.hr_upscaler or "Lanczos",
-        _said(prompt, model) or None,
-        _said(negative, model) or None,
+        prompt or None,
+        negative or None,
     )
 
 

@@ -67,7 +67,7 @@ def test_its_own_reader_finds_who_made_a_picture_and_how(
     c2pa: Any, files: tuple[Path, Path], format_: str, spec: ImageSpec, actions: list[str], term: str
 ) -> None:
     picture = drawn(format_)
-    (signed,) = asyncio.run(Credentials(*files).sign((picture,), spec))
+    (signed,) = asyncio.run(Credentials(*files).sign((picture,), edited=bool(spec.sources)))
     state, manifest, failures = read(c2pa, signed.data, picture.mime)
     # Nobody has put a test's authority on a list; all else is as it should be.
     assert (state, failures) == ("Valid", ["signingCredential.untrusted"])
@@ -82,7 +82,7 @@ def test_its_own_reader_finds_who_made_a_picture_and_how(
 
 
 def test_a_changed_picture_is_found_out(c2pa: Any, files: tuple[Path, Path]) -> None:
-    (signed,) = asyncio.run(Credentials(*files).sign((drawn("jpeg"),), SPEC))
+    (signed,) = asyncio.run(Credentials(*files).sign((drawn("jpeg"),), edited=False))
     changed = signed.data[:-40] + bytes([signed.data[-40] ^ 1]) + signed.data[-39:]
     state, _, failures = read(c2pa, changed, "image/jpeg")
     assert state == "Invalid"
@@ -94,7 +94,7 @@ def test_pictures_are_signed_at_once(c2pa: Any, files: tuple[Path, Path]) -> Non
     credentials = Credentials(*files)
 
     async def many() -> list[tuple[Picture, ...]]:
-        return await asyncio.gather(*(credentials.sign((drawn("png"), drawn("webp")), SPEC) for _ in range(8)))
+        return await asyncio.gather(*(credentials.sign((drawn("png"), drawn("webp")), edited=False) for _ in range(8)))
 
     for one, other in asyncio.run(many()):
         assert read(c2pa, one.data, "image/png")[0] == read(c2pa, other.data, "image/webp")[0] == "Valid"
@@ -105,7 +105,7 @@ def test_what_cannot_be_signed_is_not_given_out(files: tuple[Path, Path]) -> Non
     credentials = Credentials(*files)
     broken = Picture(0, b"no picture", "image/png", 1, 1, 7)
     with pytest.raises(ServerFault, match="could not be signed"):
-        asyncio.run(credentials.sign((broken,), SPEC))
+        asyncio.run(credentials.sign((broken,), edited=False))
 
 
 @pytest.mark.parametrize(

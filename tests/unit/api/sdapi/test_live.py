@@ -114,5 +114,7 @@ async def test_an_interrupted_job_knows_its_seeds_and_is_cancelled() -> None:
     job.job.prepared(Drawing("id", ModelPlan("mini", "/mini", "other"), spec, (7, 8)))
     cancelled: list[bool] = []
     job.job.cancel = lambda: cancelled.append(True)
-    job.interrupt()
+    with following(job) as known:
+        known.interrupt("ada")
+        known.interrupt("ada")
     assert (job.seeds, cancelled, job.state()["interrupted"]) == ((7, 8), [True], True)
