@@ -161,3 +161,50 @@ def test_the_setting_switches_the_routes_off(paper_servers: PaperServers) -> Non
     with paper.client() as client:
         assert client.get("/sdapi/v1/progress").status_code == 404
         assert client.get("/sdapi/v1/options").status_code == 404
+
+
+def nested(depth: int) -> Any:
+    found: Any = "x"
+    for _ in range(depth):
+        found = [found]
+    return found
+
+
+@pytest.mark.parametrize("depth", [250, 300, 900])
+@pytest.mark.parametrize(
+    "name", ["script_args", "lora", "hr_additional_modules", "alwayson_scripts", "override_settings"]
+)
+def test_fields_that_are_only_taken_may_be_of_any_depth(paper: Paper, name: str, depth: int) -> None:
+    """What writes the echo and the fingerprint refuses 255 levels: 500."""
+    deep = nested(depth)
+    body = {name: {"x": {"args": [deep]}} if name in ("alwayson_scripts", "override_settings") else [deep]}
+    answer = post(paper, TXT2IMG, body)
+    assert len(pictures(answer)) == 1
+    assert len(answer.content) < 5000
+
+
+@pytest.mark.parametrize("value", [nested(400), {"a": nested(900)}, ["darkroom-mini"]])
+def test_a_models_name_that_is_no_text_names_none(paper: Paper, value: Any) -> None:
+    refused(post(paper, TXT2IMG, {"override_settings": {"sd_model_checkpoint": value}}), 404, "override_settings")
+    refused(post(paper, "/sdapi/v1/options", {"sd_model_checkpoint": value}), 404, "sd_model_checkpoint")
+
+
+@pytest.mark.parametrize(
+    ("body", "told"),
+    [
+        ({"prompt": "<lora:né\r\nx-evil: 1:1> a cat"}, "lora.n___x-evil"),
+        ({"lora": [{"path": "a\nb.safetensors"}]}, "lora.a_b"),
+        ({"alwayson_scripts": {"A\u2028 b": {"args": [1]}}}, "alwayson_scripts.A_-b"),
+    ],
+)
+def test_names_that_no_header_takes_are_told_as_far_as_it_does(paper: Paper, body: Any, told: str) -> None:
+    answer = post(paper, TXT2IMG, body)
+    assert len(pictures(answer)) == 1
+    assert answer.headers["x-ignored-fields"] == told
+    assert "x-evil" not in answer.headers
+
+
+@pytest.mark.parametrize("body", [b"", b"null", b'""', b"{}"])
+def test_no_body_is_one_without_fields(paper: Paper, body: bytes) -> None:
+    assert len(pictures(post(paper, TXT2IMG, content=body))) == 1
+    refused(post(paper, IMG2IMG, content=body), 400, "init_images")

@@ -326,7 +326,7 @@ def _guidance(fields: A1111Fields, model: Model) -> float | None:
 
 def _said(text: str, model: Model) -> str:
     """A prompt as this model reads it."""
-    return text if model.entry.prompt_weights else prompts.plain(text)
+    return prompts.settled(text) if model.entry.prompt_weights else prompts.plain(text)
 
 
 def _side(side: int, model: Model, param: str) -> int:

@@ -124,7 +124,7 @@ def require_room(size: tuple[int, int], most_pixels: int) -> None:
     """Raise BadRequest for a result that is too large."""
     if size[0] * size[1] > most_pixels or max(size) > MAX_SIDE:
         raise BadRequest(
-            f"The result would have {size[0]}x{size[1]} pixels; at most {most_pixels} more are made for this request."
+            f"The result would have {size[0]} × {size[1]} pixels; at most {most_pixels} more are made for this request."
             " Send a smaller upscaling_resize, or smaller upscaling_resize_w and upscaling_resize_h.",
             param="upscaling_resize",
         )
