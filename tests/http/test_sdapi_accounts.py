@@ -201,7 +201,7 @@ class TestCost:
                 paper.worker.gate.clear()
                 return await draw(drawing, *arguments)
 
-            paper.worker.draw = held  # type: ignore[method-assign]
+            paper.worker.draw = held  # type: ignore[assignment,method-assign]
             eventually(lambda: len(paper.worker.drawings) == 3)
             post(paper, "/sdapi/v1/interrupt")
             assert len(pictures(asked.result(10))) == 2
@@ -218,7 +218,7 @@ class TestCost:
         async def unseen(drawing: Any, encoding: Any, progress: Any, *_: Any) -> Any:
             return await draw(drawing, encoding, progress)
 
-        paper.worker.draw = unseen  # type: ignore[method-assign]
+        paper.worker.draw = unseen  # type: ignore[assignment,method-assign]
         with ThreadPoolExecutor(1) as pool:
             asked = begin(pool, paper, {"batch_size": 2})
             post(paper, "/sdapi/v1/interrupt")

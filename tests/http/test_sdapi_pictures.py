@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from server.api.sdapi.fields import NESTED
 from server.errors import GenerationFailed
 from tests.paper import Paper, PaperServers
 from tests.pictures import png, scene, text
@@ -171,9 +172,7 @@ def nested(depth: int) -> Any:
 
 
 @pytest.mark.parametrize("depth", [250, 300, 900])
-@pytest.mark.parametrize(
-    "name", ["script_args", "lora", "hr_additional_modules", "alwayson_scripts", "override_settings"]
-)
+@pytest.mark.parametrize("name", sorted(NESTED))
 def test_fields_that_are_only_taken_may_be_of_any_depth(paper: Paper, name: str, depth: int) -> None:
     """What writes the echo and the fingerprint refuses 255 levels: 500."""
     deep = nested(depth)

@@ -28,7 +28,7 @@ EDIT = {"init_images": [SOURCE], "width": 64, "height": 64, "steps": 2}
 
 def term(picture: bytes) -> str:
     """The digital source type that a picture names; empty: none."""
-    said = opened(picture).info.get("XML:com.adobe.xmp", "")
+    said = str(opened(picture).info.get("XML:com.adobe.xmp", ""))
     return said.partition("<Iptc4xmpExt:DigitalSourceType>")[2].partition("<")[0]
 
 
@@ -81,7 +81,7 @@ def test_a_picture_that_was_only_enlarged_claims_nothing(server: Running) -> Non
 
 
 @pytest.fixture
-def signing(tmp_path: Path) -> dict[str, Path]:
+def signing(tmp_path: Path) -> dict[str, Any]:
     pytest.importorskip("c2pa", reason="needs c2pa-python: pip install 'darkroom[c2pa]'")
     cert, key = Authority.make().write(tmp_path, "a signer", purpose=ExtendedKeyUsageOID.EMAIL_PROTECTION)
     return {"c2pa_cert": cert, "c2pa_key": key}
@@ -108,7 +108,7 @@ def actions(picture: bytes) -> list[str]:
     ],
 )
 def test_finished_and_unfinished_pictures_are_signed(
-    paper_servers: PaperServers, signing: dict[str, Path], path: str, body: dict[str, Any], expected: list[str]
+    paper_servers: PaperServers, signing: dict[str, Any], path: str, body: dict[str, Any], expected: list[str]
 ) -> None:
     paper = paper_servers.open(**signing)
     for picture in pictures(post(paper, path, body)):
@@ -126,7 +126,7 @@ def test_finished_and_unfinished_pictures_are_signed(
 
 
 def test_an_unfinished_picture_that_cannot_be_signed_is_not_given_out(
-    paper_servers: PaperServers, signing: dict[str, Path]
+    paper_servers: PaperServers, signing: dict[str, Any]
 ) -> None:
     paper = paper_servers.open(**signing)
     with ThreadPoolExecutor(1) as pool:
