@@ -5,15 +5,19 @@ from __future__ import annotations
 import base64
 import json
 import socket
+import threading
+import time
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
+from server.api.sdapi import painting
 from server.edge.keys import Keyring
 from tests.paper import Paper, PaperServers
 from tests.pictures import opened
 from tests.running import eventually
-from tests.sdapi import IDLE_STATE, TXT2IMG, begin, info, pictures, post, progress
+from tests.sdapi import IDLE_STATE, IMG2IMG, SOURCE, TXT2IMG, begin, info, pictures, post, progress
 
 
 def test_idle(paper: Paper) -> None:
@@ -125,3 +129,100 @@ def test_without_metadata_nothing_is_written_into_pictures(paper_servers: PaperS
         (picture,) = pictures(waiting.result(10))
     assert "parameters" not in opened(picture).info
     assert paper.worker.encodings[0].metadata is False
+
+
+# Between other things that happen to jobs.
+
+HIRES = {"enable_hr": True, "hr_scale": 2, "width": 64, "height": 64, "steps": 4, "batch_size": 2, "seed": 5}
+
+
+def test_an_interrupt_between_the_two_passes(paper: Paper, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No drawing goes on just then, and the first pass's pictures are what there is to see."""
+    between = threading.Event()
+    scaled = painting.scaled
+
+    def slowly(*arguments: Any, **options: Any) -> Any:
+        between.set()
+        time.sleep(0.5)
+        return scaled(*arguments, **options)
+
+    monkeypatch.setattr(painting, "scaled", slowly)
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(post, paper, TXT2IMG, HIRES)
+        assert between.wait(10)
+        post(paper, "/sdapi/v1/interrupt")
+        answer = waiting.result(10)
+    assert len(pictures(answer)) == 2
+    assert info(answer)["all_seeds"] == [5, 6]
+    assert len(paper.worker.drawings) == 1
+    assert paper.app.state.services.queue.held == 0
+    assert progress(paper)["state"] == IDLE_STATE
+
+
+def test_an_interrupt_ends_all_jobs_of_a_key(paper: Paper) -> None:
+    with ThreadPoolExecutor(3) as pool:
+        waiting = [begin(pool, paper, {"seed": seed}) for seed in (1, 2)]
+        waiting.append(begin(pool, paper, {"seed": 3, "init_images": [SOURCE]}, IMG2IMG))
+        assert progress(paper)["state"]["job"] == "scripts_txt2img"
+        post(paper, "/sdapi/v1/interrupt")
+        answers = [each.result(10) for each in waiting]
+    assert [info(answer)["seed"] for answer in answers] == [1, 2, 3]
+    assert all(len(pictures(answer)) == 1 for answer in answers)
+
+
+def test_progress_is_answered_while_jobs_come_and_go(paper: Paper) -> None:
+    stop = threading.Event()
+    states: set[int] = set()
+
+    def watch() -> None:
+        while not stop.is_set():
+            states.add(progress(paper)["state"]["job_count"])
+
+    with ThreadPoolExecutor(4) as pool:
+        watching = [pool.submit(watch) for _ in range(2)]
+        try:
+            for number in range(40):
+                body = {**HIRES, "seed": number} if number % 2 else {"n_iter": 3, "seed": number}
+                assert post(paper, TXT2IMG, body).status_code == 200
+        finally:
+            stop.set()
+        for each in watching:
+            each.result(10)
+    assert states <= {0, 2, 3}
+    assert progress(paper)["state"] == IDLE_STATE
+
+
+@pytest.mark.parametrize("body", [{}, HIRES])
+def test_the_deadline_is_of_both_passes(paper_servers: PaperServers, body: dict[str, Any]) -> None:
+    paper = paper_servers.open(job_timeout_s=1)
+    draw = paper.worker.draw
+
+    async def held(drawing: Any, *arguments: Any) -> Any:
+        if bool(drawing.spec.sources) == bool(body):
+            paper.worker.gate.clear()
+        return await draw(drawing, *arguments)
+
+    paper.worker.draw = held  # type: ignore[assignment,method-assign]
+    answer = post(paper, TXT2IMG, body)
+    assert (answer.status_code, answer.json()["error"]["code"]) == (503, "deadline_exceeded")
+    assert answer.json()["detail"] == answer.json()["error"]["message"]
+    assert progress(paper)["state"] == IDLE_STATE
+    eventually(lambda: paper.app.state.services.queue.held == 0)
+
+
+def test_a_server_that_shuts_down_finishes_both_passes_and_refuses_the_rest(paper_servers: PaperServers) -> None:
+    paper = paper_servers.open(running_jobs=1)
+    with ThreadPoolExecutor(2) as pool:
+        drawn = begin(pool, paper, HIRES)
+        queued = pool.submit(post, paper, TXT2IMG, {"seed": 9})
+        queue = paper.app.state.services.queue
+        eventually(lambda: queue.queued == 1)
+        (ticket,) = [ticket for ticket in queue._lanes if not ticket.done()]
+        ticket.get_loop().call_soon_threadsafe(queue.drain)
+        answers = [queued.result(10), post(paper, TXT2IMG, {})]
+        paper.worker.gate.set()
+        assert len(pictures(drawn.result(10))) == 2
+    for answer in answers:
+        assert (answer.status_code, answer.json()["error"]["code"]) == (503, "draining")
+        assert answer.headers["retry-after"] == "5"
+        assert answer.json()["detail"].startswith("The server is shutting down.")

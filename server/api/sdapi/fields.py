@@ -19,6 +19,7 @@ _MOST_INT: Final = 2**63 - 1
 _PICTURES: Final = frozenset({"init_images", "mask", "extra_images", "firstpass_image", "latent_mask"})
 # Of any depth, deeper than what pydantic writes; and what of them means anything here stands in our own fields.
 NESTED: Final = frozenset({"script_args", "alwayson_scripts", "override_settings", "hr_additional_modules", "lora"})
+UNSAID: Final = _PICTURES | NESTED  # what is not written out
 # Of img2img alone: not told of by txt2img's answers.
 _EDITS: Final = frozenset({
     "init_images", "mask", "mask_blur", "mask_blur_x", "mask_blur_y", "mask_round", "inpainting_fill",
@@ -161,7 +162,7 @@ class A1111Fields(BaseModel):
     def echo(self, *, edit: bool) -> dict[str, Any]:
         """What an answer repeats: known fields, pictures only where that is asked for, nothing that is nested deeper
         than a client's own settings."""
-        said = self.model_dump(exclude=set(_PICTURES | NESTED | (_HIRES if edit else _EDITS)))
+        said = self.model_dump(exclude=set(UNSAID | (_HIRES if edit else _EDITS)))
         said |= {"script_args": [], "alwayson_scripts": {}}
         said["override_settings"] = {
             name: value

@@ -17,7 +17,7 @@ from pipelines.spec import Task
 from server.api import specs
 from server.api.reader import Reading
 from server.api.sdapi import models, prompts, samplers
-from server.api.sdapi.fields import NESTED, A1111Fields
+from server.api.sdapi.fields import UNSAID, A1111Fields
 from server.api.sdapi.ignored import plain_names
 from server.api.sdapi.painting import NOISE, ZEROS, Manner
 from server.api.sdapi.silent import require_no_script, silent_fields
@@ -100,7 +100,7 @@ class A1111Submission(Submission):
 
     @property
     def own(self) -> str:
-        said = self.asked.fields.model_dump_json(exclude={"init_images", "mask", "extra_images", "seed", *NESTED})
+        said = self.asked.fields.model_dump_json(exclude={"seed", *UNSAID})
         return f"{said} {self.asked.hires}"
 
     def served_by(self, model: Model) -> Model:
