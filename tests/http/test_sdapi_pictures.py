@@ -65,6 +65,11 @@ SMALL = text(png(scene(8, 8)))
         (TXT2IMG, {"cfg_scale": 1e9}, 400, "cfg_scale"),
         (TXT2IMG, {"prompt": "x" * 4001}, 400, "prompt"),
         (TXT2IMG, {"script_name": "x"}, 400, "script_name"),
+        (TXT2IMG, {"lora": [{"path": "x"}] * 1001}, 400, "lora"),
+        (TXT2IMG, {"alwayson_scripts": {f"x{number}": {} for number in range(1001)}}, 400, "alwayson_scripts"),
+        (TXT2IMG, {"prompt": "x" * 100_001}, 400, "prompt"),
+        (TXT2IMG, {"width": "9" * 5000}, 400, "width"),
+        (TXT2IMG, {"hr_resize_x": "1e300"}, 400, "hr_resize_x"),
         (IMG2IMG, {}, 400, "init_images"),
         (IMG2IMG, {"init_images": ["AAAA"]}, 400, "init_images"),
         (IMG2IMG, {"init_images": ["no base64!"]}, 400, "init_images"),
@@ -80,6 +85,8 @@ def test_what_cannot_be_drawn_is_refused_with_its_field(
     answer = post(paper, path, body)
     message = refused(answer, status, param)
     assert "nobody" not in message
+    assert "hould have" not in message
+    assert len(message) < 400
     assert answer.json()["detail"] == message != "Not Found"
     assert paper.worker.drawings == []
 
@@ -162,6 +169,23 @@ def test_the_setting_switches_the_routes_off(paper_servers: PaperServers) -> Non
     with paper.client() as client:
         assert client.get("/sdapi/v1/progress").status_code == 404
         assert client.get("/sdapi/v1/options").status_code == 404
+
+
+def test_requests_without_a_seed_are_pictures_of_their_own(paper: Paper) -> None:
+    """Whoever sends one twice at once wants two."""
+    paper.worker.gate.clear()
+    with ThreadPoolExecutor(2) as pool:
+        waiting = [pool.submit(post, paper, TXT2IMG, {"prompt": "a cat", "seed": -1}) for _ in range(2)]
+        eventually(lambda: len(paper.worker.drawings) == 2)
+        paper.worker.gate.set()
+        seeds = {info(each.result(10))["seed"] for each in waiting}
+    assert len(seeds) == 2
+
+
+def test_a_large_field_that_means_nothing_is_neither_kept_nor_repeated(paper: Paper) -> None:
+    answer = post(paper, TXT2IMG, {"firstpass_image": "A" * 8_000_000, "latent_mask": "A" * 8_000_000})
+    assert len(pictures(answer)) == 1
+    assert len(answer.content) < 5000
 
 
 def nested(depth: int) -> Any:

@@ -15,6 +15,7 @@ from server.errors import BadRequest
 
 MAX_PICTURES: Final = 10
 _MAX_TEXT = 100_000  # characters
+_MAX_ITEMS = 1000  # of a list, each of which is looked at
 _MOST_INT: Final = 2**63 - 1
 _PICTURES: Final = frozenset({"init_images", "mask", "extra_images", "firstpass_image", "latent_mask"})
 # Of any depth, deeper than what pydantic writes; and what of them means anything here stands in our own fields.
@@ -76,7 +77,7 @@ class A1111Fields(BaseModel):
 
     prompt: Text = ""
     negative_prompt: Text = ""
-    styles: list[str] = []
+    styles: list[str] = Field([], max_length=_MAX_ITEMS)
     seed: Seed = -1
     subseed: Seed = -1
     subseed_strength: Number = 0.0
@@ -124,13 +125,13 @@ class A1111Fields(BaseModel):
     model: Name = ""
     script_name: Name = ""
     script_args: list[Any] = []
-    alwayson_scripts: dict[str, Any] = {}
+    alwayson_scripts: dict[str, Any] = Field({}, max_length=_MAX_ITEMS)
     infotext: Text = ""
     send_images: bool = True
     save_images: bool = False
     do_not_save_samples: bool = False
     do_not_save_grid: bool = False
-    lora: list[Any] = []
+    lora: list[Any] = Field([], max_length=_MAX_ITEMS)
     extra_images: Pictures = []
 
     init_images: Pictures = []
@@ -183,6 +184,8 @@ def _demand(item: ErrorDetails) -> str:
     """What a value must be, behind "must be"."""
     if item["type"] == "string_too_long":
         return f"at most {item['ctx']['max_length']} characters"
+    if item["type"] in ("too_long", "dict_too_long"):
+        return f"a list or an object of at most {item['ctx']['max_length']}"
     if item["type"] == "int_parsing_size":
         return f"at most {_MOST_INT}"
     return item["msg"].removeprefix("Input should be ")
