@@ -123,6 +123,7 @@ def test_finished_and_unfinished_pictures_are_signed(
     for picture, said in zip(found, info(answer)["infotexts"], strict=True):
         assert actions(picture) == expected
         assert opened(picture).info["parameters"] == said
+        assert post(paper, "/sdapi/v1/png-info", {"image": text(picture)}).json()["info"] == said
 
 
 def test_an_unfinished_picture_that_cannot_be_signed_is_not_given_out(

@@ -127,6 +127,7 @@ def translate(fields: A1111Fields, model: Model, *, edit: bool) -> A1111Submissi
     """The submission that these fields make of ``model``, one of ``OpenModels``. Raises BadRequest, which names the
     client's own field."""
     require_no_script(fields)
+    fields = _sized(fields, model)
     ignored = list(silent_fields(fields, edit=edit))
     prompt = prompts.read(fields.prompt)
     loras, unknown = prompts.named({**prompts.from_field(fields.lora), **prompt.loras}, model.entry.loras)
@@ -327,6 +328,12 @@ def _guidance(fields: A1111Fields, model: Model) -> float | None:
 def _said(text: str, model: Model) -> str:
     """A prompt as this model reads it."""
     return prompts.settled(text) if model.entry.prompt_weights else prompts.plain(text)
+
+
+def _sized(fields: A1111Fields, model: Model) -> A1111Fields:
+    """With sides that were left out no longer than the model draws."""
+    unsaid = {"width", "height"} - fields.model_fields_set
+    return fields.model_copy(update={name: min(getattr(fields, name), model.entry.max_side) for name in unsaid})
 
 
 def _side(side: int, model: Model, param: str) -> int:

@@ -61,6 +61,15 @@ def test_sizes_past_those_of_the_model_and_without_its_styles(mini: Model) -> No
     assert (spec.width, spec.height, spec.prompt) == (512, 768, "a cat")
 
 
+def test_sides_that_are_left_out_are_no_longer_than_the_model_draws(mini: Model) -> None:
+    small = replace(mini, entry=mini.entry.model_copy(update={"max_side": 256}))
+    assert asked(small).fields.size == "256x256"
+    assert asked(small, height=64).fields.size == "256x64"
+    assert asked(small).asked.fields.width == 256
+    with pytest.raises(BadRequest):
+        asked(small, width=512)
+
+
 def test_an_open_model_is_made_once(mini: Model) -> None:
     models = OpenModels()
     assert models.of(mini) is models.of(mini)
