@@ -45,6 +45,7 @@ class Encoding(msgspec.Struct, frozen=True):
     metadata: bool = True  # write the parameters into the picture
     texts: tuple[str, ...] = ()  # what a PNG says in their place, one text a picture; empty: they are written as JSON
     provenance: bool = True  # and that a model made it
+    of_ours: bool = False  # its sources were drawn for it: nothing of another's is in it
 
 
 class Window(msgspec.Struct, frozen=True):

@@ -116,7 +116,7 @@ def encode(image: Image.Image, spec: ImageSpec, encoding: Encoding, *, index: in
     parameters = None
     if encoding.metadata:
         parameters = encoding.texts[index] if encoding.texts else _parameters(spec, seed)
-    packet = provenance.xmp(spec) if encoding.provenance else None
+    packet = provenance.xmp(spec, of_ours=encoding.of_ours) if encoding.provenance else None
     if encoding.format == "png":
         info = PngImagePlugin.PngInfo()
         if parameters is not None:

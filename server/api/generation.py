@@ -188,6 +188,9 @@ class Generation:
     async def follow(self, job: Job, drawing: Drawing, finished: Finished) -> tuple[Further, ...]:
         return ()
 
+    def to_follow(self, drawing: Drawing) -> float:
+        return 0.0
+
     async def deliver(self, job: Job, drawing: Drawing, finished: Finished) -> Outcome:
         """Pictures out. They are the server's to keep until their answer takes over, whatever else is held."""
         job.take(sum(len(picture.data) for picture in finished.pictures), owed=True)

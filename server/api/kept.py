@@ -118,6 +118,9 @@ class KeptGeneration:
     async def follow(self, job: Job, drawing: Drawing, finished: Finished) -> tuple[Further, ...]:
         return await self.generation.follow(job, drawing, finished)
 
+    def to_follow(self, drawing: Drawing) -> float:
+        return self.generation.to_follow(drawing)
+
     async def deliver(self, job: Job, drawing: Drawing, finished: Finished) -> Kept:
         services, submission, model = self.generation.services, self.generation.submission, self.generation.model
         expires = int(time.time()) + services.settings.url_lifetime_s

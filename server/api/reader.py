@@ -264,7 +264,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _one(texts: list[str], name: str) -> str:
-    if len(texts) > 1:
+    if len(texts) != 1:  # none: lists in lists, deeper than is looked for what is empty
         raise BadRequest(f"{name} must be one picture.", param=name)
     return texts[0]
 

@@ -84,7 +84,7 @@ async def signed(services: Services, drawing: Drawing, finished: Finished) -> Se
     """The pictures as they are given out: signed, if the owner has it so. Raises ServerFault."""
     if services.credentials is None:
         return finished.pictures
-    return await services.credentials.sign(finished.pictures, drawing.spec)
+    return await services.credentials.sign(finished.pictures, edited=bool(drawing.spec.sources))
 
 
 async def answer(outcome: Outcome) -> Response:

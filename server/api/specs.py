@@ -52,12 +52,7 @@ class Sources:
 
 def check(fields: ImageFields, model: Model, *, images: int, mask: bool) -> None:
     """Refuse what this model cannot do, before anything is fetched or decoded. Raises BadRequest."""
-    if len(fields.prompt) > model.entry.max_prompt:
-        raise BadRequest(f"prompt is longer than {model.entry.max_prompt} characters.", param="prompt")
-    if fields.negative_prompt and len(fields.negative_prompt) > model.entry.max_prompt:
-        raise BadRequest(
-            f"negative_prompt is longer than {model.entry.max_prompt} characters.", param="negative_prompt"
-        )
+    _check_prompts(fields, model)
     if fields.aspect_ratio is not None:
         _size_of_shape(fields.aspect_ratio, model)
     if fields.size not in (None, "auto"):
@@ -67,22 +62,34 @@ def check(fields: ImageFields, model: Model, *, images: int, mask: bool) -> None
     if fields.scheduler is not None and fields.scheduler not in model.scheduler_names:
         allowed = ", ".join(model.scheduler_names)
         raise BadRequest(f"scheduler must be one of {allowed}.", param="scheduler")
-    _check_weights(fields, model)
     _check_loras(fields, model)
     _check_controls(fields, model)
     _check_background(fields, model)
     _check_task(model, images=images, mask=mask)
 
 
-def _check_weights(fields: ImageFields, model: Model) -> None:
+def _check_prompts(fields: ImageFields, model: Model) -> None:
+    check_prompt("prompt", fields.prompt, model)
+    check_prompt("negative_prompt", fields.negative_prompt or "", model)
+    with_preset = _prompt(fields, model, model.preset(fields.quality, fields.style))
+    if with_preset != fields.prompt:
+        _check_weights("prompt", with_preset, model)
+
+
+def check_prompt(name: str, text: str, model: Model) -> None:
+    """Refuse a prompt in the field ``name`` that this model does not take. Raises BadRequest."""
+    if len(text) > model.entry.max_prompt:
+        raise BadRequest(f"{name} is longer than {model.entry.max_prompt} characters.", param=name)
+    _check_weights(name, text, model)
+
+
+def _check_weights(name: str, text: str, model: Model) -> None:
     if not model.entry.prompt_weights:
         return
-    prompt = _prompt(fields, model, model.preset(fields.quality, fields.style))
-    for name, text in (("prompt", prompt), ("negative_prompt", fields.negative_prompt or "")):
-        try:
-            prompt_weights.parse(text)
-        except prompt_weights.TooHeavy as error:
-            raise BadRequest(f"{name} {error}.", param=name) from None
+    try:
+        prompt_weights.parse(text)
+    except prompt_weights.TooHeavy as error:
+        raise BadRequest(f"{name} {error}.", param=name) from None
 
 
 def _check_loras(fields: ImageFields, model: Model) -> None:

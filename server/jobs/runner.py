@@ -55,6 +55,10 @@ class Assignment(Protocol[T_co]):
         Called once, within the job's turn."""
         ...
 
+    def to_follow(self, drawing: Drawing) -> float:
+        """Megapixel-steps of the drawings that ``follow`` will give; 0 where there are none."""
+        ...
+
     async def deliver(self, job: Job, drawing: Drawing, finished: Finished) -> T_co:
         """Store or encode the pictures, and make the outcome of them."""
         ...
@@ -84,8 +88,8 @@ class JobRunner:
             drawing = await assignment.prepare(job)
             await self._refuse_fatal(drawing)
             if job.charge is not None:
-                spec = drawing.spec
-                job.charge.draws(spec.draw_width, spec.draw_height, len(drawing.seeds), spec.steps)
+                spec, n, then = drawing.spec, len(drawing.seeds), assignment.to_follow(drawing)
+                job.charge.draws(spec.draw_width, spec.draw_height, n, spec.steps, then=then)
             job.prepared(drawing)  # nothing is left to refuse
             async with self._turn(job, drawing):
                 job.transition(State.RUNNING)

@@ -70,7 +70,8 @@ def _settings(override: dict[str, Any]) -> list[str]:
     found = []
     if _number(override.get("CLIP_stop_at_last_layers")) > 1:
         found.append("override_settings.CLIP_stop_at_last_layers")
-    if str(override.get("sd_vae") or "").strip().lower() not in _NOTHING:
+    vae = override.get("sd_vae")
+    if isinstance(vae, str) and vae.strip().lower() not in _NOTHING:
         found.append("override_settings.sd_vae")
     return found
 

@@ -317,6 +317,20 @@ def test_a_picture_whose_meaning_is_not_plain_is_refused(name: str, odd: Any) ->
     assert "example" not in refusal.message
 
 
+@pytest.mark.parametrize("name", ["mask", "masks", "image"])
+def test_lists_in_lists_are_no_accident(name: str) -> None:
+    """One level deeper than is looked for what is empty: an IndexError, and 500."""
+    for depth in range(1, 12):
+        odd: Any = []
+        for _ in range(depth):
+            odd = [odd]
+        try:
+            found = fields(**{name: odd})
+            assert (found.images, found.mask) == ([], None)
+        except BadRequest as error:
+            assert error.param == name  # noqa: PT017
+
+
 def test_pictures_under_two_names() -> None:
     assert fields(image=URL, image_url=URL).images == [URL]
     assert refused(image=URL, image_url=DATA).param == "image_url"
