@@ -31,7 +31,9 @@ sys.path.insert(0, str(ROOT))
 
 from pipelines.facts.families import FAMILIES, Family  # noqa: E402
 from pipelines.spec import Task  # noqa: E402
+from server.agents.tools import TOOLS  # noqa: E402
 from server.api import aliases  # noqa: E402
+from server.api.control_fields import ControlFields  # noqa: E402
 from server.api.wire import ImageFields, LoraFields  # noqa: E402
 from server.app import create_app  # noqa: E402
 from server.catalog.entries import ModelEntry, ModelsFile, PresetEntry  # noqa: E402
@@ -165,6 +167,23 @@ def _tasks(family: Family) -> str:
     return ", ".join(words)
 
 
+def mcp_tools() -> str:
+    """What agents are offered. Arguments of files are those of `darkroom mcp` alone."""
+    rows = [
+        (
+            f"`{tool.name}`",
+            ", ".join(_argument(name, tool.required) for name in tool.arguments(files=True)) or "none",
+            tool.description,
+        )
+        for tool in TOOLS
+    ]
+    return _table(("tool", "arguments (bold: required)", "what it does"), rows)
+
+
+def _argument(name: str, required: tuple[str, ...]) -> str:
+    return f"**`{name}`**" if name in required else f"`{name}`"
+
+
 def errors() -> str:
     rows = [
         (
@@ -292,7 +311,7 @@ def _type(annotation: Any) -> str:
         return " or ".join(_type(part) for part in arguments if part is not type(None))
     names: dict[Any, str] = {str: "text", int: "integer", float: "number", bool: "true or false"}
     names |= {ModelEntry: "a model (below)", PresetEntry: "a preset (below)", LoraEntry: "an adapter (below)"}
-    names |= {LoraFields: "object"}
+    names |= {LoraFields: "object", ControlFields: "object"}
     return names.get(annotation, str(annotation))
 
 
@@ -306,6 +325,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "lora-keys": lora_keys,
     "families": families,
     "errors": errors,
+    "mcp-tools": mcp_tools,
     "command-line": command_line,
 }
 

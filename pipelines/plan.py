@@ -36,6 +36,13 @@ class UpscalerFile(msgspec.Struct, frozen=True):
     revision: str = ""  # of the file: it changes with it
 
 
+class ControlFile(msgspec.Struct, frozen=True):
+    """A ControlNet that requests may name."""
+
+    name: str
+    path: str  # absolute, a folder of diffusers' ControlNetModel
+
+
 class ModelPlan(msgspec.Struct, frozen=True):
     """One set of weights on one device. Several IDs of models.yaml may share a plan, and so the weights."""
 
@@ -62,6 +69,7 @@ class ModelPlan(msgspec.Struct, frozen=True):
     text_encoders: tuple[str, ...] = ()
     tokenizer: str | None = None  # absolute path of T5's words, or of the folder that has them
     embeddings: tuple[EmbeddingFile, ...] = ()  # by token
+    controls: tuple[ControlFile, ...] = ()  # by name
     revision: str = ""  # of these files: it changes with them
     devices: tuple[str, ...] = ()  # the devices of the server that it may be on, by name or kind; empty: all
     upscalers: tuple[UpscalerFile, ...] = ()  # by name: networks that bring its pictures to their size

@@ -46,6 +46,7 @@ class Encoding(msgspec.Struct, frozen=True):
     metadata: bool = True  # write the parameters into the picture
     texts: tuple[str, ...] = ()  # what a PNG says in their place, one text a picture; empty: they are written as JSON
     provenance: bool = True  # and that a model made it
+    of_ours: bool = False  # its sources were drawn for it: nothing of another's is in it
 
 
 class Window(msgspec.Struct, frozen=True):
@@ -69,6 +70,17 @@ class Adapter(msgspec.Struct, frozen=True, order=True):
     weight: float
 
 
+class Control(msgspec.Struct, frozen=True):
+    """A ControlNet by its name in models.yaml, the picture that it steers by, and how much and when it does."""
+
+    name: str
+    image: Pixels  # RGB
+    weight: float = 1.0  # 0..2, what it adds is multiplied by; 1 is what it was trained to be
+    start: float = 0.0  # 0..1, the share of the steps after which it begins
+    end: float = 1.0  # 0..1, and after which it ends; more than start
+    preprocess: str = "none"  # what is made of the image first: a name of pipelines.facts.controls.PREPROCESSORS
+
+
 class ImageSpec(msgspec.Struct, frozen=True):
     """The frozen parameters of the pictures of one request; their seeds stand beside it.
 
@@ -89,6 +101,7 @@ class ImageSpec(msgspec.Struct, frozen=True):
     sources: tuple[Pixels, ...] = ()
     mask: Pixels | None = None
     adapters: tuple[Adapter, ...] = ()  # by name, none twice, none of weight 0
+    controls: tuple[Control, ...] = ()  # in the request's order, none of weight 0
     kept: Pixels | None = None  # width × height, shown untouched where the mask is 0; None: the first source
     matting: str | None = None  # what cuts the object from its ground (pipelines.pictures.matting); None: nothing does
     prompt_weights: bool = False  # are the prompts read by pipelines.facts.prompt_weights?

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
@@ -13,7 +14,7 @@ from urllib.parse import parse_qs, urlsplit
 from fastapi import FastAPI
 
 from server import __version__
-from server.api import accounts, admin, files, hub, images, jobs, models, openapi, ops, upscale
+from server.api import accounts, admin, files, hub, images, job_rows, jobs, kept, mcp, models, openapi, ops, upscale
 from server.api.credentials import open_credentials
 from server.api.outcome import Outcome
 from server.api.sdapi import routes as sdapi
@@ -21,7 +22,7 @@ from server.api.services import Services
 from server.catalog.load import find_models_file, load_catalog
 from server.edge import stack
 from server.edge.cors import require_someone_to_trust
-from server.edge.keys import Keyring
+from server.edge.keys import LOCAL, Keyring
 from server.errors import ConfigError, DarkroomError, LinkRefused
 from server.inputs.decode import ImageLimits
 from server.inputs.decoders import Decoders
@@ -29,18 +30,26 @@ from server.inputs.fetch import Fetcher, Own
 from server.jobs import usage
 from server.jobs.accounts import Accounts
 from server.jobs.admission import Admission
+from server.jobs.backlog import Backlog
 from server.jobs.budget import Budget
+from server.jobs.feeder import Feeder
+from server.jobs.limits import Payer
 from server.jobs.queue import JobQueue
 from server.jobs.registry import JobRegistry
 from server.jobs.repeats import KEEP_S, Repeats
 from server.jobs.runner import JobRunner
 from server.settings import Settings
+from server.storage import async_jobs
 from server.storage.database import FILE_NAME as DATABASE_NAME
 from server.storage.database import Database, DatabaseFailed
+from server.storage.ownership import Ownership
 from server.storage.signing import Signer, load_or_create_secret
 from server.storage.store import Store, open_store
 from server.telemetry import Metrics
 from server.web import docs, page
+from server.webhooks.deliveries import Deliveries
+from server.webhooks.secrets import WebhookSecrets
+from server.webhooks.sender import WebhookSender
 from server.worker.devices import WorkerDevice, find
 from server.worker.fleet import Fleet
 from server.worker.idle import watch_idle
@@ -66,7 +75,33 @@ def create_app(settings: Settings, early: Early | None = None) -> FastAPI:
             "`darkroom keys create NAME`, or set DARKROOM_ALLOW_OPEN=1 (--allow-open) to serve anyone"
         )
     require_someone_to_trust(settings, obeys_anyone=keyring.empty and (settings.allow_open or not keyring.had_keys))
-    services = _build(settings, find_models_file(settings.models), early)
+
+    def payer_of(principal: str) -> Payer | None:
+        if principal == LOCAL.id:
+            return LOCAL.payer if keyring.empty else None
+        known = (entry for entry in keyring.list() if entry.principal.id == principal)
+        return next((entry.principal.payer for entry in known if not entry.has_expired(time.time())), None)
+
+    services = _build(settings, find_models_file(settings.models), early, payer_of)
+    deliveries = Deliveries(
+        services.backlog.table,
+        services.webhooks,
+        services.webhook_secrets,
+        is_known=lambda principal: payer_of(principal) is not None,
+        body=job_rows.event_body,
+        message_id=job_rows.event_id,
+    )
+    services.backlog.on_ended = deliveries.wake
+
+    async def work_off() -> None:
+        """The jobs and webhooks of the data folder, once it is ours."""
+        try:
+            async with asyncio.TaskGroup() as group:
+                group.create_task(services.feeder.run(), name="feeder")
+                if await services.feeder.opened():
+                    group.create_task(deliveries.run(), name="webhooks")
+        except* Exception as failed:  # requests that wait for their answers go on
+            log.error("async jobs stopped", extra={"error": type(failed.exceptions[0]).__name__})
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -75,10 +110,15 @@ def create_app(settings: Settings, early: Early | None = None) -> FastAPI:
         sweep = asyncio.create_task(_sweep(services.store, settings), name="sweep")
         watch = asyncio.create_task(services.served.watch(), name="watch-models")
         idle = asyncio.create_task(watch_idle(settings, services.served, services.worker), name="idle")
+        async_work = asyncio.create_task(work_off(), name="async-jobs")
         try:
             yield
         finally:
             services.queue.drain()
+            async_work.cancel()
+            await asyncio.wait({async_work})
+            await services.feeder.stop(max(0.0, settings.drain_timeout_s - services.queue.drained_s))
+            services.webhooks.close()
             sweep.cancel()
             watch.cancel()
             idle.cancel()
@@ -100,7 +140,7 @@ def create_app(settings: Settings, early: Early | None = None) -> FastAPI:
     )
     app.state.services = services
     app.state.keyring = keyring
-    for module in (images, upscale, hub, jobs, files, models, admin, accounts, ops):
+    for module in (images, upscale, hub, jobs, files, models, admin, accounts, ops, mcp):
         app.include_router(module.router(services))
     app.include_router(sdapi.router(services))
     app.include_router(docs.router())
@@ -113,7 +153,12 @@ def _counter(metrics: Metrics) -> Callable[[str, int], None]:
     return lambda route, status: metrics.requests.labels(route, str(status)).inc()
 
 
-def _build(settings: Settings, models_file: Path, early: Early | None) -> Services:
+def _build(
+    settings: Settings,
+    models_file: Path,
+    early: Early | None,
+    payer_of: Callable[[str], Payer | None],
+) -> Services:
     devices = _devices(settings) if early is None else early.devices
     # Which devices a cluster has is known when it is there.
     catalog = load_catalog(models_file, () if settings.cluster is not None else devices)
@@ -129,7 +174,7 @@ def _build(settings: Settings, models_file: Path, early: Early | None) -> Servic
         signer = Signer(settings.signing_key.get_secret_value().encode())
     else:
         signer = Signer(load_or_create_secret(settings.data_dir / "signing_key"))
-    database = Database(settings.data_dir / DATABASE_NAME, (usage.SCHEMA,))
+    database = Database(settings.data_dir / DATABASE_NAME, (usage.SCHEMA, async_jobs.SCHEMA))
     with contextlib.suppress(DatabaseFailed):  # said when it is read: pictures are made without it
         database.prepare()
     store = open_store(settings.store, settings.data_dir, settings.s3_endpoint)
@@ -152,15 +197,30 @@ def _build(settings: Settings, models_file: Path, early: Early | None) -> Servic
     budget = Budget(settings.held_bytes)
     repeats = Repeats[Outcome](lambda outcome: outcome.size_bytes, keep_s=keep_s, budget=budget)
     runner = JobRunner(queue, fleet, metrics, log_prompts=settings.log_prompts)
-    kept = Accounts(database, metrics)
-    fleet.on_spent = kept.spent
-    return Services(
+    ledger = Accounts(database, metrics)
+    fleet.on_spent = ledger.spent
+    backlog = Backlog(
+        async_jobs.AsyncJobs(database), registry, queue, limit=settings.async_jobs, keep_s=settings.url_lifetime_s
+    )
+    metrics.async_jobs.set_function(lambda: len(backlog))
+    feeder = Feeder(
+        backlog,
+        queue,
+        runner,
+        Ownership(settings.data_dir / "async_jobs.lock"),
+        share=settings.queue_size // 2,
+        job_timeout_s=settings.job_timeout_s,
+        budget=budget,
+        accounts=ledger,
+        payer_of=payer_of,
+    )
+    services = Services(
         settings=settings,
         served=ServedCatalog(models_file, catalog, fleet, own),
         queue=queue,
         jobs=registry,
         admission=Admission(
-            queue, registry, repeats, runner, job_timeout_s=settings.job_timeout_s, budget=budget, accounts=kept
+            queue, registry, repeats, runner, job_timeout_s=settings.job_timeout_s, budget=budget, accounts=ledger
         ),
         budget=budget,
         worker=fleet,
@@ -170,10 +230,16 @@ def _build(settings: Settings, models_file: Path, early: Early | None) -> Servic
         limits=ImageLimits(settings.max_image_bytes, settings.max_image_pixels),
         metrics=metrics,
         decoders=Decoders(),
-        accounts=kept,
+        backlog=backlog,
+        feeder=feeder,
+        webhooks=WebhookSender(settings.webhooks, timeout_s=settings.webhook_timeout_s),
+        webhook_secrets=WebhookSecrets(settings.data_dir),
+        accounts=ledger,
         database=database,
         credentials=open_credentials(settings),
     )
+    feeder.revive = functools.partial(kept.revive, services)
+    return services
 
 
 def _devices(settings: Settings) -> tuple[WorkerDevice, ...]:

@@ -12,7 +12,7 @@ import sys
 from collections.abc import Sequence
 
 from server import __version__
-from server.commands import check, demo, edit, generate, keys, serve, usage
+from server.commands import check, demo, edit, generate, jobs, keys, mcp, serve, usage
 from server.commands.bench import command as bench
 from server.commands.bundle import command as bundle
 from server.commands.doctor import command as doctor
@@ -20,7 +20,21 @@ from server.commands.failure import CommandFailed
 from server.commands.models import command as models
 from server.errors import ConfigError, DarkroomError
 
-COMMANDS = (serve, check, doctor, demo, generate, edit, bench, keys, usage, models, bundle)  # in the order of --help
+COMMANDS = (
+    serve,
+    check,
+    doctor,
+    demo,
+    generate,
+    edit,
+    jobs,
+    bench,
+    keys,
+    usage,
+    models,
+    mcp,
+    bundle,
+)  # in the order of --help
 
 
 def main(argv: Sequence[str] | None = None) -> None:

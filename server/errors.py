@@ -24,14 +24,16 @@ something wrong raises one of these; only ``server.edge.answers`` turns one into
     │   └── KeyLimit           429  this key has its share of permits in use
     ├── QuotaExceeded          429  this key has used up its day, or may have nothing
     ├── ServerFault            500  our fault; a repeat may help
-    │   └── GenerationFailed   500  this request would fail again (a black picture, a job that kills workers)
+    │   ├── GenerationFailed   500  this request would fail again (a black picture, a job that kills workers)
+    │   └── JobLost            500  an async job that was begun twice, each time ended by the process that drew it
     ├── Unavailable            503  come back after ``retry_after_s``
     │   ├── ModelUnavailable   503  its folder is missing or broken; other models serve
     │   ├── WorkerLost         503  the worker died or hung under this job
     │   ├── OutOfDeviceMemory  503  the device had no room, even for the smallest batch
     │   ├── DeadlineExceeded   503  the job waited or ran longer than it may
     │   └── Draining           503  the server is shutting down
-    └── StoreFull              507  no room to store the picture
+    ├── StoreFull              507  no room to store the picture
+    └── JobNotKept             507  an async job cannot be kept: the database is full, read-only or broken
 
     ConfigError  start-up only: a setting or models.yaml entry that stops the server at the door.
 """
@@ -152,6 +154,10 @@ class GenerationFailed(ServerFault):
     pass
 
 
+class JobLost(ServerFault):
+    pass
+
+
 class Unavailable(DarkroomError):
     started = True  # False: no worker has come to the drawing, so that another may draw it
 
@@ -177,6 +183,10 @@ class Draining(Unavailable):
 
 
 class StoreFull(DarkroomError):
+    pass
+
+
+class JobNotKept(DarkroomError):
     pass
 
 
@@ -216,6 +226,7 @@ ANSWERS: dict[type[DarkroomError], Answer] = {
     QuotaExceeded: Answer(429, "rate_limit_error", "quota_exceeded", retry=False),
     ServerFault: Answer(500, "server_error", "internal_error", retry=True),
     GenerationFailed: Answer(500, "server_error", "generation_failed", retry=False),
+    JobLost: Answer(500, "server_error", "job_lost", retry=False),
     Unavailable: Answer(503, "server_error", "unavailable", retry=True),
     ModelUnavailable: Answer(503, "server_error", "model_unavailable", retry=False),
     WorkerLost: Answer(503, "server_error", "worker_lost", retry=True),
@@ -223,4 +234,5 @@ ANSWERS: dict[type[DarkroomError], Answer] = {
     DeadlineExceeded: Answer(503, "server_error", "deadline_exceeded", retry=False),
     Draining: Answer(503, "server_error", "draining", retry=True),
     StoreFull: Answer(507, "server_error", "store_full", retry=False),
+    JobNotKept: Answer(507, "server_error", "job_not_kept", retry=False),
 }

@@ -5,6 +5,7 @@ Every check returns its value, or raises ValueError with what it must be. None i
 
 from __future__ import annotations
 
+import importlib.util
 import ipaddress
 import re
 from typing import Final
@@ -15,6 +16,7 @@ from pydantic import SecretStr
 from server.sizes import memory_of
 
 DECLARED: Final = "declared"
+MCP_EXTRA: Final = "pip install 'darkroom[mcp]'"
 _MAX_THREADS = 1024  # of a worker
 _DEVICE = re.compile(r"cpu|mps|xpu|cuda:\d{1,3}|(GPU|MIG)-[0-9A-Za-z/-]{1,99}", re.ASCII)
 _MAX_DEVICES = 64
@@ -137,11 +139,23 @@ def fetch(value: str) -> str:
     return value
 
 
+def webhooks(value: str) -> str:
+    """Which URLs may be told that a job has ended."""
+    if not value.strip() or any("/" in host or not host.strip() for host in value.split(",")):
+        raise ValueError("must be off, public, or hosts, comma-separated, without a scheme")
+    return value
+
+
 def device_memory(value: str | None) -> str | None:
     """Bytes, or a share of them."""
     if value is not None:
         memory_of(value, 1 << 40)
     return value
+
+
+def has_mcp() -> bool:
+    """Is the package there that agents are served with? Of its first major version there is another beside it."""
+    return importlib.util.find_spec("mcp_types") is not None
 
 
 def signing_key(value: SecretStr | None) -> SecretStr | None:

@@ -97,12 +97,19 @@ class Settings(BaseSettings):
         description="threads of each worker on the CPU, 1 to 1024; auto: the cores that this process may use (by its"
         " affinity and its control group), shared out, or OMP_NUM_THREADS if that is set",
     )
+    mcp: bool = Field(
+        True, description="serve agents at /mcp, where the extra is installed (pip install 'darkroom[mcp]')"
+    )
     fetch: Annotated[str, AfterValidator(values.fetch)] = Field(
         "public",
         description="what an image URL may point to: public, off, or hosts (name, address, host:port), comma-separated",
     )
 
     sdapi: bool = Field(True, description="answer AUTOMATIC1111's API under /sdapi/v1 too; off: 404 there")
+    webhooks: Annotated[str, AfterValidator(values.webhooks)] = Field(
+        "off",
+        description="which URLs may be told that an async job has ended: off, public (https alone), or hosts as fetch",
+    )
 
     # How it shares the device
     idle_s: float = Field(
@@ -121,7 +128,7 @@ class Settings(BaseSettings):
     # Where it keeps things
     data_dir: Path = Field(
         default_factory=_default_data_dir,
-        description="keys, what they used, the signing secret, what checks at load found and, by default, pictures",
+        description="keys, what they used, secrets, async jobs, what checks at load found and, by default, pictures",
     )
     store: Annotated[str, AfterValidator(values.store)] = Field(
         "local", description="local, or s3://bucket/prefix (credentials from the usual AWS_* variables)"
@@ -150,6 +157,13 @@ class Settings(BaseSettings):
         64, ge=1, le=256, description="jobs that draw at a time on a device and share steps; others wait their turn"
     )
     key_jobs: int = Field(0, ge=0, description="jobs that one key may have at once; 0: no limit of its own")
+    async_jobs: int = Field(
+        1000,
+        ge=1,
+        le=10_000,
+        description="unfinished jobs of Prefer: respond-async; they wait on the disk, and half of queue_size at most is"
+        " theirs",
+    )
     max_connections: int | None = Field(
         None, ge=16, le=1_000_000, description="connections at once; default: the descriptors of the process − 256"
     )
@@ -172,7 +186,10 @@ class Settings(BaseSettings):
     body_timeout_s: float = Field(60.0, gt=0, description="for the whole body to arrive")
     write_timeout_s: float = Field(60.0, gt=0, description="for a client to take more of an answer that waits for it")
     fetch_timeout_s: float = Field(10.0, gt=0, description="for an image URL to be fetched")
-    job_timeout_s: float = Field(600.0, gt=0, description="from admission to the last picture")
+    webhook_timeout_s: float = Field(10.0, gt=0, description="for a webhook to be answered")
+    job_timeout_s: float = Field(
+        600.0, gt=0, description="from admission to the last picture; of an async job, from its permit"
+    )
     step_timeout_s: float = Field(300.0, gt=0, description="without a sign of life from a busy worker, it is replaced")
     load_timeout_s: float = Field(
         900.0, gt=0, description="without a sign of life from a worker that loads a model, it is replaced"
@@ -284,6 +301,8 @@ def read_settings(argv: list[str] | None = None, **overrides: Any) -> Settings:
             f"{settings.replicas_as_set}: a cluster that the server starts itself has no Serve config; name the head of"
             f" one that has, with {ENV_PREFIX}CLUSTER (--cluster), or how many replicas there are to be"
         )
+    if settings.mcp and "mcp" in settings.model_fields_set and not values.has_mcp():  # by itself: where it can be
+        raise ConfigError(f"{ENV_PREFIX}MCP (--mcp) = true: needs a package that is not installed: {values.MCP_EXTRA}")
     written = "max_held_bytes" in settings.model_fields_set  # its default grows with the largest body
     if written and settings.max_held_bytes < settings.held_bytes:
         raise ConfigError(

@@ -120,6 +120,9 @@ class Metrics:
             registry=self.registry,
         )
         self.queue_jobs = Gauge("darkroom_queue_jobs", "Jobs holding a permit", ["state"], registry=self.registry)
+        self.async_jobs = Gauge(
+            "darkroom_async_jobs", "Jobs of Prefer: respond-async that have not ended", registry=self.registry
+        )
         self.job_seconds = Histogram(
             "darkroom_job_seconds",
             "From admission to the last picture",

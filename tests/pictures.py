@@ -21,6 +21,12 @@ def scene(width: int, height: int) -> Image.Image:
     return Image.fromarray((np.stack(bands, -1) * 255).round().astype(np.uint8))
 
 
+def noise(width: int, height: int) -> Image.Image:
+    """What no encoder makes small."""
+    rng = np.random.default_rng(7)
+    return Image.fromarray(rng.integers(0, 256, (height, width, 3), dtype=np.uint8))
+
+
 def right_half(width: int, height: int) -> Image.Image:
     """A mask: white, which is what to repaint, on the right."""
     mask = Image.new("L", (width, height), 0)

@@ -15,9 +15,10 @@ import torch
 from PIL import Image
 
 from pipelines.facts.families import Family
+from pipelines.pictures.edges import canny
 from pipelines.pictures.fitting import to_pil
 from pipelines.pictures.repaint import whole_cells
-from pipelines.spec import ImageSpec, Pixels, Task
+from pipelines.spec import Control, ImageSpec, Pixels, Task
 
 _CELL = 8  # pixels a latent, where a pipeline does not say
 _MIN_SIDE = 64  # pixels of a reference: FLUX.2 refuses a smaller one
@@ -49,9 +50,26 @@ def call_arguments(pipeline: Any, family: Family, spec: ImageSpec, seeds: Sequen
         wanted["negative_prompt"] = spec.negative_prompt
     elif family.guidance_argument == "true_cfg_scale" and spec.guidance > 1:
         wanted["negative_prompt"] = " "  # Qwen-Image ignores its guidance without one
+    if spec.controls:
+        wanted |= _control_arguments(spec, "control_image" if "control_image" in takes else "image")
     if spec.sources:
         wanted |= _source_arguments(family, spec, getattr(pipeline, "vae_scale_factor", _CELL))
     return {name: value for name, value in wanted.items() if name in takes}
+
+
+def _control_arguments(spec: ImageSpec, name: str) -> dict[str, Any]:
+    """Lists, of one item too: a view has several ControlNets always, if only one."""
+    return {
+        name: [_steering(control, spec) for control in spec.controls],
+        "controlnet_conditioning_scale": [control.weight for control in spec.controls],
+        "control_guidance_start": [control.start for control in spec.controls],
+        "control_guidance_end": [control.end for control in spec.controls],
+    }
+
+
+def _steering(control: Control, spec: ImageSpec) -> Image.Image:
+    image = _at_draw_size(control.image, spec)
+    return canny(image) if control.preprocess == "canny" else image
 
 
 def _source_arguments(family: Family, spec: ImageSpec, cell: int) -> dict[str, Any]:

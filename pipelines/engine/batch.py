@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from pipelines.engine import collate, encoders
+from pipelines.engine import collate, encoders, residuals
 from pipelines.engine.adapters import Share
 from pipelines.engine.call import Call
 from pipelines.engine.graph_pool import SHORT, GraphPool
@@ -96,9 +96,11 @@ class Batch:
         with _autocast(self._autocast):
             if len(self.calls) == 1 and (not filling or shared.at_once(rows[0], self.area) < rows[0]):
                 return [self._alone(self.calls[0])]
-            arguments = [call.arguments for call in self.calls]
+            arguments: list[Mapping[str, Any]] = [call.arguments for call in self.calls]
             if shared.ragged is not None:
-                arguments = shared.ragged.levelled(arguments)
+                arguments = [*shared.ragged.levelled(arguments)]
+            if shared.fills:
+                arguments = residuals.levelled(arguments, rows)
             arguments += [collate.take_rows(arguments[-1], 0, 1, rows[-1], shared.parts)] * filling
             rows = [*rows, *[1] * filling]
             merged = self._merger.merge(arguments, rows, shared.parts)

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from pipelines.engine import residuals
 from pipelines.engine.collate import Fingerprints, Parts, Uncollatable, count_rows, group_key, is_row, keeps_key
 from pipelines.engine.kept import Kept
 from pipelines.engine.model import Model
@@ -131,6 +132,8 @@ class Call:
         if not self.model.shares or shared.apart:
             return rows, area, alone
         arguments = self.arguments if shared.ragged is None else shared.ragged.folded(self.arguments)
+        if shared.fills:
+            arguments = residuals.folded(arguments)
         if shared.ignores_generator and "generator" in arguments:
             arguments = {**arguments, "generator": None}
         apart = self.model.adapters.apart(shared.module, self.drawing.spec.adapters)

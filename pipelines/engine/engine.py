@@ -137,7 +137,7 @@ class Engine:
         with self._change:  # throughout: a run is always found by ``cancel``, here or there
             room = 1.0
             for run in list(self._newcomers):
-                takes = 1 / (_SOURCE_SETUPS_PER_STEP if run.drawing.spec.sources else _SETUPS_PER_STEP)
+                takes = 1 / (_SOURCE_SETUPS_PER_STEP if _brings_pictures(run) else _SETUPS_PER_STEP)
                 if takes > room or len(self._active) >= self._max_active:
                     break
                 if not run.model.shares and any(other.model is run.model for other in self._active):
@@ -231,3 +231,7 @@ class Engine:
 
     def _wake(self, call: Call) -> None:
         self._ready.append(self._waiting.pop(call))
+
+
+def _brings_pictures(run: Run) -> bool:
+    return bool(run.drawing.spec.sources or run.drawing.spec.controls)

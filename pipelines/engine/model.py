@@ -5,7 +5,7 @@ Knows no loader: ``pipelines.models.loader.LoadedModel`` is one such model, and 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 from pipelines.engine.adapters import Adapters
@@ -30,3 +30,6 @@ class Model(Protocol):
 
     def pipeline(self, task: Task) -> Any:
         """The pipeline that does ``task``. Raises Unsupported."""
+
+    def controlled(self, task: Task, names: Sequence[str]) -> tuple[Any, list[SharedModule]]:
+        """The pipeline that does ``task`` with ControlNets, and those of these names. Raises Unsupported."""

@@ -110,7 +110,9 @@ class Run:
         """One ordinary pipeline call: (n, 3, draw_height, draw_width), 0..1."""
         model, spec = self.model, self.drawing.spec
         model.adapters.require(spec.adapters)
-        pipeline = model.pipeline(spec.task)
+        pipeline, nets = model.pipeline(spec.task), list[SharedModule]()
+        if spec.controls:
+            pipeline, nets = model.controlled(spec.task, [control.name for control in spec.controls])
         if not model.shares:
             for shared in model.shared_modules.values():
                 shared.forget()
@@ -122,6 +124,7 @@ class Run:
             sigmas=spec.sigmas,
             dense_steps=self._dense_steps(),
             embeddings=self._embeddings,
+            controls=nets,
         )
         self._begin_cache(view.scheduler)
         with noise.in_float32(pipeline.components.values()):

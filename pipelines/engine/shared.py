@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from pipelines.engine import noise
+from pipelines.engine import noise, residuals
 from pipelines.engine.collate import Part, Path, Signature
 from pipelines.engine.cost import BUCKETS, MAX_ROWS, StepCost, bucket, with_all
 from pipelines.engine.graph_pool import GraphPool
@@ -83,6 +83,7 @@ class SharedModule:
     output_parts: dict[Path, Part] = field(default_factory=dict)
     costs: StepCosts = field(default_factory=StepCosts)  # of its steps, learnt from them
     pixels: float = 0.0  # of the picture, for a latent element, from the trace at load
+    fills: bool = field(init=False)  # may its calls with what ControlNets add meet those without? The check decides
     apart: bool = False  # are its calls made one by one, though runs share steps? The check at load decides
     learned_rows: dict[int, int] = field(default_factory=dict)  # area → rows that fitted, after an out-of-memory
     graphs: StepGraphs | None = None  # of its steps, where they are launched as such
@@ -98,6 +99,7 @@ class SharedModule:
         self.signature = Signature(self.function if self.stage is Stage.DECODE else self.module.forward)
         modules = self.module.modules() if self.is_denoiser else ()
         self.compiled = any(module._compiled_call_impl is not None for module in modules)
+        self.fills = self.takes_residuals
         self.ragged = RAGGED.get(type(self.module).__name__) if self.is_denoiser else None
         # Prompts that are padded for each company are other tensors at every change of it.
         keeps = self.is_denoiser and self.ragged is None
@@ -107,6 +109,11 @@ class SharedModule:
     def is_denoiser(self) -> bool:
         """Is it called at every step? So are ControlNets."""
         return self.stage in (Stage.CONTROL, Stage.DENOISE)
+
+    @property
+    def takes_residuals(self) -> bool:
+        """May ControlNets add to it?"""
+        return self.stage is Stage.DENOISE and residuals.takes(self.module)
 
     def keeps_state(self) -> bool:
         """Does a layer remember its last call (diffusers' step caches do)? Then another run's call must not follow."""

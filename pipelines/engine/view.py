@@ -20,6 +20,7 @@ import torch
 
 from pipelines.engine import flow_solvers, preview
 from pipelines.engine.collate import Signature
+from pipelines.engine.controls import Controls
 from pipelines.engine.embeddings import EmbeddingCache, tells_in_tokens
 from pipelines.engine.shared import SharedModule, Stage
 from pipelines.engine.spacing import densify
@@ -78,10 +79,12 @@ def bind(
     sigmas: str = "default",
     dense_steps: int | None = None,
     embeddings: EmbeddingCache | None = None,
+    controls: Sequence[SharedModule] = (),
 ) -> Any:
     """A shallow copy of ``pipeline`` for one run, whose heavy modules work through ``rendezvous``.
 
-    ``dense_steps``: of a run with a dense start, how many steps it really draws.
+    ``dense_steps``: of a run with a dense start, how many steps it really draws. ``controls``: the ControlNets that the
+    run calls, in its order, of a pipeline that has more.
     """
     view = copy.copy(pipeline)
     if isinstance(pipeline, diffusers.DiffusionPipeline):
@@ -100,7 +103,10 @@ def bind(
         if not isinstance(component, torch.nn.Module):
             continue
         shared = modules.get(id(component))
-        if name == "vae":
+        if name == "controlnet" and controls:
+            parks = [_parking(net, rendezvous) for net in controls]
+            _put(view, name, Controls([net.module for net in controls], parks))
+        elif name == "vae":
             _put(view, name, _vae(component, shared, rendezvous))
         elif shared is not None and shared.stage is not Stage.ENCODE:
             _put(view, name, stand_in(component, forward=_parking(shared, rendezvous)))

@@ -122,7 +122,7 @@ def inspect(folder: Path, found: Iterable[Part] | None = None, *, with_seal: boo
     Raises LoadRefused, saying which file is wrong and what to do.
     """
     found = parts(folder) if found is None else tuple(found)
-    size = sum(_inspect_part(part, folder) for part in found)
+    size = sum(inspect_part(part, folder) for part in found)
     _inspect_marks(found, folder)
     if with_seal:
         seal.compare(folder, names_compared(folder, found))
@@ -194,12 +194,23 @@ def _part(folder: Path, each: Component, variant: str | None, given: Given) -> P
     return Part(each, part, files, source, lends, words)
 
 
+def lone_part(folder: Path, each: Component) -> Part:
+    """A component that lies in a folder of its own, no model's, and its files that loading reads. Raises
+    LoadRefused."""
+    for library in component.LIBRARIES:
+        _refuse_code(folder, f"{library}.py")
+    names = [path.name for path in folder.iterdir() if not path.is_dir()]
+    return Part(each, folder, component.files_read(each, names, lambda name: _read_json(folder / name, folder)))
+
+
 def _refuse_code(folder: Path, name: str) -> None:
     if (folder / name).exists():
         raise LoadRefused(f"{folder.name}/{name} would be taken for code of the model; take it away")
 
 
-def _inspect_part(part: Part, folder: Path) -> int:
+def inspect_part(part: Part, folder: Path) -> int:
+    """Check a component, whose files may not lead out of ``folder``, and return the bytes of its weights. Raises
+    LoadRefused."""
     name, files = part.component.name, part.files
     if part.weights and "config.json" not in files.configs:
         raise LoadRefused(f"{name}/config.json is missing, so diffusers could not load it")

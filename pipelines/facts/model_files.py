@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import checkpoint, component, seal, text_encoders, textual_inversion, transformer_bases
+from pipelines.facts import checkpoint, component, controls, seal, text_encoders, textual_inversion, transformer_bases
 from pipelines.facts import folder as model_folder
 from pipelines.facts.checkpoint import ARCHITECTURES, BASES, TRANSFORMER_BASES, Told, WeightFile
 from pipelines.facts.component import INDEX, Component, Kind
@@ -38,8 +38,8 @@ def parts(plan: ModelPlan) -> tuple[Part, ...]:
 
 
 def inspect(plan: ModelPlan, *, with_seal: bool = True) -> int:
-    """Check a plan's files and return the bytes of its weights. With ``with_seal``, what has a seal must be as it was
-    sealed. Raises LoadRefused, saying which is wrong."""
+    """Check a plan's files and return the bytes of its weights, ControlNets apart. With ``with_seal``, what has a seal
+    must be as it was sealed. Raises LoadRefused, saying which is wrong."""
     told, found = _read(plan)
     size = model_folder.inspect(Path(plan.folder), found, with_seal=with_seal)
     if with_seal:
@@ -47,6 +47,7 @@ def inspect(plan: ModelPlan, *, with_seal: bool = True) -> int:
     if told is not None:
         _scheduler(plan, told)
     textual_inversion.inspect(plan)
+    controls.inspect(plan, with_seal=with_seal)
     return size
 
 
@@ -69,6 +70,7 @@ def problem(plan: ModelPlan) -> str | None:
         if told is not None:
             _scheduler(plan, told)
         textual_inversion.inspect(plan)
+        controls.inspect(plan)
     except LoadRefused as refusal:
         return str(refusal)
     except OSError as error:

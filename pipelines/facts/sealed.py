@@ -1,4 +1,4 @@
-"""What of a model has seals: its folder, each of its single files, adapters, embeddings and upscalers.
+"""What of a model has seals: its folder, each of its single files, adapters, embeddings, ControlNets and upscalers.
 
 Knows plans and where a seal lies; what a seal is, ``seal`` knows. The seal of a single file lies beside it, under its
 name: so it travels with the file, is one for all models that share the file, and is found at load by whoever reads the
@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pipelines.errors import LoadRefused
+from pipelines.facts import controls, model_files, seal
 from pipelines.facts import folder as model_folder
-from pipelines.facts import model_files, seal
 from pipelines.facts.checkpoint import ARCHITECTURES
 from pipelines.facts.seal import Seal
 from pipelines.plan import ModelPlan
@@ -40,13 +40,15 @@ class Sealed:
     @property
     def is_spare(self) -> bool:
         """Is it no part of the weights, and may be without a seal beside them?"""
-        return self.key in ("loras", "embeddings", "upscaler")
+        return self.key in ("loras", "embeddings", controls.KEY, "upscaler")
 
     def names_to_seal(self) -> tuple[str, ...]:
         """The files of it that a new seal names, as paths in the folder: of a folder all that a model of it alone would
         read, as models that read the rest from elsewhere share the seal. Raises LoadRefused."""
         if self.file is not None:
             return (self.file,)
+        if self.key == controls.KEY:
+            return controls.names(self.folder)
         try:
             return model_folder.files_read(self.folder)
         except LoadRefused:
@@ -63,6 +65,8 @@ class Sealed:
         """The files of it that are compared with its seal, as loading does. Raises LoadRefused."""
         if self.file is not None:
             return frozenset((self.file,))
+        if self.key == controls.KEY:
+            return frozenset(controls.names(self.folder))
         return model_folder.names_compared(self.folder, model_files.parts(self.plan))
 
     def read(self) -> Seal | None:
@@ -91,4 +95,5 @@ def of(plan: ModelPlan) -> tuple[Sealed, ...]:
         if key == "tokenizer" and file.is_dir():
             file = next((file / name for name in model_files.WORDS if (file / name).is_file()), file / "tokenizer.json")
         found.append(Sealed(key, file.parent, plan, file.name))
+    found += [Sealed(controls.KEY, Path(control.path), plan) for control in plan.controls]
     return tuple(found)

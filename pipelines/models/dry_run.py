@@ -18,7 +18,7 @@ from pipelines.errors import LoadRefused
 from pipelines.facts import model_files
 from pipelines.facts.component import Kind
 from pipelines.facts.folder import Part
-from pipelines.models import inversion, library, single_file, tuning, verify
+from pipelines.models import controls, inversion, library, single_file, tuning, verify
 from pipelines.plan import ModelPlan
 
 Progress = Callable[[int], None]  # bytes that were read since the last call
@@ -38,8 +38,11 @@ def problem(plan: ModelPlan, progress: Progress | None = None) -> str | None:
         verify.check_tokenizers(empty)
         inversion.check(plan, empty)
         _check_quantised(plan, parts, empty)
+        nets = controls.parts(plan)
+        for part in nets:
+            controls.compare(part)
         if progress is not None:
-            for part in parts:
+            for part in (*parts, *nets):
                 _read(part, progress)
     except LoadRefused as refusal:
         return str(refusal)

@@ -7,14 +7,13 @@ code from the folder. Knows neither runs nor HTTP.
 from __future__ import annotations
 
 import contextlib
-import inspect
 import logging
 import math
 import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,23 +27,26 @@ from diffusers import DiffusionPipeline
 from pipelines.engine import adapters
 from pipelines.engine.adapters import Adapters
 from pipelines.engine.graph_pool import GraphPool
-from pipelines.engine.shared import DENOISERS, find_shared_modules
-from pipelines.errors import LoadRefused, Unsupported
+from pipelines.engine.shared import DENOISERS, SharedModule, find_shared_modules
+from pipelines.errors import LoadRefused
 from pipelines.facts import folder as model_folder
 from pipelines.facts import model_files
 from pipelines.facts.families import Family, FamilyTable
 from pipelines.models import (
     components,
+    controls,
     inversion,
     memoised,
     processors,
     replays,
     single_file,
+    tasks,
     transfer,
     tuning,
     upscaler,
     verify,
 )
+from pipelines.models.controls import ControlNets
 from pipelines.models.device import choose_dtype
 from pipelines.models.streaming import MIN_STREAMED_BYTES, Streamed
 from pipelines.models.tokens import TokenCounter
@@ -54,13 +56,6 @@ from pipelines.plan import ModelPlan
 from pipelines.spec import Task
 
 log = logging.getLogger("darkroom.loader")
-
-# Named, for they import every family of pipelines that diffusers has: a seventh of what a worker imports.
-_AUTO = {
-    Task.TEXT_TO_IMAGE: "AutoPipelineForText2Image",
-    Task.IMAGE_TO_IMAGE: "AutoPipelineForImage2Image",
-    Task.INPAINTING: "AutoPipelineForInpainting",
-}
 
 # Of the matrices of denoisers; the rest stays as it is. bitsandbytes' nf4 keeps a float32 scale for every 64 elements.
 _UPSCALER = "upscaler"  # how the names of those begin that are counted beside a pipeline's components
@@ -81,12 +76,15 @@ class LoadedModel:
         streamed: Mapping[str, Streamed] | None = None,
         graphs: GraphPool | None = None,
         upscalers: Mapping[str, Upscaler] | None = None,
+        nets: Mapping[str, torch.nn.Module] | None = None,
     ) -> None:
-        """``graphs`` is the pool of its device's CUDA graphs; one of its own if it is not given."""
+        """``graphs`` is the pool of its device's CUDA graphs; one of its own if it is not given. ``nets`` are its
+        ControlNets by name."""
         self.plan = plan
         self.family = family
         self.device = device
-        self.shared_modules = find_shared_modules(pipeline.components)
+        self._nets = ControlNets(pipeline, nets or {})
+        self.shared_modules = find_shared_modules(pipeline.components) | self._nets.shared_modules
         for shared in self.shared_modules.values():
             shared.device = device
         replays.equip(self.shared_modules.values(), plan, family, device, graphs)
@@ -108,21 +106,29 @@ class LoadedModel:
                 self._by_task[task] = self._make(task)
             return self._by_task[task]
 
-    def prepare(self, task: Task) -> None:
-        """Have the pipeline of a task made before a run asks for it: the first one takes imports, and a run's thread is
-        that of all runs. What stands in the way is met again by the run, which answers for it."""
+    def controlled(self, task: Task, names: Sequence[str]) -> tuple[Any, list[SharedModule]]:
+        """The pipeline that does ``task`` with ControlNets, and those of these names. Raises Unsupported."""
+        with self._lock:
+            return self._nets.controlled(task, names)
+
+    @property
+    def controls(self) -> tuple[str, ...]:
+        """The names of its ControlNets."""
+        return tuple(self._nets.modules)
+
+    def prepare(self, task: Task, names: Sequence[str] = ()) -> None:
+        """Have the pipeline of a task, with ControlNets of these names, made before a run asks for it: the first one
+        takes imports, and a run's thread is that of all runs. What stands in the way is met again by the run, which
+        answers for it."""
         with contextlib.suppress(Exception):
             self.pipeline(task)
+            if names:
+                self.controlled(task, names)
 
     def _make(self, task: Task) -> Any:
-        if task is _native_task(self._base) or (self.family.by_instruction and task is not Task.INPAINTING):
+        if task is tasks.native_task(self._base) or (self.family.by_instruction and task is not Task.INPAINTING):
             return self._base
-        try:
-            made = getattr(diffusers, _AUTO[task]).from_pipe(self._base)
-        except (ValueError, AttributeError) as error:
-            raise Unsupported(f"{type(self._base).__name__} has no pipeline for {task}") from error
-        made.set_progress_bar_config(disable=True)
-        return made
+        return tasks.pipeline_for(task, self._base)
 
     def weight_bytes(self) -> int:
         """Bytes of all parameters and buffers, as far as they are on the device when it is there."""
@@ -143,6 +149,8 @@ class LoadedModel:
             self._base.to(device)
             for upscaler in self.upscalers.values():
                 upscaler.module.to(device)
+            for net in self._nets.modules.values():
+                net.to(device)
             return
         if device.type == "cuda":
             if self._host_copy is not None:
@@ -194,22 +202,15 @@ class LoadedModel:
         return dict(self._base.components)
 
     def _modules(self) -> dict[str, torch.nn.Module]:
-        parts = {name: part for name, part in self._base.components.items() if isinstance(part, torch.nn.Module)}
-        return {**parts, **{f"{_UPSCALER} {name}": each.module for name, each in self.upscalers.items()}}
+        own = {name: part for name, part in self._base.components.items() if isinstance(part, torch.nn.Module)}
+        own |= {controls.component_name(name): net for name, net in self._nets.modules.items()}
+        return own | {f"{_UPSCALER} {name}": each.module for name, each in self.upscalers.items()}
 
 
 def _sizes(module: torch.nn.Module) -> Iterator[tuple[str, int]]:
     """The name and the bytes of each of a module's parameters and buffers."""
     for name, tensor in (*module.named_parameters(), *module.named_buffers()):
         yield name, sum(part.numel() * part.element_size() for part in _parts(tensor))
-
-
-def _native_task(pipeline: Any) -> Task:
-    """What a pipeline does as it is: told by what its call takes, for a folder may name any of a family's classes."""
-    takes = inspect.signature(type(pipeline).__call__).parameters
-    if "mask_image" in takes:
-        return Task.INPAINTING
-    return Task.IMAGE_TO_IMAGE if "strength" in takes else Task.TEXT_TO_IMAGE
 
 
 def load(
@@ -263,7 +264,8 @@ def load(
     verify.descale(pipeline.components, parts)
     inversion.load(plan, pipeline.components)
     loaded = adapters.load(pipeline, plan.adapters)  # before placing: they go to the device with their modules
-    streamed = tuning.place(pipeline, plan, device, host_encoders=host_encoders)
+    nets = controls.load(plan, dtype, component_done)
+    streamed = tuning.place(pipeline, plan, device, host_encoders=host_encoders, beside=nets)
     families = FamilyTable()
     family = families.by_name.get(plan.family) or families.detect(path)
     log.info(
@@ -278,7 +280,7 @@ def load(
         },
     )
     upscalers = upscaler.load_all(plan.upscalers, device, plan.dtype)
-    return LoadedModel(plan, pipeline, family, device, loaded, streamed, graphs, upscalers)
+    return LoadedModel(plan, pipeline, family, device, loaded, streamed, graphs, upscalers, nets)
 
 
 def weight_bytes(plan: ModelPlan, device: torch.device, *, host_encoders: bool = False) -> int:
@@ -298,6 +300,8 @@ def weight_bytes(plan: ModelPlan, device: torch.device, *, host_encoders: bool =
                 sizes[name][key] = tensor.size
             else:
                 sizes[name][key] = tensor.elements * (smaller if len(tensor.shape) == 2 else itemsize)
+    for part in controls.parts(plan):
+        sizes[part.component.name] = {key: tensor.elements * itemsize for key, tensor in part.tensors().items()}
     loras = [Path(file.path) for file in plan.adapters]
     for path in (path for path in loras if model_folder.adapter_problem(path) is None):
         sizes[f"lora {path}"] = {key: math.prod(shape) * itemsize for key, shape in _shapes([path])}

@@ -23,7 +23,7 @@ import msgspec
 import torch
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import model_files
+from pipelines.facts import controls, model_files
 from pipelines.facts.component import INDEX
 from pipelines.plan import ModelPlan
 
@@ -177,6 +177,9 @@ def _files(plan: ModelPlan) -> Iterator[tuple[Path, bool]]:
             yield part.vocabulary, True
     yield from ((Path(adapter.path), False) for adapter in plan.adapters)
     yield from ((Path(embedding.path), False) for embedding in plan.embeddings)
+    for part in map(controls.part, plan.controls):
+        yield from ((part.folder / name, True) for name in part.files.configs)
+        yield from ((path, False) for path in part.weights)
 
 
 def _described(path: Path, *, whole: bool) -> _File:

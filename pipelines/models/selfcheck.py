@@ -22,7 +22,7 @@ from pipelines.engine.call import Call
 from pipelines.engine.cost import BUCKETS
 from pipelines.engine.shared import SharedModule, Stage
 from pipelines.errors import DrawError, is_out_of_memory
-from pipelines.models import encodercheck
+from pipelines.models import controlcheck, encodercheck
 from pipelines.models.loader import LoadedModel
 from pipelines.models.shortcheck import ShortCheck, are_mixed, is_on_cuda, note_pixels, synchronise, trace
 from pipelines.models.trial import (
@@ -68,6 +68,10 @@ def check(
         for shared, call in first.items():
             if shared.stage is not Stage.DECODE:
                 _guess_costs(shared, call.rows)
+        rows = max((call.rows for shared, call in first.items() if shared.is_denoiser), default=1)
+        for shared in model.shared_modules.values():
+            if shared.stage is Stage.CONTROL and shared not in first:
+                _guess_costs(shared, rows)
         if believed and known is not None:
             known.give(model)  # anew: the first forward of a process is slower than any other
         denoisers = [shared for shared in first if shared.is_denoiser and model.shares]
@@ -126,6 +130,7 @@ def _forget(model: LoadedModel) -> None:
     model.shares, model.reason = True, ""
     for shared in model.shared_modules.values():
         shared.apart = False
+        shared.fills = shared.takes_residuals
         shared.parts.clear()
         shared.output_parts.clear()
 
@@ -178,6 +183,7 @@ def _compare_pictures(trial: Trial) -> list[Call]:
             _unshare(model, f"together fails: {error}")
     if model.shares and model.adapters:
         _check_adapters(trial, drawing_a, alone_a, alone_b)
+    controlcheck.prove(trial, calls, of_b)
     return calls
 
 

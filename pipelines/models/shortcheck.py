@@ -34,9 +34,9 @@ from pipelines.engine.call import Call, History
 from pipelines.engine.learning import StepCosts
 from pipelines.engine.shared import SharedModule, Stage
 from pipelines.errors import DrawError
-from pipelines.models import encodercheck
+from pipelines.models import controlcheck, encodercheck
 from pipelines.models.loader import LoadedModel
-from pipelines.models.trial import PROMPT_A, PROMPT_B, Trial, allowed, distance, first_calls, refuse_deaf
+from pipelines.models.trial import PROMPT_A, PROMPT_B, Trial, allowed, distance, first_calls, first_step, refuse_deaf
 from pipelines.spec import Adapter
 
 log = logging.getLogger("darkroom.selfcheck")
@@ -112,6 +112,7 @@ class ShortCheck:
             model.shares, model.reason = False, f"together fails: {error}"
         if model.shares and model.adapters:
             self._check_adapters(of_b)
+        controlcheck.prove(self.trial, self._calls, of_b)
         # Some of the forwards computed nothing, and a busy machine is no slow device.
         for shared in {forward.shared for forward in self._forwards}:
             shared.costs = StepCosts()
@@ -141,7 +142,7 @@ class ShortCheck:
     def _compare_steps(self, of_b: list[Call]) -> None:
         """A step that A shares with B gives each what it gives alone."""
         steps_of_a = [call for call in self._calls if call.shared.stage is Stage.DENOISE]
-        step_of_b = _first_step(of_b)
+        step_of_b = first_step(of_b)
         after = _index(steps_of_a, step_of_b)
         given = deque(forward.output for forward in self._of_a if forward.shared.stage is Stage.DENOISE)
         answers = deque(given.popleft() for _ in range(after))
@@ -187,9 +188,9 @@ class ShortCheck:
         drawing = self.trial.drawing(PROMPT_A, 1)
         spec = msgspec.structs.replace(drawing.spec, adapters=(Adapter(model.adapters.names[0], 1.0),))
         adapted = msgspec.structs.replace(drawing, job_id="check-adapter", spec=spec)
-        base, other = _first_step(self._calls).output, _first_step(of_b).output
+        base, other = first_step(self._calls).output, first_step(of_b).output
         try:
-            alone = _first_step(self.trial.begin(adapted, forwards=1)).output
+            alone = first_step(self.trial.begin(adapted, forwards=1)).output
             pair = self.trial.begin_together(drawing, adapted, 0)
             if pair is not None:  # else they never share a step
                 model.adapters.mixed = are_mixed(
@@ -273,10 +274,6 @@ def _watched(model: LoadedModel, answers: deque[Any] | None = None) -> Iterator[
     finally:
         for shared, real in before.items():
             shared.function = real
-
-
-def _first_step(calls: list[Call]) -> Call:
-    return next(call for call in calls if call.shared.stage is Stage.DENOISE)
 
 
 def _index(steps: list[Call], other: Call) -> int:

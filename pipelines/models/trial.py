@@ -137,6 +137,11 @@ def first_calls(calls: Sequence[Call]) -> dict[SharedModule, Call]:
     return first
 
 
+def first_step(calls: Sequence[Call]) -> Call:
+    """The first call of a denoiser."""
+    return next(call for call in calls if call.shared.stage is Stage.DENOISE)
+
+
 def allowed(model: LoadedModel) -> float:
     """How far apart two forwards may be that should be equal, as a share of how far two others are."""
     dtype = next((p.dtype for t in model.shared_modules.values() if t.is_denoiser for p in t.module.parameters()), None)

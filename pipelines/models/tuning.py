@@ -8,7 +8,7 @@ docs/gpu.md lists each of them, its expected effect and where that is from.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import diffusers
@@ -78,10 +78,16 @@ def _float8(library: Any) -> Any:
 
 
 def place(
-    pipeline: Any, plan: ModelPlan, device: torch.device, *, host_encoders: bool = False
+    pipeline: Any,
+    plan: ModelPlan,
+    device: torch.device,
+    *,
+    host_encoders: bool = False,
+    beside: Mapping[str, torch.nn.Module] | None = None,
 ) -> dict[str, streaming.Streamed]:
-    """Bring a pipeline to its device, with what is faster there. With ``host_encoders``, its text encoders stay in host
-    memory. Returns the parts that are streamed from there."""
+    """Bring a pipeline to its device, with what is faster there, and ``beside`` it its ControlNets. With
+    ``host_encoders``, its text encoders stay in host memory. Returns the parts that are streamed from there."""
+    beside = beside or {}
     streamed: dict[str, streaming.Streamed] = {}
     if device.type == "cuda":
         # Tensor cores for what stays in float32. No cuDNN search and no channels-last: an engine's batches have ever
@@ -90,7 +96,11 @@ def place(
         _fuse(pipeline, plan)  # before placing: offloading moves what it finds, and what is dropped is not copied
     if plan.offload and device.type == "cuda":
         streamed = offload.offload(
-            pipeline, device, host_bytes=memory.host_share(), streams_encoders=plan.quantise_encoders is None
+            pipeline,
+            device,
+            host_bytes=memory.host_share(),
+            streams_encoders=plan.quantise_encoders is None,
+            beside=beside,
         )
     elif host_encoders and device.type == "cuda":
         streamed = streaming.stream_encoders(pipeline, device, host_bytes=memory.host_share())
@@ -99,6 +109,10 @@ def place(
             if device.type == "cuda" and isinstance(part, torch.nn.Module):
                 transfer.bring_weights(part, device)
         pipeline.to(device)  # what is left: it knows which parts their libraries move by themselves
+    for part in beside.values() if not (plan.offload and device.type == "cuda") else ():
+        if device.type == "cuda":
+            transfer.bring_weights(part, device)
+        part.to(device)
     if device.type == "cuda" and plan.compile:
         for module in _denoisers(pipeline):
             _compile(module)

@@ -37,6 +37,7 @@ class ModuleVerdict(msgspec.Struct, frozen=True):
     pixels: float
     costs: Curve | None = None
     apart: bool = False  # are its calls made one by one?
+    fills: bool = True  # may its calls with what ControlNets add meet those without?
 
 
 class Verdict(msgspec.Struct, frozen=True):
@@ -59,6 +60,7 @@ class Verdict(msgspec.Struct, frozen=True):
                 shared.pixels,
                 shared.costs.curve() if shared.is_denoiser else None,
                 shared.apart,
+                shared.fills,
             )
             for shared in model.shared_modules.values()
         }
@@ -85,5 +87,6 @@ class Verdict(msgspec.Struct, frozen=True):
             found = self.modules[shared.name]
             shared.parts, shared.output_parts = dict(found.parts), dict(found.output_parts)
             shared.pixels, shared.apart = found.pixels, found.apart
+            shared.fills = found.fills and shared.takes_residuals
             if found.costs is not None:
                 shared.costs = StepCosts(found.costs)

@@ -19,7 +19,7 @@ from pipelines.pictures import provenance
 from pipelines.pictures.fitting import cover, to_pil
 from pipelines.pictures.matting import FLAT_GROUND, cut_out
 from pipelines.pictures.repaint import put_back
-from pipelines.spec import LANCZOS, Encoding, ImageSpec, Picture, Window
+from pipelines.spec import LANCZOS, Control, Encoding, ImageSpec, Picture, Window
 
 # Measured at 1024×1024 (bench/encode.py, docs/bench.md): against Pillow's default of 6, level 1 takes a third to
 # a half of the time, and its files are 15 % (photograph-like) to 40 % (smooth, drawn) larger.
@@ -128,7 +128,8 @@ def encode(image: Image.Image, spec: ImageSpec, encoding: Encoding, *, index: in
     if encoding.metadata:
         parameters = encoding.texts[index] if encoding.texts else _parameters(spec, seed)
     # Resampling alone is no model's doing.
-    packet = provenance.xmp(spec) if encoding.provenance and (spec.upscaler or not spec.only_enlarges) else None
+    made = encoding.provenance and (spec.upscaler or not spec.only_enlarges)
+    packet = provenance.xmp(spec, of_ours=encoding.of_ours) if made else None
     if encoding.format == "png":
         info = PngImagePlugin.PngInfo()
         if parameters is not None:
@@ -165,6 +166,12 @@ def _beginning(prompt: str) -> str:
     return prompt if len(prompt) <= _MAX_EXIF_PROMPT else prompt[:_MAX_EXIF_PROMPT] + "…"
 
 
+def _told(control: Control) -> dict[str, object]:
+    """All of it but the picture."""
+    made = {} if control.preprocess == "none" else {"preprocess": control.preprocess}
+    return {"name": control.name, "weight": control.weight, "start": control.start, "end": control.end, **made}
+
+
 def _parameters(spec: ImageSpec, seed: int, *, ascii_only: bool = False) -> str:
     """What is needed to draw this picture again, as JSON; of one that was not drawn, what enlarged it."""
     if spec.only_enlarges:
@@ -196,4 +203,6 @@ def _parameters(spec: ImageSpec, seed: int, *, ascii_only: bool = False) -> str:
         values["strength"] = spec.strength
     if spec.adapters:
         values["loras"] = [{"name": adapter.name, "weight": adapter.weight} for adapter in spec.adapters]
+    if spec.controls:
+        values["controls"] = [_told(control) for control in spec.controls]
     return json.dumps(values, ensure_ascii=ascii_only)

@@ -27,11 +27,12 @@ _PACKET: Final = (
 )
 
 
-def source_type(spec: ImageSpec) -> str:
-    """IPTC's term for the pictures of ``spec``: an edit of anything is a composite, whatever is left of it."""
-    return EDITED if spec.sources else MADE
+def source_type(spec: ImageSpec, *, of_ours: bool = False) -> str:
+    """IPTC's term for the pictures of ``spec``: an edit of anything is a composite, whatever is left of it.
+    ``of_ours``: its sources were drawn for it."""
+    return EDITED if spec.sources and not of_ours else MADE
 
 
-def xmp(spec: ImageSpec) -> str:
+def xmp(spec: ImageSpec, *, of_ours: bool = False) -> str:
     """The XMP packet that says so."""
-    return _PACKET.format(source_type(spec))
+    return _PACKET.format(source_type(spec, of_ours=of_ours))

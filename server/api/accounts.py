@@ -58,8 +58,14 @@ class Quotas(BaseModel):
     megapixel_steps: Quota
 
 
+class Asker(BaseModel):
+    name: str = Field(description="of the key; `local` on a server without keys")
+    admin: bool = Field(description="may it see others' use and jobs, and load and unload models?")
+
+
 class UsageAnswer(BaseModel):
     object: str = Field(description="list")
+    principal: Asker = Field(description="whose key asks")
     since: str = Field(description="the first day")
     until: str = Field(description="the last day")
     data: list[UsageRow]
@@ -97,6 +103,7 @@ def router(services: Services) -> APIRouter:
             total.add(spent)
         return {
             "object": "list",
+            "principal": {"name": principal.name, "admin": principal.admin},
             "since": first.isoformat(),
             "until": last.isoformat(),
             "data": [

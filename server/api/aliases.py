@@ -46,6 +46,7 @@ ALIASES: Final[dict[str, tuple[str, ...]]] = {
     "strength": ("denoising_strength", "denoise_strength", "denoise", "prompt_strength", "img2img_strength"),
     "scheduler": ("sampler", "sampler_name", "sampler_index", "sample_method", "sampling_method", "scheduler_name"),
     "loras": ("lora",),
+    "controls": ("controlnet", "controlnets", "control_nets"),
 }  # fmt: skip
 
 # What stands for one of our fields only together: width × height is the size, batch_size × n_iter is n.

@@ -29,10 +29,19 @@ def allowed(catalog: Catalog, limits: Limits) -> frozenset[str] | None:
 
 def require_allowed(catalog: Catalog, limits: Limits, model: Model) -> None:
     """Raise ModelForbidden for a model that may not be used; it names those that may."""
-    models = allowed(catalog, limits)
-    if models is not None and model.id not in models:
-        names = ", ".join(known for known in catalog.models if known in models) or "none that this server has"
-        raise ModelForbidden(f"This key may not use {model.id}. It may use: {names}.", param="model")
+    ids = allowed(catalog, limits)
+    if ids is not None and model.id not in ids:
+        raise refusal(catalog, ids, model)
+
+
+def refusal(catalog: Catalog, ids: frozenset[str], model: Model) -> ModelForbidden:
+    """What is told of a model to whoever may only use those of these IDs."""
+    return ModelForbidden(f"This key may not use {model.id}. It may use: {names(catalog, ids)}.", param="model")
+
+
+def names(catalog: Catalog, ids: frozenset[str]) -> str:
+    """Those of these IDs that there are, for a message."""
+    return ", ".join(known for known in catalog.models if known in ids) or "none that this server has"
 
 
 def require_upscaler_allowed(catalog: Catalog, limits: Limits, upscaler: Upscaler) -> None:

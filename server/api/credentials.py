@@ -18,7 +18,7 @@ import msgspec
 from PIL import Image
 
 from pipelines.pictures.provenance import EDITED, MADE
-from pipelines.spec import ImageSpec, Picture
+from pipelines.spec import Picture
 from server import __version__
 from server.edge.certificate import read_pem, readable_by_others
 from server.errors import ConfigError, ServerFault
@@ -57,9 +57,10 @@ class Credentials:
         if (warning := readable_by_others(key)) is not None:
             log.warning("certificate of pictures", extra={"reason": warning})
 
-    async def sign(self, pictures: tuple[Picture, ...], spec: ImageSpec) -> tuple[Picture, ...]:
-        """The same pictures, signed, off the event loop. Raises ServerFault: none is given out without."""
-        return await anyio.to_thread.run_sync(self._sign, pictures, bool(spec.sources))
+    async def sign(self, pictures: tuple[Picture, ...], *, edited: bool) -> tuple[Picture, ...]:
+        """The same pictures, signed, off the event loop. Raises ServerFault: none is given out without. ``edited``:
+        they are made of pictures that were sent."""
+        return await anyio.to_thread.run_sync(self._sign, pictures, edited)
 
     def _sign(self, pictures: tuple[Picture, ...], edited: bool) -> tuple[Picture, ...]:
         try:

@@ -14,6 +14,8 @@ from typing import Any
 import msgspec
 from starlette.requests import Request
 
+from server.api import control_forms
+from server.api.control_fields import FIELD, MAX_CONTROLS
 from server.api.multipart import Part, boundary_of, read_parts
 from server.api.off_loop import off_loop
 from server.api.spellings import is_empty
@@ -41,8 +43,9 @@ async def read_form(request: Request, *, max_files: int, max_file_bytes: int) ->
     """Read a multipart body. Raises BadRequest or TooLarge."""
     boundary = boundary_of(request.headers.get("content-type", ""))
     parts = await read_parts(chunks_of(request), boundary, _Limits(max_files, max_file_bytes))
-    images, masks, texts = _sorted(parts)
-    fields = await off_loop(sum(len(part.data) for part in texts), lambda: _fields(texts))
+    images, masks, controls, texts = _sorted(parts)
+    size = sum(len(part.data) for part in (*texts, *controls))
+    fields = await off_loop(size, lambda: _fields(texts, controls, max_file_bytes))
     files = [*images, *masks]
     size = sum(len(part.data) for part in files)
     taken = await off_loop(size, lambda: [_taken(part, max_file_bytes) for part in files])
@@ -57,6 +60,7 @@ class _Limits:
         self._max_file_bytes = max_file_bytes
         self._files = 0  # that are not empty
         self._fields = 0
+        self._controls = 0  # files of controls
         self._last: Part | None = None  # of the files that are counted
 
     def begin(self, part: Part) -> None:
@@ -67,7 +71,8 @@ class _Limits:
 
     def grown(self, part: Part) -> None:
         match = _FILES.fullmatch(part.name)
-        param = "mask" if match is not None and match[2] else "image"
+        is_control = control_forms.is_part(part.name)
+        param = part.name if is_control else "mask" if match is not None and match[2] else "image"
         if part.filename is None:
             # An empty one is absent, as every empty field is; but white space is looked at again whenever more arrives.
             if match is not None and (len(part.data) > _MAX_BLANK_BYTES or part.data.strip()):
@@ -79,7 +84,7 @@ class _Limits:
             if len(part.data) > _MAX_FIELD_BYTES:
                 raise TooLarge(f"A text field of the form is larger than {_MAX_FIELD_BYTES} bytes.")
             return
-        if match is None:
+        if match is None and not is_control:
             raise _unknown_file(part.name)
         # What comes in base64 is a third larger, and its line breaks; it is measured again when it is decoded.
         most = self._max_file_bytes * 3 // 2 if part.encoding == "base64" else self._max_file_bytes
@@ -87,7 +92,10 @@ class _Limits:
             raise TooLarge(f"{param} is larger than {self._max_file_bytes} bytes.", param=param)
         if part is not self._last:
             self._last = part
-            self._files += 1
+            self._files += not is_control
+            self._controls += is_control
+            if self._controls > MAX_CONTROLS:
+                raise TooLarge(f"{FIELD} has more than {MAX_CONTROLS} pictures.", param=FIELD)
             # A mask, and one picture more than may be kept: the refusal of that one says how many a model takes.
             if self._files > self._max_files + 2:
                 raise TooLarge(f"image has more than {self._max_files} pictures.", param="image")
@@ -102,18 +110,23 @@ def _unknown_file(name: str) -> BadRequest:
     )
 
 
-def _sorted(parts: Sequence[Part]) -> tuple[list[Part], list[Part], list[Part]]:
-    """Pictures in their order, masks, and text fields. Raises BadRequest for more than one mask."""
+def _sorted(parts: Sequence[Part]) -> tuple[list[Part], list[Part], list[Part], list[Part]]:
+    """Pictures in their order, masks, pictures of controls, and text fields. Raises BadRequest for more than one
+    mask."""
     images: list[tuple[int, Part]] = []
     masks: list[Part] = []
+    controls: list[Part] = []
     texts: list[Part] = []
     for part in parts:
         match = _FILES.fullmatch(part.name)
         if part.filename is None:
             if match is None:
                 texts.append(part)
-        elif match is None or (not part.filename and not part.data):
+        elif not part.filename and not part.data:
             continue  # nothing is in it: the empty slot of a browser's form
+        elif match is None:
+            if control_forms.is_part(part.name):  # else it is empty, or it was refused
+                controls.append(part)
         elif match[2]:
             masks.append(part)
         else:
@@ -121,17 +134,21 @@ def _sorted(parts: Sequence[Part]) -> tuple[list[Part], list[Part], list[Part]]:
     if len(masks) > 1:
         raise BadRequest(f"The form has {len(masks)} masks; an edit takes one.", param="mask")
     images.sort(key=lambda numbered: numbered[0])  # where numbers are equal, or none, as they came
-    return [part for _, part in images], masks, texts
+    return [part for _, part in images], masks, controls, texts
 
 
-def _fields(parts: Iterable[Part]) -> dict[str, Any]:
+def _fields(parts: Iterable[Part], controls: Iterable[Part], max_file_bytes: int) -> dict[str, Any]:
     fields: dict[str, Any] = {}
     texts: dict[str, str] = {}
     loras: list[dict[str, Any]] = []
+    of_controls: list[control_forms.Named] = []
     for part in parts:
         name, value = part.name, _text(part)
         if name.startswith("loras["):
             _add_lora(loras, name.removeprefix("loras"), value)
+            continue
+        if control_forms.is_part(name):
+            of_controls.append((name, value))
             continue
         name = name.removesuffix("[]")  # as PHP and Rails write a field of one value
         if name in fields and not is_empty(value):
@@ -139,6 +156,9 @@ def _fields(parts: Iterable[Part]) -> dict[str, Any]:
         if name not in fields or not is_empty(value):
             texts[name] = value
             fields[name] = _loras(value) if name == "loras" else value
+    of_controls += [(part.name, _taken(part, max_file_bytes)) for part in controls]
+    if of_controls:
+        fields[FIELD] = control_forms.put_together(texts.get(FIELD), of_controls)
     return {"loras": loras, **fields} if loras else fields
 
 

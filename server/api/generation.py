@@ -9,17 +9,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 from fastapi import Request
 
 from pipelines.plan import Drawing
 from pipelines.spec import Encoding, ImageSpec
-from server.api import specs
+from server.api import control_fields, specs
 from server.api.outcome import Outcome
 from server.api.reader import MAX_IGNORED
 from server.api.results import base_url, make_outcome, require_room, wanted
 from server.api.services import Services
-from server.api.sources import Size, make_sources, most_bytes, read_sources
+from server.api.sources import Size, make_controls, make_sources, most_bytes, read_sources
 from server.api.specs import Sources
 from server.api.submission import Submission, read_candidate
 from server.catalog.catalog import Model
@@ -27,12 +28,13 @@ from server.edge.body import hold_of
 from server.edge.disconnect import unless_disconnected
 from server.errors import BadRequest, DarkroomError
 from server.jobs.admission import Admitted
+from server.jobs.budget import Hold
 from server.jobs.further import Further
 from server.jobs.job import Job
 from server.jobs.limits import Limits
 from server.worker.protocol import Finished
 
-_HUB_FLAT_COPIES = 6  # of each picture: its clients read it under three names, in two arrays
+HUB_FLAT_COPIES = 6  # of each picture: its clients read it under three names, in two arrays
 _ROOM_S = 10.0  # for which a job waits until there is room for its sources
 
 
@@ -48,7 +50,7 @@ async def finish(request: Request, submission: Submission, admitted: Admitted[Ou
     """Wait for the end of what ``begin`` began, as ``make`` does."""
     with admitted.work.waiter():
         outcome = await unless_disconnected(request, admitted.work.outcome())
-    copies = _HUB_FLAT_COPIES if submission.route == "hub flat" else 1
+    copies = HUB_FLAT_COPIES if submission.route == "hub flat" else 1
     hold_of(request.scope).take(outcome.answer_bytes * copies, owed=admitted.first)
     return outcome
 
@@ -61,22 +63,46 @@ async def begin(
     ``assign`` makes the assignment of a route that draws in a way of its own; default: ``Generation``.
     Whoever begins must wait with ``Work.waiter``: nothing else cancels work that nobody wants.
     """
-    reading = submission.reading
-    request.state.ignored_fields = reading.ignored
-    try:
-        model = _check(services, submission, request.state.principal.limits)
-    except DarkroomError as error:
-        raise reading.named(error) from None
-    mask = submission.mask is not None or submission.fields.mask is not None
-    unused = specs.unused(submission.fields, model, edit=submission.is_edit, mask=mask)
-    told = (reading.names[field] for field in unused if field in reading.names)
-    request.state.ignored_fields = (*reading.ignored, *told)[:MAX_IGNORED]
-    submission = _with_edit_size(submission, model)
+    if submission.fields.webhook is not None:
+        raise BadRequest(
+            "webhook is for jobs that nobody waits for: send the header Prefer: respond-async with it.", param="webhook"
+        )
+    submission, model = examine(services, request, submission)
     base, form = base_url(services, request), wanted(submission, model)
     candidate = await read_candidate(request, submission, model=model, base=base, form=form)
     admitted = services.admission.admit(candidate, (assign or Generation)(services, submission, model, base))
     request.state.job_id = admitted.job_id
     return admitted
+
+
+def examine(services: Services, request: Request, submission: Submission) -> tuple[Submission, Model]:
+    """The submission with what its model makes of it, and that model; the answer will tell what is ignored. Raises what
+    can be refused before any picture is read."""
+    reading = submission.reading
+    request.state.ignored_fields = reading.ignored
+    model = find_model(services, submission, request.state.principal.limits)
+    mask = submission.mask is not None or submission.fields.mask is not None
+    unused = specs.unused(submission.fields, model, edit=submission.is_edit, mask=mask)
+    told = (reading.names[field] for field in unused if field in reading.names)
+    request.state.ignored_fields = (*reading.ignored, *told)[:MAX_IGNORED]
+    return _with_edit_size(submission, model), model
+
+
+def find_model(services: Services, submission: Submission, limits: Limits) -> Model:
+    """The model that a submission names. Raises the error of a model or of fields that cannot be drawn, or that its
+    key may not use."""
+    try:
+        return _check(services, submission, limits)
+    except DarkroomError as error:
+        raise submission.reading.named(error) from None
+
+
+class Files(NamedTuple):
+    """The files of a request."""
+
+    images: list[bytes]  # source pictures
+    mask: bytes | None
+    controls: list[bytes]  # what ControlNets steer by
 
 
 @dataclass(frozen=True)
@@ -87,6 +113,7 @@ class Generation:
     submission: Submission
     model: Model
     base: str  # how the pictures' URLs begin
+    decided: tuple[int, ...] | None = None  # the pictures' seeds, where they were decided before
 
     @property
     def encoding(self) -> Encoding:
@@ -100,18 +127,11 @@ class Generation:
             raise self.submission.reading.named(error) from None
 
     async def _prepare(self, job: Job) -> Drawing:
-        services, submission, fields = self.services, self.submission, self.submission.fields
-        texts = [] if submission.uploads else fields.images
-        masks = [fields.mask] if submission.mask is None and fields.mask is not None else []
+        services, submission = self.services, self.submission
         with services.budget.hold(job.principal, of_a_job=True) as reading:
-            await reading.wait(most_bytes(services, [*texts, *masks]), within_s=_ROOM_S)
-            images = list(submission.uploads) or await read_sources(services, job.principal, texts, param="image")
-            mask = submission.mask
-            if masks:
-                (mask,) = await read_sources(services, job.principal, masks, param="mask")
-            size, sources = await self.arrange(job.principal, images, mask)
-            job.take(sources.size_bytes)
-        spec = self.make_spec(size, sources)
+            files = await self.read(job.principal, reading)
+            spec, size_bytes = await self.specify(job.principal, files)
+            job.take(size_bytes)
         drawing = Drawing(job.key, self.model.plan, spec, self.seeds, job.principal, self.previews)
         form = wanted(submission, self.model)
         if form.url and not form.spare_url:
@@ -120,13 +140,37 @@ class Generation:
 
     @property
     def seeds(self) -> tuple[int, ...]:
-        return specs.make_seeds(self.submission.fields)
+        return self.decided or specs.make_seeds(self.submission.fields)
 
     @property
     def previews(self) -> int:
         """How many times the picture is shown on its way."""
         fields = self.submission.fields
         return fields.partial_images if fields.stream else 0
+
+    async def read(self, principal: str, hold: Hold) -> Files:
+        """The files of the request; what was sent as URL or text is read."""
+        services, submission, fields = self.services, self.submission, self.submission.fields
+        texts = [] if submission.uploads else fields.images
+        masks = [fields.mask] if submission.mask is None and fields.mask is not None else []
+        steering = submission.control_images
+        await hold.wait(most_bytes(services, [*texts, *masks, *steering]), within_s=_ROOM_S)
+        images = list(submission.uploads) or await read_sources(services, principal, texts, param="image")
+        mask = submission.mask
+        if masks:
+            (mask,) = await read_sources(services, principal, masks, param="mask")
+        controls: list[bytes] = []
+        for number, text in enumerate(steering):
+            controls += await read_sources(services, principal, [text], param=control_fields.param(number, "image"))
+        return Files(images, mask, controls)
+
+    async def specify(self, principal: str, files: Files) -> tuple[ImageSpec, int]:
+        """The spec, in which everything is decided, and how many bytes its pictures have."""
+        size, sources = await self.arrange(principal, files.images, files.mask)
+        if files.controls:
+            steered = await make_controls(self.services, principal, files.controls, size, sources.window)
+            sources = replace(sources, controls=steered)
+        return self.make_spec(size, sources), sources.size_bytes
 
     async def arrange(self, principal: str, images: Sequence[bytes], mask: bytes | None) -> tuple[Size, Sources]:
         """The size of the pictures in pixels, and the sources as that size needs them."""
@@ -142,6 +186,9 @@ class Generation:
 
     async def follow(self, job: Job, drawing: Drawing, finished: Finished) -> tuple[Further, ...]:
         return ()
+
+    def to_follow(self, drawing: Drawing) -> float:
+        return 0.0
 
     async def deliver(self, job: Job, drawing: Drawing, finished: Finished) -> Outcome:
         """Pictures out. They are the server's to keep until their answer takes over, whatever else is held."""

@@ -14,13 +14,12 @@ import anyio.to_thread
 from fastapi import APIRouter, Request, Response
 from fastapi.responses import JSONResponse
 
-from server.api import hub_wire, openapi
+from server.api import bodies, deferral, hub_wire, openapi
 from server.api.allowed import allowed, require_allowed
 from server.api.generation import make
 from server.api.images import ERRORS
 from server.api.json_body import read_body
 from server.api.late_answer import headers_in_time
-from server.api.outcome import Outcome
 from server.api.prefixes import CONTRACT
 from server.api.reader import Reading
 from server.api.results import base_url, written
@@ -51,15 +50,21 @@ def router(services: Services) -> APIRouter:
 
         async def work() -> Response:
             submission = Submission("hub", await _reading(request, hub_wire.read_enveloped), prefix=CONTRACT)
-            return await _enveloped(await make(services, request, submission))
+            if deferral.is_asked(request):
+                return await deferral.deferred(services, request, submission)
+            return await written(bodies.enveloped(await make(services, request, submission)))
 
+        if deferral.is_asked(request):
+            return await work()
         return await headers_in_time(request, work(), within_s=services.settings.hub_headers_s)
 
     @routes.post("/api/v2/image/generations", summary="Make pictures (hub, flat)", **_pictures("flat"), **keyed)
     async def generations(request: Request) -> Response:
         """What `imageGenerationsV2` of `@blocklet/aigne-hub` calls."""
         submission = Submission("hub flat", await _reading(request, hub_wire.read_flat), prefix=CONTRACT)
-        return await _flat(await make(services, request, submission))
+        if deferral.is_asked(request):
+            return await deferral.deferred(services, request, submission)
+        return await written(bodies.flat(await make(services, request, submission)))
 
     async def models(request: Request, type: str = "") -> list[dict[str, Any]]:
         """Every model of models.yaml that your key may use, and its aliases, in the hub's shape; none when another type
@@ -134,43 +139,9 @@ def _pictures(shape: str) -> dict[str, Any]:
     content = {"application/json": openapi.hub_body(enveloped=shape == "enveloped")}
     return {
         "response_description": "The pictures.",
-        "responses": ERRORS,
-        "openapi_extra": {"requestBody": {"required": True, "content": content}},
+        "responses": ERRORS | openapi.DEFERRED,
+        "openapi_extra": {"parameters": [openapi.PREFER], "requestBody": {"required": True, "content": content}},
     }
-
-
-async def _enveloped(outcome: Outcome) -> Response:
-    """The answer of POST /api/v2/image."""
-    images: list[dict[str, Any]] = []
-    for item in outcome.items:
-        common = {"mimeType": f"image/{outcome.output_format}", "seed": item.seed}
-        if item.url is not None:
-            name = urlsplit(item.url).path.rpartition("/")[2]
-            images.append({"type": "url", "url": item.url, "filename": name, **common})
-        else:
-            images.append({"type": "file", "data": item.data, **common})
-    return await _json({"images": images, "modelWithProvider": f"{outcome.owner}/{outcome.model}"}, outcome)
-
-
-async def _flat(outcome: Outcome) -> Response:
-    """The answer of POST /api/v2/image/generations: pictures under every name that versions of its client read."""
-    images: list[dict[str, Any]] = []
-    for item in outcome.items:
-        image: dict[str, Any] = {"seed": item.seed}
-        if item.data is not None:
-            image |= {"base64": item.data, "b64_json": item.data, "b64Json": item.data}
-        if item.url is not None:
-            image["url"] = item.url
-        images.append(image)
-    return await _json({"images": images, "data": images}, outcome)
-
-
-async def _json(body: dict[str, Any], outcome: Outcome) -> Response:
-    counted = outcome.usage
-    # No creditPrefix: @aigne/aigne-hub throws at an empty one.
-    usage = {"inputTokens": counted["input_tokens"], "outputTokens": counted["output_tokens"]}
-    body |= {"created": outcome.created, "model": outcome.model, "usage": usage}
-    return await written(body)
 
 
 def _row(services: Services, model: Model, name: str) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from dataclasses import replace
 
 from fastapi import APIRouter, Request, Response
 
-from server.api import generation, openapi
+from server.api import deferral, generation, openapi
 from server.api.forms import Form, read_form
 from server.api.json_body import content_type_of, read_body, require_form
 from server.api.prefixes import add_under_both, prefix_of
@@ -66,8 +66,8 @@ def router(services: Services) -> APIRouter:
             endpoint,
             methods=["POST"],
             summary=summary,
-            responses=openapi.IMAGES,
-            openapi_extra={"requestBody": {"required": True, "content": body}},
+            responses=openapi.IMAGES | openapi.DEFERRED,
+            openapi_extra={"parameters": [openapi.PREFER], "requestBody": {"required": True, "content": body}},
         )
     return routes
 
@@ -109,6 +109,8 @@ def _submission(request: Request, route: str, reading: Reading, form: Form | Non
 
 
 async def _answered(services: Services, request: Request, submission: Submission) -> Response:
+    if deferral.is_asked(request):
+        return await deferral.deferred(services, request, submission)
     if submission.fields.stream:
         return await streamed(services, request, submission, await generation.begin(services, request, submission))
     return await answer(await generation.make(services, request, submission))

@@ -11,10 +11,17 @@ from fastapi import APIRouter, Query, Request
 
 from server.api import openapi
 from server.api.admin import require_admin
+from server.api.bodies import body_of
+from server.api.job_rows import is_expired, row_of
+from server.api.kept import answer_bytes, read_outcome
 from server.api.prefixes import add_under_both
+from server.api.results import base_url, written
 from server.api.services import Services
-from server.errors import AdminRequired, NotFound, Unauthorized
+from server.edge.body import hold_of
+from server.errors import AdminRequired, JobNotKept, NotFound, Unauthorized
 from server.jobs.job import Job
+from server.jobs.registry import NO_JOB
+from server.storage.async_jobs import AsyncJobRow
 
 AllQuery = Annotated[bool, Query(description="other keys' jobs too, with their names; needs an admin key")]
 
@@ -23,29 +30,51 @@ def router(services: Services) -> APIRouter:
     routes = APIRouter(tags=["jobs"], dependencies=[openapi.KEY], responses=openapi.errors(Unauthorized))
 
     async def jobs(request: Request, all: AllQuery = False) -> dict[str, Any]:
-        """Your jobs: those that wait or run, and those that ended in the last ten minutes. Oldest first."""
+        """Your jobs: those that wait or run, those that ended in the last ten minutes, and those of
+        `Prefer: respond-async` as long as they are kept. Oldest first."""
         if all:
             require_admin(request)
-            rows = [{**_row(services, name, job), "key": job.payer} for name, job in services.jobs.everyones()]
-            return {"object": "list", "data": rows}
+            everyones = [
+                {**row_of(services, name, job, services.backlog.row(job.kept_as)), "key": job.payer}
+                for name, job in services.jobs.everyones()
+            ]
+            return {"object": "list", "data": everyones}
         principal = request.state.principal.id
-        return {"object": "list", "data": [_row(services, name, job) for name, job in services.jobs.jobs(principal)]}
+        kept = {row.key: row for row in await services.backlog.ended(principal)}
+        rows = []
+        for name, job in services.jobs.jobs(principal):
+            held = kept.pop(job.kept_as, None) or services.backlog.row(job.kept_as)
+            rows.append(row_of(services, name, job, held))
+        names = {row["id"] for row in rows}
+        rows = [*(row_of(services, row.name, None, row) for row in kept.values() if row.name not in names), *rows]
+        return {"object": "list", "data": rows}
 
-    async def job(request: Request, job_id: str, all: AllQuery = False) -> dict[str, Any]:
-        """How far a job is. Its id is the ``x-job-id`` of the request that it belongs to."""
+    async def job(request: Request, job_id: str, all: AllQuery = False) -> Any:
+        """How far a job is. Its id is the ``x-job-id`` of the request that it belongs to. One of
+        `Prefer: respond-async` that is done has its ``result`` here."""
         if all:
             require_admin(request)
-            found = services.jobs.find(request.state.principal.id, job_id)
-            return {**_row(services, job_id, found), "key": found.payer}
-        return _row(services, job_id, services.jobs.get(request.state.principal.id, job_id))
+            found = services.jobs.anyones(request.state.principal.id, job_id)
+            return {**row_of(services, job_id, found, services.backlog.row(found.kept_as)), "key": found.payer}
+        job, kept = await _find(services, request, job_id)
+        row = row_of(services, job_id, job, kept)
+        if kept is None:
+            return row
+        result = await _result(services, request, kept)
+        if result is None and row["result_state"] == "ready":
+            row["result_state"] = "gone"
+        return await written({**row, "result": result})
 
     async def cancel(request: Request, job_id: str) -> dict[str, Any]:
         """Stop a job at its next step; the request that waits for it is answered 409. One that has ended stays."""
-        found = services.jobs.get(request.state.principal.id, job_id)
-        if not found.ended.is_set():
+        found, kept = await _find(services, request, job_id)
+        if found is None and kept is not None and not kept.state.ended:
+            raise JobNotKept("Another server has this job; cancel it there.")
+        if found is not None and not found.ended.is_set():
             found.cancel()
             await found.ended.wait()
-        return _row(services, job_id, found)
+            found, kept = await _find(services, request, job_id)
+        return row_of(services, job_id, found, kept)
 
     for path, endpoint, method, summary, answer in (
         ("jobs", jobs, "GET", "List your jobs", openapi.JobsAnswer),
@@ -68,20 +97,20 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-def _row(services: Services, name: str, job: Job) -> dict[str, Any]:
-    standing = services.jobs.standing(job)
-    error = None
-    if job.error is not None:
-        answer = job.error.answer
-        error = {"message": job.error.message, "type": answer.type, "param": job.error.param, "code": job.error.code}
-    return {
-        "id": name,
-        "object": "image.job",
-        "status": str(standing.state),
-        "created": job.created,
-        "model": job.model,
-        "place": standing.place,
-        "eta_s": standing.eta_s,
-        "progress": {"done": standing.done, "of": standing.of},
-        "error": error,
-    }
+async def _find(services: Services, request: Request, job_id: str) -> tuple[Job | None, AsyncJobRow | None]:
+    """The job in memory and its row on the disk: one of them, or both. Raises NotFound."""
+    principal = request.state.principal.id
+    kept = await services.backlog.find(principal, job_id, services.jobs.find(principal, job_id))
+    job = services.jobs.find(principal, job_id)  # again: one that was lost may have another in its place
+    if job is None and kept is None:
+        raise NotFound(NO_JOB)
+    return job, kept
+
+
+async def _result(services: Services, request: Request, kept: AsyncJobRow) -> dict[str, Any] | None:
+    """The answer of the job's own route, with its pictures; None where there is none, or none any more."""
+    if kept.result is None or kept.expires is None or is_expired(kept):
+        return None
+    hold_of(request.scope).take(answer_bytes(kept.result))
+    found = await read_outcome(services, kept.result, base_url(services, request), kept.expires)
+    return None if found is None else body_of(*found)

@@ -41,13 +41,24 @@ async def read_body(request: Request, read: Callable[[dict[str, Any]], T], *, ma
 
     ``may_be_empty``: no body, ``null`` and ``""`` are the object without fields.
     """
+    body = await whole_body(request)
+    if may_be_empty and len(body) <= _MAX_NOTHING and bytes(body).removeprefix(_UTF8_MARK).strip() in _NOTHING:
+        body[:] = b"{}"
+    return await read_object(request, body, read)
+
+
+async def whole_body(request: Request) -> bytearray:
+    """The body as it came. Raises Busy."""
     body = bytearray()  # grown, not joined: that would hold everything twice
     async for chunk in chunks_of(request):
         body += chunk
+    return body
+
+
+async def read_object(request: Request, body: bytearray, read: Callable[[dict[str, Any]], T]) -> T:
+    """What ``read`` makes of the JSON object in ``body``. Raises BadRequest, and Busy where there is no room for it."""
     if body.startswith(_UTF8_MARK):
         del body[: len(_UTF8_MARK)]
-    if may_be_empty and len(body) <= _MAX_NOTHING and bytes(body).strip() in _NOTHING:
-        body[:] = b"{}"
     kind = content_type_of(request)
     hold = hold_of(request.scope)
     hold.take(len(body))  # the texts in it, beside the bytes that they are read from

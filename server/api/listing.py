@@ -93,6 +93,7 @@ def _decided(model: Model, *, is_default: bool) -> Row:
         "state": None,
         "devices": None,
         "aliases": model.entry.aliases,
+        "weights": model.plan.key,
         "sizes": model.entry.sizes,
         "max_side": model.entry.max_side if model.entry.sizes == "any" else None,
         "default_size": model.entry.default_size,
@@ -103,6 +104,7 @@ def _decided(model: Model, *, is_default: bool) -> Row:
             for name, lora in model.entry.loras.items()
         ],
         "embeddings": sorted(model.entry.embeddings),
+        "controls": model.control_names,
         "prompt_weights": model.entry.prompt_weights,
         "backgrounds": model.backgrounds,
         "weight_bytes": model.weight_bytes,

@@ -88,16 +88,30 @@ class ErrorAnswer(BaseModel):
     error: ErrorFields
 
 
+class JobWebhook(BaseModel):
+    state: str = Field(description="waiting (for the job's end), due, delivered or failed (given up)")
+    attempts: int
+    next: int | None = Field(description="when the next attempt is due, unix seconds")
+    last_status: int | None = Field(description="what the endpoint answered last; null: nothing, in time")
+
+
 class JobAnswer(BaseModel):
     id: str
     object: str = Field(description="image.job")
     status: str = Field(description="queued, running, done, failed or cancelled")
     created: int = Field(description="when its request began, unix seconds")
     model: str = Field(description="the ID in models.yaml")
+    n: int = Field(description="pictures that were asked for")
     place: int | None = Field(description="1: the next to have its turn; 0: it runs; null: it has ended")
     eta_s: float | None = Field(description="seconds until its end, as jobs have lately gone; null: it has ended")
     progress: JobProgress
     error: ErrorFields | None = Field(description="why it failed")
+    result_state: str | None = Field(
+        None, description="of Prefer: respond-async alone, as what follows: pending, ready, gone or none"
+    )
+    result_expires: int | None = Field(None, description="until when the result is there, unix seconds")
+    webhook: JobWebhook | None = Field(None, description="null: none was asked for")
+    result: dict[str, Any] | None = Field(None, description="the answer of the job's own route; only of a single job")
     key: str | None = Field(None, description="with `all`: the name of whose key it is")
 
 
@@ -113,6 +127,19 @@ IMAGES: dict[int | str, dict[str, Any]] = {
         # Without a type: some readers hold the schema against the text as a whole, others against each event.
         "content": {"text/event-stream": {"schema": {"description": "server-sent events; docs/api.md has them all"}}},
     }
+}
+DEFERRED: dict[int | str, dict[str, Any]] = {
+    202: {
+        "model": JobAnswer,
+        "description": "With `Prefer: respond-async`: the job, whose `result` is at `Location` later.",
+    }
+}
+PREFER = {
+    "name": "Prefer",
+    "in": "header",
+    "required": False,
+    "schema": {"type": "string"},
+    "description": "`respond-async`: answer 202 at once",
 }
 
 

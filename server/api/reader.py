@@ -15,7 +15,7 @@ from typing import Any, Final
 import msgspec
 
 from pipelines.facts import step_cache
-from server.api import references, spellings
+from server.api import control_fields, references, spellings
 from server.api.aliases import HARMLESS, MAX_NAME, PARTS, field_of
 from server.api.wire import VARIATION_STRENGTH, ImageFields, check_fields, is_of_shape
 from server.errors import BadRequest, DarkroomError
@@ -142,6 +142,10 @@ class _Said:
                 self._say("aspect_ratio", name, ratio)
             case "loras":
                 self._say(ours, name, self._loras(name, value))
+            case "controls":
+                items, ignored = control_fields.spelled(name, value)
+                self.ignored += ignored
+                self._say(ours, name, items)
             case _:
                 self._say(ours, name, _spelled(ours, value))
 
@@ -272,7 +276,7 @@ def _same(one: Any, other: Any) -> bool:
 
 
 def _one(texts: list[str], name: str) -> str:
-    if len(texts) > 1:
+    if len(texts) != 1:  # none: lists in lists, deeper than is looked for what is empty
         raise BadRequest(f"{name} must be one picture.", param=name)
     return texts[0]
 

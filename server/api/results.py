@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import anyio.to_thread
@@ -15,6 +16,7 @@ from fastapi import Request, Response
 
 from pipelines.plan import Drawing
 from pipelines.spec import Picture
+from server.api import bodies
 from server.api.outcome import Item, Outcome, background
 from server.api.services import Services
 from server.api.submission import Submission
@@ -60,13 +62,9 @@ async def make_outcome(
     Raises StoreFull when one of them cannot be stored, but must, and ServerFault when one cannot be signed.
     """
     fields, form = submission.fields, wanted(submission, model)
-    pictures = finished.pictures
-    upscaler = next((picture.upscaler for picture in pictures if picture.upscaler is not None), None)
-    # What is only resampled is no model's work, which is what a credential would say.
-    if services.credentials is not None and (upscaler is not None or not drawing.spec.only_enlarges):
-        pictures = await services.credentials.sign(pictures, drawing.spec)
+    upscaler = next((picture.upscaler for picture in finished.pictures if picture.upscaler is not None), None)
     items = []
-    for picture in pictures:
+    for picture in await signed(services, drawing, finished):
         url = await _url(services, picture, base, spare=form.spare_url) if form.url else None
         items.append(Item(picture.seed, picture.data if form.inline else None, url, background(picture.transparent)))
     return Outcome(
@@ -84,19 +82,20 @@ async def make_outcome(
     )
 
 
+async def signed(services: Services, drawing: Drawing, finished: Finished) -> Sequence[Picture]:
+    """The pictures as they are given out: signed, if the owner has it so. Raises ServerFault.
+
+    What is only resampled is no model's work, which is what a credential would say.
+    """
+    of_a_model = not drawing.spec.only_enlarges or any(picture.upscaler is not None for picture in finished.pictures)
+    if services.credentials is None or not of_a_model:
+        return finished.pictures
+    return await services.credentials.sign(finished.pictures, edited=bool(drawing.spec.sources))
+
+
 async def answer(outcome: Outcome) -> Response:
     """The 200 answer in OpenAI's shape."""
-    body = {
-        "created": outcome.created,
-        "data": [item.fields() for item in outcome.items],
-        "model": outcome.model,
-        "size": outcome.size,
-        "quality": outcome.quality,
-        "background": outcome.background,
-        "output_format": outcome.output_format,
-        "usage": outcome.usage,
-    }
-    return await written(body)
+    return await written(bodies.plain(outcome))
 
 
 async def written(body: dict[str, Any]) -> Response:

@@ -12,7 +12,9 @@ from server.inputs.decoders import Decoders
 from server.inputs.fetch import Fetcher
 from server.jobs.accounts import Accounts
 from server.jobs.admission import Admission
+from server.jobs.backlog import Backlog
 from server.jobs.budget import Budget
+from server.jobs.feeder import Feeder
 from server.jobs.queue import JobQueue
 from server.jobs.registry import JobRegistry
 from server.settings import Settings
@@ -20,6 +22,8 @@ from server.storage.database import Database
 from server.storage.signing import Signer
 from server.storage.store import Store
 from server.telemetry import Metrics
+from server.webhooks.secrets import WebhookSecrets
+from server.webhooks.sender import WebhookSender
 from server.worker.fleet import Fleet
 from server.worker.served import ServedCatalog
 
@@ -41,6 +45,10 @@ class Services:
     limits: ImageLimits
     metrics: Metrics
     decoders: Decoders
+    backlog: Backlog
+    feeder: Feeder
+    webhooks: WebhookSender
+    webhook_secrets: WebhookSecrets
     accounts: Accounts
     database: Database
     credentials: Credentials | None = None

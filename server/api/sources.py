@@ -12,7 +12,8 @@ from PIL import Image, ImageChops
 
 from pipelines.pictures.fitting import cover, to_pil, to_pixels
 from pipelines.pictures.masks import clean, cover_mask, feather, stretch
-from pipelines.spec import Pixels, Task
+from pipelines.spec import Pixels, Task, Window
+from server.api import control_fields
 from server.api.services import Services
 from server.api.specs import Sources, target_size
 from server.api.wire import ImageFields
@@ -68,6 +69,25 @@ async def make_sources(
     for data in images[1:]:
         fitted.append(await decoding.run(functools.partial(_reference, decode, data, fit, size), param="image"))
     return size, Sources(tuple(fitted), painted, kept)
+
+
+async def make_controls(
+    services: Services, principal: str, files: Sequence[bytes], size: Size, window: Window | None
+) -> tuple[Pixels, ...]:
+    """The pictures that ControlNets steer by, each cut to the job's size as a source is: scaled to cover it, and the
+    middle taken; and of that, the part that alone is drawn, where it is a ``window``."""
+    decoding = services.decoders.decoding(principal)
+    found = []
+    for number, data in enumerate(files):
+        param = control_fields.param(number, "image")
+        decode = functools.partial(decode_image, limits=services.limits, param=param)
+        found.append(await decoding.run(functools.partial(_steering, decode, data, size, window), param=param))
+    return tuple(found)
+
+
+def _steering(decode: Callable[[bytes], Decoded], data: bytes, size: Size, window: Window | None) -> Pixels:
+    whole = cover(to_pil(decode(data).rgb), *size)
+    return to_pixels(whole if window is None else whole.crop(window.box))
 
 
 async def _first(

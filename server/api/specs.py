@@ -14,8 +14,10 @@ from typing import Any
 
 from pipelines.facts import prompt_weights, schedulers, spacing, step_cache
 from pipelines.facts.presets import STYLES, Preset
-from pipelines.spec import Adapter, Encoding, ImageSpec, Pixels, Task, Window
+from pipelines.spec import Adapter, Control, Encoding, ImageSpec, Pixels, Task, Window
+from server.api import control_fields
 from server.api.wire import ImageFields, is_of_shape, sides_of
+from server.catalog import controls
 from server.catalog.catalog import Model
 from server.catalog.entries import parse_size
 from server.errors import BadRequest
@@ -39,20 +41,18 @@ class Sources:
     kept: Pixels | None = None  # of the first one's size: what is shown where the mask is 0, if not that itself
     window: Window | None = None  # of kept, which is then of the picture's size: what the first one is of it
     drawn_for: tuple[int, int] | None = None  # pixels: what is drawn is of this size, not the picture's
+    controls: tuple[Pixels, ...] = ()  # what ControlNets steer by, of the size of the sources
 
     @property
     def size_bytes(self) -> int:
-        return sum(len(pixels.data) for pixels in (*self.images, self.mask, self.kept) if pixels is not None)
+        return sum(
+            len(pixels.data) for pixels in (*self.images, self.mask, self.kept, *self.controls) if pixels is not None
+        )
 
 
 def check(fields: ImageFields, model: Model, *, images: int, mask: bool) -> None:
     """Refuse what this model cannot do, before anything is fetched or decoded. Raises BadRequest."""
-    if len(fields.prompt) > model.entry.max_prompt:
-        raise BadRequest(f"prompt is longer than {model.entry.max_prompt} characters.", param="prompt")
-    if fields.negative_prompt and len(fields.negative_prompt) > model.entry.max_prompt:
-        raise BadRequest(
-            f"negative_prompt is longer than {model.entry.max_prompt} characters.", param="negative_prompt"
-        )
+    _check_prompts(fields, model)
     if fields.aspect_ratio is not None:
         _size_of_shape(fields.aspect_ratio, model)
     if fields.size not in (None, "auto"):
@@ -62,21 +62,34 @@ def check(fields: ImageFields, model: Model, *, images: int, mask: bool) -> None
     if fields.scheduler is not None and fields.scheduler not in model.scheduler_names:
         allowed = ", ".join(model.scheduler_names)
         raise BadRequest(f"scheduler must be one of {allowed}.", param="scheduler")
-    _check_weights(fields, model)
     _check_loras(fields, model)
+    _check_controls(fields, model)
     _check_background(fields, model)
     _check_task(model, images=images, mask=mask)
 
 
-def _check_weights(fields: ImageFields, model: Model) -> None:
+def _check_prompts(fields: ImageFields, model: Model) -> None:
+    check_prompt("prompt", fields.prompt, model)
+    check_prompt("negative_prompt", fields.negative_prompt or "", model)
+    with_preset = _prompt(fields, model, model.preset(fields.quality, fields.style))
+    if with_preset != fields.prompt:
+        _check_weights("prompt", with_preset, model)
+
+
+def check_prompt(name: str, text: str, model: Model) -> None:
+    """Refuse a prompt in the field ``name`` that this model does not take. Raises BadRequest."""
+    if len(text) > model.entry.max_prompt:
+        raise BadRequest(f"{name} is longer than {model.entry.max_prompt} characters.", param=name)
+    _check_weights(name, text, model)
+
+
+def _check_weights(name: str, text: str, model: Model) -> None:
     if not model.entry.prompt_weights:
         return
-    prompt = _prompt(fields, model, model.preset(fields.quality, fields.style))
-    for name, text in (("prompt", prompt), ("negative_prompt", fields.negative_prompt or "")):
-        try:
-            prompt_weights.parse(text)
-        except prompt_weights.TooHeavy as error:
-            raise BadRequest(f"{name} {error}.", param=name) from None
+    try:
+        prompt_weights.parse(text)
+    except prompt_weights.TooHeavy as error:
+        raise BadRequest(f"{name} {error}.", param=name) from None
 
 
 def _check_loras(fields: ImageFields, model: Model) -> None:
@@ -87,6 +100,20 @@ def _check_loras(fields: ImageFields, model: Model) -> None:
         raise BadRequest(f"loras must be some of those of {model.id}: {', '.join(model.entry.loras)}.", param="loras")
     if len(set(names)) < len(names):
         raise BadRequest("loras must not name one twice.", param="loras")
+
+
+def _check_controls(fields: ImageFields, model: Model) -> None:
+    if not fields.controls:
+        return
+    known = model.control_names
+    if not known:
+        why = ": its " + controls.of_family(model.family) if not controls.takes_any(model.family) else ""
+        helps = "" if why else "; whoever runs the server can give it some: controlnets in models.yaml"
+        raise BadRequest(f"{model.id} has no controls{why}{helps}.", param=control_fields.FIELD)
+    for number, control in enumerate(fields.controls):
+        if control.name not in known:
+            place = control_fields.param(number, "name")
+            raise BadRequest(f"{place} must be one of the controls of {model.id}: {', '.join(known)}.", param=place)
 
 
 def _check_background(fields: ImageFields, model: Model) -> None:
@@ -210,6 +237,7 @@ def make_spec(
         sources=sources.images,
         mask=sources.mask,
         adapters=_adapters(fields, model),
+        controls=_controls(fields, sources),
         kept=sources.kept,
         window=sources.window,
         matting=model.entry.matting if fields.background == "transparent" else None,
@@ -292,6 +320,15 @@ def _adapters(fields: ImageFields, model: Model) -> tuple[Adapter, ...]:
         lora.name: model.entry.loras[lora.name].weight if lora.weight is None else lora.weight for lora in fields.loras
     }
     return tuple(Adapter(name, weight) for name, weight in sorted(weights.items()) if weight != 0)
+
+
+def _controls(fields: ImageFields, sources: Sources) -> tuple[Control, ...]:
+    """Without those that change nothing: a request with a weight of 0 is drawn as one without."""
+    return tuple(
+        Control(each.name, image, each.weight, each.start, each.end, each.preprocess)
+        for each, image in zip(fields.controls, sources.controls, strict=True)
+        if each.weight != 0
+    )
 
 
 def _prompt(fields: ImageFields, model: Model, preset: Preset) -> str:

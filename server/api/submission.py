@@ -46,6 +46,11 @@ class Submission:
         return self.prefix == CONTRACT
 
     @property
+    def control_images(self) -> list[str]:
+        """The pictures that ControlNets steer by, in order."""
+        return [control.image for control in self.fields.controls]
+
+    @property
     def is_edit(self) -> bool:
         return bool(self.uploads or self.fields.images)
 
@@ -71,7 +76,7 @@ class Submission:
     @property
     def size_bytes(self) -> int:
         """About all that it carries: pictures, as files or as texts."""
-        texts = (*self.fields.images, self.fields.mask or "")
+        texts = (*self.fields.images, self.fields.mask or "", *self.control_images)
         return sum(map(len, (*self.uploads, self.mask or b""))) + sum(map(len, texts))
 
 
@@ -124,12 +129,15 @@ def _is_repeat(request: Request, submission: Submission) -> bool:
 
 def _fingerprint(submission: Submission, answered: str) -> bytes:
     """Alike for the same request: same route, same fields, same files, and answered in the same form."""
-    fields = submission.fields.model_dump_json(exclude={"image", "mask"})
+    fields = submission.fields.model_dump_json(
+        exclude={"image": True, "mask": True, "controls": {"__all__": {"image"}}}
+    )
     digest = hashlib.sha256()
     said = (submission.route, answered, fields, *((submission.own,) if submission.own else ()))
     for part in (*(text.encode() for text in said), *submission.uploads):
         digest.update(hashlib.sha256(part).digest())
-    for mark, texts in ((b"image", submission.fields.images), (b"mask", [submission.fields.mask or ""])):
+    pictures = ((b"image", submission.fields.images), (b"mask", [submission.fields.mask or ""]))
+    for mark, texts in (*pictures, (b"controls", submission.control_images)):
         digest.update(mark)
         for text in texts:  # one at a time: together they may be as long as the body
             digest.update(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest())

@@ -22,6 +22,8 @@ from pydantic_core import ErrorDetails
 
 from pipelines.facts.presets import Quality, Style
 from pipelines.facts.spacing import Spacing
+from server.api import control_fields
+from server.api.control_fields import Controls
 from server.catalog.loras import MAX_WEIGHT
 from server.errors import BadRequest
 
@@ -165,6 +167,15 @@ class ImageFields(BaseModel):
         None, ge=0, le=1, description="steps are told from others instead of computed: true (0.5), or how many, 0 to 1"
     )
     loras: Loras = Field((), max_length=MAX_LORAS, description="adapters of the model, each by name and weight")
+    controls: Controls = Field(
+        (),
+        max_length=control_fields.MAX_CONTROLS,
+        description="ControlNets of the model: each by name, with its image, weight, start and end",
+    )
+
+    webhook: Text | None = Field(
+        None, description="with the header Prefer: respond-async: a URL that is told when the job has ended"
+    )
 
     @property
     def images(self) -> list[str]:
@@ -200,6 +211,8 @@ def _refuse(item: ErrorDetails) -> BadRequest:
             f"{-MAX_WEIGHT:g} to {MAX_WEIGHT:g}.",
             param=param,
         )
+    if param == control_fields.FIELD:
+        return control_fields.refuse(item)
     if kind == "missing":
         return BadRequest(f"{param} is required.", param=param, code="missing_field")
     if kind == "string_too_short":

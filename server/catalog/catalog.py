@@ -101,6 +101,11 @@ class Model:
         """What ``scheduler`` may be, in the order to show."""
         return self.family.scheduler_names
 
+    @property
+    def control_names(self) -> tuple[str, ...]:
+        """The names of the ControlNets that a request may ask for, in the order of models.yaml."""
+        return tuple(self.entry.controlnets)
+
     @cached_property
     def own_scheduler(self) -> tuple[str, Mapping[str, Any]] | None:
         """The class and the configuration of what it samples with where nobody says; None where that cannot be told."""

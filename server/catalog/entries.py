@@ -15,6 +15,7 @@ from pipelines.facts.families import FamilyTable
 from pipelines.facts.presets import Quality, Style
 from pipelines.facts.spacing import Spacing
 from pipelines.facts.step_cache import strength as cache_strength
+from server.catalog.controls import Controlnets
 from server.catalog.embeddings import Embeddings
 from server.catalog.loras import LoraEntry, LoraName
 from server.catalog.upscalers import Upscalers
@@ -206,6 +207,10 @@ class ModelEntry(_Entry):
     embeddings: Embeddings = Field(
         default_factory=dict,
         description="words that prompts may say, and the .safetensors file of each (textual inversion)",
+    )
+    controlnets: Controlnets = Field(
+        default_factory=dict,
+        description="ControlNets that a request may name, and the folder of each (Stable Diffusion 1.x, 2.x and XL)",
     )
     prompt_weights: bool = Field(
         False, description="read (word:1.3), (word) and [word] in prompts, and prompts of more than 75 tokens"

@@ -22,7 +22,7 @@ from pipelines.facts.component import INDEX
 from pipelines.facts.families import FamilyTable
 from pipelines.facts.presets import DrawingArea
 from pipelines.plan import ModelPlan
-from server.catalog import embeddings, lines, loras, single_files, upscalers
+from server.catalog import controls, embeddings, lines, loras, single_files, upscalers
 from server.catalog.catalog import Catalog, Model
 from server.catalog.entries import ID, MIN_SIDE, ModelEntry, ModelsFile, PresetEntry, parse_size
 from server.catalog.loras import LoraEntry
@@ -159,6 +159,7 @@ def _decide(source: _Source, file: ModelsFile) -> Catalog:
         _check_edit_size(source, models[model_id])
         _check_schedulers(source, models[model_id])
         _check_prompt_weights(source, models[model_id])
+        _check_controlnets(source, models[model_id])
     _share_weights(source, models)
     if file.default not in names:
         known = ", ".join(models) or "the files in checkpoints, and there are none"
@@ -274,6 +275,16 @@ def _check_prompt_weights(source: _Source, model: Model) -> None:
             raise source.error(place, str(error), text) from None
 
 
+def _check_controlnets(source: _Source, model: Model) -> None:
+    """Raises ConfigError where the model cannot have ControlNets, or one is for another model."""
+    where = ("models", model.id, "controlnets")
+    clash = controls.clash(model.plan, model.family)
+    if clash is not None:
+        raise source.error(where, clash, None)
+    for name, problem in controls.misfits(model.plan).items():
+        raise source.error((*where, name), problem, model.entry.controlnets[name])
+
+
 def _claim_names(source: _Source, names: dict[str, str], model_id: str, entry: ModelEntry) -> None:
     """Adds the ID and its aliases to ``names``. Raises ConfigError for one that already stands for another ID."""
     where = ("models", model_id)
@@ -336,6 +347,7 @@ def model_of(
         text_encoders=tuple(str((folder / each).absolute()) for each in entry.text_encoders),
         tokenizer=single_files.absolute(folder, entry.tokenizer),
         embeddings=embeddings.files(entry.embeddings, folder),
+        controls=controls.files(entry.controlnets, folder),
         devices=tuple(entry.devices or ()),
     )
     plan = msgspec.structs.replace(plan, revision=single_files.revision(plan))
@@ -343,8 +355,8 @@ def model_of(
 
 
 def _share_weights(source: _Source, models: dict[str, Model]) -> None:
-    """IDs that share weights have one plan: their owner's, with the adapters and upscalers of all, kept if any of them
-    says so."""
+    """IDs that share weights have one plan: their owner's, with the adapters, ControlNets and upscalers of all, kept
+    if any of them says so."""
     by_key: dict[str, list[Model]] = {}
     for model in models.values():
         by_key.setdefault(model.plan.key, []).append(model)
@@ -356,6 +368,10 @@ def _share_weights(source: _Source, models: dict[str, Model]) -> None:
         except ValueError as error:
             raise source.error(("models", model_id, "loras"), str(error), None) from None
         try:
+            nets = controls.together(other.plan.controls for other in sharing)
+        except ValueError as error:
+            raise source.error(("models", model_id, "controlnets"), str(error), None) from None
+        try:
             networks = upscalers.together(other.upscaler for other in sharing)
         except ValueError as error:
             raise source.error(("models", model_id, "upscaler"), str(error), model.entry.upscaler) from None
@@ -363,5 +379,7 @@ def _share_weights(source: _Source, models: dict[str, Model]) -> None:
         if keep and (model.entry.idle or model.entry.idle_unload):
             message = "keep cannot be had with idle or idle_unload, and another ID that shares these weights is kept"
             raise source.error(("models", model_id, "idle" if model.entry.idle else "idle_unload"), message, None)
-        plan = msgspec.structs.replace(models[key].plan, keep=keep, adapters=adapters, upscalers=networks)
+        plan = msgspec.structs.replace(
+            models[key].plan, keep=keep, adapters=adapters, controls=nets, upscalers=networks
+        )
         models[model_id] = replace(model, plan=plan)

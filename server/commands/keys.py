@@ -1,4 +1,4 @@
-"""``darkroom keys``: make, change, list and revoke API keys.
+"""``darkroom keys``: make, change, list and revoke API keys, and the secrets of their webhooks.
 
 Knows the keyring of this machine's data folder; a running server reads the same file, and is not asked.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import time
 from argparse import Namespace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from server.commands import key_options
@@ -33,6 +34,8 @@ def add_parser(commands: Any) -> None:
             added.add_argument("--admin", action="store_true", help="it may load and unload models, and the like")
         if action != "revoke":
             key_options.add_limits(added, lifting=action == "change")
+    secret = actions.add_parser("webhook-secret", help="make the secret that a key's webhooks are signed with")
+    secret.add_argument("name", metavar="NAME", help="of the key; local for a server without keys")
     actions.add_parser("list", help="names of the keys and what they may use; the keys themselves are not kept")
 
 
@@ -41,6 +44,7 @@ def run(arguments: Namespace) -> int:
     cannot be written."""
     from server.edge.keys import ADMIN, Keyring
     from server.settings import read_settings
+    from server.webhooks.secrets import WebhookSecrets
 
     path = read_settings().data_dir / "keys.json"
     keyring = Keyring(path)
@@ -62,17 +66,45 @@ def run(arguments: Namespace) -> int:
             if not found:
                 raise CommandFailed(f"no key is named {arguments.name}")
         case "revoke":
+            principals = [entry.principal.id for entry in keyring.list() if entry.name == arguments.name]
             try:
                 found = keyring.revoke(arguments.name)
+                for principal in principals:
+                    WebhookSecrets(path.parent).forget(principal)
             except OSError as error:
                 raise _unwritable(str(path), error) from None
             if not found:
                 raise CommandFailed(f"no key is named {arguments.name}")
+        case "webhook-secret":
+            _show_webhook_secret(keyring, path.parent, arguments.name)
         case "list":
             for entry in keyring.list():
                 role = [entry.role] if entry.role == ADMIN else []
                 print(entry.name, entry.created, *role, *key_options.shown(entry, time.time()), sep="\t")
     return 0
+
+
+def _show_webhook_secret(keyring: Keyring, data_dir: Path, name: str) -> None:
+    """Make a secret in place of the one before, and print it. Raises CommandFailed, ConfigError."""
+    from server.edge.keys import LOCAL
+    from server.webhooks.secrets import WebhookSecrets
+
+    principals = {LOCAL.name: LOCAL.id} | {entry.name: entry.principal.id for entry in keyring.list()}
+    if name not in principals:
+        raise CommandFailed(f"no key is named {name}")
+    secrets = WebhookSecrets(data_dir)
+    try:
+        secret = secrets.make(principals[name])
+    except OSError as error:
+        raise ConfigError(
+            f"{data_dir}: no secret can be kept there ({error.strerror}); DARKROOM_DATA_DIR names the folder"
+        ) from None
+    print(f"The secret of {name}'s webhooks follows. It is shown this once; the one before is void.", file=sys.stderr)
+    try:
+        print(secret, flush=True)
+    except OSError as error:
+        secrets.forget(principals[name])
+        raise CommandFailed(f"the secret could not be shown ({error.strerror}), so it was deleted; try again") from None
 
 
 def _unwritable(path: str, error: OSError) -> ConfigError:

@@ -16,6 +16,7 @@ from server.edge.lingering_close import LingeringClose
 from server.edge.methods import Methods
 from server.edge.paths import Paths
 from server.edge.request_id import RequestIds
+from server.edge.rpc_errors import RpcErrors
 from server.jobs.budget import Budget
 from server.settings import Settings
 
@@ -42,6 +43,7 @@ def install(
     app.add_middleware(Auth, settings=settings, keyring=keyring)
     app.add_middleware(Paths)
     app.add_middleware(ErrorBoundary)
+    app.add_middleware(RpcErrors)
     app.add_middleware(AccessLog, count=count)
     app.add_middleware(LingeringClose)
     app.add_middleware(RequestIds)

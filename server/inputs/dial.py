@@ -49,7 +49,7 @@ async def get(
     try:
         async with (
             httpcore.AsyncConnectionPool(
-                ssl_context=tls, http2=False, network_backend=_PinnedBackend(addresses)
+                ssl_context=tls, http2=False, network_backend=PinnedBackend(addresses)
             ) as pool,
             pool.stream("GET", url, headers=headers) as response,
         ):
@@ -74,7 +74,7 @@ async def _read(response: httpcore.Response, max_bytes: int, param: str) -> byte
     return bytes(body)
 
 
-class _PinnedBackend(httpcore.AsyncNetworkBackend):
+class PinnedBackend(httpcore.AsyncNetworkBackend):
     """Connects to the addresses that were checked, whatever the URL's name resolves to by now."""
 
     def __init__(self, addresses: list[Address]) -> None:

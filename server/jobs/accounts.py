@@ -74,21 +74,32 @@ class Charge:
     day: str
     pictures: int
     megapixel_steps: float = 0.0
-    _step: float = 0.0  # megapixels of one step of all its pictures
+    _steps: dict[str, float] = field(default_factory=dict)  # megapixels of one step of each of its drawings, by ID
     _closed: bool = False
 
-    def draws(self, width: int, height: int, pictures: int, steps: int) -> None:
-        """It is about to draw so many pictures of so many pixels, in this many steps at most. Raises QuotaExceeded."""
-        self._step = width * height * pictures / 1e6
-        asked = self._step * steps
+    def draws(self, width: int, height: int, pictures: int, steps: int, *, then: float = 0.0) -> None:
+        """It is about to draw so many pictures of so many pixels, in this many steps at most, and ``then`` so many
+        megapixel-steps of them. Raises QuotaExceeded."""
+        self._steps[self.job] = width * height * pictures / 1e6
+        asked = self._steps[self.job] * steps + then
         self._accounts.require_megapixel_steps(self, asked)
         self.megapixel_steps = asked
 
-    def spent(self, steps: int, device_s: float) -> None:
-        """So much was drawn."""
-        drawn = self._step * steps
+    def draws_further(self, drawing: str, width: int, height: int, pictures: int) -> None:
+        """One more drawing of the job begins, under an ID of its own."""
+        self._steps[drawing] = width * height * pictures / 1e6
+        self._accounts.named(self, drawing)
+
+    def spent(self, steps: int, device_s: float, drawing: str = "") -> None:
+        """So much was drawn; default: of the job's first drawing."""
+        drawn = self._steps.get(drawing or self.job, 0.0) * steps
         self.megapixel_steps = 0.0 if self._closed else max(0.0, self.megapixel_steps - drawn)
         self._accounts.book(self.payer, self.model, megapixel_steps=drawn, device_s=device_s, day=self.day)
+
+    @property
+    def drawings(self) -> tuple[str, ...]:
+        """The IDs of those that have begun."""
+        return tuple(self._steps)
 
     def delivered(self, pictures: int) -> None:
         """So many pictures have come out."""
@@ -123,8 +134,8 @@ class Accounts:
         self._clock = clock
         self._days: OrderedDict[str, dict[str, _Account]] = OrderedDict()  # by day, then by key; the last used last
         self._loaded: set[str] = set()  # days whose accounts have what was on the disk
-        self._jobs: dict[str, Charge] = {}  # by the key of the job
-        self._late: OrderedDict[str, float] = OrderedDict()  # jobs that have ended, and when (monotonic)
+        self._jobs: dict[str, Charge] = {}  # by the IDs of their drawings; a job's key is that of its first
+        self._late: OrderedDict[str, float] = OrderedDict()  # drawings of ended jobs, and when (monotonic)
         self._unwritten: dict[Place, Row] = {}
         self._on_their_way: dict[Place, Row] = {}  # to the disk
         self._lost = 0  # rows that there was no room for
@@ -200,15 +211,20 @@ class Accounts:
             )
 
     def spent(self, job: str, steps: int, device_s: float) -> None:
-        """A worker has drawn so much of a job, which may have ended by now."""
+        """A worker has drawn so much of the drawing of this ID, whose job may have ended by now."""
         charge = self._jobs.get(job)
         if charge is not None:
-            charge.spent(steps, device_s)
+            charge.spent(steps, device_s, job)
+
+    def named(self, charge: Charge, drawing: str) -> None:
+        """What is told of this drawing is told of the charge's job, too. Of ``Charge.draws_further``."""
+        self._jobs[drawing] = charge
 
     def closed(self, charge: Charge) -> None:
         """A job has ended. Of ``Charge.close``."""
         self._account(charge.day, charge.payer.id).open.discard(charge)
-        self._late[charge.job] = time.monotonic()
+        for drawing in {charge.job, *charge.drawings}:
+            self._late[drawing] = time.monotonic()
 
     def book(
         self,

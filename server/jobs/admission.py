@@ -131,6 +131,7 @@ class Admission(Generic[T]):
             candidate.version,
             id=candidate.job_id,
             key=key,
+            n=candidate.pictures,
             charge=charge,
             hold=hold,
         )

@@ -41,6 +41,10 @@ async def draw_further(job: Job, further: tuple[Further, ...], first: Finished, 
     """The pictures of the drawings that follow ``first``, in their order. They are drawn at once and share steps; the
     first error ends all."""
     job.next_pass(max(each.drawing.spec.steps for each in further))
+    if job.charge is not None:
+        for drawing in (begins for each in further for begins in (each.enlarged, each.drawing) if begins is not None):
+            spec = drawing.spec
+            job.charge.draws_further(drawing.job_id, spec.draw_width, spec.draw_height, len(drawing.seeds))
     done_by = [0] * len(further)
 
     async def one(number: int, each: Further) -> Finished:

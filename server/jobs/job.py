@@ -56,6 +56,8 @@ class Job:
     version: object = None  # of the model: what models.yaml said of it
     id: str = ""  # as its client knows it; chosen by that, it is unique to its principal only. Default: the key
     key: str = field(default_factory=new_job_id)  # unique in this server, for the worker and the log
+    n: int = 1  # pictures
+    kept_as: str = ""  # the key of its row in the database; empty: it has none
     created: int = field(default_factory=lambda: int(time.time()))  # unix seconds, for the answer only
     admitted_s: float = field(default_factory=time.monotonic)  # monotonic
     started_s: float = 0.0  # monotonic, of its turn
@@ -70,6 +72,7 @@ class Job:
     ready: asyncio.Event = field(default_factory=asyncio.Event)  # nothing is left to refuse
     ended: asyncio.Event = field(default_factory=asyncio.Event)
     cancel: Callable[[], object] = lambda: None  # what DELETE does
+    ahead: Callable[[], int] = lambda: 0  # how many wait for a permit before it
     feeds: list[Feed] = field(default_factory=list)
     charge: Charge | None = None  # what it pays
     hold: Hold | None = None  # of the budget of bytes: its sources and pictures, while it goes on

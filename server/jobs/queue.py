@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections import Counter, OrderedDict, deque
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -41,7 +42,8 @@ class JobQueue:
         self._tickets: dict[str, tuple[str, asyncio.Future[None]]] = {}  # by name: principal, place in its line
         self._running = 0
         self._job_s = _FIRST_GUESS_S
-        self._draining = False
+        self._draining_since_s: float | None = None  # monotonic
+        self.on_free: Callable[[], None] = lambda: None  # told of every permit that is given back
         self._empty = asyncio.Event()
         self._empty.set()
 
@@ -99,12 +101,11 @@ class JobQueue:
 
         ``most`` is this principal's own limit, in place of ``per_key``; 0 is none at all. Raises QuotaExceeded for it.
         """
-        if self._draining:
+        if self.draining:
             raise Draining("The server is shutting down.", retry_after_s=5)
         if self.held >= self._size:
             raise QueueFull("The queue is full.", retry_after_s=self.retry_after_s())
-        if most == 0:
-            raise QuotaExceeded("This key may have no jobs here.", retry_after_s=_NEVER_S)
+        require_any(most)
         limit = most or self._per_key
         if limit and self._held.get(principal, 0) >= limit:
             raise KeyLimit(
@@ -121,6 +122,12 @@ class JobQueue:
                 del self._held[principal]
             if not self._held:
                 self._empty.set()
+            self.on_free()
+
+    def has_permit(self, principal: str, most: int | None = None) -> bool:
+        """Would ``permit`` grant one now?"""
+        limit = most if most is not None else self._per_key or self._size
+        return not self.draining and self.held < self._size and self._held.get(principal, 0) < limit
 
     @contextlib.asynccontextmanager
     async def turn(self, principal: str, name: str = "", lane: Lane = ()) -> AsyncIterator[None]:
@@ -141,11 +148,17 @@ class JobQueue:
 
     @property
     def draining(self) -> bool:
-        return self._draining
+        return self._draining_since_s is not None
+
+    @property
+    def drained_s(self) -> float:
+        """For how long it has been draining."""
+        return 0.0 if self._draining_since_s is None else time.monotonic() - self._draining_since_s
 
     def drain(self) -> None:
         """Let running jobs finish; refuse those that wait and those to come."""
-        self._draining = True
+        if self._draining_since_s is None:
+            self._draining_since_s = time.monotonic()
         for line in self._waiting.values():
             for ticket in line:
                 if not ticket.done():
@@ -157,7 +170,7 @@ class JobQueue:
         await self._empty.wait()
 
     async def _wait(self, principal: str, name: str, lane: Lane) -> None:
-        if self._draining:
+        if self.draining:
             raise Draining("The server is shutting down.", retry_after_s=5)
         ticket: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(principal, deque()).append(ticket)
@@ -213,3 +226,9 @@ class JobQueue:
                 if open_[lane]:
                     return principal, ticket
         return None
+
+
+def require_any(most: int | None) -> None:
+    """Raise QuotaExceeded where a key may have no jobs at all."""
+    if most == 0:
+        raise QuotaExceeded("This key may have no jobs here.", retry_after_s=_NEVER_S)

@@ -15,6 +15,7 @@ from server.jobs.job import Job, State
 from server.jobs.queue import JobQueue
 
 KEEP_S = 600.0  # after a job's end
+NO_JOB = "There is no such job; ended jobs are kept ten minutes, those of Prefer: respond-async longer."
 _MAX_ENDED = 200  # of one principal
 _LIVE = (State.QUEUED, State.RUNNING)
 
@@ -59,11 +60,19 @@ class JobRegistry:
         jobs.pop(name or job.id, None)  # so that it stands last
         jobs[name or job.id] = job
 
+    def replace(self, job: Job) -> None:
+        """Let the job be found in the place of the one that has its id; it is the same client's work."""
+        self._jobs.setdefault(job.principal, {})[job.id] = job
+
+    def find(self, principal: str, job_id: str) -> Job | None:
+        """What ``get`` would find; None where there is none."""
+        return self._of(principal).get(job_id)
+
     def get(self, principal: str, job_id: str) -> Job:
         """Raises NotFound, also for another principal's job."""
         job = self._of(principal).get(job_id)
         if job is None:
-            raise NotFound("There is no such job; ended jobs are kept ten minutes.")
+            raise NotFound(NO_JOB)
         return job
 
     def jobs(self, principal: str) -> Iterator[tuple[str, Job]]:
@@ -75,7 +84,7 @@ class JobRegistry:
         named = [pair for principal in list(self._jobs) for pair in self.jobs(principal)]
         return sorted(named, key=lambda pair: pair[1].admitted_s)
 
-    def find(self, principal: str, job_id: str) -> Job:
+    def anyones(self, principal: str, job_id: str) -> Job:
         """This principal's job, or the newest of anybody's that has this id: for who may see it. Raises NotFound."""
         others = [job for name, job in self.everyones() if name == job_id]
         if job_id in self._of(principal) or not others:
@@ -90,7 +99,7 @@ class JobRegistry:
         if job.state is State.QUEUED:
             place = queue.place(job.key)
             if place is None:  # its turn has just come; or its sources are on their way, and it will stand last
-                place = 1 if job.ready.is_set() else queue.queued + 1
+                place = 1 if job.ready.is_set() else queue.queued + job.ahead() + 1
             return place, round(queue.wait_s(place) + queue.typical_s, 1)
         if job.state is State.RUNNING:
             taken_s = time.monotonic() - job.started_s

@@ -17,7 +17,7 @@ import functools
 import hashlib
 import logging
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -55,9 +55,17 @@ class Assignment(Protocol[T_co]):
         Called once, within the job's turn."""
         ...
 
+    def to_follow(self, drawing: Drawing) -> float:
+        """Megapixel-steps of the drawings that ``follow`` will give; 0 where there are none."""
+        ...
+
     async def deliver(self, job: Job, drawing: Drawing, finished: Finished) -> T_co:
         """Store or encode the pictures, and make the outcome of them."""
         ...
+
+
+async def _nothing() -> None:
+    pass
 
 
 class JobRunner:
@@ -71,17 +79,21 @@ class JobRunner:
         self._suspects: dict[bytes, float] = {}  # by fingerprint: when a worker died under it (monotonic)
         self._fatal: dict[bytes, float] = {}  # those under which one died when they were alone
 
-    async def run(self, job: Job, assignment: Assignment[T]) -> T:
-        """A job's whole life. Its permit was taken before, and returns after."""
+    async def run(self, job: Job, assignment: Assignment[T], *, begun: Callable[[], Awaitable[None]] = _nothing) -> T:
+        """A job's whole life. Its permit was taken before, and returns after.
+
+        ``begun`` is awaited when its turn has come, before anything is drawn.
+        """
         with self._ending(job):  # done, failed or cancelled, whatever happens inside
             drawing = await assignment.prepare(job)
             await self._refuse_fatal(drawing)
             if job.charge is not None:
-                spec = drawing.spec
-                job.charge.draws(spec.draw_width, spec.draw_height, len(drawing.seeds), spec.steps)
+                spec, n, then = drawing.spec, len(drawing.seeds), assignment.to_follow(drawing)
+                job.charge.draws(spec.draw_width, spec.draw_height, n, spec.steps, then=then)
             job.prepared(drawing)  # nothing is left to refuse
             async with self._turn(job, drawing):
                 job.transition(State.RUNNING)
+                await begun()
                 finished = await self._draw(job, drawing, assignment.encoding, job.stepped, job.previewed)
                 if further := await assignment.follow(job, drawing, finished):
                     finished = await draw_further(job, further, finished, functools.partial(self._draw, job))

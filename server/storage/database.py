@@ -112,6 +112,11 @@ class Database:
         """
         return await self._run(_WRITE, work)
 
+    async def tidy(self) -> None:
+        """Take what was deleted out of the log as well, and give free pages back; readers may put it off. Raises
+        DatabaseFailed."""
+        await self._run("", _tidy)
+
     async def close(self) -> None:
         """Finish what was begun, and close the file. Whatever comes later is DatabaseFailed."""
         self._closed = True
@@ -131,7 +136,7 @@ class Database:
         try:
             with _failures():
                 connection = self._current()
-                with _transaction(connection, begin):
+                with _transaction(connection, begin) if begin else contextlib.nullcontext():
                     return work(connection)
         except DatabaseFailed:
             self._drop()
@@ -150,7 +155,7 @@ class Database:
         """Pages that nothing is in any more go back to the disk, and the file is closed."""
         if self._connection is not None:
             with contextlib.suppress(sqlite3.Error):
-                self._connection.executescript("PRAGMA incremental_vacuum")  # execute would stop after one page
+                _tidy(self._connection)
         self._drop()
 
     def _drop(self) -> None:
@@ -241,6 +246,11 @@ def _failures() -> Iterator[None]:
         raise DatabaseFailed(_REASONS[code]) from error
     except OSError as error:
         raise DatabaseFailed(f"it cannot be opened: {error.strerror}") from error
+
+
+def _tidy(connection: sqlite3.Connection) -> None:
+    connection.executescript("PRAGMA incremental_vacuum")  # execute would stop after one page
+    connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchall()
 
 
 def _layout(connection: sqlite3.Connection) -> int:

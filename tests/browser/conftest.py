@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 
 import pytest
 from selenium.webdriver import Chrome, ChromeOptions
 from selenium.webdriver.chrome.service import Service
 
+from server.edge.keys import Keyring
+from server.jobs.limits import Limits
 from tests.browser.page import Page
+from tests.browser.panels import Keyed, knows
 from tests.paper import Paper, PaperServers
+from tests.running import eventually
 
 # Nothing that looks for updates, variations or hosts of its own: a machine without a network must do.
 FLAGS = (
@@ -76,3 +81,21 @@ def own_server(module_server: Paper) -> Iterator[Paper]:
     module_server.worker.forget()
     yield module_server
     module_server.worker.gate.set()
+
+
+@pytest.fixture(scope="module")
+def _keyed(module_servers: PaperServers) -> Keyed:
+    paper = module_servers.open(keys=True)
+    ring = Keyring(paper.app.state.services.settings.data_dir / "keys.json")
+    ada = ring.create("ada", admin=True)
+    bob = ring.create("bob", but=lambda entry: replace(entry, limits=Limits(pictures_per_day=50)))
+    keyed = Keyed(paper, ring, ada, bob)
+    eventually(lambda: all(knows(paper, key) for key in (ada, bob)))
+    return keyed
+
+
+@pytest.fixture
+def keyed(_keyed: Keyed) -> Iterator[Keyed]:
+    _keyed.paper.worker.forget()
+    yield _keyed
+    _keyed.paper.worker.gate.set()

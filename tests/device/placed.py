@@ -26,8 +26,8 @@ def placed(name: str, *, graphs: bool = False) -> LoadedModel:
 def on_device(model: LoadedModel, *, graphs: bool = False) -> LoadedModel:
     """The same model, placed on the device as the loader does it; with ``graphs``, steps may be CUDA graphs."""
     plan = msgspec.structs.replace(model.plan, cuda_graphs="auto" if graphs else "off")
-    tuning.place(model._base, plan, CUDA)
-    return LoadedModel(plan, model._base, model.family, CUDA, model.adapters)
+    tuning.place(model._base, plan, CUDA, beside=model._nets.modules)
+    return LoadedModel(plan, model._base, model.family, CUDA, model.adapters, nets=model._nets.modules)
 
 
 class _CountingSink(KeepingSink):

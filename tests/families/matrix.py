@@ -17,6 +17,7 @@ import torch
 
 from pipelines.models.loader import LoadedModel, quiet_libraries
 from pipelines.plan import Drawing
+from pipelines.spec import Control
 from tests.families import tiny
 from tests.families.drive import check, draw, drawing, half_mask, picture
 
@@ -139,6 +140,21 @@ def with_source(
     return requests
 
 
+def with_controls(requests: Requests) -> Requests:
+    """The same requests: one without a control, others with one or the other, for all steps or some, one with both."""
+
+    def controlled(model: LoadedModel) -> list[Drawing]:
+        side = model.plan.native_width
+        a, b = Control("a", picture(side, side, 8)), Control("b", picture(side, side, 9), 0.7, 0.0, 0.5)
+        chosen: list[tuple[Control, ...]] = [(a,), (), (b,), (a, b), (b,), (a,)]
+        return [
+            msgspec.structs.replace(one, spec=msgspec.structs.replace(one.spec, controls=controls))
+            for one, controls in zip(requests(model), chosen, strict=True)
+        ]
+
+    return controlled
+
+
 def inpaint_requests(model: LoadedModel) -> list[Drawing]:
     side = model.plan.native_width
     masked: dict[str, Any] = {"mask": half_mask(side, side)}
@@ -209,6 +225,18 @@ MATRIX: tuple[Row, ...] = (
         waits=1.0,
     ),
     Row("SD ControlNet", "t2i, another control each", text_requests(schedulers=(None, "euler"))),
+    Row(
+        "SD 1.x, ControlNets",
+        "t2i, i2i, inpaint; none, one or two of 2 ControlNets; 4 schedulers",
+        with_controls(with_source(text_requests(schedulers=_FOUR))),
+        tolerance=_ROUGH,
+    ),
+    Row(
+        "SDXL, ControlNets",
+        "t2i, i2i, inpaint; none, one or two of 2 ControlNets; 2 schedulers",
+        with_controls(with_source(text_requests(schedulers=(None, "dpmpp_2m")))),
+        tolerance=_ROUGH,
+    ),
     Row("SD3", "t2i, i2i, inpaint; 3 schedulers", _flow_with_source()),
     Row("FLUX.1", "t2i, i2i, inpaint; 3 schedulers", _flow_with_source((3.5, 1.0, 7.0))),
     Row("FLUX.1 Kontext", "t2i, edits of 2 sizes; 3 schedulers", edit_requests(text=True), 0.7),
@@ -245,8 +273,8 @@ of date.
 Each row is a tiny random-weight pipeline of one family (tests/families/tiny.py), run unmodified in the engine. Its
 requests differ in prompt, prompt length, seed, steps, guidance and negative prompt, one asks for two pictures, and
 where the family allows it they differ in task and scheduler too. They are drawn one at a time, then all at once, with
-room for 16 rows a step. A forward is one call of the denoiser (of ControlNet as well, in its row); the difference is
-the largest between the pixels (0 to 1) of a picture drawn alone and the same picture drawn together, in float32,
+room for 16 rows a step. A forward is one call of the denoiser (of ControlNets as well, in their rows); the difference
+is the largest between the pixels (0 to 1) of a picture drawn alone and the same picture drawn together, in float32,
 rounded up to a power of ten because its digits differ from one machine to another. All of them pass the check at load.
 
 A wait is one of the host for a CUDA device, counted on the fake device of tests/device, where the same requests draw

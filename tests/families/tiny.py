@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import math
 import zlib
+from typing import Any
 
 import torch
 
 from pipelines.facts.families import FamilyTable
 from pipelines.models.loader import LoadedModel
 from pipelines.plan import ModelPlan
+from tests.controlnets import controlnet
 from tests.families import dits, unets
 from tests.families.parts import Rows
 
@@ -32,7 +34,13 @@ def build(name: str) -> LoadedModel:
             component.eval().requires_grad_(False)
             _randomise(component, component_name)
     plan = ModelPlan(name, "", family, native_width=native, native_height=native)
-    return LoadedModel(plan, pipeline, FamilyTable().by_name[family], torch.device("cpu"))
+    nets = _nets(pipeline) if name in unets.CONTROLLED else None
+    return LoadedModel(plan, pipeline, FamilyTable().by_name[family], torch.device("cpu"), nets=nets)
+
+
+def _nets(pipeline: Any) -> dict[str, torch.nn.Module]:
+    cell = pipeline.vae_scale_factor
+    return {word: controlnet(pipeline.unet, cell, seed=seed) for seed, word in enumerate("ab")}
 
 
 def _randomise(module: torch.nn.Module, name: str) -> None:

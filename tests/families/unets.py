@@ -99,7 +99,8 @@ def controlnet() -> tuple[Any, int]:
 
 
 class _Controlled(diffusers.StableDiffusionControlNetPipeline):  # type: ignore[misc]
-    """Brings its own control picture, another for each seed: a spec has no field for one yet."""
+    """Of a folder that has its ControlNet in it: brings its own picture, another for each seed, as a spec's controls
+    are those beside a model."""
 
     @functools.wraps(diffusers.StableDiffusionControlNetPipeline.__call__)
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
@@ -107,6 +108,9 @@ class _Controlled(diffusers.StableDiffusionControlNetPipeline):  # type: ignore[
         control = torch.rand(1, 3, kwargs["height"], kwargs["width"], generator=torch.Generator().manual_seed(seed))
         return super().__call__(*args, image=control, **kwargs)
 
+
+# Rows whose models have ControlNets beside them, a and b.
+CONTROLLED = {"SD 1.x, ControlNets": "SD 1.x", "SDXL, ControlNets": "SDXL"}
 
 ROWS: Rows = {
     "SD 1.x": ("stable-diffusion", sd1),
@@ -116,4 +120,6 @@ ROWS: Rows = {
     "LCM": ("lcm", lcm),
     "SD turbo": ("stable-diffusion", turbo),
     "SD ControlNet": ("stable-diffusion", controlnet),
+    "SD 1.x, ControlNets": ("stable-diffusion", sd1),
+    "SDXL, ControlNets": ("stable-diffusion-xl", sdxl),
 }

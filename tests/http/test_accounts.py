@@ -85,8 +85,10 @@ def test_each_key_sees_its_own_use_and_an_admin_that_of_all(paper_servers: Paper
     }
     assert (mine["until"], mine["since"]) == (today.isoformat(), (today - timedelta(days=29)).isoformat())
     assert mine["complete"] is True
+    assert mine["principal"] == {"name": "ada", "admin": False}
     assert mine["quotas"]["pictures"] == {"limit": None, "used": 2, "set_aside": 0, "left": None}
     everyone = keyed.get("root").json()
+    assert everyone["principal"] == {"name": "root", "admin": True}
     assert [(row["key"], row["model"], row["pictures"]) for row in everyone["data"]] == [
         ("ada", "dall-e-3", 2),
         ("bob", "darkroom-mini", 1),

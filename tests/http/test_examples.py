@@ -1,4 +1,4 @@
-"""The examples of README.md and docs/api.md run as they stand, in order, in one folder; only the address differs."""
+"""The examples of README.md and of two pages run as they stand, in order, in one folder; only the address differs."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ _RUNNABLE = re.compile(r"^<!-- run -->\n```(sh|python)\n(.*?)^```$", re.MULTILIN
 _ADDRESS = "http://127.0.0.1:8000"
 
 
-@pytest.mark.parametrize("page", ["README.md", "docs/api.md"])
+@pytest.mark.parametrize("page", ["README.md", "docs/api.md", "docs/async.md"])
 def test_examples_run(server: Running, page: str, tmp_path: Path) -> None:
     blocks = _RUNNABLE.findall((ROOT / page).read_text(encoding="utf-8"))
     assert blocks

@@ -1,4 +1,4 @@
-"""HTTPS over a real socket: what is served, who is trusted, and clients that never finish their handshake."""
+"""HTTPS over a real socket: what is served, who is trusted, and a certificate that is renewed."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ import pytest
 from PIL import Image
 
 from server.edge.certificate import Certificate
-from server.edge.connections import Connections
 from server.edge.keys import Keyring
 from server.settings import Settings
 from tests.assertions import assert_api_error
@@ -163,108 +162,6 @@ def test_what_comes_with_the_end_of_the_handshake_is_not_lost(
                         with contextlib.suppress(ssl.SSLWantReadError):
                             seen += side.read(65536)
                 assert parse(seen).status_code == 200
-
-
-# Clients that never finish
-
-
-@contextlib.contextmanager
-def counted(
-    files: tuple[Path, Path], tmp_path: Path, limit: int, per_address: int = 0
-) -> Iterator[tuple[Live, Connections, list[str]]]:
-    """A server with room for so many connections, and half a second for a handshake."""
-    closed: list[str] = []
-    settings = settings_for(tmp_path, header_timeout_s=0.5, tls_cert=files[0], tls_key=files[1])
-    room = Connections(limit, per_address=per_address, count=closed.append)
-    app = make_app(settings, Keyring.in_memory())
-    with serve(app, settings, certificate=Certificate(*files), connections=room) as live:
-        yield live, room, closed
-
-
-@pytest.mark.parametrize("said", [b"", b"\x16\x03\x01\x02\x00\x01", b"\x16\x03\x01\x02\x00\x01" + b"\0" * 400])
-def test_a_handshake_that_does_not_end_is_ended(files: tuple[Path, Path], tmp_path: Path, said: bytes) -> None:
-    """asyncio gives each a minute, and counts none."""
-    with counted(files, tmp_path, 100) as (live, room, _), live.connect() as connection:
-        connection.sendall(said)
-        eventually(lambda: len(room) == 1)
-        began = time.monotonic()
-        read_all(connection)
-        assert time.monotonic() - began < 5
-        eventually(lambda: len(room) == 0)
-
-
-def test_a_handshake_that_drips_is_ended(files: tuple[Path, Path], tmp_path: Path) -> None:
-    """The time is for all of it, not from one byte to the next."""
-    with counted(files, tmp_path, 100) as (live, _, _), live.connect() as connection:
-        began = time.monotonic()
-        with contextlib.suppress(OSError):
-            for byte in b"\x16\x03\x01\x02\x00\x01" + b"\0" * 200:
-                connection.sendall(bytes([byte]))
-                time.sleep(0.05)
-        assert 0.4 < time.monotonic() - began < 5
-
-
-def test_handshakes_give_way_to_those_who_ask(files: tuple[Path, Path], tmp_path: Path, trust: ssl.SSLContext) -> None:
-    """Whoever opened connections and said nothing kept everybody else out, for a minute each."""
-    with counted(files, tmp_path, 16) as (live, room, closed), contextlib.ExitStack() as silent:
-        for _ in range(40):
-            silent.enter_context(live.connect())
-        eventually(lambda: len(closed) >= 24)
-        assert len(room) <= 16
-        assert set(closed) == {"gave_way"}
-        with live.client(verify=trust) as client:
-            assert client.get("/livez").status_code == 200
-
-
-def test_a_connection_too_many_is_closed_before_its_handshake(
-    files: tuple[Path, Path], tmp_path: Path, trust: ssl.SSLContext, caplog: pytest.LogCaptureFixture
-) -> None:
-    with counted(files, tmp_path, 16, per_address=1) as (live, room, closed), tls(live, trust) as busy:
-        busy.sendall(
-            b"POST /work HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-            b'Content-Length: 14\r\n\r\n{"prompt":"a"}'
-        )
-        eventually(lambda: len(room) == 1)
-        time.sleep(0.2)
-        with live.connect() as refused:
-            assert read_all(refused) == b""
-        assert closed == ["refused_address"]
-        assert len(room) == 1
-    assert not [record for record in caplog.records if record.levelname == "ERROR"]
-
-
-def test_silence_behind_the_handshake_is_closed_too(
-    files: tuple[Path, Path], tmp_path: Path, trust: ssl.SSLContext
-) -> None:
-    with counted(files, tmp_path, 100) as (live, room, _), tls(live, trust) as connection:
-        eventually(lambda: len(room) == 1)
-        began = time.monotonic()
-        assert read_all(connection) == b""
-        assert 0.4 < time.monotonic() - began < 5
-    with counted(files, tmp_path, 100) as (live, _, _), tls(live, trust) as connection:
-        connection.sendall(b"GET /livez HTTP/1.1\r\nX-Half: ")
-        assert_api_error(parse(read_all(connection)), 408, "request_timeout")
-
-
-def test_an_answer_that_nobody_takes_is_ended(files: tuple[Path, Path], tmp_path: Path, trust: ssl.SSLContext) -> None:
-    settings = settings_for(tmp_path, write_timeout_s=0.5, tls_cert=files[0], tls_key=files[1])
-    room = Connections(100)
-
-    async def large(scope: object, receive: object, send: object) -> None:
-        if scope["type"] == "http":  # type: ignore[index]
-            await send({"type": "http.response.start", "status": 200, "headers": []})  # type: ignore[operator]
-            for _ in range(200):
-                await send({"type": "http.response.body", "body": b"x" * 100_000, "more_body": True})  # type: ignore[operator]
-        else:
-            message = await receive()  # type: ignore[operator]
-            await send({"type": f"{message['type']}.complete"})  # type: ignore[operator]
-
-    with serve(large, settings, certificate=Certificate(*files), connections=room) as live, live.connect() as plain:
-        plain.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        with trust.wrap_socket(plain, server_hostname="127.0.0.1") as connection:
-            connection.sendall(b"GET / HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert connection.recv(10)
-            eventually(lambda: len(room) == 0, within_s=20)
 
 
 # Another certificate

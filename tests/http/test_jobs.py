@@ -81,7 +81,7 @@ def test_a_row_from_beginning_to_end(paper_servers: PaperServers) -> None:
     row = get(paper, "/job-name-0").json()
     assert row == rows["data"][0] | {"eta_s": row["eta_s"]}
     assert set(row) == {
-        *("id", "object", "status", "created", "model", "place", "eta_s", "progress", "error"),
+        *("id", "object", "status", "created", "model", "n", "place", "eta_s", "progress", "error"),
     }
     assert row["object"] == "image.job"
     paper.worker.gate.set()

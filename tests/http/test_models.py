@@ -48,6 +48,7 @@ def test_aliases_have_rows_of_their_own(paper: Paper, shipped: Catalog) -> None:
             for name in (model.id, *model.entry.aliases)
         }
         assert [row["id"] for row in rows if row["default"]] == [shipped.default]
+        assert {row["weights"] for row in rows} == {"darkroom-mini"}
         for row in rows:
             for name in (row["id"], f"openai/{row['id']}"):
                 assert client.get(f"/v1/models/{name}").json() == row

@@ -43,7 +43,7 @@ async def main() -> None:
     async with stdio_client(server) as (reading, writing), ClientSession(reading, writing) as session:
         await session.initialize()
         listed = await session.call_tool("list_providers", {})
-        report: dict[str, Any] = {"providers": listed.content[0].text}
+        report: dict[str, Any] = {"providers": "".join(item.text for item in listed.content if item.type == "text")}
         asked = {"prompt": "a red apple", "provider": "sd_webui"}
         report["made"] = await finished(session, await session.call_tool("generate_image", asked))
         changed = {

@@ -1,4 +1,4 @@
-"""A server whose disk, folder or clock turns against it: does it answer as the pages say, and lose nothing?
+"""A server whose disk, folder, clock or database turns against it: does it answer as the pages say, and lose nothing?
 
     python -m tests.reliability.adversity                       # all
     python -m tests.reliability.adversity --only disk_full clock
@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
-from tests.reliability import clocks, disks
+from tests.reliability import clocks, databases, disks
 from tests.reliability.journal import Bar, Journal, parser, progress
 from tests.reliability.lives import House
 from tests.reliability.visitor import Skipped, Visitor
@@ -28,6 +28,7 @@ CASES: dict[str, Callable[[House, Visitor], None]] = {
     "temporary_folder_full": disks.temporary_folder_full,
     "two_servers": disks.two_servers,
     "clock": clocks.jumps,
+    "database": databases.database,
 }
 
 

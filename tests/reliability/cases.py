@@ -144,6 +144,7 @@ def bases() -> dict[str, Draft]:
         "form edit": _form("/v1/images/edits", small, image=picture, mask=mask),
         "form edit of two": _form("/api/images/edits", {**small, "stream": "true"}, **{"image[]": picture}),
         "variation": _form("/v1/images/variations", {"size": "256x256", "num_inference_steps": "1"}, image=picture),
+        **_sdapi(base64.b64encode(picture).decode(), mask_url),
         "cancel": Draft("DELETE", "/v1/images/jobs/no-such-job"),
     }
     for path in (
@@ -154,6 +155,13 @@ def bases() -> dict[str, Draft]:
         "/api/ai/models",
         "/api/v2/status?model=dall-e-3",
         "/api/user/info",
+        "/v1/usage?days=2",
+        "/sdapi/v1/progress?skip_current_image=false",
+        "/sdapi/v1/options",
+        "/sdapi/v1/sd-models",
+        "/sdapi/v1/samplers",
+        "/sdapi/v1/interrogate",
+        "/internal/ping",
         "/files/no-such-file.png?expires=1&signature=x",
         "/metrics",
         "/livez",
@@ -167,6 +175,41 @@ def bases() -> dict[str, Draft]:
     ):
         rows[path] = Draft("GET", path)
     return rows
+
+
+def _sdapi(picture: str, mask: str) -> dict[str, Draft]:
+    """A1111's API, with most of the fields that its programs send."""
+    small = {"prompt": "(a red apple:1.2) <lora:x:0.5>", "steps": 1, "width": 64, "height": 64}
+    every = {
+        **small,
+        "negative_prompt": "[rain]",
+        "seed": "7",
+        "sampler_name": "DPM++ 2M Karras",
+        "scheduler": "Karras",
+        "cfg_scale": 5.5,
+        "batch_size": 2,
+        "n_iter": 1,
+        "styles": [],
+        "override_settings": {"sd_model_checkpoint": "dall-e-3", "CLIP_stop_at_last_layers": 2},
+        "alwayson_scripts": {"ADetailer": {"args": [False]}},
+        "script_args": None,
+    }
+    second = {**small, "enable_hr": True, "hr_scale": 1.5, "hr_prompt": "a pear", "denoising_strength": 0.5}
+    edit = {**small, "init_images": [picture], "denoising_strength": 0.5, "resize_mode": 1}
+    painted = {**edit, "mask": mask, "mask_blur": 2, "inpainting_fill": 1, "inpaint_full_res_padding": 4}
+    extras = {"upscaler_1": "Lanczos", "upscaling_resize": 2, "resize_mode": 0}
+    bodies = {
+        "txt2img": every,
+        "txt2img in two passes": second,
+        "img2img": edit,
+        "img2img under a mask": painted,
+        "options": {"sd_model_checkpoint": "dall-e-2", "samples_format": "png"},
+        "extra-single-image": {**extras, "image": picture},
+        "extra-batch-images": {**extras, "imageList": [{"data": picture, "name": "a"}]},
+        "png-info": {"image": picture},
+        "interrupt": {},
+    }
+    return {name: _json(f"/sdapi/v1/{name.partition(' ')[0]}", tree) for name, tree in bodies.items()}
 
 
 def _json(path: str, tree: Any) -> Draft:

@@ -19,7 +19,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 
-from server.api import accounts, admin, files, hub, images, jobs, models, ops, upscale
+from server.api import accounts, admin, files, hub, images, jobs, mcp, models, ops, upscale
 from server.api.prefixes import PREFIXES, SHOWN
 from server.api.wire import ImageFields
 from server.app import create_app
@@ -186,7 +186,9 @@ def test_openapi_shows_what_has_two_prefixes_under_one(app: FastAPI) -> None:
 
 def _routes(app: FastAPI) -> set[tuple[str, str]]:
     services = app.state.services
-    routers = [module.router(services) for module in (images, hub, jobs, files, models, admin, accounts, ops, upscale)]
+    routers = [
+        module.router(services) for module in (images, hub, jobs, files, models, admin, accounts, ops, mcp, upscale)
+    ]
     routes = [route for router in [*routers, docs_page.router(), web_page.router()] for route in router.routes]
     assert all(isinstance(route, APIRoute) for route in routes)
     found = {

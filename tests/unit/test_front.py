@@ -14,7 +14,8 @@ from tests.running import ROOT, Running, eventually, start
 def test_the_front_never_imports_torch() -> None:
     code = (
         "import sys, server.serve, server.cli, server.commands.check; "
-        "heavy = ('torch', 'diffusers', 'transformers', 'accelerate', 'numpy', 'httpcore', 'httpx', 'ray', 'grpc'); "
+        "heavy = ('torch', 'diffusers', 'transformers', 'accelerate', 'numpy', 'httpcore', 'httpx', 'ray', 'grpc',"
+        " 'mcp'); "
         "print([name for name in heavy if name in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)

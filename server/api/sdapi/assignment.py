@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 
 import msgspec
 
+from pipelines.facts import spacing
 from pipelines.plan import Drawing
 from pipelines.spec import Encoding, ImageSpec, Picture, Pixels
 from server.api.generation import Generation
@@ -38,7 +39,8 @@ class A1111Generation(Generation):
     @property
     def encoding(self) -> Encoding:
         if self.submission.asked.hires is not None:
-            return Encoding(metadata=False)  # nobody sees it but as a preview
+            # Nobody sees it but as a preview, or where it is interrupted.
+            return Encoding(metadata=False, provenance=self.services.settings.provenance)
         return self._encoding_of(self.seeds)
 
     @property
@@ -94,7 +96,8 @@ class A1111Generation(Generation):
                 spec=self._second_spec(drawing.spec, hires, enlarged),
                 seeds=(picture.seed,),
             )
-            further.append(Further(second, self._encoding_of(second.seeds)))
+            # A picture of ours alone is in it, which is no composite of another's.
+            further.append(Further(second, msgspec.structs.replace(self._encoding_of(second.seeds), of_ours=True)))
         return tuple(further)
 
     def _by_network(
@@ -116,7 +119,17 @@ class A1111Generation(Generation):
 
         spec = self._second_spec(drawing.spec, hires, source)
         second = msgspec.structs.replace(second, spec=spec)
-        return Further(second, self._encoding_of(second.seeds), larger, begun)
+        encoding = msgspec.structs.replace(self._encoding_of(second.seeds), of_ours=True)
+        return Further(second, encoding, larger, begun)
+
+    def to_follow(self, drawing: Drawing) -> float:
+        hires = self.submission.asked.hires
+        if hires is None:
+            return 0.0
+        width, height = self.model.area.size_for(*hires.size)
+        enlarged = 0 if hires.network is None else hires.size[0] * hires.size[1]
+        steps = spacing.steps_drawn(hires.steps, hires.strength)
+        return (width * height * steps + enlarged) / 1e6 * len(drawing.seeds)
 
     def _second_spec(self, first: ImageSpec, hires: Hires, source: Pixels) -> ImageSpec:
         draw_width, draw_height = self.model.area.size_for(*hires.size)
@@ -140,7 +153,8 @@ class A1111Generation(Generation):
 
     def _encoding_of(self, seeds: Sequence[int]) -> Encoding:
         texts = tuple(infotext.infotext(self.submission, seed) for seed in seeds)
-        return Encoding(metadata=self.services.settings.picture_metadata, texts=texts)
+        settings = self.services.settings
+        return Encoding(metadata=settings.picture_metadata, texts=texts, provenance=settings.provenance)
 
     async def _decoded(self, decoding: Decoding, data: bytes, param: str) -> Decoded:
         limits = self.services.limits

@@ -9,12 +9,18 @@ from __future__ import annotations
 from typing import Annotated, Any, Final
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from server.errors import BadRequest
 
 MAX_PICTURES: Final = 10
 _MAX_TEXT = 100_000  # characters
+_MAX_ITEMS = 1000  # of a list, each of which is looked at
+_MOST_INT: Final = 2**63 - 1
 _PICTURES: Final = frozenset({"init_images", "mask", "extra_images", "firstpass_image", "latent_mask"})
+# Of any depth, deeper than what pydantic writes; and what of them means anything here stands in our own fields.
+NESTED: Final = frozenset({"script_args", "alwayson_scripts", "override_settings", "hr_additional_modules", "lora"})
+UNSAID: Final = _PICTURES | NESTED  # what is not written out
 # Of img2img alone: not told of by txt2img's answers.
 _EDITS: Final = frozenset({
     "init_images", "mask", "mask_blur", "mask_blur_x", "mask_blur_y", "mask_round", "inpainting_fill",
@@ -57,9 +63,9 @@ def _whole(value: Any) -> Any:
 
 
 Seed = Annotated[int, BeforeValidator(_seed)]
-Text = Annotated[str, BeforeValidator(_first), Field(max_length=_MAX_TEXT)]
+Text = Annotated[str, Field(max_length=_MAX_TEXT), BeforeValidator(_first)]
 Name = Annotated[str, Field(max_length=300)]
-Int = Annotated[int, BeforeValidator(_whole)]
+Int = Annotated[int, BeforeValidator(_whole), Field(ge=-_MOST_INT, le=_MOST_INT)]
 Pictures = Annotated[list[str], BeforeValidator(_listed)]
 Number = Annotated[float, Field(allow_inf_nan=False)]
 
@@ -71,7 +77,7 @@ class A1111Fields(BaseModel):
 
     prompt: Text = ""
     negative_prompt: Text = ""
-    styles: list[str] = []
+    styles: list[str] = Field([], max_length=_MAX_ITEMS)
     seed: Seed = -1
     subseed: Seed = -1
     subseed_strength: Number = 0.0
@@ -119,13 +125,13 @@ class A1111Fields(BaseModel):
     model: Name = ""
     script_name: Name = ""
     script_args: list[Any] = []
-    alwayson_scripts: dict[str, Any] = {}
+    alwayson_scripts: dict[str, Any] = Field({}, max_length=_MAX_ITEMS)
     infotext: Text = ""
     send_images: bool = True
     save_images: bool = False
     do_not_save_samples: bool = False
     do_not_save_grid: bool = False
-    lora: list[Any] = []
+    lora: list[Any] = Field([], max_length=_MAX_ITEMS)
     extra_images: Pictures = []
 
     init_images: Pictures = []
@@ -157,8 +163,8 @@ class A1111Fields(BaseModel):
     def echo(self, *, edit: bool) -> dict[str, Any]:
         """What an answer repeats: known fields, pictures only where that is asked for, nothing that is nested deeper
         than a client's own settings."""
-        said = self.model_dump(exclude=set(_PICTURES | (_HIRES if edit else _EDITS)))
-        said["alwayson_scripts"] = {}
+        said = self.model_dump(exclude=set(UNSAID | (_HIRES if edit else _EDITS)))
+        said |= {"script_args": [], "alwayson_scripts": {}}
         said["override_settings"] = {
             name: value
             for name, value in self.override_settings.items()
@@ -174,6 +180,17 @@ _OVERRIDES: Final = frozenset({"sd_model_checkpoint", "CLIP_stop_at_last_layers"
 _TEXTS: Final = frozenset(name for name, field in A1111Fields.model_fields.items() if field.default == "")
 
 
+def _demand(item: ErrorDetails) -> str:
+    """What a value must be, behind "must be"."""
+    if item["type"] == "string_too_long":
+        return f"at most {item['ctx']['max_length']} characters"
+    if item["type"] in ("too_long", "dict_too_long"):
+        return f"a list or an object of at most {item['ctx']['max_length']}"
+    if item["type"] == "int_parsing_size":
+        return f"at most {_MOST_INT}"
+    return item["msg"].removeprefix("Input should be ")
+
+
 def read_fields(body: dict[str, Any]) -> A1111Fields:
     """The fields of a body. Raises BadRequest naming the first that is wrong, and what it must be."""
     said = {name: value for name, value in body.items() if name in A1111Fields.model_fields and value is not None}
@@ -183,8 +200,7 @@ def read_fields(body: dict[str, Any]) -> A1111Fields:
     except ValidationError as error:
         item = error.errors(include_input=False, include_url=False)[0]
         name = str(item["loc"][0]) if item["loc"] else "The body"
-        message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-        raise BadRequest(f"{name} must be {message}.", param=name) from None
+        raise BadRequest(f"{name} must be {_demand(item)}.", param=name) from None
     if fields.n > MAX_PICTURES:
         raise BadRequest(
             f"batch_size times n_iter must be at most {MAX_PICTURES}: so many pictures are drawn at once.",

@@ -11,10 +11,17 @@ from fastapi import Request
 
 from server.api.reader import MAX_IGNORED
 
-_NAME: Final = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
+_ODD: Final = re.compile(r"[^A-Za-z0-9_.-]", re.ASCII)
+_MAX_NAME: Final = 64  # characters
+
+
+def plain_names(names: Iterable[str]) -> tuple[str, ...]:
+    """These names as a header takes them, each once, as many as fit: clients name LoRAs and extensions as they like,
+    and a line break in a header would begin another."""
+    plain = (_ODD.sub("_", name[:_MAX_NAME]) for name in names if name)
+    return tuple(islice(dict.fromkeys(plain), MAX_IGNORED))
 
 
 def tell_ignored(request: Request, names: Iterable[str]) -> None:
-    """Name these fields in the answer, each once, as many as fit."""
-    plain = (name for name in names if _NAME.fullmatch(name))
-    request.state.ignored_fields = tuple(islice(dict.fromkeys(plain), MAX_IGNORED))
+    """Name these fields in the answer."""
+    request.state.ignored_fields = plain_names(names)

@@ -14,7 +14,7 @@ from typing import Any, Final
 
 from pipelines.spec import Task
 from server import __version__
-from server.api.sdapi import models
+from server.api.sdapi import controlnet, models
 from server.api.sdapi.translation import A1111Submission
 
 _RESIZED: Final = {1: "Crop and resize", 2: "Resize and fill", 3: "Just resize (latent upscale)"}
@@ -99,7 +99,7 @@ def _pairs(submission: A1111Submission, seed: int) -> dict[str, Any]:
 
 
 def _extra(submission: A1111Submission) -> dict[str, Any]:
-    """What only some pictures have: a second pass, a mask."""
+    """What only some pictures have: a second pass, a mask, ControlNets."""
     asked, said = submission.asked, {}
     fields = asked.fields
     if asked.hires is not None:
@@ -114,7 +114,7 @@ def _extra(submission: A1111Submission) -> dict[str, Any]:
             said["Masked area padding"] = str(fields.inpaint_full_res_padding)
     if asked.manner is not None and fields.resize_mode in _RESIZED:
         said["Resize mode"] = _RESIZED[fields.resize_mode]
-    return said
+    return said | controlnet.infotexts(submission.fields.controls)
 
 
 def _guidance(submission: A1111Submission) -> float:

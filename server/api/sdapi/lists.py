@@ -1,24 +1,25 @@
 """The lists that AUTOMATIC1111's clients fill their menus from, and the options.
 
 Knows which key asks, and so its current model; what is not offered is an empty list, which every client takes. Lists of
-ControlNet (``/controlnet/…``) are not there: their absence tells clients that there is none.
+ControlNet's extension are controlnet.py's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import PurePath
 from typing import Any, Final
 
 from fastapi import APIRouter, Request
 
+from server.api.allowed import allowed
 from server.api.json_body import read_body
 from server.api.sdapi import models, options, sampler_list
 from server.api.sdapi.choices import ModelChoices
 from server.api.sdapi.ignored import tell_ignored
 from server.api.sdapi.upscaling import NONE, UPSCALERS
 from server.api.services import Services
-from server.catalog.catalog import Catalog, Model
+from server.catalog.catalog import Model
 
 # What nothing here answers to, in the shapes that clients read.
 _EMPTY: Final[dict[str, list[Any] | dict[str, Any]]] = {
@@ -40,8 +41,11 @@ def router(services: Services, choices: ModelChoices) -> APIRouter:
     """The options, and every GET that lists something."""
     routes = APIRouter(prefix="/sdapi/v1")
 
+    def usable(request: Request) -> frozenset[str] | None:
+        return allowed(services.catalog, request.state.principal.limits)
+
     def current(request: Request) -> Model:
-        return models.current(services.catalog, choices.of(request.state.principal.id))
+        return models.current(services.catalog, choices.of(request.state.principal.id), usable(request))
 
     @routes.get("/options")
     async def get_options(request: Request) -> dict[str, Any]:
@@ -50,12 +54,12 @@ def router(services: Services, choices: ModelChoices) -> APIRouter:
     @routes.post("/options")
     async def set_options(request: Request) -> None:
         sent = await read_body(request, dict, may_be_empty=True)
-        principal = request.state.principal.id
-        tell_ignored(request, options.set_options(services.catalog, choices, principal, sent))
+        principal, ids = request.state.principal.id, usable(request)
+        tell_ignored(request, options.set_options(services.catalog, choices, principal, sent, ids))
 
     @routes.get("/sd-models")
-    async def sd_models() -> list[dict[str, Any]]:
-        return models.rows(services.catalog)
+    async def sd_models(request: Request) -> list[dict[str, Any]]:
+        return models.rows(services.catalog, usable(request))
 
     @routes.get("/samplers")
     async def samplers(request: Request) -> list[dict[str, Any]]:
@@ -72,8 +76,9 @@ def router(services: Services, choices: ModelChoices) -> APIRouter:
         return [_upscaler(name, scale) for name, scale in (dict.fromkeys(UPSCALERS, _SCALE) | scales).items()]
 
     @routes.get("/loras")
-    async def loras() -> list[dict[str, Any]]:
-        return _loras(services.catalog)
+    async def loras(request: Request) -> list[dict[str, Any]]:
+        ids = usable(request)
+        return _loras(model for model in services.catalog if ids is None or model.id in ids)
 
     @routes.get("/embeddings")
     async def embeddings(request: Request) -> dict[str, Any]:
@@ -101,10 +106,10 @@ def _upscaler(name: str, scale: int) -> dict[str, Any]:
     }
 
 
-def _loras(catalog: Catalog) -> list[dict[str, Any]]:
+def _loras(offered: Iterable[Model]) -> list[dict[str, Any]]:
     """Each adapter once, with the models that it may be named beside: a program may choose its model later."""
     found: dict[str, dict[str, Any]] = {}
-    for model in catalog:
+    for model in offered:
         for name, lora in model.entry.loras.items():
             row = found.setdefault(
                 name,

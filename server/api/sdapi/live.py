@@ -56,13 +56,17 @@ class LiveJob:
     passes: int  # 1, or 2 with a hires pass
     is_interrupted: bool = False
     seeds: tuple[int, ...] = ()  # that it was drawn with, once it is interrupted
+    pictures: tuple[Picture, ...] = ()  # as they were then
 
-    def interrupt(self) -> None:
-        """End the job for all who wait for it; they are answered with what it is like now."""
-        self.is_interrupted = True
+    @property
+    def goes_on(self) -> bool:
+        return not (self.is_interrupted or self.job.ended.is_set())
+
+    def keep(self) -> None:
+        """It is to be interrupted, and answered with what it is like now."""
+        self.is_interrupted, self.pictures = True, tuple(self.feed.pictures)
         if self.job.drawing is not None:
             self.seeds = self.job.drawing.seeds
-        self.job.cancel()
 
     @property
     def done(self) -> float:
@@ -119,6 +123,14 @@ class LiveJobs:
         return next(running, jobs[0] if jobs else None)
 
     def interrupt(self, principal: str) -> None:
-        """End all of this key's jobs."""
-        for live in list(self._of.get(principal, ())):
-            live.interrupt()
+        """End all of this key's jobs, for all who wait for them. What they are answered with is paid now, before what
+        was set aside for it comes back; once, however many wait."""
+        lives = [live for live in self._of.get(principal, ()) if live.goes_on]
+        seen: dict[Job, int] = {}
+        for live in lives:
+            live.keep()
+            seen[live.job] = max(seen.get(live.job, 0), len(live.pictures))
+        for job, pictures in seen.items():
+            if job.charge is not None:
+                job.charge.delivered(pictures)
+            job.cancel()

@@ -11,7 +11,7 @@ from typing import Any, Final
 from server.api.sdapi import models
 from server.api.sdapi.choices import ModelChoices
 from server.catalog.catalog import Catalog, Model
-from server.errors import ModelNotFound
+from server.errors import ModelForbidden, ModelNotFound
 
 MODEL: Final = "sd_model_checkpoint"
 
@@ -31,17 +31,24 @@ def shown(model: Model) -> dict[str, Any]:
     return {MODEL: models.title(model), **_FIXED}
 
 
-def set_options(catalog: Catalog, choices: ModelChoices, principal_id: str, sent: dict[str, Any]) -> tuple[str, ...]:
-    """Set the options that were sent. Returns the names of those that have no effect. Raises ModelNotFound."""
+def set_options(
+    catalog: Catalog,
+    choices: ModelChoices,
+    principal_id: str,
+    sent: dict[str, Any],
+    ids: frozenset[str] | None = None,
+) -> tuple[str, ...]:
+    """Set the options that were sent. Returns the names of those that have no effect. Raises ModelNotFound, and
+    ModelForbidden for a model that is none of ``ids``."""
     chosen = choices.of(principal_id)
-    current = models.current(catalog, chosen)
+    current = models.current(catalog, chosen, ids)
     name = sent.get(MODEL)
     # What came from ``shown`` keeps the ID that was chosen: it may be another one of the same weights.
     if name != models.title(current):
         try:
-            model = models.find(catalog, name, chosen)
-        except ModelNotFound as error:
-            raise ModelNotFound(error.message, param=MODEL) from None
+            model = models.find(catalog, name, chosen, ids)
+        except (ModelNotFound, ModelForbidden) as error:
+            raise type(error)(error.message, param=MODEL) from None
         if model is not current:
             choices.choose(principal_id, model.id)
     return tuple(key for key, value in sent.items() if key != MODEL and value != _FIXED.get(key, ...))

@@ -8,10 +8,12 @@ from __future__ import annotations
 from typing import Any, Final
 
 import anyio.to_thread
+import msgspec
 from fastapi import APIRouter, Request, Response
 
+from pipelines.spec import Picture
 from server.api import generation
-from server.api.allowed import allowed_upscalers
+from server.api.allowed import allowed, allowed_upscalers
 from server.api.json_body import read_body
 from server.api.results import written
 from server.api.sdapi import infotext, models
@@ -24,7 +26,8 @@ from server.api.sdapi.translation import A1111Submission, OpenModels, translate
 from server.api.services import Services
 from server.catalog.catalog import Model
 from server.edge.body import hold_of
-from server.errors import Busy, JobCancelled, ModelNotFound
+from server.errors import Busy, JobCancelled, ModelForbidden, ModelNotFound
+from server.jobs.budget import Hold
 
 _YES: Final = frozenset({"true", "1", "yes", "on"})
 _IDLE: Final[dict[str, Any]] = {
@@ -44,7 +47,7 @@ def router(services: Services, choices: ModelChoices) -> APIRouter:
     live, open_models = LiveJobs(), OpenModels()
 
     async def draw(request: Request, *, edit: bool) -> Response:
-        fields = await read_body(request, read_fields)
+        fields = await read_body(request, read_fields, may_be_empty=True)
         model = open_models.of(_model(services, choices, request, fields))
         networks = allowed_upscalers(services.catalog, request.state.principal.limits)
         return await _drawn(services, request, live, translate(fields, model, edit=edit, networks=networks))
@@ -98,9 +101,8 @@ async def _drawn(services: Services, request: Request, live: LiveJobs, submissio
         except JobCancelled:
             if not job.is_interrupted:
                 raise
-            return await _answer(
-                submission, job.seeds or asked.seeds, await _unfinished(services, submission, job), job
-            )
+            unfinished = await _unfinished(services, submission, job, hold_of(request.scope))
+            return await _answer(submission, job.seeds or asked.seeds, unfinished, job)
     return await _answer(
         submission, [item.seed for item in outcome.items], [item.data or b"" for item in outcome.items], job
     )
@@ -117,34 +119,41 @@ async def _answer(submission: A1111Submission, seeds: Any, pictures: list[bytes]
     )
 
 
-async def _unfinished(services: Services, submission: A1111Submission, job: LiveJob) -> list[bytes]:
+async def _unfinished(services: Services, submission: A1111Submission, job: LiveJob, hold: Hold) -> list[bytes]:
     """The pictures as they were when they were interrupted; none, as A1111 has it, where nothing was to be seen yet."""
     seeds = job.seeds or submission.asked.seeds
 
-    def finished() -> list[bytes]:
-        pictures = job.feed.pictures
+    def finished() -> tuple[Picture, ...]:
         if not services.settings.picture_metadata:
-            return [picture.data for picture in pictures]
-        return [
-            with_text(each.data, "parameters", infotext.infotext(submission, seeds[each.index])) for each in pictures
-        ]
+            return job.pictures
+        texts = (infotext.infotext(submission, seeds[each.index]) for each in job.pictures)
+        return tuple(
+            msgspec.structs.replace(each, data=with_text(each.data, "parameters", text))
+            for each, text in zip(job.pictures, texts, strict=True)
+        )
 
-    return await anyio.to_thread.run_sync(finished)
+    pictures = await anyio.to_thread.run_sync(finished)
+    if services.credentials is not None and pictures:
+        pictures = await services.credentials.sign(pictures, edited=submission.is_edit)
+    made = [picture.data for picture in pictures]
+    hold.take(sum(map(len, made)) * 7 // 3, owed=True)  # the files, and their base64
+    return made
 
 
 def _model(services: Services, choices: ModelChoices, request: Request, fields: A1111Fields) -> Model:
     """The override's model, else the one in the body, else the one that the key has chosen, else the server's own."""
-    chosen = choices.of(request.state.principal.id)
+    principal = request.state.principal
+    chosen, ids = choices.of(principal.id), allowed(services.catalog, principal.limits)
     override = fields.override_settings.get("sd_model_checkpoint")
     for name, param in ((override, "override_settings"), (fields.model, "model")):
-        if str(name or "").strip().lower() in models.CURRENT:
+        if models.text_of(name).lower() in models.CURRENT:
             continue
         try:
-            return models.find(services.catalog, name, chosen)
-        except ModelNotFound as error:
+            return models.find(services.catalog, name, chosen, ids)
+        except (ModelNotFound, ModelForbidden) as error:
             error.param = param
             raise
-    return models.current(services.catalog, chosen)
+    return models.current(services.catalog, chosen, ids)
 
 
 def _progress(services: Services, request: Request, job: LiveJob | None, *, shown: bool) -> dict[str, Any]:

@@ -1,8 +1,8 @@
 """Prompts as AUTOMATIC1111's clients write them → what a model reads, and the LoRAs that they name.
 
 Knows the marks: ``<lora:NAME:WEIGHT>``, ``(words:1.3)``, ``[words]``, ``[from:to:when]``, ``BREAK``, ``AND``; knows no
-model. A model that weighs its prompts itself (``pipelines.facts.prompt_weights``) is left those marks; for any other
-they are taken out, and the words stay.
+model. A model that weighs its prompts itself (``pipelines.facts.prompt_weights``) is left brackets and ``BREAK``; for
+any other they are taken out, and the words stay.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from pipelines.facts import prompt_weights
 from server.catalog.loras import MAX_WEIGHT
 
 _NETWORK = re.compile(r"<(\w{1,40}):([^<>]{1,300})>", re.ASCII)
-_EDITED = re.compile(r"\[([^\[\]:()]{0,500}):([^\[\]:()]{0,500}):\s*([0-9.]{1,10})\s*\]")
-_BOTH = re.compile(r"\s*\bAND\b\s*")
+_EDITED = re.compile(r"(?<!\\)\[([^\[\]:()]{0,500}):([^\[\]:()]{0,500}):\s*([0-9.]{1,10})\s*\]")
+_BOTH = re.compile(r"\bAND\b")
 _HALF = 0.5
 _EARLY = 10  # steps: about half of the usual number
 
@@ -45,9 +45,19 @@ def read(text: str) -> Prompt:
     return Prompt(_NETWORK.sub("", text).strip() if loras or ignored else text, loras, tuple(ignored))
 
 
+def settled(text: str) -> str:
+    """A prompt without the marks that no model here reads: of ``[from:to:when]`` one, and commas for ``AND``."""
+    # The blanks round AND go with it. A pattern that says so takes quadratic time for many of them.
+    first, *others = _BOTH.split(_EDITED.sub(_longest, text))
+    if not others:
+        return first
+    *between, last = others
+    return ", ".join((first.rstrip(), *(part.strip() for part in between), last.lstrip()))
+
+
 def plain(text: str) -> str:
     """The words of a prompt without weights; an empty one where it is nothing but marks."""
-    text = _BOTH.sub(", ", _EDITED.sub(_longest, text))
+    text = settled(text)
     try:
         sections = prompt_weights.parse(text)
     except prompt_weights.TooHeavy:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from server.api.sdapi.controlnet import EXTENSION
 from server.api.sdapi.fields import A1111Fields
 from server.errors import BadRequest
 
@@ -25,12 +26,9 @@ def silent_fields(fields: A1111Fields, *, edit: bool) -> tuple[str, ...]:
 
 
 def require_no_script(fields: A1111Fields) -> None:
-    """Raises BadRequest for a script, or a ControlNet unit with a picture: without it, another picture is drawn."""
+    """Raises BadRequest for a script: without it, another picture is drawn."""
     if fields.script_name.strip().lower() not in _NOTHING:
         raise BadRequest("script_name: Script not found; this server has none. Leave it out.", param="script_name")
-    for name, script in fields.alwayson_scripts.items():
-        if name.strip().lower() == "controlnet" and any(_is_unit(unit) for unit in _args(script)):
-            raise BadRequest("alwayson_scripts: ControlNet is not offered here.", param="alwayson_scripts")
 
 
 def _common(fields: A1111Fields) -> dict[str, bool]:
@@ -72,7 +70,8 @@ def _settings(override: dict[str, Any]) -> list[str]:
     found = []
     if _number(override.get("CLIP_stop_at_last_layers")) > 1:
         found.append("override_settings.CLIP_stop_at_last_layers")
-    if str(override.get("sd_vae") or "").strip().lower() not in _NOTHING:
+    vae = override.get("sd_vae")
+    if isinstance(vae, str) and vae.strip().lower() not in _NOTHING:
         found.append("override_settings.sd_vae")
     return found
 
@@ -80,19 +79,12 @@ def _settings(override: dict[str, Any]) -> list[str]:
 def _scripts(scripts: dict[str, Any]) -> list[str]:
     """Extensions that were given anything to do."""
     named = (name for name, script in scripts.items() if any(arg not in (None, False, "", {}) for arg in _args(script)))
-    return [f"alwayson_scripts.{name.strip().replace(' ', '-')}" for name in named if name.lower() != "controlnet"]
+    return [f"alwayson_scripts.{name.strip().replace(' ', '-')}" for name in named if name.strip().lower() != EXTENSION]
 
 
 def _args(script: Any) -> list[Any]:
     args = script.get("args") if isinstance(script, dict) else script
     return args if isinstance(args, list) else []
-
-
-def _is_unit(unit: Any) -> bool:
-    """Is this a unit of ControlNet that has a picture, and is not switched off?"""
-    if not isinstance(unit, dict) or unit.get("enabled") in (False, "false"):
-        return False
-    return any(unit.get(name) for name in ("image", "input_image"))
 
 
 def _number(value: Any) -> float:

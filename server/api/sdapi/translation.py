@@ -16,8 +16,9 @@ from pipelines.facts import prompt_weights, schedulers
 from pipelines.spec import Task
 from server.api import specs
 from server.api.reader import Reading
-from server.api.sdapi import models, prompts, samplers
-from server.api.sdapi.fields import A1111Fields
+from server.api.sdapi import controlnet, models, prompts, samplers
+from server.api.sdapi.fields import UNSAID, A1111Fields
+from server.api.sdapi.ignored import plain_names
 from server.api.sdapi.painting import NOISE, ZEROS, Manner
 from server.api.sdapi.silent import require_no_script, silent_fields
 from server.api.submission import Submission
@@ -100,7 +101,7 @@ class A1111Submission(Submission):
 
     @property
     def own(self) -> str:
-        said = self.asked.fields.model_dump_json(exclude={"init_images", "mask", "extra_images", "seed"})
+        said = self.asked.fields.model_dump_json(exclude={"seed", *UNSAID})
         return f"{said} {self.asked.hires}"
 
     def served_by(self, model: Model) -> Model:
@@ -127,9 +128,12 @@ def translate(fields: A1111Fields, model: Model, *, edit: bool, networks: Collec
     """The submission that these fields make of ``model``, one of ``OpenModels``; ``networks`` are the upscalers of
     models.yaml. Raises BadRequest, which names the client's own field."""
     require_no_script(fields)
+    fields = _sized(fields, model)
     ignored = list(silent_fields(fields, edit=edit))
     prompt = prompts.read(fields.prompt)
     loras, unknown = prompts.named({**prompts.from_field(fields.lora), **prompt.loras}, model.entry.loras)
+    units = controlnet.read_units(fields, model, edit=edit)
+    ignored += units.ignored
     ignored += [f"lora.{name}" for name in unknown] + list(prompt.ignored)
     values: dict[str, Any] = {
         "model": model.id,
@@ -138,6 +142,7 @@ def translate(fields: A1111Fields, model: Model, *, edit: bool, networks: Collec
         "size": f"{_side(fields.width, model, 'width')}x{_side(fields.height, model, 'height')}",
         "guidance_scale": _guidance(fields, model),
         "loras": [{"name": name, "weight": weight} for name, weight in loras.items()],
+        "controls": units.controls,
         "response_format": "b64_json",
         "style": "natural",
     }
@@ -155,17 +160,20 @@ def translate(fields: A1111Fields, model: Model, *, edit: bool, networks: Collec
     if edit:
         values |= _edit_values(fields, model, steps, ignored)
         manner = _manner(fields, model)
+    elif fields.extra_images:
+        ignored.append("extra_images")
     named = {**_NAMES, **_EDIT_NAMES} if edit else _NAMES
     names = {ours: theirs for ours, theirs in named.items() if values.get(ours) is not None}
     for ours, theirs in (("negative_prompt", fields.negative_prompt), ("strength", fields.denoising_strength)):
         if theirs in ("", None):  # ours is then their default, which nobody sent
             names.pop(ours, None)
+    names |= dict(units.names)
     try:
         checked = check_fields(values).model_copy(update={"prompt": _said(prompt.text, model)})
     except BadRequest as error:
         raise Reading(ImageFields(prompt="none"), names=names).named(error) from None
     hires = None if edit else _hires(fields, model, networks, ignored)
-    reading = Reading(checked, tuple(dict.fromkeys(ignored)), names)
+    reading = Reading(checked, plain_names(ignored), names)
     first = fields.seed if fields.seed >= 0 else secrets.randbelow(_SEEDS)
     seeds = tuple((first + number) % 2**63 for number in range(fields.n))
     asked = Request(fields, model, seeds, sampling, manner, hires)
@@ -191,7 +199,7 @@ def _edit_values(fields: A1111Fields, model: Model, steps: int, ignored: list[st
     elif fields.extra_images:
         ignored.append("extra_images")
     strength = _STRENGTH if fields.denoising_strength is None else fields.denoising_strength
-    if fields.mask and fields.inpainting_fill in (NOISE, ZEROS):
+    if fields.mask.strip() and fields.inpainting_fill in (NOISE, ZEROS):
         strength = 1.0  # nothing of what is covered is left to be seen
     if not model.family.by_instruction:
         strength = at_least_one(strength, steps)
@@ -237,15 +245,17 @@ def _hires(fields: A1111Fields, model: Model, networks: Collection[str], ignored
         ignored.append("hr_upscaler")
     steps = _steps(fields.hr_second_pass_steps or fields.steps, model, sampling.scheduler)
     strength = _HIRES_STRENGTH if fields.denoising_strength is None else fields.denoising_strength
-    prompt, negative = prompts.read(fields.hr_prompt).text, prompts.read(fields.hr_negative_prompt).text
+    prompt, negative = (_said(prompts.read(text).text, model) for text in (fields.hr_prompt, fields.hr_negative_prompt))
+    specs.check_prompt("hr_prompt", prompt, model)
+    specs.check_prompt("hr_negative_prompt", negative, model)
     return Hires(
         _hires_size(fields, model),
         at_least_one(strength, steps),
         steps,
         sampling,
         upscaler or "Lanczos",
-        _said(prompt, model) or None,
-        _said(negative, model) or None,
+        prompt or None,
+        negative or None,
         upscaler if upscaler in networks else None,
     )
 
@@ -325,7 +335,13 @@ def _guidance(fields: A1111Fields, model: Model) -> float | None:
 
 def _said(text: str, model: Model) -> str:
     """A prompt as this model reads it."""
-    return text if model.entry.prompt_weights else prompts.plain(text)
+    return prompts.settled(text) if model.entry.prompt_weights else prompts.plain(text)
+
+
+def _sized(fields: A1111Fields, model: Model) -> A1111Fields:
+    """With sides that were left out no longer than the model draws."""
+    unsaid = {"width", "height"} - fields.model_fields_set
+    return fields.model_copy(update={name: min(getattr(fields, name), model.entry.max_side) for name in unsaid})
 
 
 def _side(side: int, model: Model, param: str) -> int:

@@ -12,9 +12,12 @@ from typing import Any, Final
 import anyio.to_thread
 from fastapi import APIRouter, Request
 
+from server.api.allowed import allowed
 from server.api.sdapi import models
 from server.api.sdapi.choices import ModelChoices
 from server.api.services import Services
+from server.catalog.catalog import Model
+from server.edge.keys import Principal
 from server.errors import BadRequest, ConfigError, Draining
 
 _MEMINFO: Final = Path("/proc/meminfo")
@@ -24,6 +27,9 @@ _KIB: Final = 1024
 def router(services: Services, choices: ModelChoices) -> APIRouter:
     """``memory``, ``refresh-*``, ``unload-checkpoint``, ``reload-checkpoint`` and ``/internal/ping``."""
     routes = APIRouter()
+
+    def current(principal: Principal) -> Model:
+        return models.current(services.catalog, choices.of(principal.id), allowed(services.catalog, principal.limits))
 
     @routes.get("/sdapi/v1/memory")
     async def memory() -> dict[str, Any]:
@@ -47,7 +53,7 @@ def router(services: Services, choices: ModelChoices) -> APIRouter:
     async def unload(request: Request) -> dict[str, Any]:
         principal = request.state.principal
         if principal.admin:
-            model = models.current(services.catalog, choices.of(principal.id))
+            model = current(principal)
             await services.worker.unload(model.plan, None)
         return {}
 
@@ -57,7 +63,7 @@ def router(services: Services, choices: ModelChoices) -> APIRouter:
         if principal.admin:
             if services.queue.draining:
                 raise Draining("The server is shutting down.")
-            model = models.current(services.catalog, choices.of(principal.id))
+            model = current(principal)
             services.worker.require(model.plan.key, model.id)
             await services.worker.load(model.plan, model.id, None)
         return {}

@@ -86,12 +86,14 @@ def read_upscaling(sent: Mapping[str, Any], networks: Collection[str] = ()) -> U
     names = []
     for field in ("upscaler_1", "upscaler_2"):
         value = sent.get(field)
-        asked = NONE if value is None or value == "" else str(value)
+        asked = (NONE if value is None or value == "" else value) if isinstance(value, str | None) else ""
         known = next((name for name in (*UPSCALERS, *networks) if name.lower() == asked.strip().lower()), None)
         if known is None:
             ignored.append(field)
         names.append(known or "Lanczos")
     mode = _number(sent, "resize_mode", _BY_FACTOR, 0, 1)
+    if mode not in (_BY_FACTOR, _TO_SIZE):
+        raise BadRequest("resize_mode must be 0, by a factor, or 1, to a size.", param="resize_mode")
     factor = _number(sent, "upscaling_resize", 2.0, 0, MAX_FACTOR) if mode == _BY_FACTOR else None
     if factor == 0:
         raise BadRequest(f"upscaling_resize must be above 0 and at most {MAX_FACTOR:g}.", param="upscaling_resize")
@@ -152,7 +154,7 @@ def require_room(size: tuple[int, int], most_pixels: int) -> None:
     """Raise BadRequest for a result that is too large."""
     if size[0] * size[1] > most_pixels or max(size) > MAX_SIDE:
         raise BadRequest(
-            f"The result would have {size[0]}x{size[1]} pixels; at most {most_pixels} more are made for this request."
+            f"The result would have {size[0]} × {size[1]} pixels; at most {most_pixels} more are made for this request."
             " Send a smaller upscaling_resize, or smaller upscaling_resize_w and upscaling_resize_h.",
             param="upscaling_resize",
         )

@@ -44,7 +44,9 @@ def add_parser(commands: Any) -> None:
     wheels.add_argument(
         "--wheel", metavar="FILE", type=Path, help="Darkroom's own wheel (default: built of the checkout)"
     )
-    wheels.add_argument("--extra", metavar="NAME", action="append", default=[], help="vision or quantise; repeatable")
+    wheels.add_argument(
+        "--extra", metavar="NAME", action="append", default=[], help="vision, quantise, mcp; repeatable"
+    )
     for flag, text in (
         ("--index-url", "where packages come from: which torch comes is decided there"),
         ("--extra-index-url", "a further one"),

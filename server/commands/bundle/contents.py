@@ -14,8 +14,8 @@ from typing import Any
 import yaml
 
 from pipelines.errors import LoadRefused
+from pipelines.facts import controls, model_files, seal, sealed
 from pipelines.facts import folder as model_folder
-from pipelines.facts import model_files, seal, sealed
 from pipelines.facts.seal import Seal
 from pipelines.facts.sealed import Sealed
 from server.catalog.catalog import Catalog, Model
@@ -95,6 +95,11 @@ def _add_adapters(contents: Contents, catalog: Catalog, name: str, entry: dict[s
             token: _packed(contents, here / written, f"embeddings/{name}/{number}")
             for number, (token, written) in enumerate(entry["embeddings"].items())
         }
+    if entry.get("controlnets"):
+        entry["controlnets"] = {
+            control: _controlnet(contents, (here / written).resolve(), f"controlnets/{name}/{number}")
+            for number, (control, written) in enumerate(entry["controlnets"].items())
+        }
     if entry.get("lora_folder"):
         folder = here / entry["lora_folder"]
         for path in weights_in(folder):
@@ -107,6 +112,18 @@ def _adapter(contents: Contents, path: Path, folder: str) -> str:
     if problem is not None:
         raise CommandFailed(f"not packed: {problem}")
     return _packed(contents, path, folder)
+
+
+def _controlnet(contents: Contents, folder: Path, place: str) -> str:
+    """The name in the bundle of a ControlNet's folder that has been found whole, with its seal if it has one."""
+    found = seal.read(folder)
+    for file in controls.names(folder):
+        contents.files[f"{place}/{file}"] = folder / file
+        if found is not None:
+            contents.known[f"{place}/{file}"] = found.files[file].sha256
+    if found is not None:
+        contents.files[f"{place}/{seal.NAME}"] = folder / seal.NAME
+    return place
 
 
 def _packed(contents: Contents, path: Path, folder: str) -> str:

@@ -192,7 +192,7 @@ class Device:
             self.reporter.enlarge(drawing)
             self._unpin(drawing.plan)
             return
-        model.prepare(drawing.spec.task)
+        model.prepare(drawing.spec.task, [control.name for control in drawing.spec.controls])
         self.reporter.set_text_tokens(drawing, model.tokens.count(drawing.spec.prompt, drawing.spec.negative_prompt))
         self._engine.submit(model, drawing, done=lambda: self._run_ended(drawing))
 

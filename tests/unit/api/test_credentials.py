@@ -23,6 +23,7 @@ from server.settings import Settings, read_settings
 from tests.assertions import assert_api_error
 from tests.certificates import DAY, Authority, encrypted
 from tests.paper import PaperServers
+from tests.running import eventually
 from tests.unit.commands.command_line import run
 
 SPEC = ImageSpec("m", "a secret prompt", 64, 48, 64, 48, 8, 2.5)
@@ -67,7 +68,7 @@ def test_its_own_reader_finds_who_made_a_picture_and_how(
     c2pa: Any, files: tuple[Path, Path], format_: str, spec: ImageSpec, actions: list[str], term: str
 ) -> None:
     picture = drawn(format_)
-    (signed,) = asyncio.run(Credentials(*files).sign((picture,), spec))
+    (signed,) = asyncio.run(Credentials(*files).sign((picture,), edited=bool(spec.sources)))
     state, manifest, failures = read(c2pa, signed.data, picture.mime)
     # Nobody has put a test's authority on a list; all else is as it should be.
     assert (state, failures) == ("Valid", ["signingCredential.untrusted"])
@@ -82,7 +83,7 @@ def test_its_own_reader_finds_who_made_a_picture_and_how(
 
 
 def test_a_changed_picture_is_found_out(c2pa: Any, files: tuple[Path, Path]) -> None:
-    (signed,) = asyncio.run(Credentials(*files).sign((drawn("jpeg"),), SPEC))
+    (signed,) = asyncio.run(Credentials(*files).sign((drawn("jpeg"),), edited=False))
     changed = signed.data[:-40] + bytes([signed.data[-40] ^ 1]) + signed.data[-39:]
     state, _, failures = read(c2pa, changed, "image/jpeg")
     assert state == "Invalid"
@@ -94,7 +95,7 @@ def test_pictures_are_signed_at_once(c2pa: Any, files: tuple[Path, Path]) -> Non
     credentials = Credentials(*files)
 
     async def many() -> list[tuple[Picture, ...]]:
-        return await asyncio.gather(*(credentials.sign((drawn("png"), drawn("webp")), SPEC) for _ in range(8)))
+        return await asyncio.gather(*(credentials.sign((drawn("png"), drawn("webp")), edited=False) for _ in range(8)))
 
     for one, other in asyncio.run(many()):
         assert read(c2pa, one.data, "image/png")[0] == read(c2pa, other.data, "image/webp")[0] == "Valid"
@@ -105,7 +106,7 @@ def test_what_cannot_be_signed_is_not_given_out(files: tuple[Path, Path]) -> Non
     credentials = Credentials(*files)
     broken = Picture(0, b"no picture", "image/png", 1, 1, 7)
     with pytest.raises(ServerFault, match="could not be signed"):
-        asyncio.run(credentials.sign((broken,), SPEC))
+        asyncio.run(credentials.sign((broken,), edited=False))
 
 
 @pytest.mark.parametrize(
@@ -176,6 +177,12 @@ def test_answers_carry_signed_pictures_alone(c2pa: Any, files: tuple[Path, Path]
     with paper.client() as client:
         pictures = [base64.b64decode(one["b64_json"]) for one in inline] + [client.get(kept[0]["url"]).content]
     assert [read(c2pa, data, "image/png")[0] for data in pictures] == ["Valid"] * 3
+
+    row = paper.post({"prompt": "x"}, headers={"prefer": "respond-async"}).json()
+    with paper.client() as client:
+        job = f"/v1/images/jobs/{row['id']}"
+        fetched = eventually(lambda: client.get(job).json().get("result"), within_s=20)
+        assert read(c2pa, client.get(fetched["data"][0]["url"]).content, "image/png")[0] == "Valid", "kept for later"
 
     source = inline[0]["b64_json"]  # one of ours, signed, is a source like any other
     edit = paper.post({"prompt": "x", "image": source, "response_format": "b64_json", "output_format": "jpeg"}).json()

@@ -198,7 +198,8 @@ def test_every_alias_is_its_field_in_snake_and_camel_case(alias: tuple[str, str]
     assert field_of(name) == field_of(camel) == field_of(name.replace("_", "-")) == ours
     values: dict[str, Any] = {"n": (1, 2), "seed": (1, 2), "num_inference_steps": (1, 2), "output_compression": (1, 2),
         "guidance_scale": (1, 2), "strength": (0.5, 0.6), "size": ("64x64", "64x32"), "aspect_ratio": ("1:1", "2:1"),
-        "output_format": ("png", "webp"), "scheduler": ("euler", "ddim"), "loras": (["a"], ["b"])}  # fmt: skip
+        "output_format": ("png", "webp"), "scheduler": ("euler", "ddim"), "loras": (["a"], ["b"]),
+        "controls": ([{"name": "a", "image": "x"}], [{"name": "b", "image": "x"}])}  # fmt: skip
     one, other = values.get(ours, ("one", "other"))
     given = {} if ours == "prompt" else {"prompt": "x"}
     expected = read({**given, ours: one}).fields
@@ -314,6 +315,20 @@ def test_a_picture_whose_meaning_is_not_plain_is_refused(name: str, odd: Any) ->
     refusal = refused(**{name: odd})
     assert refusal.param == name
     assert "example" not in refusal.message
+
+
+@pytest.mark.parametrize("name", ["mask", "masks", "image"])
+def test_lists_in_lists_are_no_accident(name: str) -> None:
+    """One level deeper than is looked for what is empty: an IndexError, and 500."""
+    for depth in range(1, 12):
+        odd: Any = []
+        for _ in range(depth):
+            odd = [odd]
+        try:
+            found = fields(**{name: odd})
+            assert (found.images, found.mask) == ([], None)
+        except BadRequest as error:
+            assert error.param == name  # noqa: PT017
 
 
 def test_pictures_under_two_names() -> None:

@@ -21,6 +21,7 @@ from server.worker import devices as worker_devices
 from server.worker.child.inspection import Sizes
 from server.worker.devices import find
 from tests.running import ROOT
+from tests.unit.catalog.control_folders import write_control
 from tests.unit.commands.command_line import run
 from tests.unit.commands.doctor.machines import RTX_4090, on
 from tests.unit.pipelines.facts.test_checkpoint import sd
@@ -305,3 +306,19 @@ def test_files_in_the_lora_folder_of_each_id_are_told(tmp_path: Path, capsys: py
     assert f"{file}: models.d.loras.x: x.safetensors does not exist" in said
     assert "models.c" not in said, "what it has from another is told there"
     assert said.count("loras.") == 4
+
+
+@pytest.mark.usefixtures("near_child")
+def test_a_controlnet_is_named_where_it_is_missing_or_not_what_its_configuration_says(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_control(tmp_path / "canny")  # its header is whole, and its tensors are not those of its class
+    mini = ROOT / "weights" / "darkroom-mini"
+    text = f"default: mini\nmodels:\n  mini: {{ path: {mini}, controlnets: {{ canny: canny, gone: nowhere }} }}\n"
+    file = tmp_path / "models.yaml"
+    file.write_text(text)
+    assert run("check", "--models", str(file)) == 1
+    assert "controlnets.gone: the folder nowhere does not exist" in capsys.readouterr().err
+    file.write_text(text.replace(", gone: nowhere", ""))
+    assert run("check", "--models", str(file)) == 1
+    assert "controlnets.canny/ lacks" in capsys.readouterr().err

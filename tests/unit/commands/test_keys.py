@@ -92,6 +92,28 @@ def test_an_admins_key_is_made_and_listed_as_one(tmp_path: Path, capsys: pytest.
     assert [(row[0], row[2:]) for row in rows] == [("alice", []), ("owner", ["admin"])]
 
 
+def test_a_webhook_secret_is_shown_once_kept_for_its_owner_alone_and_goes_with_its_key(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run("keys", "create", "alice") == 0
+    capsys.readouterr()
+    for name in ("alice", "local"):
+        assert run("keys", "webhook-secret", name) == 0
+        first = capsys.readouterr().out.strip()
+        assert first.startswith("whsec_")
+        assert run("keys", "webhook-secret", name) == 0
+        assert capsys.readouterr().out.strip() != first
+    folder = tmp_path / "data" / "webhook_secrets"
+    kept = {path.name: path.stat().st_mode & 0o777 for path in folder.iterdir()}
+    assert len(kept) == 2
+    assert set(kept.values()) == {0o600}
+    assert folder.stat().st_mode & 0o777 == 0o700
+    assert run("keys", "webhook-secret", "bob") == 1
+    assert "no key is named bob" in capsys.readouterr().err
+    assert run("keys", "revoke", "alice") == 0
+    assert [path.name for path in folder.iterdir()] == ["local"]
+
+
 def listed(capsys: pytest.CaptureFixture[str]) -> list[list[str]]:
     capsys.readouterr()
     assert run("keys", "list") == 0

@@ -59,7 +59,7 @@ async def nothing(url: str) -> bytes | None:
 async def test_silent_names_of_one_key_do_not_hold_up_another(asked: list[str]) -> None:
     """Eight of them held all look-ups of all keys until the name servers' own time was up."""
     fetcher = Fetcher("public", timeout_s=20, max_bytes=1000, own=nothing)
-    look_ups = fetcher._look_ups
+    look_ups = fetcher._guard._look_ups
     async with silent_fetches(fetcher, "greedy", 40):
         assert len(asked) == look_ups_module.MAX_LOOK_UPS_PER_PRINCIPAL
         with anyio.fail_after(2):

@@ -10,10 +10,10 @@ import httpcore
 import pytest
 
 from server.errors import BadImage, ConfigError
-from server.inputs import fetch as fetch_module
 from server.inputs import own_addresses
 from server.inputs.addresses import Address, parse_host_and_port
 from server.inputs.fetch import Fetcher
+from server.inputs.guard import is_elsewhere
 from server.inputs.own_addresses import is_own
 
 PUBLIC = "93.184.216.34"
@@ -153,8 +153,8 @@ def test_a_host_that_may_bind_foreign_addresses_owns_them_no_more_for_it(monkeyp
     ["::ffff:93.184.216.34", "::93.184.216.34", "2002:5db8:d822::1", "64:ff9b:1::5db8:d822", "2001:0:5db8:d822::1"],
 )
 def test_other_spellings_of_an_ipv4_address_are_not_public_at_all(address: str) -> None:
-    assert not fetch_module._is_elsewhere(ip_address(address))
+    assert not is_elsewhere(ip_address(address))
 
 
 def test_an_address_with_a_zone_is_never_public() -> None:
-    assert not fetch_module._is_elsewhere(ip_address("2606:4700::1111%eth0"))
+    assert not is_elsewhere(ip_address("2606:4700::1111%eth0"))

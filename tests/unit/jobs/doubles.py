@@ -72,6 +72,9 @@ class FakeAssignment:
         spec = ImageSpec("m", "a cat", 64, 64, draw_width=64, draw_height=64, steps=2, guidance=1.0)
         return Drawing(job.key, ModelPlan("m", "/models/m", "other"), spec, (7,), job.principal)
 
+    def to_follow(self, drawing: Drawing) -> float:
+        return 0.0
+
     async def follow(self, job: Job, drawing: Drawing, finished: Finished) -> tuple[Further, ...]:
         return ()
 

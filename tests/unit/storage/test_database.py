@@ -247,6 +247,8 @@ def test_the_event_loop_does_not_wait_for_the_disk(path: Path) -> None:
 
 
 def test_a_closed_database_says_so_and_leaves_no_thread(path: Path) -> None:
+    before = set(threading.enumerate())
+
     async def use(database: Database) -> None:
         await database.write(add)
         await database.close()
@@ -254,7 +256,9 @@ def test_a_closed_database_says_so_and_leaves_no_thread(path: Path) -> None:
             await database.read(names)
 
     using(path, use)
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("database")]
+    assert not [
+        thread for thread in threading.enumerate() if thread.name.startswith("database") and thread not in before
+    ]
 
 
 def test_what_was_deleted_is_neither_on_the_disk_nor_takes_room_there(path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import posixpath
 import re
 from collections.abc import Iterator
 from html.parser import HTMLParser
@@ -19,11 +20,19 @@ from server.web import docs, page
 ASSETS = page.read_assets()
 SCRIPTS = sorted(name for name in ASSETS if name.endswith(".js"))
 HTML = ASSETS["index.html"].content.decode()
-WORDS: dict[str, dict[str, Any]] = {
-    name.removeprefix("lang/").removesuffix(".json"): json.loads(asset.content)
-    for name, asset in ASSETS.items()
-    if name.startswith("lang/")
-}
+
+
+def _words(folder: str) -> dict[str, dict[str, Any]]:
+    return {
+        name.removeprefix(folder).removesuffix(".json"): json.loads(asset.content)
+        for name, asset in ASSETS.items()
+        if name.startswith(folder)
+    }
+
+
+FIRST = _words("lang/")  # what comes with the page
+LATER = _words("panels/lang/")  # and with its panels
+WORDS = {language: words | LATER[language] for language, words in FIRST.items()}
 
 
 @pytest.fixture(scope="module")
@@ -138,10 +147,30 @@ def test_no_file_names_another_origin() -> None:
 def test_every_script_is_reached_and_imports_only_what_is_there(parsed: _Page) -> None:
     imported = {"theme.js", "main.js"}
     for name in SCRIPTS:
-        found = re.findall(r'from "\./([\w.]+)"', ASSETS[name].content.decode())
-        assert set(found) <= set(SCRIPTS), name
-        imported |= set(found)
+        found = _imports(name, "from ") | _imports(name, "import\\(")
+        assert found <= set(SCRIPTS), name
+        imported |= found
     assert imported == set(SCRIPTS)
+
+
+def _imports(name: str, by: str) -> set[str]:
+    """The scripts that this one names, each by its path below the page's folder."""
+    named = re.findall(rf'{by}"(\.[\w./]+)"', ASSETS[name].content.decode())
+    return {posixpath.normpath(posixpath.join(posixpath.dirname(name), path)) for path in named}
+
+
+def test_the_panels_are_fetched_when_they_are_opened(parsed: _Page) -> None:
+    """Nothing of them comes with the page: no script, no style, no word."""
+    assert len(LATER["en"]) > 20
+    assert not any("panels" in address for address in parsed.addresses)
+    for name in SCRIPTS:
+        fetched = {path for path in _imports(name, "from ") if path.startswith("panels/")}
+        assert name.startswith("panels/") or not fetched, name
+        if not name.startswith("panels/"):
+            quoted = set(re.findall(r'"([a-z_.]+)"', ASSETS[name].content.decode()))
+            assert not quoted & set(LATER["en"]), name
+    assert not parsed.keys & set(LATER["en"])
+    assert not set(FIRST["en"]) & set(LATER["en"])
 
 
 def test_every_id_that_a_script_asks_for_is_on_the_page_once(parsed: _Page) -> None:
@@ -160,9 +189,10 @@ def _placeholders(text: Any) -> set[str]:
     return {name for form in forms for name in re.findall(r"\{(\w+)\}", form)}
 
 
-@pytest.mark.parametrize("language", sorted(set(WORDS) - {"en"}))
+@pytest.mark.parametrize("language", sorted(set(FIRST) - {"en"}))
 def test_all_languages_say_the_same(language: str) -> None:
-    assert list(WORDS[language]) == list(WORDS["en"])
+    assert list(FIRST[language]) == list(FIRST["en"])
+    assert list(LATER[language]) == list(LATER["en"])
     for key, text in WORDS["en"].items():
         assert _placeholders(WORDS[language][key]) == _placeholders(text), key
         forms = WORDS[language][key].values() if isinstance(WORDS[language][key], dict) else [WORDS[language][key]]
@@ -172,14 +202,17 @@ def test_all_languages_say_the_same(language: str) -> None:
 def test_the_switch_offers_the_languages_that_there_are() -> None:
     listed = re.search(r"LANGUAGES = \{(.*?)\}", ASSETS["i18n.js"].content.decode())
     assert listed is not None
-    assert {code.strip(' "') for code in re.findall(r"([\w\"-]+):", listed[1])} == set(WORDS)
+    assert {code.strip(' "') for code in re.findall(r"([\w\"-]+):", listed[1])} == set(FIRST) == set(LATER)
 
 
 def test_every_key_in_use_has_words_and_every_word_is_in_use(parsed: _Page) -> None:
     scripts = "".join(ASSETS[name].content.decode() for name in SCRIPTS)
     quoted = set(re.findall(r'"([a-z_]+(?:\.[a-z_0-9]+)*)"', scripts))
     said = set(re.findall(r'\b(?:t|say|label|warn)\((?:[^()"]|\([^()]*\))*?"([a-z_.]+)"', scripts))
-    computed = re.compile(r"^(error|run|theme|quality|style)\.")
+    computed = re.compile(
+        r"^(?:(error|run|theme|quality|style)\.|jobs\.(done|failed|cancelled)$|models\.(un)?load$"
+        r"|usage\.(pictures|megapixel_steps|device_s)$|panels\.(jobs|usage|models|mine|all)$)"
+    )
     assert parsed.keys <= set(WORDS["en"])
     assert {key for key in said if "." in key} <= set(WORDS["en"])
     unused = {key for key in WORDS["en"] if key not in quoted | parsed.keys and not computed.match(key)}

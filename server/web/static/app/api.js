@@ -27,7 +27,8 @@ export class ApiError extends Error {
   }
 }
 
-async function call(path, { headers = {}, ...options } = {}) {
+/** The answer to a request below /v1. Throws ApiError. */
+export async function call(path, { headers = {}, ...options } = {}) {
   let answer;
   try {
     answer = await fetch(`${base()}/${path}`, {
@@ -139,7 +140,8 @@ function heard(type, event, on) {
   return 1;
 }
 
-function blobOf(base64, format) {
+/** The picture of this text and format. */
+export function blobOf(base64, format) {
   const text = atob(base64);
   const bytes = new Uint8Array(text.length);
   for (let at = 0; at < text.length; at += 1) bytes[at] = text.charCodeAt(at);

@@ -1,4 +1,4 @@
-// The page's words in the reader's language. Knows lang/*.json and the data-i18n attributes; knows no other text.
+// The page's words in the reader's language. Knows the folders of words and the data-i18n attributes; knows no other text.
 //
 // An element says which words it shows: data-i18n for its text, data-i18n-label, -title, -placeholder and -alt for those
 // attributes, and data-i18n-values for the numbers in them. So a change of language can translate all that is there.
@@ -11,9 +11,12 @@ const ATTRIBUTES = {
 };
 const SELECTOR = "[data-i18n], [data-i18n-label], [data-i18n-title], [data-i18n-placeholder], [data-i18n-alt]";
 
+const folders = ["lang"]; // of words, those of this page first
+
 let words = {};
 let language = "en";
 let plural = new Intl.PluralRules("en");
+let asked = { code: "en" }; // the latest change
 
 /** The language that the reader chose, or the first of theirs that there is. */
 export function preferred() {
@@ -29,12 +32,27 @@ export function preferred() {
 
 /** Translate the page. */
 export async function speak(code) {
-  const answer = await fetch(new URL(`lang/${code}.json`, import.meta.url));
-  words = await answer.json();
+  const change = asked = { code };
+  const files = folders.map((folder) => fetch(new URL(`${folder}/${code}.json`, import.meta.url)));
+  const parts = await Promise.all(files.map(async (file) => (await file).json()));
+  if (change !== asked) return; // another came meanwhile
+  words = Object.assign({}, ...parts);
   language = code;
   plural = new Intl.PluralRules(code);
   document.documentElement.lang = code;
   for (const element of document.querySelectorAll(SELECTOR)) translate(element);
+}
+
+/** Learn the words of a part of the page that is fetched later: those in this folder. */
+export async function learn(folder) {
+  if (folders.includes(folder)) return;
+  folders.push(folder);
+  try {
+    await speak(asked.code);
+  } catch (error) {
+    folders.splice(folders.indexOf(folder), 1);
+    throw error;
+  }
 }
 
 export const spoken = () => language;

@@ -6,10 +6,16 @@ import { say } from "./i18n.js";
 let answer = () => {};
 let pending = null;
 
+/** What to say to whoever was answered 401. */
+export function whyAsked(error) {
+  if (error?.code === "expired_api_key") return "key.expired";
+  return hasKey() ? "key.wrong" : "key.wanted";
+}
+
 /** Ask for a key. Resolves to whether one was entered. Whoever asks meanwhile gets the same answer. */
 export function enterKey(why) {
   pending ??= new Promise((resolve) => {
-    say(byId("key-note"), why ?? (hasKey() ? "key.wrong" : "key.wanted"));
+    say(byId("key-note"), why ?? whyAsked());
     byId("key-input").value = "";
     byId("key-forget").hidden = !hasKey();
     answer = resolve;

@@ -1,5 +1,5 @@
 // Wires the page together. The only module that knows all the others.
-import { enlarge, hasKey, models } from "./api.js";
+import { enlarge, models } from "./api.js";
 import { codePanel } from "./code.js";
 import { Composer } from "./composer.js";
 import { alone, Detail } from "./detail.js";
@@ -7,7 +7,7 @@ import { Devices } from "./devices.js";
 import { byId, closable, fit, make, memory } from "./dom.js";
 import { blobOf, Gallery } from "./gallery.js";
 import { known, label, LANGUAGES, preferred, say, speak, t } from "./i18n.js";
-import { confirmed, enterKey, prepareKey } from "./key.js";
+import { confirmed, enterKey, prepareKey, whyAsked } from "./key.js";
 import { prepareMask } from "./mask.js";
 import { randomSeed } from "./request.js";
 import { Run } from "./run.js";
@@ -75,8 +75,8 @@ function start({ fields, sources, mask }) {
       tidy();
       refreshModels();
     },
-    key: async () => {
-      const entered = await enterKey();
+    key: async (error) => {
+      const entered = await enterKey(whyAsked(error));
       if (entered) refreshModels();
       return entered;
     },
@@ -152,8 +152,8 @@ async function offerModels() {
     warn(null);
   } catch (error) {
     if (error.status === 401) {
-      if (await enterKey(hasKey() ? "key.wrong" : "key.wanted")) return offerModels();
-      return warn("error.invalid_api_key");
+      if (await enterKey(whyAsked(error))) return offerModels();
+      return warn(error.code === "expired_api_key" ? "error.expired_api_key" : "error.invalid_api_key");
     }
     warn([`error.${error.code}`, `error.status_${error.status}`].find(known) ?? "error.unknown", error.message);
     const retry = say(make("button", { type: "button", class: "button quiet" }), "run.again");
@@ -201,6 +201,22 @@ byId("theme").addEventListener("click", () => {
 
 byId("key-button").addEventListener("click", async () => {
   if (await enterKey("key.note")) offerModels();
+});
+
+// Jobs, usage and models are fetched when somebody asks for them.
+byId("server").addEventListener("click", async () => {
+  let why = "error.network";
+  try {
+    // Browsers remember a script that did not come, until the page is loaded anew: first, see that the server is there.
+    if (!(await fetch(new URL("./panels/panels.js", import.meta.url))).ok) throw new Error("not served");
+    why = "error.page";
+    const { openPanels } = await import("./panels/panels.js");
+    why = "error.network";
+    await openPanels({ changed: refreshModels, key: offerModels });
+    if (composer.rows.length) warn(null);
+  } catch {
+    warn(why);
+  }
 });
 
 byId("code").addEventListener("click", () => {

@@ -9,7 +9,7 @@ const MOST_TRIES = 20; // when the server is busy
 export class Run {
   /**
    * `asked` is { fields, sources, mask }. `on.picture(run, index, { blob, seed })` returns the tile to show for a
-   * picture, `on.end(run)` follows the last, `on.key()` resolves to whether the user entered a key, `on.blame(param, since)`
+   * picture, `on.end(run)` follows the last, `on.key(error)` resolves to whether the user entered a key, `on.blame(param, since)`
    * marks a control, and `on.announce(text)` is read out.
    */
   constructor(asked, on) {
@@ -81,7 +81,7 @@ export class Run {
   async again(error, tries) {
     if (!(error instanceof ApiError) || this.pictures) return false;
     this.id = newJobId();
-    if (error.status === 401) return this.on.key();
+    if (error.status === 401) return this.on.key(error);
     if (error.status !== 429 || tries >= MOST_TRIES) return false;
     this.until = Date.now() + 1000 * Math.max(1, error.retryAfter);
     this.turn("waiting");

@@ -114,5 +114,44 @@ async def test_an_interrupted_job_knows_its_seeds_and_is_cancelled() -> None:
     job.job.prepared(Drawing("id", ModelPlan("mini", "/mini", "other"), spec, (7, 8)))
     cancelled: list[bool] = []
     job.job.cancel = lambda: cancelled.append(True)
-    job.interrupt()
+    with following(job) as known:
+        known.interrupt("ada")
+        known.interrupt("ada")
     assert (job.seeds, cancelled, job.state()["interrupted"]) == ((7, 8), [True], True)
+
+
+async def test_nothing_is_left_of_thousands_of_jobs_and_keys() -> None:
+    known = LiveJobs()
+    for number in range(10_000):
+        job = live(f"key-{number}")
+        with known.following(job):
+            known.interrupt(f"key-{number}")
+        assert job.job.feeds == []
+    assert known._of == {}
+
+
+async def test_who_waits_for_one_job_pays_once_and_an_ended_one_is_left_alone() -> None:
+    class Charge:
+        paid = 0
+
+        def delivered(self, pictures: int) -> None:
+            self.paid += pictures
+
+    first, joined = live(), live()
+    joined.job = first.job
+    first.job.charge = charge = Charge()  # type: ignore[assignment]
+    with following(first) as known:
+        first.job.previewed(0, preview(0))
+        with known.following(joined):
+            first.job.previewed(0, preview(1))
+            known.interrupt("ada")
+            first.job.previewed(1, preview(2))  # which was on its way
+            known.interrupt("ada")
+    assert charge.paid == 2
+    assert ([len(each.pictures) for each in (first, joined)], first.is_interrupted) == ([2, 1], True)
+
+    ended = running(live())
+    ended.job.transition(State.DONE)
+    with following(ended) as known:
+        known.interrupt("ada")
+    assert not ended.is_interrupted

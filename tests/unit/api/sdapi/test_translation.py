@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from pipelines.facts.families import FamilyTable
 from server.api import specs
-from server.api.sdapi.fields import read_fields
+from server.api.sdapi import infotext
+from server.api.sdapi.fields import A1111Fields, read_fields
 from server.api.sdapi.translation import A1111Submission, OpenModels, at_least_one, translate
 from server.catalog.catalog import Model
 from server.errors import BadRequest
@@ -55,6 +59,15 @@ def test_sizes_past_those_of_the_model_and_without_its_styles(mini: Model) -> No
     specs.check(submission.fields, mini, images=0, mask=False)
     spec = specs.make_spec(submission.fields, mini, (512, 768), specs.Sources())
     assert (spec.width, spec.height, spec.prompt) == (512, 768, "a cat")
+
+
+def test_sides_that_are_left_out_are_no_longer_than_the_model_draws(mini: Model) -> None:
+    small = replace(mini, entry=mini.entry.model_copy(update={"max_side": 256}))
+    assert asked(small).fields.size == "256x256"
+    assert asked(small, height=64).fields.size == "256x64"
+    assert asked(small).asked.fields.width == 256
+    with pytest.raises(BadRequest):
+        asked(small, width=512)
 
 
 def test_an_open_model_is_made_once(mini: Model) -> None:
@@ -275,3 +288,64 @@ def test_what_nobody_sent_is_not_told_to_mean_nothing(mini: Model) -> None:
         submission = edited(model, init_images=[SOURCE], **sent)
         unused = specs.unused(submission.fields, model, edit=True)
         assert tuple(field for field in unused if field in submission.reading.names) == told
+
+
+@pytest.mark.parametrize("family", ["stable-diffusion", "flux"])
+def test_marks_that_no_model_reads_are_settled_for_all(mini: Model, family: str) -> None:
+    said = asked(of_family(mini, family), prompt="a [cat:dog:0.3] AND a bird", negative_prompt="[a:b:0.9]").fields
+    assert said.prompt == "a dog, a bird"
+    assert said.negative_prompt == "a"
+
+
+@pytest.mark.parametrize(
+    ("sent", "param"),
+    [
+        ({"hr_prompt": "x" * 4001}, "hr_prompt"),
+        ({"hr_negative_prompt": "x" * 4001}, "hr_negative_prompt"),
+        ({"hr_prompt": "(x:11)"}, "hr_prompt"),
+        ({"hr_negative_prompt": "(x:11)"}, "hr_negative_prompt"),
+    ],
+)
+def test_prompts_of_the_second_pass_are_bounded_as_the_others(mini: Model, sent: dict[str, str], param: str) -> None:
+    with pytest.raises(BadRequest) as refused:
+        asked(mini, enable_hr=True, **sent)
+    assert refused.value.param == param
+
+
+_PIECES = st.sampled_from(
+    [*"()[]:<>\\| \n", "AND", "BREAK", "<lora:é\n:1>", "<lora:pixel:2>", ":1.3)", "[a:b:3]", "(x:99)"]
+)
+_ODD = st.one_of(
+    st.none(),
+    st.booleans(),
+    st.integers(),
+    st.floats(),
+    st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
+    st.sampled_from(["1e400", "nan", "-0", "9" * 5000, "true", "None", "Karras", "DPM++ 2M Karras", "0x10", "١"]),
+    st.recursive(st.none(), lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.just("args"), inner)),
+)
+
+
+@settings(max_examples=300)
+@given(
+    st.dictionaries(st.sampled_from(sorted(A1111Fields.model_fields)), _ODD, max_size=6),
+    st.lists(_PIECES, max_size=20).map("".join),
+    st.booleans(),
+)
+def test_no_body_is_an_accident(mini: Model, sent: dict[str, Any], prompt: str, edit: bool) -> None:
+    """What cannot be read is refused in words; what is read can be echoed, and told in a header."""
+    body = {"init_images": [SOURCE], "prompt": prompt, **sent}
+    refusal, submission = "", None
+    try:
+        submission = translate(read_fields(body), mini, edit=edit)
+    except BadRequest as error:
+        refusal = error.message
+    if submission is None:
+        assert refusal.isprintable()
+        assert len(refusal) < 1000
+        return
+    json.dumps(submission.asked.fields.echo(edit=edit), allow_nan=False)
+    assert submission.own
+    assert ", ".join(submission.reading.ignored).encode("ascii").isascii()
+    assert all(name.isprintable() for name in submission.reading.ignored)
+    infotext.info(submission, submission.asked.seeds, 0)

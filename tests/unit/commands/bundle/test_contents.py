@@ -14,6 +14,8 @@ from server.catalog.load import load_catalog
 from server.commands.bundle import contents
 from server.commands.failure import CommandFailed
 from tests.running import ROOT
+from tests.unit.catalog.control_folders import WEIGHTS as WEIGHTS_OF_ONE
+from tests.unit.catalog.control_folders import write_control
 from tests.unit.catalog.test_single_files import flux
 from tests.unit.commands.command_line import run
 from tests.unit.pipelines.facts.test_checkpoint import sd, write
@@ -183,3 +185,19 @@ def test_a_single_file_without_a_seal_is_not_packed(single: Path, tmp_path: Path
         CommandFailed, match=r"flux: .*l\.safetensors is not sealed: run `darkroom models seal flux` first"
     ):
         contents.of_models(load_catalog(single), ["flux"])
+
+
+def test_controlnets_travel_with_their_seals(file: Path, tmp_path: Path) -> None:
+    for name in ("canny", "depth"):
+        write_control(tmp_path / "nets" / name)
+    sealed = tmp_path / "nets" / "canny"
+    (sealed / seal.NAME).write_bytes(seal.make(sealed, ["config.json", WEIGHTS_OF_ONE], lambda read: None))
+    nets = "controlnets: { canny: nets/canny, depth: nets/depth }, aliases: [x]"
+    file.write_text(file.read_text().replace("aliases: [x]", nets))
+    found, text = contents.of_models(load_catalog(file), ["b"])
+    there = load_catalog(unpacked(found, text, tmp_path / "there"))
+    assert all(model.problem() is None for model in there)
+    assert there.models["b"].control_names == ("canny", "depth")
+    folders = [Path(each.path) for each in there.models["a"].plan.controls]
+    assert all(folder.is_relative_to(tmp_path / "there") for folder in folders)
+    assert [(folder / seal.NAME).is_file() for folder in folders] == [True, False]

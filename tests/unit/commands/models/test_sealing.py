@@ -17,6 +17,7 @@ from server.api.seals import SealStates
 from server.catalog.load import load_catalog
 from server.storage.verified import VerifiedFolders
 from tests.running import ROOT
+from tests.unit.catalog.control_folders import write_control
 from tests.unit.commands.command_line import run
 from tests.unit.pipelines.facts.test_checkpoint import sd, write
 from tests.unit.pipelines.facts.test_seal import WEIGHTS, flip
@@ -310,3 +311,19 @@ def test_a_seal_of_configurations_alone_goes_on_to_do(shared: Path, tmp_path: Pa
     assert models(shared, "verify", "b") == 0
     assert models(shared, "seal", "b") == 0
     assert load_catalog(shared).models["a"].problem() is None
+
+
+def test_a_controlnet_is_sealed_with_its_model_and_is_verified(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """One that came later does not unseal its model."""
+    models(file, "seal", "a")
+    folder = write_control(tmp_path / "canny")
+    file.write_text("default: a\nmodels:\n  a: { path: model, controlnets: { canny: canny } }\n")
+    assert models(file, "verify", "a") == 0
+    assert models(file, "seal", "a") == 0
+    assert str(folder / "darkroom-seal.json") in capsys.readouterr().out
+    assert models(file, "verify", "a") == 0
+    flip(folder / "diffusion_pytorch_model.safetensors", -1)
+    assert models(file, "verify", "a") == 1
+    assert "differs: diffusion_pytorch_model.safetensors" in capsys.readouterr().out

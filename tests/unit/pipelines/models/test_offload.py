@@ -23,14 +23,16 @@ def test_each_part_is_offloaded_as_it_runs(host_bytes: int, pinned: bool, monkey
     monkeypatch.setattr(offload, "apply_group_offloading", lambda part, **options: done.append((part, options)))
     monkeypatch.setattr(offload, "Copies", lambda device: None)
     monkeypatch.setattr(offload, "Streamed", lambda part, device, copies, pinned: streamed.append(pinned))
-    transformer, controlnet, vae, text = (torch.nn.Linear(1, 1) for _ in range(4))
+    transformer, controlnet, vae, text, beside = (torch.nn.Linear(1, 1) for _ in range(5))
     monkeypatch.setattr(torch.nn.Module, "to", lambda self, device: moved.append((self, device)))
     parts = {"transformer": transformer, "controlnet": controlnet, "vae": vae, "text_encoder": text, "tokenizer": 1}
     cuda = torch.device("cuda")
-    offload.offload(SimpleNamespace(components=parts), cuda, host_bytes=host_bytes, streams_encoders=True)
+    pipeline, nets = SimpleNamespace(components=parts), {"controlnets.a": beside}
+    offload.offload(pipeline, cuda, host_bytes=host_bytes, streams_encoders=True, beside=nets)
     assert [(part, options["offload_type"]) for part, options in done] == [
         (transformer, "block_level"),
         (controlnet, "leaf_level"),
+        (beside, "leaf_level"),
     ]
     for _, options in done:
         assert options["record_stream"]

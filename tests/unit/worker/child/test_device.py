@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, cast
 
@@ -94,7 +94,7 @@ class LoadedModel:
         self.count = count
         self.prepared: list[Task] = []
 
-    def prepare(self, task: Task) -> None:
+    def prepare(self, task: Task, names: Sequence[str] = ()) -> None:
         self.prepared.append(task)
 
     def weight_bytes(self) -> int:
