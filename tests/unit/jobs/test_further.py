@@ -85,3 +85,30 @@ async def test_previews_are_of_the_picture_that_they_follow() -> None:
 
     await draw_further(job, (further(5), further(6)), FIRST, draw)
     assert shown == [0, 1]
+
+
+async def test_an_enlargement_before_the_second_pass_is_the_jobs_to_pay() -> None:
+    told: list[tuple[str, int, int, int]] = []
+
+    class Paying:
+        def draws_further(self, drawing: str, width: int, height: int, pictures: int) -> None:
+            told.append((drawing, width, height, pictures))
+
+    job = Job("ada", "m", math.inf)
+    job.charge = Paying()  # type: ignore[assignment]
+    large = msgspec.structs.replace(SPEC, width=128, height=128, draw_width=128, draw_height=128)
+    drawn: list[str] = []
+
+    async def draw(drawing: Drawing, *_: object) -> Finished:
+        drawn.append(drawing.job_id)
+        return Finished(drawing.job_id, (picture(drawing),), seconds=0.5)
+
+    async def begun(second: Drawing, made: Finished) -> Drawing:
+        assert made.job_id == "job-5-larger"
+        return second
+
+    enlarged = Drawing("job-5-larger", ModelPlan("net", "/net", "upscaler"), large, (5,))
+    second = further(5)
+    await draw_further(job, (Further(second.drawing, second.encoding, enlarged, begun),), FIRST, draw)
+    assert drawn == ["job-5-larger", "job-5"]
+    assert told == [("job-5-larger", 128, 128, 1), ("job-5", 64, 64, 1)]
