@@ -90,7 +90,7 @@ def bind(
     if isinstance(pipeline, diffusers.DiffusionPipeline):
         _know_device(view, pipeline)
     own = copy.deepcopy(pipeline.scheduler) if scheduler is None else make_scheduler(pipeline.scheduler, scheduler)
-    if schedulers.takes_sigmas(type(own).__name__, own.config, sigmas):
+    if sigmas != "default" and schedulers.takes_sigmas(type(own).__name__, own.config, sigmas):
         own = type(own).from_config(own.config, **schedulers.SIGMAS[sigmas])
         _begin_at_first(own)
     if type(own).__name__ in _COUNT_ON_CPU:
