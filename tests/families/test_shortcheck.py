@@ -83,7 +83,8 @@ def test_it_finds_what_the_whole_check_finds(name: str) -> None:
         if shared.is_denoiser:
             assert (found.parts, found.output_parts) == (expected.parts, expected.output_parts)
             assert found.costs is not None
-            assert len(found.costs.samples) >= 2, "two sizes, as a guess"
+            sizes = 1 if shared.stage is Stage.CONTROL else 2  # of a ControlNet, one is enough for a guess
+            assert len(found.costs.samples) >= sizes
 
 
 @pytest.mark.parametrize("name", ["SD 1.x", "FLUX.1", "Z-Image"])
