@@ -61,11 +61,15 @@ class SillyTavern:
         return self.client.post("/api/sd/generate", json={**self._server, **fields, **changes}, timeout=timeout)
 
 
-@contextmanager
-def sillytavern(folder: Path, url: str, auth: str = "") -> Iterator[SillyTavern]:
-    """Started with its data in ``folder``. Skips where it is not installed."""
+def require() -> None:
+    """Skip where it is not installed."""
     if not FOLDER.exists():
         pytest.skip("needs SillyTavern: make programs")
+
+
+@contextmanager
+def sillytavern(folder: Path, url: str, auth: str = "") -> Iterator[SillyTavern]:
+    """Started with its data in ``folder``."""
     shutil.copy(FOLDER / "default" / "config.yaml", folder / "config.yaml")
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

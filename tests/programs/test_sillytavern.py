@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from tests.pictures import opened
-from tests.programs.sillytavern import SillyTavern, sillytavern
+from tests.programs.sillytavern import SillyTavern, require, sillytavern
 from tests.running import Running, eventually, start
 
 pytestmark = pytest.mark.timeout(300)
@@ -20,6 +20,7 @@ pytestmark = pytest.mark.timeout(300)
 @pytest.fixture(scope="module")
 def tavern(tmp_path_factory: pytest.TempPathFactory) -> Iterator[SillyTavern]:
     """With a key of the server's as its password."""
+    require()
     with (
         start(tmp_path_factory.mktemp("data"), keys=True) as server,
         sillytavern(tmp_path_factory.mktemp("tavern"), server.url, f"anyone:{server.key}") as tavern,
