@@ -8,8 +8,9 @@ never need them.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import ssl
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 
 import httpcore
 import httpx
@@ -33,27 +34,42 @@ async def get(
     where: WebAddress, addresses: list[Address], *, tls: ssl.SSLContext | None, max_bytes: int, param: str
 ) -> bytes:
     """What one of the addresses answers with. Raises UnreachableError, TooLarge; ValueError for a name beyond IDNA."""
+    headers = {"Accept": "image/png, image/jpeg, image/webp, */*;q=0.1", "Accept-Encoding": "identity"}
+    async with exchange("GET", where, addresses, tls=tls, headers=headers) as response:
+        return await _read(response, max_bytes, param)
+
+
+@contextlib.asynccontextmanager
+async def exchange(
+    method: str,
+    where: WebAddress,
+    addresses: list[Address],
+    *,
+    tls: ssl.SSLContext | None,
+    headers: dict[str, str],
+    body: bytes | None = None,
+) -> AsyncIterator[httpcore.Response]:
+    """One request to one of the addresses, and the head of its answer; no redirect is followed. Raises
+    UnreachableError, also for what goes wrong while the answer is read; ValueError for a name beyond IDNA."""
     url = httpcore.URL(
         scheme=where.scheme.encode(),
         host=str(where.host).encode(),  # the name: for SNI and the certificate
         port=where.port,
         target=where.target.encode(),
     )
-    headers: dict[bytes | str, bytes | str] = {
-        "Host": where.authority,
-        "User-Agent": "darkroom",
-        "Accept": "image/png, image/jpeg, image/webp, */*;q=0.1",
-        "Accept-Encoding": "identity",
-        "Connection": "close",
-    }
+    sent: dict[bytes | str, bytes | str] = {"Host": where.authority, "User-Agent": "darkroom"}
+    if body is not None:
+        sent["Content-Length"] = str(len(body))
+    sent.update(headers.items())
+    sent["Connection"] = "close"
     try:
         async with (
             httpcore.AsyncConnectionPool(
                 ssl_context=tls, http2=False, network_backend=PinnedBackend(addresses)
             ) as pool,
-            pool.stream("GET", url, headers=headers) as response,
+            pool.stream(method, url, headers=sent, content=body) as response,
         ):
-            return await _read(response, max_bytes, param)
+            yield response
     except (httpcore.NetworkError, httpcore.TimeoutException, httpcore.ProtocolError) as error:
         raise UnreachableError from error
 
