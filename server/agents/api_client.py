@@ -104,7 +104,7 @@ class ApiClient:
             if kind.endswith(".completed"):
                 yield await _drawn(event)
             elif kind == "darkroom.progress":
-                yield _standing(event)
+                yield standing(event)
 
     @contextlib.contextmanager
     def _failures(self) -> Iterator[None]:
@@ -132,7 +132,8 @@ class ApiClient:
         return CallFailed(message, code=str(error.get("code") or ""))
 
 
-def _standing(event: Mapping[str, Any]) -> Standing:
+def standing(event: Mapping[str, Any]) -> Standing:
+    """What an event of progress says."""
     return Standing(
         str(event.get("state")),
         int(event.get("place") or 0),

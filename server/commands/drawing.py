@@ -13,6 +13,7 @@ from typing import Any
 
 import httpx
 
+from server.agents.api_client import Standing, standing
 from server.commands.connection import read_json, refusal
 from server.commands.failure import CommandFailed
 from server.commands.saving import ENDINGS
@@ -37,17 +38,6 @@ class PictureRequest:
 
 
 @dataclass(frozen=True)
-class JobStatus:
-    """The status of the request's job. ``place`` 1: the next to be drawn. Steps are 0 of 0 until they are counted."""
-
-    state: str  # queued or running
-    place: int
-    eta_s: float | None
-    done: int
-    of: int
-
-
-@dataclass(frozen=True)
 class Drawn:
     """A finished picture."""
 
@@ -56,7 +46,7 @@ class Drawn:
     format: str  # png, jpeg or webp
 
 
-async def draw(client: httpx.AsyncClient, request: PictureRequest) -> AsyncIterator[JobStatus | Drawn]:
+async def draw(client: httpx.AsyncClient, request: PictureRequest) -> AsyncIterator[Standing | Drawn]:
     """Send the request. Yields its job's status, where the server tells it, and its pictures. Raises CommandFailed."""
     body = {**request.fields, "response_format": "b64_json"}
     streamed = {**body, "stream": True, "stream_progress": True}
@@ -80,7 +70,7 @@ async def _refuses_streams(response: httpx.Response) -> bool:
     return isinstance(error, dict) and error.get("param") == "stream"
 
 
-async def _read(response: httpx.Response) -> AsyncIterator[JobStatus | Drawn]:
+async def _read(response: httpx.Response) -> AsyncIterator[Standing | Drawn]:
     if response.status_code != 200:
         await response.aread()
         raise refusal(response.status_code, read_json(response.text))
@@ -94,7 +84,7 @@ async def _read(response: httpx.Response) -> AsyncIterator[JobStatus | Drawn]:
         yield _drawn(item, answer.get("output_format", "png"))
 
 
-async def _events(response: httpx.Response) -> AsyncIterator[JobStatus | Drawn]:
+async def _events(response: httpx.Response) -> AsyncIterator[Standing | Drawn]:
     async for line in response.aiter_lines():
         if not line.startswith("data:"):
             continue  # names of events, which the data repeat, and comments that keep the connection alive
@@ -105,13 +95,7 @@ async def _events(response: httpx.Response) -> AsyncIterator[JobStatus | Drawn]:
         if kind.endswith(".completed"):
             yield _drawn(event, event.get("output_format", "png"))
         elif kind == "darkroom.progress":
-            yield JobStatus(
-                str(event.get("state")),
-                int(event.get("place") or 0),
-                event.get("eta_s"),
-                int(event.get("done") or 0),
-                int(event.get("of") or 0),
-            )
+            yield standing(event)
 
 
 def _drawn(item: dict[str, Any], format_: Any) -> Drawn:

@@ -17,9 +17,10 @@ from PIL import Image
 from rich.console import Console
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
+from server.agents.api_client import Standing
 from server.commands import terminal
 from server.commands.connection import connected
-from server.commands.drawing import Drawn, JobStatus, PictureRequest, draw
+from server.commands.drawing import Drawn, PictureRequest, draw
 from server.commands.failure import CommandFailed
 from server.commands.saving import Destination
 
@@ -49,7 +50,7 @@ async def _draw_and_save(request: PictureRequest, destination: Destination, argu
         bar = progress.add_task(waiting, total=None)
         async with connected(arguments) as client:
             async for item in draw(client, request):
-                if isinstance(item, JobStatus):
+                if isinstance(item, Standing):
                     total = item.of if item.of > 0 else None
                     progress.update(bar, description=in_words(item), completed=item.done, total=total)
                     continue
@@ -61,7 +62,7 @@ async def _draw_and_save(request: PictureRequest, destination: Destination, argu
     return drawn
 
 
-def in_words(status: JobStatus) -> str:
+def in_words(status: Standing) -> str:
     """A few words for the progress bar."""
     if status.state == "queued":
         eta = "" if status.eta_s is None else f", about {status.eta_s:.0f} s"

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-from server.commands.drawing import JobStatus
+from server.agents.api_client import Standing
 from server.commands.pictures import in_words
 from tests.pictures import opened, png
 from tests.unit.commands.command_line import run
@@ -87,11 +87,11 @@ def test_a_stream_that_ends_early_is_a_failure(capsys: pytest.CaptureFixture[str
 @pytest.mark.parametrize(
     ("status", "words"),
     [
-        (JobStatus("queued", 1, 12.4, 0, 0), "waiting, 1 in line, about 12 s"),
-        (JobStatus("queued", 3, None, 0, 0), "waiting, 3 in line"),
-        (JobStatus("running", 0, None, 3, 8), "drawing, step 3 of 8"),
-        (JobStatus("running", 0, 1.0, 0, 0), "drawing"),
+        (Standing("queued", 1, 12.4, 0, 0), "waiting, 1 in line, about 12 s"),
+        (Standing("queued", 3, None, 0, 0), "waiting, 3 in line"),
+        (Standing("running", 0, None, 3, 8), "drawing, step 3 of 8"),
+        (Standing("running", 0, 1.0, 0, 0), "drawing"),
     ],
 )
-def test_the_status_in_words(status: JobStatus, words: str) -> None:
+def test_the_status_in_words(status: Standing, words: str) -> None:
     assert in_words(status) == words
