@@ -10,7 +10,6 @@ import base64
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import msgspec
 
@@ -20,10 +19,9 @@ from server.api.generation import HUB_FLAT_COPIES, Generation, find_model
 from server.api.off_loop import off_loop
 from server.api.outcome import Item, Outcome, background
 from server.api.reader import Reading
-from server.api.results import require_room, signed, wanted
+from server.api.results import outcome_of, require_room, signed, wanted
 from server.api.services import Services
 from server.api.submission import Submission
-from server.api.usage import usage
 from server.api.wire import ImageFields
 from server.jobs.backlog import Kept
 from server.jobs.further import Further
@@ -44,26 +42,18 @@ class _Request(msgspec.Struct, frozen=True):
 
 
 class _Picture(msgspec.Struct, frozen=True):
-    seed: int
     name: str  # in the store
     size: int  # bytes
-    background: str
 
 
 class _Outcome(msgspec.Struct, frozen=True):
+    """An outcome without its pictures' bytes and URLs, which are of the moment."""
+
     route: str
     url: bool  # wanted as URLs
     inline: bool  # wanted as base64
-    created: int
-    model: str
-    owner: str
-    size: str
-    quality: str
-    background: str
-    output_format: str
-    pictures: tuple[_Picture, ...]
-    usage: dict[str, Any]
-    usage_of_one: dict[str, Any]
+    pictures: tuple[_Picture, ...]  # of the outcome's items
+    outcome: Outcome
 
 
 def write_request(submission: Submission, seeds: tuple[int, ...], steering: Sequence[bytes] = ()) -> bytes:
@@ -124,28 +114,16 @@ class KeptGeneration:
     async def deliver(self, job: Job, drawing: Drawing, finished: Finished) -> Kept:
         services, submission, model = self.generation.services, self.generation.submission, self.generation.model
         expires = int(time.time()) + services.settings.url_lifetime_s
-        pictures = []
+        pictures, items = [], []
         for picture in await signed(services, drawing, finished):
             name = new_name(picture.mime, expires)
             await services.store.put(name, picture.data, picture.mime)
-            pictures.append(_Picture(picture.seed, name, len(picture.data), background(picture.transparent)))
-        form, fields = wanted(submission, model), submission.fields
-        outcome = _Outcome(
-            route=submission.route,
-            url=form.url,
-            inline=form.inline,
-            created=job.created,
-            model=model.id,
-            owner=model.entry.owned_by,
-            size=f"{drawing.spec.width}x{drawing.spec.height}",
-            quality=fields.quality,
-            background=background(any(picture.transparent for picture in finished.pictures)),
-            output_format=fields.output_format,
-            pictures=tuple(pictures),
-            usage=usage(drawing, finished.text_tokens, len(pictures)),
-            usage_of_one=usage(drawing, finished.text_tokens, 1),
-        )
-        return Kept(msgspec.msgpack.encode(outcome), expires)
+            pictures.append(_Picture(name, len(picture.data)))
+            items.append(Item(picture.seed, None, None, background(picture.transparent)))
+        form = wanted(submission, model)
+        outcome = outcome_of(submission, model, job, drawing, finished, items)
+        kept = _Outcome(submission.route, form.url, form.inline, tuple(pictures), outcome)
+        return Kept(msgspec.msgpack.encode(kept), expires)
 
 
 def answer_bytes(result: bytes) -> int:
@@ -161,27 +139,16 @@ async def read_outcome(services: Services, result: bytes, base: str, expires: in
     picture is no longer in the store."""
     kept = msgspec.msgpack.decode(result, type=_Outcome)
     items = []
-    for picture in kept.pictures:
-        item = Item(picture.seed, None, None, picture.background)
+    for picture, item in zip(kept.pictures, kept.outcome.items, strict=True):
+        data, url = None, None
         if kept.inline:
             stored = await services.store.get(picture.name)
             if stored is None:
                 return None
-            item = replace(item, data=stored.data)
+            data = stored.data
         elif await services.store.look(picture.name) is None:
             return None
         if kept.url:
-            item = replace(item, url=base + services.signer.url_path(picture.name, expires))
-        items.append(item)
-    return kept.route, Outcome(
-        created=kept.created,
-        model=kept.model,
-        owner=kept.owner,
-        size=kept.size,
-        quality=kept.quality,
-        background=kept.background,
-        output_format=kept.output_format,
-        items=tuple(items),
-        usage=kept.usage,
-        usage_of_one=kept.usage_of_one,
-    )
+            url = base + services.signer.url_path(picture.name, expires)
+        items.append(replace(item, data=data, url=url))
+    return kept.route, replace(kept.outcome, items=tuple(items))

@@ -61,12 +61,18 @@ async def make_outcome(
 
     Raises StoreFull when one of them cannot be stored, but must, and ServerFault when one cannot be signed.
     """
-    fields, form = submission.fields, wanted(submission, model)
-    upscaler = next((picture.upscaler for picture in finished.pictures if picture.upscaler is not None), None)
-    items = []
+    form, items = wanted(submission, model), []
     for picture in await signed(services, drawing, finished):
         url = await _url(services, picture, base, spare=form.spare_url) if form.url else None
         items.append(Item(picture.seed, picture.data if form.inline else None, url, background(picture.transparent)))
+    return outcome_of(submission, model, job, drawing, finished, items)
+
+
+def outcome_of(
+    submission: Submission, model: Model, job: Job, drawing: Drawing, finished: Finished, items: Sequence[Item]
+) -> Outcome:
+    """What is answered of a job with these pictures."""
+    fields = submission.fields
     return Outcome(
         created=job.created,
         model=model.id,
@@ -78,7 +84,7 @@ async def make_outcome(
         items=tuple(items),
         usage=usage(drawing, finished.text_tokens, len(items)),
         usage_of_one=usage(drawing, finished.text_tokens, 1),
-        upscaler=upscaler,
+        upscaler=next((picture.upscaler for picture in finished.pictures if picture.upscaler is not None), None),
     )
 
 
