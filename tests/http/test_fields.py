@@ -346,15 +346,6 @@ def test_parameters_in_the_picture_can_be_switched_off(paper_servers: PaperServe
     assert paper.worker.encodings[0].metadata is kept
 
 
-@pytest.mark.parametrize("kept", [True, False])
-def test_provenance_is_the_owners_to_switch_off_and_no_requests(paper_servers: PaperServers, kept: bool) -> None:
-    paper = paper_servers.open(provenance=kept, picture_metadata=False)
-    answer = paper.post({"prompt": "x", "provenance": not kept, "metadata": {"provenance": not kept}})
-    assert "provenance" in answer.headers["x-ignored-fields"]
-    (encoding,) = paper.worker.encodings
-    assert (encoding.provenance, encoding.metadata) == (kept, False)
-
-
 def test_our_own_url_is_read_from_the_store_even_where_fetching_is_off(paper_servers: PaperServers) -> None:
     paper = paper_servers.open(keys=True, fetch="off", public_url="http://nowhere.invalid")
     url = paper.post({"prompt": "x"}).json()["data"][0]["url"]

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import socket
-import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -14,7 +11,8 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.running import ROOT, Running, eventually
+from tests.programs.running import serving
+from tests.running import ROOT, Running
 
 FOLDER = ROOT / ".programs" / "sillytavern" / "node_modules" / "sillytavern"
 
@@ -22,9 +20,8 @@ FOLDER = ROOT / ".programs" / "sillytavern" / "node_modules" / "sillytavern"
 class SillyTavern:
     """One that runs. It asks the image server at ``url``, with ``auth`` (user:password) as a user types it."""
 
-    def __init__(self, own_url: str, url: str, auth: str) -> None:
-        self.client = httpx.Client(base_url=own_url, timeout=120, trust_env=False)
-        self.own_url = own_url
+    def __init__(self, client: httpx.Client, url: str, auth: str) -> None:
+        self.client = client
         self.server: Running | None = None  # where a test has started one for it
         self._server = {"url": url, "auth": auth}
 
@@ -71,30 +68,10 @@ def require() -> None:
 def sillytavern(folder: Path, url: str, auth: str = "") -> Iterator[SillyTavern]:
     """Started with its data in ``folder``."""
     shutil.copy(FOLDER / "default" / "config.yaml", folder / "config.yaml")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    options = [f"--configPath={folder}/config.yaml", f"--dataRoot={folder}/data", f"--port={port}", "--listen=false"]
-    command = ["node", "server.js", *options, "--disableCsrf", "--browserLaunchEnabled=false"]
-    clean = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
-    log = folder / "log"
-    with log.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            command, cwd=FOLDER, env={**clean, "HOME": str(folder)}, stdout=file, stderr=file, stdin=subprocess.DEVNULL
-        )
-    tavern = SillyTavern(f"http://127.0.0.1:{port}", url, auth)
 
-    def up() -> bool:
-        assert process.poll() is None, log.read_text(encoding="utf-8")[-2000:]
-        try:
-            return tavern.client.get("/version").status_code == 200
-        except httpx.HTTPError:
-            return False
+    def command(port: int) -> list[str]:
+        own = [f"--configPath={folder}/config.yaml", f"--dataRoot={folder}/data", f"--port={port}", "--listen=false"]
+        return ["node", "server.js", *own, "--disableCsrf", "--browserLaunchEnabled=false"]
 
-    try:
-        eventually(up, within_s=120, every_s=0.5)
-        yield tavern
-    finally:
-        tavern.client.close()
-        process.kill()
-        process.wait()
+    with serving(command, folder=folder, cwd=FOLDER, alive="/version", within_s=120) as client:
+        yield SillyTavern(client, url, auth)

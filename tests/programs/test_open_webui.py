@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
-import socket
-import subprocess
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +10,8 @@ import httpx
 import pytest
 
 from tests.pictures import opened, pixels, png, scene
-from tests.running import ROOT, Running, eventually, start
+from tests.programs.running import serving
+from tests.running import ROOT, Running, start
 
 COMMAND = ROOT / ".programs" / "open-webui" / "bin" / "open-webui"
 SETTINGS = {
@@ -42,38 +40,17 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def webui(server: Running, tmp_path_factory: pytest.TempPathFactory) -> Iterator[httpx.Client]:
     """One that runs, and its first user, who is its administrator."""
     folder = tmp_path_factory.mktemp("webui")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    clean = {name: os.environ[name] for name in ("PATH", "LANG", "TMPDIR") if name in os.environ}
-    log = folder / "log"
-    with log.open("w", encoding="utf-8") as file:
-        process = subprocess.Popen(
-            [str(COMMAND), "serve", "--host", "127.0.0.1", "--port", str(port)],
-            cwd=folder,
-            env={**clean, **SETTINGS, "HOME": str(folder), "DATA_DIR": str(folder)},
-            stdout=file,
-            stderr=file,
-        )
-    client = httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=120, trust_env=False)
-
-    def up() -> bool:
-        assert process.poll() is None, log.read_text(encoding="utf-8")[-2000:]
-        try:
-            return client.get("/health").status_code == 200
-        except httpx.HTTPError:
-            return False
-
-    try:
-        eventually(up, within_s=240, every_s=1)
+    with serving(
+        lambda port: [str(COMMAND), "serve", "--host", "127.0.0.1", "--port", str(port)],
+        folder=folder,
+        alive="/health",
+        environment={**SETTINGS, "DATA_DIR": str(folder)},
+        within_s=240,
+    ) as client:
         user = {"name": "Anna", "email": "anna@example.com", "password": "a passw0rd of this test"}
         token = client.post("/api/v1/auths/signup", json=user).raise_for_status().json()["token"]
         client.headers["authorization"] = f"Bearer {token}"
         yield client
-    finally:
-        client.close()
-        process.kill()
-        process.wait()
 
 
 def configure(webui: httpx.Client, **changes: Any) -> None:
