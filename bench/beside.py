@@ -30,7 +30,6 @@ from pathlib import Path
 from typing import Any
 
 import httpx
-import yaml
 
 from bench import tables, tiny
 from pipelines.models import loader
@@ -198,10 +197,7 @@ def main() -> None:
         tiny.pipeline().save_pretrained(folder / "tiny")
         for latents in arguments.latents:
             side = latents * tiny.PIXELS_PER_LATENT
-            model = {"path": str(folder / "tiny"), "preload": True, "native_size": f"{side}x{side}", "multiple": 4}
-            models = folder / f"models-{latents}.yaml"
-            entry = {**model, "default_size": f"{side}x{side}", "min_drawn_pixels": 64}
-            models.write_text(yaml.safe_dump({"default": "tiny", "models": {"tiny": entry}}))
+            models = tiny.models_file(folder, latents)
             with ExitStack() as up:
                 server = up.enter_context(start(folder / f"data-{latents}", models=models, queue_size=10_000))
                 many = up.enter_context(serving(arguments.litserve, folder / "tiny", BATCH))

@@ -17,7 +17,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
-import yaml
 
 from bench import tables, tiny
 from pipelines.models import loader
@@ -78,16 +77,7 @@ def main() -> None:
         tiny.pipeline().save_pretrained(folder / "tiny")
         for latents in arguments.latents:
             side = latents * tiny.PIXELS_PER_LATENT
-            models = folder / f"models-{latents}.yaml"
-            entry = {
-                "path": str(folder / "tiny"),
-                "preload": True,
-                "native_size": f"{side}x{side}",
-                "default_size": f"{side}x{side}",
-                "multiple": 4,
-                "min_drawn_pixels": 64,
-            }
-            models.write_text(yaml.safe_dump({"default": "tiny", "models": {"tiny": entry}}))
+            models = tiny.models_file(folder, latents)
             with start(folder / f"data-{latents}", models=models) as server:
                 found: dict[bool, list[Burst]] = {False: [], True: []}
                 for number in range(arguments.rounds + 1):

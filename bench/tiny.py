@@ -6,8 +6,11 @@ Three levels, as in the model that ships, so that 8×8 latents are 2×2 at the b
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 import transformers
+import yaml
 from diffusers import AutoencoderTiny, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
@@ -41,6 +44,16 @@ def pipeline(unet: torch.nn.Module | None = None) -> StableDiffusionPipeline:
         if isinstance(part, torch.nn.Module):
             part.eval().requires_grad_(False)
     return made
+
+
+def models_file(folder: Path, latents: int) -> Path:
+    """A models.yaml of the pipeline saved in ``folder``/tiny, for servers whose pictures are so many latents a side."""
+    side = f"{latents * PIXELS_PER_LATENT}x{latents * PIXELS_PER_LATENT}"
+    path = folder / f"models-{latents}.yaml"
+    entry = {"path": str(folder / "tiny"), "preload": True, "native_size": side, "default_size": side, "multiple": 4}
+    entry["min_drawn_pixels"] = 64
+    path.write_text(yaml.safe_dump({"default": "tiny", "models": {"tiny": entry}}))
+    return path
 
 
 def model(latents: int, unet: torch.nn.Module | None = None) -> LoadedModel:
