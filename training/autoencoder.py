@@ -1,7 +1,7 @@
 """The autoencoder's stage: 128x128 pixels to 16x16 latents of 4 channels and back.
 
-Knows pictures and latents; knows neither words nor noise schedules. Both halves learn at first. Later the decoder alone
-does (the stage `decoder`), and the latents stay as they are, so that the UNet stays valid.
+Knows pictures and latents; knows neither words nor noise schedules. Both halves learn. Later the decoder alone does, in
+a stage of its own (`decoder.py`), and the latents stay as they are, so that the UNet stays valid.
 """
 
 from typing import Any
@@ -19,18 +19,16 @@ SEVERAL_SHARE = 0.47  # of samples that do not show one object alone
 class AutoencoderStage:
     """Learns to give pictures back from latents that some noise has been added to."""
 
-    network = "autoencoder"
+    name = network = "autoencoder"
     figures = ("dB", "loss")
 
-    def __init__(self, course: Course, net: Autoencoder, decoder_only: bool) -> None:
-        self.course, self.net, self.decoder_only = course, net, decoder_only
-        self.name = "decoder" if decoder_only else "autoencoder"
+    def __init__(self, course: Course, net: Autoencoder) -> None:
+        self.course, self.net = course, net
         self.random = course.generator()
         net.requires_grad_(True)
-        net.encoder.requires_grad_(not decoder_only)
 
     def groups(self) -> list[dict[str, Any]]:
-        return [{"params": [weight for weight in self.net.parameters() if weight.requires_grad]}]
+        return [{"params": list(self.net.parameters())}]
 
     def draw(self, done: float) -> tuple[Tensor, ...]:
         pixels = self.course.maker.draw(self.course.batch, several=SEVERAL_SHARE).pixels

@@ -9,9 +9,9 @@ from .nets.autoencoder import AutoencoderShape
 from .nets.unet import UNetShape
 from .nets.upscaler import UpscalerShape
 
-STAGES = ("autoencoder", "decoder", "text", "unet", "upscaler")  # in this order
-NEW = ("autoencoder", "text", "unet", "upscaler")  # where there are no weights yet
-MORE = ("decoder", "text", "unet", "upscaler")  # the latents stay as they are, so that the UNet stays valid
+STAGES = ("autoencoder", "text", "unet", "decoder", "upscaler")  # in this order
+NEW = STAGES  # where there are no weights yet
+MORE = STAGES[1:]  # the latents stay as they are, so that the UNet stays valid
 SQUARE, WIDE, TALL = (16, 16), (12, 22), (22, 12)  # rows and columns of latents
 
 
@@ -43,19 +43,19 @@ class Plan:
 PLANS = {
     "cpu": Plan(
         {
-            "autoencoder": StagePlan(0.15, 8, 1e-3),
-            "decoder": StagePlan(0.15, 8, 8e-4),
+            "autoencoder": StagePlan(0.08, 8, 1e-3),
             "text": StagePlan(0.12, 64, 1e-3),
-            "unet": StagePlan(0.68, 32, 1.2e-3),
+            "unet": StagePlan(0.5, 32, 1.2e-3),
+            "decoder": StagePlan(0.25, 16, 8e-4),
             "upscaler": StagePlan(0.05, 4, 1e-3),
         }
     ),
     "rehearsal": Plan(
         {
-            "autoencoder": StagePlan(0.2, 8, 1e-3),
-            "decoder": StagePlan(0.06, 8, 8e-4),
+            "autoencoder": StagePlan(0.15, 8, 1e-3),
             "text": StagePlan(0.2, 64, 1.5e-3),
-            "unet": StagePlan(0.6, 32, 6e-4),  # weights that had come to rest would be shaken for most of a short run
+            "unet": StagePlan(0.5, 32, 6e-4),  # weights that had come to rest would be shaken for most of a short run
+            "decoder": StagePlan(0.2, 16, 8e-4),
             "upscaler": StagePlan(0.07, 8, 1e-3),
         },
         margin_s=45,
@@ -63,10 +63,10 @@ PLANS = {
     ),
     "h200": Plan(
         {
-            "autoencoder": StagePlan(0.15, 256, 2e-3),
-            "decoder": StagePlan(0.12, 256, 1.5e-3),
-            "text": StagePlan(0.15, 2048, 2e-3),
-            "unet": StagePlan(0.63, 1024, 2e-3),
+            "autoencoder": StagePlan(0.1, 256, 2e-3),
+            "text": StagePlan(0.14, 2048, 2e-3),
+            "unet": StagePlan(0.5, 1024, 2e-3),
+            "decoder": StagePlan(0.2, 256, 1.2e-3),
             "upscaler": StagePlan(0.07, 128, 1e-3),
         },
         step="graph",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from . import checkpoint, codes, colours, grounds, resume, runtime, sheet, text_encoder
 from .autoencoder import AutoencoderStage
 from .checkpoint import Checkpoint, Shape
+from .decoder import DecoderStage, Drawer
 from .learning import Learner
 from .nets.autoencoder import Autoencoder
 from .nets.text_encoder import TextEncoder
@@ -121,16 +122,19 @@ class Session:
         plan = self.plan.stages[name]
         course = Course(self.device, self.maker, plan.batch, plan.rate, SEED + sum(self.seen.values()))
         autoencoder = self._net("autoencoder", Autoencoder)
-        if name in ("autoencoder", "decoder"):
-            return AutoencoderStage(course, autoencoder.train(), decoder_only=name == "decoder")
+        if name == "autoencoder":
+            return AutoencoderStage(course, autoencoder.train())
         autoencoder.requires_grad_(False)
         if name == "text":
             return TextStage(course, self._net("text_encoder", TextEncoder), self.table())
-        if name == "upscaler":
-            return UpscalerStage(course, self._net("upscaler", Upscaler).train(), autoencoder)
         told = PromptCodes(self.maker, self._net("text_encoder", TextEncoder)) if "text_encoder" in self.nets else None
-        net = self._net("unet", UNet).train()
-        return UNetStage(course, net, autoencoder, self.table(), self.plan.cells, told)
+        net = self._net("unet", UNet)
+        if name in ("decoder", "upscaler"):
+            drawer = Drawer(course, net, autoencoder, self.table(), told) if "unet" in self.nets else None
+            if name == "decoder":
+                return DecoderStage(course, autoencoder, self.plan.cells, drawer)
+            return UpscalerStage(course, self._net("upscaler", Upscaler).train(), autoencoder, drawer)
+        return UNetStage(course, net.train(), autoencoder, self.table(), self.plan.cells, told)
 
     def learn(self, name: str, clock: Clock, share: float) -> str:
         """Run one stage in its share of what is left; returns the network, which has the averaged weights then."""

@@ -1,6 +1,7 @@
 """What a stage of the training is, and what it is given to learn from.
 
-Knows forms alone: the stages themselves are in `autoencoder`, `text_encoder`, `unet` and `upscaler`.
+Knows forms alone: the stages themselves are in `autoencoder`, `text_encoder`, `unet`,
+`decoder` and `upscaler`.
 """
 
 import random

@@ -15,9 +15,9 @@ class AutoencoderShape:
     """What the network's size and keys depend on."""
 
     width: int = 64  # channels inside the encoder
-    decoder: tuple[int, ...] = (64, 64, 64, 64)  # channels inside the decoder, the coarsest first
+    decoder: tuple[int, ...] = (96, 96, 96, 96)  # channels inside the decoder, the coarsest first
     encoder_blocks: tuple[int, ...] = (0, 0, 1, 1)
-    decoder_blocks: tuple[int, ...] = (4, 2, 1, 0)
+    decoder_blocks: tuple[int, ...] = (14, 2, 1, 0)
     latents: int = 4
 
     def __post_init__(self) -> None:
@@ -76,9 +76,21 @@ class Decoder(nn.Module):
             layers += [nn.Upsample(scale_factor=2), nn.Conv2d(width, width, 3, padding=1, bias=False)]
         layers += [ResidualBlock(shape.decoder[-1]) for _ in range(shape.decoder_blocks[-1])]
         self.layers = nn.Sequential(*layers, nn.Conv2d(shape.decoder[-1], 3, 3, padding=1))
+        self.coarse = 2 + shape.decoder_blocks[0]  # layers before the picture grows
 
     def forward(self, latents: Tensor) -> Tensor:
         made: Tensor = self.layers(torch.tanh(latents / 3) * 3)
+        return made * 2 - 1
+
+    def window(self, latents: Tensor, corner: Tensor, side: int) -> Tensor:
+        """(B, 3, 8 * side, 8 * side): the pixels of a square of the latents' cells, from its upper left ``corner``.
+
+        The layers at the latents' own size see all of them. The others, which cost most, do not see beyond the square.
+        """
+        x = self.layers[: self.coarse](torch.tanh(latents / 3) * 3)
+        for dim in (0, 1):
+            x = x.index_select(2 + dim, corner[dim] + torch.arange(side, device=x.device))
+        made: Tensor = self.layers[self.coarse :](x)
         return made * 2 - 1
 
 

@@ -1,0 +1,98 @@
+"""The decoder's stage: what it is shown, and that a window is decoded as the whole picture is."""
+
+import pytest
+import torch
+
+from training import codes, colours, grounds, growing
+from training.decoder import CELL, EDGE, WINDOW, DecoderStage, Drawer, counted
+from training.nets.autoencoder import Autoencoder, AutoencoderShape
+from training.nets.unet import UNet, UNetShape
+from training.plans import SQUARE, WIDE
+from training.scenes import LAYOUTS
+from training.stage import Course
+
+from .standins import OBJECTS, DiscMaker
+
+CELLS = ((SQUARE, 0.5), (WIDE, 0.5))
+
+
+def autoencoder() -> Autoencoder:
+    torch.manual_seed(1)
+    return Autoencoder(AutoencoderShape(8, (8,) * 4, decoder_blocks=(2, 0, 0, 0)))
+
+
+def drawer(course: Course, net: Autoencoder) -> Drawer:
+    rgb = torch.tensor([colour.rgb for colour in colours.COLOURS]) / 255
+    table = codes.make(course.maker, OBJECTS, net.encoder, rgb, len(grounds.NAMES), len(LAYOUTS))
+    return Drawer(course, UNet(UNetShape((16, 16, 16))).eval(), net, table)
+
+
+@torch.no_grad()
+def test_a_window_is_what_the_whole_picture_shows_there() -> None:
+    net = autoencoder().decoder
+    latents = torch.randn(2, 4, *WIDE)
+    whole = net(latents)
+    for top, left in ((0, 0), (1, 5), (2, 12)):
+        made = net.window(latents, torch.tensor((top, left)), WINDOW)
+        there = whole[..., CELL * top : CELL * (top + WINDOW), CELL * left : CELL * (left + WINDOW)]
+        counts = counted((top, left), WIDE)
+        assert torch.allclose(made * counts, there * counts, atol=1e-5)
+
+
+def test_what_counts_of_a_window_are_all_cells_but_those_at_cut_edges() -> None:
+    inner = counted((1, 3), SQUARE)
+    assert inner.sum() == (CELL * (WINDOW - 2 * EDGE)) ** 2
+    corner = counted((0, 6), SQUARE)  # 6 + 10 cells are all that there are
+    assert corner[..., 0, -1].all()
+    assert not corner[..., -1, :].any()
+
+
+def test_drawn_latents_keep_what_little_of_the_picture_they_began_with() -> None:
+    """A ground is a random one of many shades: from pure noise the drawn one is another than the picture's."""
+    net = autoencoder()
+    with torch.no_grad():
+        for weight in net.encoder.parameters():
+            weight.mul_(4)
+    course = Course(torch.device("cpu"), DiscMaker(), 4, 1e-3, 3)
+    latents, pixels = drawer(course, net).draw(6, SQUARE)
+    assert latents.shape == (6, 4, *SQUARE)
+    assert pixels.shape == (6, 3, 128, 128)
+    assert drawer(course, net).draw(2, WIDE, scale=2)[1].shape == (2, 3, 192, 352)
+
+
+def test_the_stage_shows_encoded_and_drawn_pictures_and_moves_the_decoder_alone() -> None:
+    net = autoencoder()
+    course = Course(torch.device("cpu"), DiscMaker(), 8, 1e-3, 3)
+    stage = DecoderStage(course, net, CELLS, drawer(course, net))
+    for _ in range(3):
+        latents, seen, corner, counts = stage.draw(0.0)
+        assert len(latents) == len(seen) == 8
+        assert seen.shape[2:] == counts.shape[2:] == (WINDOW * CELL, WINDOW * CELL)
+        assert corner.tolist() <= [latents.shape[2] - WINDOW, latents.shape[3] - WINDOW]
+    loss, figures = stage.loss(latents, seen, corner, counts)
+    loss.backward()  # type: ignore[no-untyped-call]
+    assert figures.isfinite().all()
+    assert all(weight.grad is None for weight in net.encoder.parameters())
+    assert all(weight.grad is not None for weight in net.decoder.parameters())
+    assert sum(map(len, stage.pool.values())) > 0
+
+
+def test_without_a_unet_it_learns_from_encoded_pictures() -> None:
+    stage = DecoderStage(Course(torch.device("cpu"), DiscMaker(), 4, 1e-3), autoencoder(), CELLS, None)
+    assert len(stage.draw(0.0)[0]) == 4
+    assert stage.loss(*stage.draw(0.0))[1].isfinite().all()
+
+
+@torch.no_grad()
+def test_a_grown_decoder_gives_the_same_pictures() -> None:
+    torch.manual_seed(2)
+    old = AutoencoderShape(8, (8,) * 4, decoder_blocks=(1, 1, 0, 0))
+    new = AutoencoderShape(8, (12,) * 4, decoder_blocks=(3, 2, 0, 0))
+    small, large = Autoencoder(old).decoder, Autoencoder(new).decoder
+    growing.grown(small.state_dict(), old, large, new)
+    latents = torch.randn(2, 4, 3, 5)
+    assert torch.allclose(large(latents), small(latents), atol=1e-5)
+    with pytest.raises(ValueError, match="does not shrink"):
+        growing.grown(large.state_dict(), new, small, old)
+    with pytest.raises(ValueError, match="gets none"):
+        growing.grown(small.state_dict(), old, large, AutoencoderShape(8, (12,) * 4, decoder_blocks=(3, 2, 1, 0)))

@@ -1,0 +1,158 @@
+"""The decoder's stage: pixels from the latents that the UNet draws.
+
+Knows pictures, latents and the UNet that draws them; knows no words. The latents stay as they are, so that the UNet
+stays valid. What the UNet draws is blurred: it is the mean of what it cannot tell apart. A decoder that has seen only
+the encoder's latents shows that blur. This one sees drawn latents beside the clean picture that they stand for, and
+most of its layers see the whole picture, so it can tell which object is meant and paint the one that it has learnt.
+"""
+
+import random
+from collections import deque
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F  # noqa: N812
+
+from . import codes, runtime
+from .losses import edges, missing_steepness
+from .nets.autoencoder import Autoencoder
+from .nets.unet import UNet
+from .sampling import TIMES, alphas, sample
+from .scenes import choices
+from .stage import Course
+from .text_encoder import PromptCodes
+from .unet import Cells, encode_choices
+
+TRUE_SHARE = 0.25  # of samples whose latents are the encoder's, as in image-to-image and inpainting
+NOISE = 0.5  # at most, that is added to the encoder's latents: little mostly, much in some
+FRESH_SHARE = 0.25  # of samples whose latents are drawn for this batch; the rest were drawn for an earlier one
+POOL = 768  # drawn samples of each shape that are kept: drawing costs more than learning
+SEVERAL_SHARE = 0.5
+COURSES = ((8, 1), (6, 1), (4, 1))  # steps, and the first of them: see `Drawer.draw`
+GUIDANCES = (1.0, 2.0)
+CELL = 8  # pixels
+WINDOW = 10  # cells of a side of what is decoded to pixels
+STEEPNESS_WEIGHT = 1.0
+EDGE = 1  # cells at the window's edges that do not count, since they do not see what lies beyond
+
+
+class Drawer:
+    """The UNet at work: clean pictures and the latents that it draws of them."""
+
+    def __init__(
+        self,
+        course: Course,
+        unet: UNet,
+        autoencoder: Autoencoder,
+        table: codes.Codes,
+        prompt_codes: PromptCodes | None = None,
+    ) -> None:
+        self.course, self.unet, self.encoder = course, unet, autoencoder.encoder
+        self.table, self.prompt_codes = table, prompt_codes
+        self.random, self.plans, self.alphas = course.generator(), course.host_generator(), alphas()
+        for attention in unet.looking():
+            attention.recorded = False
+
+    @torch.no_grad()
+    def draw(self, size: int, cells: Cells, scale: int = 1) -> tuple[Tensor, Tensor]:
+        """(B, 4, h, w) drawn latents and the pixels that they should have become, (B, 3, 8h, 8w) times ``scale``.
+
+        It begins a step or more after pure noise, from the clean latents under all the noise of that time: so little of
+        them is left that shapes come from the code, but the ground's shade is what it is in the clean picture.
+        """
+        samples = self.course.maker.draw(size, cells, scale, several=SEVERAL_SHARE)
+        small = F.avg_pool2d(samples.pixels, scale) if scale > 1 else samples.pixels
+        with runtime.autocast(self.course.device):
+            clean = self.encoder(small).float()
+        steps, first = self.plans.choice(COURSES)
+        share = float(self.alphas[round(TIMES - first * TIMES / steps) - 1])
+        noise = torch.randn(clean.shape, generator=self.random, device=clean.device)
+        noise = encode_choices(noise, choices(samples.labels[:, 0], samples.boxes, cells))
+        noised = share**0.5 * clean + (1 - share) ** 0.5 * noise
+        tell = self.table.tokens if self.prompt_codes is None or self.plans.random() < 0.5 else self.prompt_codes
+        nothing = self.table.nothing()
+        guidance = self.plans.choice(GUIDANCES)
+        return sample(self.unet, tell(samples.labels), nothing, noised, steps, guidance, first), samples.pixels
+
+
+class DecoderStage:
+    """Learns to give clean pictures from drawn latents, and from the encoder's."""
+
+    name, network = "decoder", "autoencoder"
+    figures = ("dB of true", "dB of drawn", "steepness", "loss")
+
+    def __init__(
+        self, course: Course, net: Autoencoder, cells: tuple[tuple[Cells, float], ...], drawer: Drawer | None
+    ) -> None:
+        self.course, self.net, self.cells, self.drawer = course, net, cells, drawer
+        self.random, self.plans = course.generator(), course.host_generator()
+        self.pool: dict[Cells, deque[tuple[Tensor, Tensor]]] = {shape: deque(maxlen=POOL) for shape, _ in cells}
+        net.requires_grad_(False)
+        net.decoder.requires_grad_(True)
+
+    def groups(self) -> list[dict[str, Any]]:
+        return [{"params": list(self.net.decoder.parameters())}]
+
+    @torch.no_grad()
+    def draw(self, done: float) -> tuple[Tensor, ...]:
+        shapes, shares = zip(*self.cells, strict=True)
+        cells: Cells = self.plans.choices(shapes, shares)[0]
+        size = self.course.batch
+        true = size if self.drawer is None else max(1, round(TRUE_SHARE * size))
+        rows = [self._true(true, cells)]
+        if self.drawer is not None:
+            rows.append(self._drawn(self.drawer, size - true, cells))
+        latents, pixels = (torch.cat(both) for both in zip(*rows, strict=True))
+        top, left = (self.plans.randint(0, side - WINDOW) for side in cells)
+        seen = pixels[..., CELL * top : CELL * (top + WINDOW), CELL * left : CELL * (left + WINDOW)]
+        corner = torch.tensor((top, left), device=latents.device)
+        return latents, seen, corner, counted((top, left), cells).to(latents.device)
+
+    def _true(self, size: int, cells: Cells) -> tuple[Tensor, Tensor]:
+        pixels = self.course.maker.draw(size, cells, several=SEVERAL_SHARE).pixels
+        with runtime.autocast(self.course.device):
+            latents = self.net.encoder(pixels).float()
+        strength = NOISE * torch.rand(size, 1, 1, 1, generator=self.random, device=latents.device).square()
+        return latents + strength * torch.randn(latents.shape, generator=self.random, device=latents.device), pixels
+
+    def _drawn(self, drawer: Drawer, size: int, cells: Cells) -> tuple[Tensor, Tensor]:
+        """Some that are drawn now, and others from the pool; all are drawn now while the pool is small."""
+        pool = self.pool[cells]
+        fresh = max(1, round(FRESH_SHARE * self.course.batch)) if len(pool) >= size else size
+        made = list(zip(*drawer.draw(fresh, cells), strict=True))
+        rows = made + random.Random(self.plans.random()).sample(list(pool), size - fresh)  # noqa: S311 - nothing secret
+        pool.extend(made)
+        latents, pixels = (torch.stack(column) for column in zip(*rows, strict=True))
+        return latents, pixels
+
+    def loss(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
+        latents, pixels, corner, counts = inputs
+        made = self.net.decoder.window(latents.clamp(-6, 6), corner, WINDOW).float()
+        share = counts.mean()
+        off = (made - pixels) * counts
+        squared = off.square().mean((1, 2, 3)) / share
+        steep = missing_steepness(made, pixels, CELL, counts[..., ::CELL, ::CELL])
+        loss = (off.abs().mean() + 1.5 * edges(made * counts, pixels * counts)) / share + squared.mean()
+        loss = loss + STEEPNESS_WEIGHT * steep
+        true = max(1, round(TRUE_SHARE * len(latents))) if self.drawer is not None else len(latents)
+        drawn = squared[true:].mean() if true < len(latents) else squared.mean()
+        return loss, torch.stack(
+            (*(-10 * (value / 4).log10() for value in (squared[:true].mean(), drawn)), steep, loss)
+        )
+
+    def averaged(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
+        return weights
+
+
+def counted(corner: tuple[int, int], cells: Cells) -> Tensor:
+    """(1, 1, H, W): 1 where a window's pixels count, 0 near those of its edges that are not the picture's."""
+    sides = []
+    for at, length in zip(corner, cells, strict=True):
+        side = torch.ones(WINDOW * CELL)
+        if at > 0:
+            side[: EDGE * CELL] = 0
+        if at + WINDOW < length:
+            side[-EDGE * CELL :] = 0
+        sides.append(side)
+    return torch.outer(*sides)[None, None]
