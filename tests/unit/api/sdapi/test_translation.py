@@ -265,6 +265,7 @@ def test_fields_that_change_nothing_are_not_told(mini: Model) -> None:
         ({"s_noise": 0.5}, "s_noise"),
         ({"clip_skip": 2}, "clip_skip"),
         ({"override_settings": {"CLIP_stop_at_last_layers": 2}}, "override_settings.CLIP_stop_at_last_layers"),
+        ({"override_settings": {"CLIP_stop_at_last_layers": 10**400}}, "override_settings.CLIP_stop_at_last_layers"),
         ({"override_settings": {"sd_vae": "x.safetensors"}}, "override_settings.sd_vae"),
         ({"refiner_checkpoint": "x"}, "refiner_checkpoint"),
         ({"alwayson_scripts": {"ADetailer": {"args": [{"ad_model": "face"}]}}}, "alwayson_scripts.ADetailer"),
@@ -346,14 +347,17 @@ def test_prompts_of_the_second_pass_are_bounded_as_the_others(mini: Model, sent:
 _PIECES = st.sampled_from(
     [*"()[]:<>\\| \n", "AND", "BREAK", "<lora:é\n:1>", "<lora:pixel:2>", ":1.3)", "[a:b:3]", "(x:99)"]
 )
+_KEYS = st.sampled_from(["args", "path", "multiplier", "CLIP_stop_at_last_layers", "sd_vae"])
+_NUMBERS = st.sampled_from([2, 2**64, 10**400, -(10**400), "x"])  # some are beyond a double
 _ODD = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),
+    _NUMBERS,
     st.floats(),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
     st.sampled_from(["1e400", "nan", "-0", "9" * 5000, "true", "None", "Karras", "DPM++ 2M Karras", "0x10", "١"]),
-    st.recursive(st.none(), lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.just("args"), inner)),
+    st.recursive(st.none() | _NUMBERS, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(_KEYS, inner)),
 )
 
 
