@@ -314,6 +314,20 @@ def test_a_second_pass_begins_with_what_a_network_made(several: Paper) -> None:
         assert len(several.worker.drawings) == 3 + len(larger)
 
 
+@pytest.mark.parametrize("limit", [{"max_image_bytes": 1024}, {"max_image_pixels": 3}])
+@pytest.mark.parametrize("name", ["Lanczos", "four"])
+def test_what_was_drawn_here_may_be_larger_than_what_may_be_sent(
+    paper_servers: PaperServers, tmp_path: Path, name: str, limit: dict[str, int]
+) -> None:
+    """A second pass was refused with 413 after the first had been drawn."""
+    paper = paper_servers.open(models=write_models(tmp_path), **limit)
+    paper.worker.ballast = 2000
+    sent = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "enable_hr": True, "hr_upscaler": name}
+    answer = paper.post(sent, "/sdapi/v1/txt2img")
+    assert answer.status_code == 200, answer.text
+    assert len(paper.worker.drawings) == (2 if name == "Lanczos" else 3)
+
+
 def test_a_second_pass_with_a_network_is_drawn(upscaling: Running) -> None:
     sent = {"prompt": "a red apple", "width": 64, "height": 64, "steps": 2, "enable_hr": True, "hr_scale": 2,
             "hr_upscaler": "twice", "seed": 5, "override_settings": {"sd_model_checkpoint": "mini"}}  # fmt: skip
