@@ -346,4 +346,6 @@ def test_keys_of_some_models_have_their_upscalers(paper_servers: PaperServers, t
         assert client.post(PATH, json={**sent, "model": "lanczos"}).status_code == 200
         assert_api_error(client.post(PATH, json={**sent, "model": "four"}), 403, "model_forbidden")
         rows = client.get("/v1/images/upscalers").json()["data"]
+        theirs = client.get("/sdapi/v1/upscalers").json()
     assert [row["id"] for row in rows] == ["twice", "lanczos"]
+    assert [row["name"] for row in theirs] == ["None", "Lanczos", "Nearest", "twice"]

@@ -14,6 +14,7 @@ from fastapi import APIRouter, Request
 
 from pipelines.facts.controls import PREPROCESSORS
 from server.api import control_fields
+from server.api.allowed import allowed
 from server.api.sdapi import models
 from server.api.sdapi.choices import ModelChoices
 from server.api.sdapi.fields import A1111Fields
@@ -78,7 +79,9 @@ def router(services: Services, choices: ModelChoices) -> APIRouter:
     routes = APIRouter(prefix="/controlnet")
 
     def require_any(request: Request) -> tuple[str, ...]:
-        names = models.current(services.catalog, choices.of(request.state.principal.id)).control_names
+        principal = request.state.principal
+        ids = allowed(services.catalog, principal.limits)
+        names = models.current(services.catalog, choices.of(principal.id), ids).control_names
         if not names:
             raise NotFound("The current model has no ControlNets.")
         return names
