@@ -301,6 +301,14 @@ def test_extras_know_networks(upscaling: Running) -> None:
     assert np.abs(pixels(base64.b64decode(half.json()["image"])) - (made + lanczos) / 2).max() <= 2
 
 
+def test_what_means_nothing_is_told_with_a_network_too(several: Paper) -> None:
+    """The job of the network took its place."""
+    sent = {"image": text(png(scene(8, 8))), "upscaler_1": "twice", "gfpgan_visibility": 1}
+    answer = several.post(sent, "/sdapi/v1/extra-single-image").raise_for_status()
+    assert len(several.worker.drawings) == 1
+    assert answer.headers["x-ignored-fields"] == "gfpgan_visibility"
+
+
 def test_a_second_pass_begins_with_what_a_network_made(several: Paper) -> None:
     sent = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "enable_hr": True, "hr_scale": 2, "seed": 5}
     for name, ignored in (("four", None), ("other", "hr_upscaler")):
