@@ -13,7 +13,7 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 
 from pipelines.facts.controls import PREPROCESSORS
-from server.api import control_fields
+from server.api import control_fields, spellings
 from server.api.allowed import allowed
 from server.api.sdapi import models
 from server.api.sdapi.choices import ModelChoices
@@ -108,9 +108,10 @@ def _args(fields: A1111Fields) -> list[Any]:
 
 def _is_on(unit: Any, own: str | None) -> bool:
     """Has it a picture, and is it not switched off? An edit's own picture is one to a unit that is switched on."""
-    if not isinstance(unit, dict) or unit.get("enabled") in (False, "false", "False", 0):
+    enabled = spellings.boolean(unit.get("enabled")) if isinstance(unit, dict) else False
+    if not isinstance(unit, dict) or enabled in (False, 0):
         return False
-    return bool(_picture(unit)) or bool(own and unit.get("enabled") and _word(unit.get("model")) not in (None, *_NONE))
+    return bool(_picture(unit)) or bool(own and enabled and _word(unit.get("model")) not in (None, *_NONE))
 
 
 def _picture(unit: dict[str, Any]) -> Any:
@@ -126,8 +127,8 @@ def _control(unit: dict[str, Any], model: Model, place: str, own: str | None) ->
         "preprocess": _module(unit.get("module"), f"{place}.module"),
     }
     for ours in ("weight", "start", "end"):
-        sent = unit.get(_KEYS[ours])
-        if sent is not None:
+        sent = spellings.number(unit.get(_KEYS[ours]))
+        if not spellings.is_empty(sent):
             said[ours] = sent
     return said
 
