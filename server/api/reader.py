@@ -217,10 +217,10 @@ class _Said:
                 self._say("size", name, "auto")
         elif ratio is not None and size == "auto":
             del self.values["size"], self.names["size"]
-        elif ratio is not None and size is not None and not _has_shape(size, ratio):
+        elif ratio is not None and size is not None and (has_shape := _has_shape(size, ratio)) is not None:
             names = self.names["size"], self.names["aspect_ratio"]
-            raise BadRequest(f"{names[0]} and {names[1]} are not of one shape; send one.", param=names[1])
-        elif ratio is not None and size is not None:
+            if not has_shape:
+                raise BadRequest(f"{names[0]} and {names[1]} are not of one shape; send one.", param=names[1])
             del self.values["aspect_ratio"], self.names["aspect_ratio"]
 
 
@@ -281,10 +281,10 @@ def _one(texts: list[str], name: str) -> str:
     return texts[0]
 
 
-def _has_shape(size: Any, ratio: Any) -> bool:
-    """Whether WIDTHxHEIGHT is of this shape; also where either cannot be read, which is refused elsewhere."""
+def _has_shape(size: Any, ratio: Any) -> bool | None:
+    """Whether WIDTHxHEIGHT is of this shape; None where either cannot be read, which is refused elsewhere."""
     try:
         width, height = (int(side) for side in size.split("x"))
         return is_of_shape(width, height, ratio)
-    except (AttributeError, ValueError, ZeroDivisionError):
-        return True
+    except (AttributeError, ValueError, ArithmeticError):  # also of sides that are 0, or beyond a double
+        return None

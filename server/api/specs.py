@@ -303,12 +303,19 @@ def _guidance(fields: ImageFields, model: Model, preset: Preset) -> float:
     return _first(fields.guidance_scale, preset.guidance, model.family.guidance)
 
 
-def _check_lcm(steps: int, scheduler: str | None, strength: float, model: Model) -> None:
-    """LCM's own pipelines choose an edit's steps from the last strength × as many; the others do not tell it."""
+def most_lcm_steps(scheduler: str | None, strength: float, model: Model) -> int | None:
+    """As many steps as LCM draws at this strength, which is 1 where nothing is edited; None where something else draws.
+    LCM's own pipelines choose an edit's steps from the last strength × as many; the others do not tell it."""
     own = model.family.name == "lcm"
-    most = int(schedulers.MAX_LCM_STEPS * (strength if own else 1))
-    if (scheduler == "lcm" or own) and steps > most:
-        of = f" at strength {strength:g}" if own and strength < 1 else ""
+    if scheduler != "lcm" and not own:
+        return None
+    return int(schedulers.MAX_LCM_STEPS * (strength if own else 1))
+
+
+def _check_lcm(steps: int, scheduler: str | None, strength: float, model: Model) -> None:
+    most = most_lcm_steps(scheduler, strength, model)
+    if most is not None and steps > most:
+        of = f" at strength {strength:g}" if model.family.name == "lcm" and strength < 1 else ""
         raise BadRequest(
             f"scheduler lcm draws in at most {most} steps{of}; these would be {steps}.", param="num_inference_steps"
         )

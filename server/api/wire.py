@@ -6,7 +6,6 @@ may be written like is ``server.api.reader``'s to know. NaN is no number, and wh
 
 from __future__ import annotations
 
-import math
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -30,6 +29,7 @@ from server.errors import BadRequest
 MAX_SEED = 2**63 - 1
 VARIATION_STRENGTH = 0.6
 _RATIO_TOLERANCE = 0.03  # 1792x1024 counts as 16:9
+_MAX_RATIO_SIDE = 1e6  # and 1 / this at least
 MAX_LORAS = 8
 _MAX_TEXT = 100_000  # characters, of any text field; the model's own limit on prompts is checked later
 
@@ -81,11 +81,9 @@ Loras = Annotated[tuple[LoraFields, ...], BeforeValidator(_spell_out), WithJsonS
 
 def _is_ratio(value: str) -> str:
     try:
-        across, down = sides_of(value)
+        sides_of(value)
     except ValueError:
-        across = down = 0.0
-    if not (across > 0 and down > 0 and math.isfinite(across / down)):
-        raise ValueError("must look like 16:9")
+        raise ValueError("must look like 16:9") from None
     return value
 
 
@@ -93,8 +91,10 @@ Ratio = Annotated[str, AfterValidator(_is_ratio)]
 
 
 def sides_of(ratio: str) -> tuple[float, float]:
-    """ "16:9" → (16, 9). Raises ValueError."""
+    """ "16:9" → (16, 9). Raises ValueError, also for sides whose product or quotient is no number to reckon with."""
     across, down = (float(side) for side in ratio.split(":"))
+    if not all(1 / _MAX_RATIO_SIDE <= side <= _MAX_RATIO_SIDE for side in (across, down)):
+        raise ValueError("no shape of a picture")
     return across, down
 
 

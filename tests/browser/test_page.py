@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from server.errors import GenerationFailed
+from server.jobs.limits import Limits
 from tests.browser.page import REFUSED, Page
+from tests.browser.panels import Keyed, knows, open_as
 from tests.paper import Paper, PaperServers
 from tests.running import eventually
 
@@ -109,6 +112,21 @@ def test_a_countdown_that_is_cancelled_ends_as_cancelled(page: Page, module_serv
     assert not page.all(".run.failed, [role=alert]:not(#banner)")
     paper.worker.gate.set()
     page.until("return document.querySelectorAll('#latest .tile img').length === 1")
+
+
+def test_a_quota_that_is_used_up_is_told_and_not_waited_for(page: Page, keyed: Keyed) -> None:
+    """The page said that the server was busy, and tried again when the day had ended."""
+    page.expects = (REFUSED,)
+    only = keyed.ring.create("eve", but=lambda entry: replace(entry, limits=Limits(pictures_per_day=1)))
+    eventually(lambda: knows(keyed.paper, only))
+    open_as(page, keyed.paper, only)
+    page.ask("the first")
+    page.pictures()
+    page.ask("one more")
+    page.until("return document.querySelector('.run.failed')")
+    assert page.text("[role=alert]:not(#banner) strong").startswith("Your key has used up its quota for today.")
+    assert "1 pictures a day" in page.text("[role=alert]:not(#banner) p")
+    assert len(keyed.paper.worker.drawings) == 1
 
 
 def test_the_place_in_the_queue_is_shown(page: Page, module_servers: PaperServers) -> None:

@@ -255,7 +255,10 @@ def test_an_aspect_ratio_is_a_size_of_the_model(paper: Paper, model: str, ratio:
     assert (spec.width, spec.height) == size
 
 
-@pytest.mark.parametrize(("model", "ratio"), [("dall-e-2", "16:9"), ("dall-e-3", "4:3"), ("gpt-image-1", "1:500")])
+@pytest.mark.parametrize(
+    ("model", "ratio"),
+    [("dall-e-2", "16:9"), ("dall-e-3", "4:3"), ("gpt-image-1", "1:500"), ("gpt-image-1", "1e-300:1e-300")],
+)
 def test_an_aspect_ratio_that_the_model_does_not_make_is_refused(paper: Paper, model: str, ratio: str) -> None:
     error = assert_api_error(paper.post({"prompt": "x", "model": model, "aspectRatio": ratio}), 400, "invalid_value")
     assert error["param"] == "aspectRatio"

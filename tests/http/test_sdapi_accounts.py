@@ -23,7 +23,7 @@ WEIGHTS = ROOT / "weights" / "darkroom-mini"
 MODELS = f"""
 default: large
 models:
-  large: {{ path: {WEIGHTS}, loras: {{ pixel: {{ path: l/p.safetensors }} }} }}
+  large: {{ path: {WEIGHTS}, loras: {{ pixel: {{ path: l/p.safetensors }} }}, controlnets: {{ canny: nowhere }} }}
   small: {{ like: large, aliases: [tiny] }}
   other: {{ path: {WEIGHTS}/../darkroom-mini, quality: {{ standard: {{ steps: 3 }} }}, loras: {{}} }}
 """
@@ -73,6 +73,14 @@ class TestModels:
         assert get(paper, "/sdapi/v1/loras") == []
         assert len(pictures(post(paper, TXT2IMG, {"prompt": "x"}))) == 1
         assert paper.worker.drawings[-1].spec.model == "other"
+
+    def test_controlnets_are_those_of_the_model_that_it_draws_with(self, limited: Open) -> None:
+        """They were the default's, which the key may not use."""
+        for models, status in ((("large",), 200), (("other",), 404), (("gone",), 403)):
+            paper = limited(Limits(models=models))
+            with paper.client() as client:
+                for name in ("model_list", "module_list"):
+                    assert client.get(f"/controlnet/{name}").status_code == status
 
     def test_weights_that_a_key_has_under_another_id_are_its_own(self, limited: Open) -> None:
         """Programs name what is listed, which are weights."""

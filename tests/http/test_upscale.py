@@ -301,6 +301,14 @@ def test_extras_know_networks(upscaling: Running) -> None:
     assert np.abs(pixels(base64.b64decode(half.json()["image"])) - (made + lanczos) / 2).max() <= 2
 
 
+def test_what_means_nothing_is_told_with_a_network_too(several: Paper) -> None:
+    """The job of the network took its place."""
+    sent = {"image": text(png(scene(8, 8))), "upscaler_1": "twice", "gfpgan_visibility": 1}
+    answer = several.post(sent, "/sdapi/v1/extra-single-image").raise_for_status()
+    assert len(several.worker.drawings) == 1
+    assert answer.headers["x-ignored-fields"] == "gfpgan_visibility"
+
+
 def test_a_second_pass_begins_with_what_a_network_made(several: Paper) -> None:
     sent = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "enable_hr": True, "hr_scale": 2, "seed": 5}
     for name, ignored in (("four", None), ("other", "hr_upscaler")):
@@ -312,6 +320,20 @@ def test_a_second_pass_begins_with_what_a_network_made(several: Paper) -> None:
         assert [each.spec.upscaler for each in larger] == ([] if ignored else ["four", "four"])
         assert {(each.spec.width, each.spec.height) for each in larger} == (set() if ignored else {(128, 128)})
         assert len(several.worker.drawings) == 3 + len(larger)
+
+
+@pytest.mark.parametrize("limit", [{"max_image_bytes": 1024}, {"max_image_pixels": 3}])
+@pytest.mark.parametrize("name", ["Lanczos", "four"])
+def test_what_was_drawn_here_may_be_larger_than_what_may_be_sent(
+    paper_servers: PaperServers, tmp_path: Path, name: str, limit: dict[str, int]
+) -> None:
+    """A second pass was refused with 413 after the first had been drawn."""
+    paper = paper_servers.open(models=write_models(tmp_path), **limit)
+    paper.worker.ballast = 2000
+    sent = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "enable_hr": True, "hr_upscaler": name}
+    answer = paper.post(sent, "/sdapi/v1/txt2img")
+    assert answer.status_code == 200, answer.text
+    assert len(paper.worker.drawings) == (2 if name == "Lanczos" else 3)
 
 
 def test_a_second_pass_with_a_network_is_drawn(upscaling: Running) -> None:
@@ -332,4 +354,6 @@ def test_keys_of_some_models_have_their_upscalers(paper_servers: PaperServers, t
         assert client.post(PATH, json={**sent, "model": "lanczos"}).status_code == 200
         assert_api_error(client.post(PATH, json={**sent, "model": "four"}), 403, "model_forbidden")
         rows = client.get("/v1/images/upscalers").json()["data"]
+        theirs = client.get("/sdapi/v1/upscalers").json()
     assert [row["id"] for row in rows] == ["twice", "lanczos"]
+    assert [row["name"] for row in theirs] == ["None", "Lanczos", "Nearest", "twice"]

@@ -21,7 +21,7 @@ from server.api.sources import Size, shrink
 from server.api.specs import Sources
 from server.api.upscaling import enlarging
 from server.catalog.upscalers import Upscaler
-from server.inputs.decode import Decoded, decode_image
+from server.inputs.decode import Decoded, ImageLimits, decode_image
 from server.inputs.decoders import Decoding
 from server.jobs.further import Further
 from server.jobs.job import Job
@@ -82,7 +82,7 @@ class A1111Generation(Generation):
         further = []
         for picture in finished.pictures:
             job.previewed(0, picture)
-            source = await self._decoded(decoding, picture.data, "image")
+            source = await _own(decoding, picture)
             if network is not None and network.problem is None:
                 further.append(self._by_network(job, drawing, hires, picture, source.rgb, network))
                 continue
@@ -113,7 +113,7 @@ class A1111Generation(Generation):
         second = msgspec.structs.replace(drawing, job_id=name, seeds=(picture.seed,))
 
         async def begun(second: Drawing, made: Finished) -> Drawing:
-            enlarged = await self._decoded(decoding, made.pictures[0].data, "hr_upscaler")
+            enlarged = await _own(decoding, made.pictures[0])
             spec = self._second_spec(drawing.spec, hires, enlarged.rgb)
             return msgspec.structs.replace(second, spec=spec)
 
@@ -157,5 +157,12 @@ class A1111Generation(Generation):
         return Encoding(metadata=settings.picture_metadata, texts=texts, provenance=settings.provenance)
 
     async def _decoded(self, decoding: Decoding, data: bytes, param: str) -> Decoded:
+        """A picture of the client's."""
         limits = self.services.limits
         return await decoding.run(lambda: decode_image(data, limits=limits, param=param), param=param)
+
+
+async def _own(decoding: Decoding, picture: Picture) -> Decoded:
+    """A picture that was drawn here: the limits of what clients send are not for it."""
+    limits = ImageLimits(len(picture.data), picture.width * picture.height)
+    return await decoding.run(lambda: decode_image(picture.data, limits=limits, param="enable_hr"), param="enable_hr")

@@ -13,7 +13,8 @@ from typing import Any, Final
 from fastapi import APIRouter, Request
 
 from pipelines.facts.controls import PREPROCESSORS
-from server.api import control_fields
+from server.api import control_fields, spellings
+from server.api.allowed import allowed
 from server.api.sdapi import models
 from server.api.sdapi.choices import ModelChoices
 from server.api.sdapi.fields import A1111Fields
@@ -78,7 +79,9 @@ def router(services: Services, choices: ModelChoices) -> APIRouter:
     routes = APIRouter(prefix="/controlnet")
 
     def require_any(request: Request) -> tuple[str, ...]:
-        names = models.current(services.catalog, choices.of(request.state.principal.id)).control_names
+        principal = request.state.principal
+        ids = allowed(services.catalog, principal.limits)
+        names = models.current(services.catalog, choices.of(principal.id), ids).control_names
         if not names:
             raise NotFound("The current model has no ControlNets.")
         return names
@@ -105,9 +108,10 @@ def _args(fields: A1111Fields) -> list[Any]:
 
 def _is_on(unit: Any, own: str | None) -> bool:
     """Has it a picture, and is it not switched off? An edit's own picture is one to a unit that is switched on."""
-    if not isinstance(unit, dict) or unit.get("enabled") in (False, "false", "False", 0):
+    enabled = spellings.boolean(unit.get("enabled")) if isinstance(unit, dict) else False
+    if not isinstance(unit, dict) or enabled in (False, 0):
         return False
-    return bool(_picture(unit)) or bool(own and unit.get("enabled") and _word(unit.get("model")) not in (None, *_NONE))
+    return bool(_picture(unit)) or bool(own and enabled and _word(unit.get("model")) not in (None, *_NONE))
 
 
 def _picture(unit: dict[str, Any]) -> Any:
@@ -123,8 +127,8 @@ def _control(unit: dict[str, Any], model: Model, place: str, own: str | None) ->
         "preprocess": _module(unit.get("module"), f"{place}.module"),
     }
     for ours in ("weight", "start", "end"):
-        sent = unit.get(_KEYS[ours])
-        if sent is not None:
+        sent = spellings.number(unit.get(_KEYS[ours]))
+        if not spellings.is_empty(sent):
             said[ours] = sent
     return said
 

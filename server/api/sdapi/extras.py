@@ -17,7 +17,7 @@ from server.api.json_body import read_body
 from server.api.reader import Reading
 from server.api.results import written
 from server.api.sdapi import infotext_reading
-from server.api.sdapi.ignored import tell_ignored
+from server.api.sdapi.ignored import plain_names, tell_ignored
 from server.api.sdapi.upscaling import MAX_FACTOR, Upscaling, read_upscaling, sizes, upscaled
 from server.api.services import Services
 from server.api.sources import most_bytes
@@ -84,7 +84,9 @@ async def _upscaled(services: Services, request: Request, texts: Mapping[str, st
         if how.networks:
             was, size = await decoding.run(functools.partial(sizes, data, how, **bounds), param=param)
             if max(size[0] / was[0], size[1] / was[1]) > 1:
-                by_network = {name: await _by_network(services, request, name, data, size) for name in how.networks}
+                by_network = {
+                    name: await _by_network(services, request, name, data, size, how) for name in how.networks
+                }
         work = functools.partial(upscaled, data, how, by_network=by_network, **bounds)
         png, pixels = await decoding.run(work, param=param)
         hold.give(most)
@@ -94,10 +96,13 @@ async def _upscaled(services: Services, request: Request, texts: Mapping[str, st
     return made
 
 
-async def _by_network(services: Services, request: Request, name: str, data: bytes, size: tuple[int, int]) -> bytes:
+async def _by_network(
+    services: Services, request: Request, name: str, data: bytes, size: tuple[int, int], how: Upscaling
+) -> bytes:
     """A PNG of the picture in this size, made as a job."""
     fields = ImageFields(prompt="none", model=name, size=f"{size[0]}x{size[1]}", response_format="b64_json")
-    submission = UpscaleSubmission("extras", Reading(fields), (data,), scale=None, most_factor=MAX_FACTOR)
+    reading = Reading(fields, plain_names(how.ignored))  # beginning a job tells its own alone
+    submission = UpscaleSubmission("extras", reading, (data,), scale=None, most_factor=MAX_FACTOR)
     outcome = await upscaling.make(services, request, submission)
     return outcome.items[0].data or b""
 

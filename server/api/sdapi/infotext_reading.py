@@ -116,7 +116,10 @@ def _end_of_text(line: str, start: int) -> int:
 
 
 def _unquoted(text: str) -> str:
+    """What stands in the quotation marks; with them, where it is no text that could be answered with."""
     try:
-        return str(json.loads(text))
+        found = str(json.loads(text))
+        found.encode()  # a lone surrogate, "\\ud800", is JSON to some and text to nobody
     except ValueError:
         return text
+    return found

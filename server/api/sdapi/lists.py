@@ -12,7 +12,7 @@ from typing import Any, Final
 
 from fastapi import APIRouter, Request
 
-from server.api.allowed import allowed
+from server.api.allowed import allowed, allowed_upscalers
 from server.api.json_body import read_body
 from server.api.sdapi import models, options, sampler_list
 from server.api.sdapi.choices import ModelChoices
@@ -70,8 +70,8 @@ def router(services: Services, choices: ModelChoices) -> APIRouter:
         return sampler_list.schedulers()
 
     @routes.get("/upscalers")
-    async def upscalers() -> list[dict[str, Any]]:
-        networks = services.catalog.upscalers.values()
+    async def upscalers(request: Request) -> list[dict[str, Any]]:
+        networks = allowed_upscalers(services.catalog, request.state.principal.limits).values()
         scales = {each.name: each.shape.scale for each in networks if each.shape is not None}
         return [_upscaler(name, scale) for name, scale in (dict.fromkeys(UPSCALERS, _SCALE) | scales).items()]
 

@@ -91,10 +91,10 @@ def from_field(items: list[Any]) -> dict[str, float]:
 
 
 def _weight(value: Any) -> float:
-    """1 where there is none; never beyond what an adapter may weigh."""
+    """1 where there is none that is finite; never beyond what an adapter may weigh."""
     try:
         weight = float(value)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):  # the last of an integer beyond a double
         return 1.0
     return max(-MAX_WEIGHT, min(MAX_WEIGHT, weight)) if math.isfinite(weight) else 1.0
 

@@ -6,6 +6,7 @@ either is not told: clients send all of their fields with every request.
 
 from __future__ import annotations
 
+import math
 from typing import Any, Final
 
 from server.api.sdapi.controlnet import EXTENSION
@@ -90,5 +91,7 @@ def _args(script: Any) -> list[Any]:
 def _number(value: Any) -> float:
     try:
         return float(value)
+    except OverflowError:  # an integer beyond a double
+        return math.inf if value > 0 else 0.0
     except (TypeError, ValueError):
         return 0.0

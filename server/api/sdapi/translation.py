@@ -154,7 +154,7 @@ def translate(fields: A1111Fields, model: Model, *, edit: bool, networks: Collec
         fields.sampler_name or fields.sampler_index, fields.scheduler, model, ("sampler_name", "scheduler")
     )
     ignored += unused
-    steps = _steps(fields.steps, model, sampling.scheduler)
+    steps = _steps(fields.steps, model, sampling.scheduler, _edit_strength(fields) if edit else None)
     values |= {"scheduler": sampling.scheduler, "num_inference_steps": steps}
     manner = None
     if edit:
@@ -172,7 +172,7 @@ def translate(fields: A1111Fields, model: Model, *, edit: bool, networks: Collec
         checked = check_fields(values).model_copy(update={"prompt": _said(prompt.text, model)})
     except BadRequest as error:
         raise Reading(ImageFields(prompt="none"), names=names).named(error) from None
-    hires = None if edit else _hires(fields, model, networks, ignored)
+    hires = None if edit else _hires(fields, model, networks, sampling.scheduler, ignored)
     reading = Reading(checked, plain_names(ignored), names)
     first = fields.seed if fields.seed >= 0 else secrets.randbelow(_SEEDS)
     seeds = tuple((first + number) % 2**63 for number in range(fields.n))
@@ -198,15 +198,19 @@ def _edit_values(fields: A1111Fields, model: Model, steps: int, ignored: list[st
         pictures += fields.extra_images
     elif fields.extra_images:
         ignored.append("extra_images")
-    strength = _STRENGTH if fields.denoising_strength is None else fields.denoising_strength
-    if fields.mask.strip() and fields.inpainting_fill in (NOISE, ZEROS):
-        strength = 1.0  # nothing of what is covered is left to be seen
+    strength = _edit_strength(fields)
     if not model.family.by_instruction:
         strength = at_least_one(strength, steps)
     values: dict[str, Any] = {"image": pictures, "strength": max(strength, 1e-6)}
     if fields.mask.strip():
         values["mask"] = fields.mask
     return values
+
+
+def _edit_strength(fields: A1111Fields) -> float:
+    if fields.mask.strip() and fields.inpainting_fill in (NOISE, ZEROS):
+        return 1.0  # nothing of what is covered is left to be seen
+    return _STRENGTH if fields.denoising_strength is None else fields.denoising_strength
 
 
 def _manner(fields: A1111Fields, model: Model) -> Manner:
@@ -223,8 +227,11 @@ def _manner(fields: A1111Fields, model: Model) -> Manner:
     )
 
 
-def _hires(fields: A1111Fields, model: Model, networks: Collection[str], ignored: list[str]) -> Hires | None:
-    """The second pass, where one is asked for and the model can draw from a picture."""
+def _hires(
+    fields: A1111Fields, model: Model, networks: Collection[str], first: str | None, ignored: list[str]
+) -> Hires | None:
+    """The second pass, where one is asked for and the model can draw from a picture. ``first``: the solver of the pass
+    before, which draws where the second names none."""
     if not fields.enable_hr:
         return None
     if Task.IMAGE_TO_IMAGE not in model.family.tasks or model.family.by_instruction:
@@ -243,8 +250,8 @@ def _hires(fields: A1111Fields, model: Model, networks: Collection[str], ignored
     upscaler = next((name for name in networks if name.lower() == asked.lower()), asked)
     if upscaler.lower() not in _PLAIN_UPSCALERS and upscaler not in networks:
         ignored.append("hr_upscaler")
-    steps = _steps(fields.hr_second_pass_steps or fields.steps, model, sampling.scheduler)
     strength = _HIRES_STRENGTH if fields.denoising_strength is None else fields.denoising_strength
+    steps = _steps(fields.hr_second_pass_steps or fields.steps, model, sampling.scheduler or first, strength)
     prompt, negative = (_said(prompts.read(text).text, model) for text in (fields.hr_prompt, fields.hr_negative_prompt))
     specs.check_prompt("hr_prompt", prompt, model)
     specs.check_prompt("hr_negative_prompt", negative, model)
@@ -316,13 +323,14 @@ def _takes(model: Model, drawn_with: tuple[str, Mapping[str, Any]] | None, sigma
     return schedulers.takes_sigmas(class_name, {**({} if own is None else own[1]), **config}, sigmas)
 
 
-def _steps(asked: int | None, model: Model, solver: str | None) -> int:
-    """As many as the model takes, and its solver; its own where none are asked for."""
-    most = model.entry.max_steps
-    if "lcm" in (solver, model.family.name):
-        most = min(most, schedulers.MAX_LCM_STEPS)
-    steps = model.preset("standard", "natural").steps or model.family.steps if asked is None else asked
-    return max(1, min(steps, most))
+def _steps(asked: int | None, model: Model, solver: str | None, strength: float | None) -> int:
+    """As many as the model takes, and its solver; its own where none are asked for. ``strength``: of what is drawn from
+    a picture."""
+    preset = model.preset("standard", "natural")
+    steps = preset.steps or model.family.steps if asked is None else asked
+    drawn_anew = 1.0 if strength is None else min(strength, _MAX_STRENGTH)
+    most = specs.most_lcm_steps(solver or preset.scheduler, drawn_anew, model)
+    return max(1, min(steps, model.entry.max_steps if most is None else min(most, model.entry.max_steps)))
 
 
 def _guidance(fields: A1111Fields, model: Model) -> float | None:

@@ -101,11 +101,9 @@ def read_upscaling(sent: Mapping[str, Any], networks: Collection[str] = ()) -> U
         int(_number(sent, name, 512, 1, MAX_RESULT_SIDE)) if mode == _TO_SIZE else 0
         for name in ("upscaling_resize_w", "upscaling_resize_h")
     )
-    crop = spellings.boolean(sent.get("upscaling_crop"))
+    crop = _boolean(sent, "upscaling_crop", default=True)
     share = 0.0 if names[1] == NONE else _number(sent, "extras_upscaler_2_visibility", 0.0, 0, 1)
-    return Upscaling(
-        factor, (sides[0], sides[1]), crop is None or bool(crop), names[0], names[1], share, tuple(ignored)
-    )
+    return Upscaling(factor, (sides[0], sides[1]), crop, names[0], names[1], share, tuple(ignored))
 
 
 def sizes(
@@ -176,3 +174,13 @@ def _number(sent: Mapping[str, Any], name: str, default: float, least: float, mo
     if isinstance(value, bool) or not isinstance(value, int | float) or not least <= value <= most:
         raise BadRequest(f"{name} must be a number from {least:g} to {most:g}.", param=name)
     return float(value)
+
+
+def _boolean(sent: Mapping[str, Any], name: str, *, default: bool) -> bool:
+    """true or false, which may be spelled as a text or a number. Raises BadRequest."""
+    value = spellings.boolean(sent.get(name))
+    if spellings.is_empty(value):
+        return default
+    if value not in (True, False):  # 1 and 0 are among them
+        raise BadRequest(f"{name} must be true or false.", param=name)
+    return bool(value)

@@ -140,9 +140,20 @@ def test_an_aspect_ratio_in_every_spelling(ratio: str) -> None:
     assert refused(aspectRatio=ratio, size="1024x1024").param == "aspectRatio"
 
 
-@pytest.mark.parametrize("odd", ["wide", "16", "0:9", "16:0", ":", "1:2:3", "-1:2", 1.5, [16, 9], "x" * 30])
+@pytest.mark.parametrize(
+    "odd", ["wide", "16", "0:9", "16:0", ":", "1:2:3", "-1:2", 1.5, [16, 9], "x" * 30, "nan:1", "inf:1",
+            "1e-300:1e-300", "1e300:1e300", "1e-7:1", "1:1e7"],
+)  # fmt: skip
 def test_what_is_no_aspect_ratio_is_refused(odd: Any) -> None:
+    """The very small were 500, divided by their product; beside a size, all of them were dropped without a word."""
     assert refused(aspect_ratio=odd).param == "aspect_ratio"
+    assert refused(aspect_ratio=odd, size="1024x1024").param == "aspect_ratio"
+
+
+@pytest.mark.parametrize("odd", ["9" * 400 + "x1", [10**400, 10**400], {"width": 10**400, "height": 1}])
+def test_a_size_beyond_numbers_beside_an_aspect_ratio_is_refused(odd: Any) -> None:
+    """It was 500."""
+    assert refused(aspect_ratio="16:9", size=odd).param == "size"
 
 
 def test_the_sources_own_shape_is_auto() -> None:

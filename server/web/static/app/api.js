@@ -19,11 +19,14 @@ export function setKey(value) {
   memory.set("key", value || null);
 }
 
-/** A failure, in the server's words. `code` says which kind, also of those that no server reported. */
+/**
+ * A failure, in the server's words. `code` says which kind, also of those that no server reported; `final`, that the
+ * same request will not succeed by being repeated.
+ */
 export class ApiError extends Error {
-  constructor(message, { status = 0, code = "network", param = null, retryAfter = 0 } = {}) {
+  constructor(message, { status = 0, code = "network", param = null, retryAfter = 0, final = false } = {}) {
     super(message);
-    Object.assign(this, { status, code, param, retryAfter });
+    Object.assign(this, { status, code, param, retryAfter, final });
   }
 }
 
@@ -55,6 +58,7 @@ async function refusal(answer) {
     code: error.code ?? "unknown",
     param: error.param,
     retryAfter: Number(answer.headers.get("retry-after")) || 0,
+    final: answer.headers.get("x-should-retry") === "false",
   });
 }
 

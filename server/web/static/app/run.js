@@ -82,7 +82,7 @@ export class Run {
     if (!(error instanceof ApiError) || this.pictures) return false;
     this.id = newJobId();
     if (error.status === 401) return this.on.key(error);
-    if (error.status !== 429 || tries >= MOST_TRIES) return false;
+    if (error.status !== 429 || error.final || tries >= MOST_TRIES) return false; // a day's quota is 429 too, for hours
     this.until = Date.now() + 1000 * Math.max(1, error.retryAfter);
     this.turn("waiting");
     this.on.announce(this.status.textContent);

@@ -40,6 +40,8 @@ def asked(model: Model, *units: Any, edit: bool = False, name: str = "controlnet
         ({**UNIT, "model": "DEPTH-2", "module": "None"}, ("Depth-2", 1.0, 0.0, 1.0, "none")),
         ({**UNIT, "module": "canny", "weight": 0.5, "guidance_start": 0.1, "guidance_end": 0.9},
          ("canny", 0.5, 0.1, 0.9, "canny")),
+        ({**UNIT, "weight": "0.8", "guidance_start": "0.25", "guidance_end": " 1 "}, ("canny", 0.8, 0.25, 1.0, "none")),
+        ({**UNIT, "weight": "", "guidance_end": " "}, ("canny", 1.0, 0.0, 1.0, "none")),
         ({**UNIT, "image": {"image": SOURCE, "mask": None}, "weight": None}, ("canny", 1.0, 0.0, 1.0, "none")),
         ({**UNIT, "control_mode": 0, "resize_mode": "Crop and Resize", "pixel_perfect": True, "processor_res": 512},
          ("canny", 1.0, 0.0, 1.0, "none")),
@@ -59,6 +61,9 @@ def test_a_unit_is_a_control(mini: Model, unit: dict[str, Any], expected: tuple[
     [
         {**UNIT, "enabled": False},
         {**UNIT, "enabled": "false"},
+        {**UNIT, "enabled": "FALSE"},
+        {**UNIT, "enabled": "0"},
+        {**UNIT, "enabled": 0.0},
         {"enabled": True, "model": "canny"},
         {"image": None, "model": "canny"},
         None,
@@ -91,6 +96,7 @@ def test_an_edits_own_picture_is_that_of_a_unit_without_one(mini: Model) -> None
         ([{**UNIT, "model": None}], "alwayson_scripts.controlnet.args[0].model", "one of the ControlNets"),
         ([None, {**UNIT, "module": "openpose"}], "alwayson_scripts.controlnet.args[1].module", "no other preprocessor"),
         ([{"enabled": False}, {**UNIT, "weight": 3}], "alwayson_scripts.controlnet.args[1].weight", "from 0 to 2"),
+        ([{**UNIT, "weight": "much"}], "alwayson_scripts.controlnet.args[0].weight", "from 0 to 2"),
         ([{**UNIT, "weight": [1]}], "alwayson_scripts.controlnet.args[0].weight", "from 0 to 2"),
         (
             [{**UNIT, "guidance_start": 0.5, "guidance_end": 0.5}],

@@ -52,6 +52,14 @@ def test_values_with_commas_come_back() -> None:
     assert parsed(infotext(json.dumps(ours)))["Model"] == 'a, "b": c'
 
 
+def test_a_value_that_is_no_text_stays_as_it_stands() -> None:
+    """A lone surrogate cannot be answered with: it was 500."""
+    told = "x\nSteps: 1, Seed: 2, Size: 1x1, " r'Sampler: "\ud800, Euler"'
+    found = parsed(told)
+    assert found["Sampler"] == r'"\ud800, Euler"'
+    assert parsed(told.replace("d800", "d83d\\ude00"))["Sampler"] == "\U0001f600, Euler"
+
+
 @pytest.mark.parametrize(
     "line", ['a: "' * 100_000, "a: b, " * 100_000, "abc " * 200_000, '\\"' * 200_000, "," * 400_000]
 )

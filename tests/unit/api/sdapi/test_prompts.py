@@ -61,6 +61,8 @@ def test_loras_are_named_in_any_case() -> None:
 def test_loras_of_the_field_that_stable_diffusion_cpp_has() -> None:
     sent = [{"path": "loras/pixel.safetensors", "multiplier": "0.5"}, {"path": 7}, "x", {"path": "b\\other"}]
     assert prompts.from_field(sent) == {"pixel": 0.5, "other": 1.0}
+    for beyond in (10**400, -(10**400), "1e400"):  # the first two were 500
+        assert prompts.from_field([{"path": "pixel", "multiplier": beyond}]) == {"pixel": 1.0}
 
 
 @pytest.mark.parametrize("text", ["<lora:" * 15_000, "[a:" * 30_000, "[:" * 50_000, "(" * 100_000, "AND " * 25_000])

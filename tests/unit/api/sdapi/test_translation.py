@@ -12,11 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.facts.families import FamilyTable
+from pipelines.spec import Pixels
 from server.api import specs
 from server.api.sdapi import infotext
 from server.api.sdapi.fields import A1111Fields, read_fields
 from server.api.sdapi.translation import A1111Submission, OpenModels, at_least_one, translate
 from server.catalog.catalog import Model
+from server.catalog.entries import PresetEntry
 from server.errors import BadRequest
 from tests.pictures import png, scene, text
 from tests.unit.catalog.models_files import WITH_LORAS, catalog
@@ -93,6 +95,35 @@ def test_steps_are_brought_within_the_solvers(mini: Model) -> None:
     """Open WebUI sends 50 and more with whatever sampler."""
     assert asked(mini, steps=80, sampler_name="LCM").fields.num_inference_steps == 50
     assert asked(of_family(mini, "lcm"), steps=80).fields.num_inference_steps == 50
+
+
+@pytest.mark.parametrize(
+    ("strength", "drawn"), [(0.0, 1), (0.01, 1), (0.05, 2), (0.3, 15), (0.35, 17), (1.0, 49), (None, 37)]
+)
+def test_steps_of_lcms_edits_are_brought_within_their_strength(mini: Model, strength: float | None, drawn: int) -> None:
+    """LCM's own pipelines take 50 × strength at most. Steps 20 at 0.3 were refused, and a second pass failed as 500."""
+    model, sent = of_family(mini, "lcm"), {"steps": 80, "denoising_strength": strength}
+    fields = edited(model, init_images=[SOURCE], **sent).fields
+    assert fields.num_inference_steps == drawn
+    picture = Pixels(8, 8, "RGB", bytes(192))
+    specs.make_spec(fields, model, (512, 512), specs.Sources((picture,)))
+    hires = asked(model, enable_hr=True, **sent).asked.hires
+    assert hires is not None
+    assert hires.steps == (drawn if strength is not None else 35)  # 0.7 where none is sent
+    most = specs.most_lcm_steps(None, hires.strength, model)
+    assert most is not None
+    assert hires.steps <= most
+
+
+def test_steps_are_brought_within_a_solver_that_nobody_named(mini: Model) -> None:
+    """A second pass whose own sampler is not here is drawn with the first's, a picture with the preset's."""
+    second = {"hr_sampler_name": "none such", "hr_second_pass_steps": 80}
+    hires = asked(mini, enable_hr=True, sampler_name="LCM", **second).asked.hires
+    assert hires is not None
+    assert hires.steps == 50
+    quality = {"standard": PresetEntry(scheduler="lcm")}
+    preset = replace(mini, entry=mini.entry.model_copy(update={"quality": quality}))
+    assert asked(preset, steps=80).fields.num_inference_steps == 50
 
 
 def test_seeds_follow_each_other_random_or_not(mini: Model) -> None:
@@ -234,6 +265,7 @@ def test_fields_that_change_nothing_are_not_told(mini: Model) -> None:
         ({"s_noise": 0.5}, "s_noise"),
         ({"clip_skip": 2}, "clip_skip"),
         ({"override_settings": {"CLIP_stop_at_last_layers": 2}}, "override_settings.CLIP_stop_at_last_layers"),
+        ({"override_settings": {"CLIP_stop_at_last_layers": 10**400}}, "override_settings.CLIP_stop_at_last_layers"),
         ({"override_settings": {"sd_vae": "x.safetensors"}}, "override_settings.sd_vae"),
         ({"refiner_checkpoint": "x"}, "refiner_checkpoint"),
         ({"alwayson_scripts": {"ADetailer": {"args": [{"ad_model": "face"}]}}}, "alwayson_scripts.ADetailer"),
@@ -315,14 +347,17 @@ def test_prompts_of_the_second_pass_are_bounded_as_the_others(mini: Model, sent:
 _PIECES = st.sampled_from(
     [*"()[]:<>\\| \n", "AND", "BREAK", "<lora:é\n:1>", "<lora:pixel:2>", ":1.3)", "[a:b:3]", "(x:99)"]
 )
+_KEYS = st.sampled_from(["args", "path", "multiplier", "CLIP_stop_at_last_layers", "sd_vae"])
+_NUMBERS = st.sampled_from([2, 2**64, 10**400, -(10**400), "x"])  # some are beyond a double
 _ODD = st.one_of(
     st.none(),
     st.booleans(),
     st.integers(),
+    _NUMBERS,
     st.floats(),
     st.text(st.characters(exclude_categories=["Cs"]), max_size=20),
     st.sampled_from(["1e400", "nan", "-0", "9" * 5000, "true", "None", "Karras", "DPM++ 2M Karras", "0x10", "١"]),
-    st.recursive(st.none(), lambda inner: st.lists(inner, max_size=2) | st.dictionaries(st.just("args"), inner)),
+    st.recursive(st.none() | _NUMBERS, lambda inner: st.lists(inner, max_size=2) | st.dictionaries(_KEYS, inner)),
 )
 
 

@@ -12,6 +12,7 @@ from server.inputs.decode import ImageLimits
 from tests.pictures import opened, png, scene
 
 LIMITS = ImageLimits(10**6, 10**6)
+TO_SIZE = {"upscaler_1": "Lanczos", "resize_mode": 1, "upscaling_resize_w": 100, "upscaling_resize_h": 100}
 
 
 @pytest.mark.parametrize(
@@ -35,6 +36,8 @@ LIMITS = ImageLimits(10**6, 10**6)
             (133, 100),
         ),
         ({"upscaler_1": "Lanczos", "resize_mode": 1, "upscaling_resize_w": None}, (512, 512)),
+        *(({**TO_SIZE, "upscaling_crop": crop}, (100, 100)) for crop in ("", " ", None, 1, "1", "True")),
+        *(({**TO_SIZE, "upscaling_crop": crop}, (133, 100)) for crop in (0, 0.0, "0", "off", False)),
     ],
 )
 def test_sizes(sent: dict[str, Any], size: tuple[int, int]) -> None:
@@ -58,6 +61,8 @@ def test_sizes(sent: dict[str, Any], size: tuple[int, int]) -> None:
         {"resize_mode": 1, "upscaling_resize_w": 0},
         {"resize_mode": 1, "upscaling_resize_h": 10**9},
         {"upscaler_2": "Nearest", "extras_upscaler_2_visibility": 2},
+        {"upscaling_crop": "maybe"},
+        {"upscaling_crop": [True]},
     ],
 )
 def test_what_cannot_be_is_refused_by_name(sent: dict[str, Any]) -> None:
