@@ -13,10 +13,12 @@ from torch.nn import functional as F  # noqa: N812
 
 from . import runtime
 from .decoder import Drawer
+from .losses import edges, missing_steepness
 from .nets.autoencoder import Autoencoder
 from .nets.upscaler import Upscaler
 from .stage import Course
 
+BLOCK, STEEPNESS_WEIGHT = 8, 1.0  # pixels of the larger picture
 CROP = 64  # pixels of what it sees
 SOFT_SHARE = 0.6  # of samples that the decoder made
 DRAWN_SHARE = 0.5  # of those, which the UNet drew, where there is one
@@ -28,7 +30,7 @@ class UpscalerStage:
     """Learns what the decoder left out, and edges."""
 
     network = name = "upscaler"
-    figures = ("dB", "dB of the nearest pixels", "loss")
+    figures = ("dB", "dB of the nearest pixels", "steepness", "loss")
 
     def __init__(self, course: Course, net: Upscaler, autoencoder: Autoencoder, drawer: Drawer | None = None) -> None:
         self.course, self.net, self.autoencoder, self.drawer = course, net, autoencoder.eval(), drawer
@@ -75,9 +77,9 @@ class UpscalerStage:
         made = self.net(small).float()
         squared = F.mse_loss(made, large)
         nearest = F.mse_loss(F.interpolate(small, scale_factor=2), large)
-        edges = sum((F.l1_loss(made.diff(dim=d), large.diff(dim=d)) for d in (2, 3)), squared.new_zeros(()))
-        loss = F.l1_loss(made, large) + edges
-        return loss, torch.stack((-10 * squared.log10(), -10 * nearest.log10(), loss))
+        steep = missing_steepness(made, large, BLOCK)
+        loss = F.l1_loss(made, large) + edges(made, large) + STEEPNESS_WEIGHT * steep
+        return loss, torch.stack((-10 * squared.log10(), -10 * nearest.log10(), steep, loss))
 
     def averaged(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         return weights
