@@ -25,7 +25,7 @@ from pipelines.engine.embeddings import EmbeddingCache
 from pipelines.engine.graph_pool import SHORT
 from pipelines.engine.model import Model
 from pipelines.engine.prompts import prompt_arguments
-from pipelines.engine.shared import SharedModule, Stage
+from pipelines.engine.shared import SharedModule, Stage, uncast
 from pipelines.engine.sink import Sink
 from pipelines.engine.step_cache import Question, StepCache
 from pipelines.engine.thread_state import ThreadState
@@ -127,7 +127,8 @@ class Run:
             controls=nets,
         )
         self._begin_cache(view.scheduler)
-        with noise.in_float32(pipeline.components.values()):
+        components = pipeline.components.values()
+        with uncast(components), noise.in_float32(components):
             arguments = call_arguments(view, model.family, spec, self.drawing.seeds)
             drawn: torch.Tensor = view(**prompt_arguments(view, model.family, self.drawing, arguments)).images
         return drawn

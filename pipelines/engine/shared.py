@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import weakref
-from collections.abc import Callable, Hashable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from dataclasses import dataclass, field
 from enum import Enum, auto
 from typing import Any
@@ -253,7 +253,31 @@ def find_shared_modules(components: dict[str, Any]) -> dict[int, SharedModule]:
 
 def casts_itself(vae: torch.nn.Module) -> bool:
     """Do pipelines cast this VAE to float32 around its calls (SDXL's, in float16)? Then no run may meet another."""
-    return bool(getattr(getattr(vae, "config", None), "force_upcast", False)) and _dtype(vae) is torch.float16
+    return _is_upcast(vae) and _dtype(vae) is torch.float16
+
+
+@contextlib.contextmanager
+def uncast(components: Iterable[object]) -> Iterator[None]:
+    """After the block, which is a run's, components that its pipeline casts are in the precision that they had before.
+
+    Pipelines cast a VAE to float32 to encode (in bfloat16, too) or to decode, and mostly cast it back, with nothing
+    that does so where they are left in between. It is all runs' VAE. No run waits for another while it is cast: such
+    encodes and decodes are made at once.
+    """
+    cast = [(each, _dtype(each)) for each in components if isinstance(each, torch.nn.Module) and _is_upcast(each)]
+    try:
+        yield
+    except BaseException:
+        for module, dtype in cast:  # all of it: a cast that found no room has come half-way
+            module.to(dtype)
+        raise
+    for module, dtype in cast:
+        if _dtype(module) is not dtype:
+            module.to(dtype)
+
+
+def _is_upcast(module: torch.nn.Module) -> bool:
+    return bool(getattr(getattr(module, "config", None), "force_upcast", False))
 
 
 def _dtype(module: torch.nn.Module) -> torch.dtype | None:
