@@ -19,6 +19,7 @@ from pipelines.engine.call import Call
 from pipelines.engine.graph_pool import SHORT, GraphPool
 from pipelines.engine.graphs import Form, StepGraphs
 from pipelines.engine.kept import Part
+from pipelines.engine.model import Model
 from pipelines.engine.shared import Stage
 from pipelines.engine.trees import joined_parts
 from pipelines.errors import OutOfMemory, is_device_lost, is_out_of_memory
@@ -231,8 +232,7 @@ class Batch:
         self._counts["out_of_memory"] += 1
         shared = self._shared
         shared.note_full(rows, self.area)
-        if shared.prompt_work is not None:
-            shared.prompt_work.forget()
+        give_up_prompts(self._model)
         log.warning("out of device memory", extra={"target": shared.name, "rows": rows, "area": self.area})
         self._drop_graphs()
         free_cached(shared.pool)
@@ -242,6 +242,13 @@ def _half(rows: int) -> int:
     if rows == 1:
         raise OutOfMemory("the device has no room for one row")
     return rows // 2
+
+
+def give_up_prompts(model: Model) -> None:
+    """Have no module of a model keep what comes of prompts any more, whichever of them found no room."""
+    for shared in model.shared_modules.values():
+        if shared.prompt_work is not None:
+            shared.prompt_work.give_up()
 
 
 def free_cached(pool: GraphPool | None) -> None:

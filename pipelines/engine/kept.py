@@ -159,6 +159,7 @@ class PromptWork:
         self._step: _Step | None = None
         self._counts: Counter[str] = Counter()
         self._possible: bool | None = None
+        self.is_given_up = False
 
     @contextlib.contextmanager
     def of(self, parts: Sequence[Part], arguments: Mapping[str, Any], counts: Counter[str]) -> Iterator[None]:
@@ -198,8 +199,9 @@ class PromptWork:
         self._joined.clear()
         self._companies.clear()
 
-    def forget(self) -> None:
-        """Let go of all that is kept: the device has no room."""
+    def give_up(self) -> None:
+        """Let go of all that is kept, and keep nothing from now on: the device has no room."""
+        self.is_given_up = True
         self.rest()
         for kept in list(self._kept):
             kept.forget()
@@ -208,7 +210,9 @@ class PromptWork:
 
     def _can(self) -> bool:
         """Are there layers to pass by? Not in a module that is compiled, or that hooks bring to the device layer by
-        layer: they count on each layer's being called."""
+        layer: they count on each layer's being called. Nor where it was given up."""
+        if self.is_given_up:
+            return False
         if self._possible is None:
             modules = list(self._module.modules())
             hooked = any(getattr(module, name, None) for module in modules for name in ("_diffusers_hook", "_hf_hook"))

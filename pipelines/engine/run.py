@@ -19,7 +19,7 @@ from greenlet import getcurrent, greenlet
 from pipelines.engine import noise, thread_state
 from pipelines.engine.adapters import Share
 from pipelines.engine.arguments import call_arguments
-from pipelines.engine.batch import free_cached
+from pipelines.engine.batch import free_cached, give_up_prompts
 from pipelines.engine.call import Call, History
 from pipelines.engine.embeddings import EmbeddingCache
 from pipelines.engine.graph_pool import SHORT
@@ -224,6 +224,7 @@ class Run:
             # Once out of the handler, whose error holds what the failed forward made. It cannot be cut, but what torch
             # keeps for batches that are over may be all that is in its way.
             self._counts["out_of_memory"] += 1
+            give_up_prompts(self.model)
             pool = next((shared.pool for shared in self.model.shared_modules.values()), None)
             if pool is not None:
                 pool.drop_all(SHORT)

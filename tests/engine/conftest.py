@@ -93,7 +93,10 @@ def checked_model() -> LoadedModel:
 
 
 @pytest.fixture
-def bench(checked_model: LoadedModel) -> Bench:
+def bench(checked_model: LoadedModel, monkeypatch: pytest.MonkeyPatch) -> Bench:
+    for shared in checked_model.shared_modules.values():
+        if shared.prompt_work is not None:  # one test's shortage of memory is none of the next one's
+            monkeypatch.setattr(shared.prompt_work, "is_given_up", False)
     return Bench(checked_model)
 
 

@@ -13,7 +13,9 @@ from torch import nn
 
 from pipelines.engine import kept
 from pipelines.engine.kept import Kept, Part, PromptWork
-from tests.engine.conftest import Bench, denoiser, faulty
+from pipelines.engine.shared import Stage
+from pipelines.spec import Pixels
+from tests.engine.conftest import Bench, decoder, denoiser, faulty
 
 
 class Counted(nn.Linear):
@@ -269,7 +271,7 @@ def test_memory_is_bounded_and_let_go(monkeypatch: pytest.MonkeyPatch) -> None:
     for _ in range(3):
         runs.step("b")
     assert (runs.hits, runs.kept["b"].nbytes()) == (1, 4 * 3 * 8), "as far as there is room"
-    runs.work.forget()
+    runs.work.give_up()
     assert runs.kept["a"].nbytes() == runs.kept["b"].nbytes() == 0
     runs.step("a")
     assert runs.hits == 0
@@ -314,13 +316,27 @@ def test_the_model_that_ships_draws_the_same_bytes(bench: Bench, monkeypatch: py
     assert torch.equal(seen.pictures["a"], plain.pictures["a"])
 
 
-def test_a_shortage_of_memory_takes_what_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    shared = denoiser(bench)
-    assert shared.prompt_work is not None
+def test_what_was_given_up_is_not_kept_anew() -> None:
+    """After a shortage of memory the next step kept it all again."""
+    runs = Runs(Toy())
+    for _ in range(4):
+        runs.step("a")
+    runs.step("a", "b")
+    assert runs.kept["a"].nbytes() > 0
+    runs.work.give_up()
+    for company in (("a",), ("a", "b"), ("a", "b"), ("c",), ("c",), ("c",)):
+        runs.step(*company)
+        assert runs.hits == 0
+    assert [kept.nbytes() for kept in runs.kept.values()] == [0, 0, 0]
+
+
+@pytest.mark.parametrize("stage", [Stage.DENOISE, Stage.DECODE])
+def test_a_shortage_of_memory_takes_what_is_kept(bench: Bench, monkeypatch: pytest.MonkeyPatch, stage: Stage) -> None:
+    shared = next(each for each in bench.model.shared_modules.values() if each.stage is stage)
+    work = denoiser(bench).prompt_work
+    assert work is not None
     monkeypatch.setattr(shared, "learned_rows", {})
-    forgotten: list[int] = []
-    monkeypatch.setattr(shared.prompt_work, "forget", lambda: forgotten.append(1))
-    fails = [False, False, True]
+    fails = [False, False, True] if stage is Stage.DENOISE else [True]
 
     def raise_if(sample: torch.Tensor) -> None:
         if fails and fails.pop(0):
@@ -328,4 +344,26 @@ def test_a_shortage_of_memory_takes_what_is_kept(bench: Bench, monkeypatch: pyte
 
     faulty(monkeypatch, shared, raise_if)
     seen, _ = bench.draw([bench.drawing("a", steps=4, n=2)])
-    assert (forgotten, seen.errors) == ([1], {})
+    assert (work.is_given_up, seen.errors) == (True, {})
+    seen, engine = bench.draw([bench.drawing("b", steps=4, n=2)])
+    assert (engine.counts["prompt_layers_kept"], seen.errors) == (0, {})
+
+
+def test_a_shortage_of_memory_where_a_picture_is_encoded_takes_it_too(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Such work is done for one run by itself, and was tried again with all of it still kept."""
+    work, vae = denoiser(bench).prompt_work, decoder(bench).module
+    assert work is not None
+    real: Any = vae.encode
+    fails = [True]
+
+    def encode(*args: Any, **kwargs: Any) -> Any:
+        if fails and fails.pop():
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        assert work.is_given_up
+        return real(*args, **kwargs)
+
+    monkeypatch.setattr(vae, "encode", encode)
+    seen, _ = bench.draw([bench.drawing("a", sources=(Pixels.grey(64, 64, "RGB"),), strength=0.5)])
+    assert (fails, seen.errors) == ([], {})

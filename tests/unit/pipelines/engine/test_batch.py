@@ -48,7 +48,7 @@ def shared(module: Doubling) -> SharedModule:
 
 def call(shared: SharedModule, *values: float) -> Call:
     """A run's call with a row for each value."""
-    model = cast(Model, SimpleNamespace(shares=True, adapters=Adapters()))
+    model = cast(Model, SimpleNamespace(shares=True, adapters=Adapters(), shared_modules={id(shared.module): shared}))
     sample = torch.tensor(values).reshape(-1, 1)
     return Call(model, _DRAWING, History(steps_of=1), shared, (sample,), {}, None)
 
