@@ -154,10 +154,10 @@ class LocalWorker:
         self._awaited = tuple(plan for plan in self._awaited if self.models.serves(plan))
         if self.up:
             self._write(protocol.Serve(self._plans))
-            for plan in self._preload:
-                if plan not in before:
-                    self.models.moved(plan.key, ModelState.LOADING)
-                    self._write(protocol.Load(plan))
+            for plan in self.models.absent(plan for plan in self._preload if plan not in before):
+                self._hearing.begin()
+                self.models.moved(plan.key, ModelState.LOADING)
+                self._write(protocol.Load(plan))
 
     async def draw(
         self,
@@ -241,9 +241,8 @@ class LocalWorker:
         """Start the process again, if it sleeps, and load what is to be preloaded."""
         self.rest.wake()
         self.rest.preloads = True
-        for plan in self._preload if self.up else ():
-            if self.models[plan.key].state in (ModelState.UNLOADED, ModelState.OFFLOADED):
-                self._write(protocol.Load(plan))
+        for plan in self.models.absent(self._preload) if self.up else ():
+            self._write(protocol.Load(plan))
 
     def _sleep_if_free(self) -> None:
         if not self.rest.wanted or not self.up or self.busy or self._stopping:

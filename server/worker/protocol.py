@@ -19,7 +19,7 @@ MAX_FRAME_BYTES = 1 << 30
 
 
 class Load(msgspec.Struct, frozen=True, tag=True):
-    """Have this model on the device."""
+    """Have this model on the device. Moved says that it is there, though it was before, or why it cannot be."""
 
     plan: ModelPlan
 
@@ -74,7 +74,7 @@ class Moved(msgspec.Struct, frozen=True, tag=True):
     key: str
     place: str  # a value of pipelines.models.residency.Place
     reason: str
-    seconds: float
+    seconds: float  # that the load took; 0 where it is only said again that it is there
     mark: str = ""  # of the plan: models.yaml may have another with this key by now; empty: it has not
     size: int = 0  # bytes of the device that it takes, where it is ready
     room: int = 0  # bytes of the device for the weights of all models beside it, where it is ready

@@ -123,7 +123,17 @@ class ModelStatuses(dict[str, ModelStatus]):
         self._marks = {key: plan.mark for key, plan in new.items()}
         for key in new:
             if key not in self:
-                self[key] = ModelStatus()
+                self[key] = self._new(key)
+
+    def _new(self, key: str) -> ModelStatus:
+        """Of a plan that has come. It may have been here before, and be under way still."""
+        mark = self._marks[key]
+        if mark not in self._loading_of_old:
+            return ModelStatus()
+        self._loading_of_old.discard(mark)
+        if self._being_loaded == mark:
+            self._being_loaded = key
+        return ModelStatus(ModelState.LOADING)
 
     def close(self) -> None:
         """The device is gone for good: nothing is told of it any more."""
@@ -192,11 +202,15 @@ class ModelStatuses(dict[str, ModelStatus]):
         self._tried.add(key)
         return False
 
+    def absent(self, plans: Iterable[ModelPlan]) -> list[ModelPlan]:
+        """Those of these models that may be loaded unasked: neither there, nor on their way, nor broken."""
+        return [plan for plan in plans if self[plan.key].state in (ModelState.UNLOADED, ModelState.OFFLOADED)]
+
     def told(
         self, key: str, state: ModelState, reason: str, mark: str = "", seconds: float = 0.0, size: int = 0
     ) -> None:
         """The worker says that a model's weights have come or gone, or are being loaded. One that has come took so many
-        ``seconds``, and takes ``size`` bytes."""
+        ``seconds``, and takes ``size`` bytes; 0 seconds: it was there before, and this is only said again."""
         if self._is_old(key, mark):
             self._told_of_old(mark, state)
             return
@@ -207,9 +221,9 @@ class ModelStatuses(dict[str, ModelStatus]):
         if state is ModelState.READY:
             del self._deaths[key]
             loads = self[key].loads
-            if key in self._on_host:
+            if seconds and key in self._on_host:
                 loads.host_s = seconds
-            else:
+            elif seconds:
                 loads.disk_s = seconds
             loads.size = size or loads.size
         self.moved(key, state, reason)

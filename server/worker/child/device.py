@@ -8,10 +8,11 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -81,17 +82,20 @@ class Device:
         self._host_encoders: dict[ModelPlan, bool] = {}  # of each plan that was sized; the load thread's own
         self._verdicts = Verdicts(records or Records(None, darkroom="", device=str(device)))
         self._load_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="load")
+        self._served: frozenset[ModelPlan] = frozenset()  # as it was last told
 
     def preload(self, plan: ModelPlan) -> None:
-        """Load a model that no drawing waits for yet."""
+        """Load a model that no drawing waits for yet, or say that it is there."""
         self._queue_load(plan, None)
 
     def serve(self, plans: Iterable[ModelPlan]) -> None:
         """Let go of the weights of all other plans: now, or once nothing is drawn with them."""
-        served = frozenset(plans)
-        self._residency.serve(served)
-        self._load_thread.submit(self._forget_all_but, served).add_done_callback(fail_as_thread)
-        self._queue_sweep()
+        before, self._served = self._served, frozenset(plans)
+        self._residency.serve(self._served)
+        self._on_load_thread(self._forget_all_but, self._served)
+        for plan in self._served - before:  # one that is back has not left where something was drawn with it
+            self._on_load_thread(self._tell_if_ready, plan)
+        self._on_load_thread(self._residency.sweep)
 
     def leave(self, plan: ModelPlan, place: str) -> None:
         """Send a model away: now, or once nothing is drawn with it."""
@@ -99,8 +103,8 @@ class Device:
         def ask() -> None:
             self._residency.ask_away(plan, residency.Place(place))
 
-        self._load_thread.submit(ask).add_done_callback(fail_as_thread)  # behind a load of it that is under way
-        self._queue_sweep()
+        self._on_load_thread(ask)  # behind a load of it that is under way
+        self._on_load_thread(self._residency.sweep)
 
     def draw(self, drawing: Drawing) -> None:
         """Draw at once if the model is on the device, else after its load. Drawings of other models go on meanwhile."""
@@ -128,7 +132,7 @@ class Device:
         self.reporter.close()
 
     def _queue_load(self, plan: ModelPlan, drawing: Drawing | None) -> None:
-        self._load_thread.submit(self._load_then_draw, plan, drawing).add_done_callback(fail_as_thread)
+        self._on_load_thread(self._load_then_draw, plan, drawing)
 
     def _forget_all_but(self, plans: frozenset[ModelPlan]) -> None:
         for known in (self._failures, self._host_encoders):
@@ -138,22 +142,37 @@ class Device:
         self.reporter.costs.forget_all_but(plans)
         self._graph_watch.forget_all_but(plans)
 
-    def _queue_sweep(self) -> None:
-        self._load_thread.submit(self._residency.sweep).add_done_callback(fail_as_thread)
+    def _on_load_thread(self, work: Callable[..., object], *args: Any) -> None:
+        self._load_thread.submit(work, *args).add_done_callback(fail_as_thread)
 
     def _load_then_draw(self, plan: ModelPlan, drawing: Drawing | None) -> None:
         try:
-            if drawing is None:
+            if drawing is not None:
+                self._pin_and_submit(drawing)
+            elif not self._tell_if_ready(plan):
                 self._pin(plan)
                 self._residency.unpin(plan)
-            else:
-                self._pin_and_submit(drawing)
         except DrawError as error:
             if drawing is not None:
                 self.reporter.failed(drawing, error)
         finally:
             if drawing is not None:
                 self._waiting_since.pop(drawing.job_id, None)
+
+    def _tell_if_ready(self, plan: ModelPlan) -> bool:
+        """Say of a model on the device that it is there: the front has forgotten one whose entry was changed and
+        changed back, and may have asked for it. On the load thread, where no load is told of meanwhile."""
+        model = self._residency.pin_if_ready(plan)
+        if model is None:
+            return False
+        self._moved(plan, residency.Place.DEVICE, "", 0.0)
+        if not isinstance(model, UpscalerAlone):
+            self._tell_shares(plan, model)
+        self._unpin(plan)
+        return True
+
+    def _tell_shares(self, plan: ModelPlan, model: LoadedModel) -> None:
+        self._link.send(protocol.Checked(plan.key, model.shares, model.reason, plan.mark))
 
     def _pin_and_submit(self, drawing: Drawing) -> None:
         """Raises DrawError where it does not come to drawing. Nothing is loaded for a client that left meanwhile, and a
@@ -200,17 +219,17 @@ class Device:
         self._residency.unpin(plan)
         if self._residency.has_leavers:
             with contextlib.suppress(RuntimeError):  # the load thread has ended: the worker is closing
-                self._queue_sweep()
+                self._on_load_thread(self._residency.sweep)
 
     def _run_ended(self, drawing: Drawing) -> None:
         self._graph_watch.tell(drawing.plan)  # before the model may leave, and its graphs
         self._residency.unpin(drawing.plan)
         if self._residency.has_leavers:
-            self._queue_sweep()
+            self._on_load_thread(self._residency.sweep)
         if self.reporter.is_idle:
             learnt = self._verdicts.learnt()  # here, on the thread that learns
             with contextlib.suppress(RuntimeError):  # it has ended: the worker is closing, and keeps this itself
-                self._load_thread.submit(self._verdicts.keep, learnt).add_done_callback(fail_as_thread)
+                self._on_load_thread(self._verdicts.keep, learnt)
         # Not the hits of the prompt cache: whoever reads /metrics could tell that another key has sent a prompt.
         self._link.send(protocol.Tally(dict(self._engine.counts), memory.usage(self._device)))
 
@@ -233,7 +252,7 @@ class Device:
         self._verdicts.checked(plan, record, verdict, known, model)
         if not model.shares:
             log.warning("model runs unshared", extra={"model": plan.key, "reason": model.reason})
-        self._link.send(protocol.Checked(plan.key, model.shares, model.reason, plan.mark))
+        self._tell_shares(plan, model)
         self.reporter.costs.checked(plan, model)
         self._graph_watch.checked(plan, model)
         return model

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import msgspec
 import torch
@@ -245,7 +246,7 @@ def _encoded(
         yield images.encode(images.finish(drawn[index], spec), spec, encoding, index=index, seed=seed)
 
 
-def fail_as_thread(future: Future[None]) -> None:
+def fail_as_thread(future: Future[Any]) -> None:
     """A pool keeps the error that its work ends with. It goes to threading.excepthook here, which ends the process."""
     error = future.exception()
     if error is not None:

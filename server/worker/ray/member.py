@@ -210,10 +210,9 @@ class ServeMember:
             self._load_all(plan for plan in self._preload if plan not in before)
 
     def _load_all(self, plans: Iterable[ModelPlan]) -> None:
-        for plan in plans:
-            if self.models[plan.key].state in (ModelState.UNLOADED, ModelState.OFFLOADED):
-                self.models.moved(plan.key, ModelState.LOADING)
-                self._tell(protocol.Load(plan))
+        for plan in self.models.absent(plans):
+            self.models.moved(plan.key, ModelState.LOADING)
+            self._tell(protocol.Load(plan))
 
     async def load(self, plan: ModelPlan, model: str) -> None:
         """Return when the weights are on the device. Raises ModelUnavailable, WorkerLost without a replica, and

@@ -207,6 +207,36 @@ async def test_a_model_that_is_new_to_preload_is_loaded_and_not_waited_for(child
         assert worker.settled, "a change of models.yaml takes no server out of its balancer"
 
 
+async def test_a_model_that_is_there_is_not_loaded_again_for_being_preloaded_from_now_on(children: Children) -> None:
+    """It stayed "loading" for ever, as its worker had nothing to load, and that was killed for it in the end."""
+    async with started([]) as worker:
+        child = await children.get()
+        child.say(HELLO)
+        await move(worker, child, "mini", "ready")
+        worker.serve([MINI, BROKEN], [MINI])
+        worker.serve([MINI, BROKEN], [MINI, BROKEN])
+        await until(lambda: protocol.Load(BROKEN) in child.heard)
+        assert protocol.Load(MINI) not in child.heard
+        assert worker.models["mini"].state is ModelState.READY
+
+
+async def test_a_load_that_a_change_of_models_yaml_asks_for_is_waited_for_from_then_on(
+    children: Children, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A worker that had been idle for longer than load_timeout_s was killed, if it was not told of the load at once:
+    others have to leave first."""
+    now = [0.0]
+    monkeypatch.setattr("server.worker.hearing.time", SimpleNamespace(monotonic=lambda: now[0]))
+    async with started([]) as worker:
+        child = await children.get()
+        child.say(HELLO)
+        await until(lambda: worker.up)
+        now[0] += 7200
+        worker.serve([MINI, BROKEN], [BROKEN])
+        assert worker.models.loading
+        assert worker._hearing.silent_s(loads=True, draws=False) == 0
+
+
 async def test_a_load_that_somebody_waits_for_ends_with_the_model_there_or_refused(children: Children) -> None:
     async with started([]) as worker:
         child = await children.get()

@@ -91,3 +91,27 @@ def test_a_worker_that_ends_before_it_says_what_it_loads_is_counted_against_what
         models.worker_lost({"mini", "torn"})
         models.told("mini", ModelState.READY, "")
     assert (models["mini"].state, models["torn"].state) == (ModelState.READY, ModelState.BROKEN)
+
+
+def test_what_is_only_said_again_keeps_what_the_load_took(models: ModelStatuses) -> None:
+    models.told("mini", ModelState.READY, "", seconds=9.0, size=7)
+    models.told("mini", ModelState.READY, "", seconds=0.0, size=7)
+    assert models["mini"].loads.disk_s == 9.0
+
+
+@pytest.mark.parametrize("ends_worker", [False, True])
+def test_an_entry_that_is_changed_and_changed_back_while_it_is_loaded(models: ModelStatuses, ends_worker: bool) -> None:
+    """The load was never over for the front, which killed the worker in the end."""
+    models.told("mini", ModelState.LOADING, "", MINI.mark)
+    models.serve([ModelPlan("mini", "/mini", "other", dtype="float16"), TORN])
+    assert models.loading
+    models.serve([MINI, TORN])
+    states = [models["mini"].state]
+    if ends_worker:
+        models.worker_lost({"torn"})
+        assert (models._deaths["mini"], models._deaths["torn"]) == (1, 0)
+    else:
+        models.told("mini", ModelState.READY, "", MINI.mark, 9.0)
+    states.append(models["mini"].state)
+    assert states == [ModelState.LOADING, ModelState.UNLOADED if ends_worker else ModelState.READY]
+    assert not models.loading

@@ -35,6 +35,9 @@ class Link:
     def send(self, message: protocol.ToFront) -> None:
         self.sent.append(message)
 
+    def moved(self) -> list[str]:
+        return [m.place for m in self.sent if isinstance(m, protocol.Moved)]
+
     def failed(self) -> list[tuple[str, str]]:
         return [(m.job_id, m.kind) for m in self.sent if isinstance(m, protocol.Failed)]
 
@@ -219,6 +222,60 @@ def test_what_a_worker_tells_of_itself_says_nothing_of_single_prompts(
         protocol.Tally({"unet_forwards": 3})
     ]
     assert prepared == [Task.TEXT_TO_IMAGE], "before the engine's thread would have to, which is that of all runs"
+
+
+class Draws(Engine):
+    """Runs end when the test says so."""
+
+    counts: ClassVar[dict[str, int]] = {}
+
+    def __init__(self, *_: Any, **__: Any) -> None:
+        super().__init__()
+        self.under_way: list[Callable[[], None]] = []
+
+    def submit(self, model: Any, drawing: Drawing, *, done: Any) -> None:
+        self.under_way.append(done)
+
+
+@pytest.fixture
+def drawing(link: Link, monkeypatch: pytest.MonkeyPatch) -> tuple[Device, Draws]:
+    """A device that draws with a model that takes no time to load."""
+    engine = Draws()
+    monkeypatch.setattr("server.worker.child.device.Engine", lambda *_, **__: engine)
+    monkeypatch.setattr(loader, "load", lambda plan, where, **_: LoadedModel(lambda *texts: 1))
+    monkeypatch.setattr(loader, "weight_bytes", lambda plan, where: 0)
+    monkeypatch.setattr(selfcheck, "check", lambda *_, **__: None)
+    made = Device(torch.device("cpu"), cast(Any, link))
+    send(made, "a")
+    eventually(lambda: bool(engine.under_way), within_s=10)
+    return made, engine
+
+
+def test_whoever_asks_for_a_model_that_is_there_is_told_so(link: Link, drawing: tuple[Device, Draws]) -> None:
+    """Nothing was said, and the front waited for it until it took the worker for one that hangs."""
+    made, engine = drawing
+    link.sent.clear()
+    made.preload(DRAWING.plan)
+    eventually(lambda: link.moved() == ["ready"], within_s=10)
+    engine.under_way.pop()()
+    made.close()
+    assert link.moved() == ["ready"]
+
+
+def test_a_model_whose_entry_is_changed_and_changed_back_while_it_draws_is_there(
+    link: Link, drawing: tuple[Device, Draws]
+) -> None:
+    """The front had forgotten it, and said that it was not loaded while it drew."""
+    made, engine = drawing
+    link.sent.clear()
+    made.serve([OTHER])
+    made.serve([DRAWING.plan])
+    eventually(lambda: any(isinstance(message, protocol.Checked) for message in link.sent), within_s=10)
+    made.serve([DRAWING.plan, OTHER])
+    engine.under_way.pop()()
+    made.close()
+    assert link.moved() == ["ready"]
+    assert made._residency.pin_if_ready(DRAWING.plan) is not None
 
 
 @pytest.mark.parametrize(
