@@ -97,8 +97,7 @@ class Reporter(Sink):
         self.started(drawing)
         state = self._drawings.pop(drawing.job_id)
         state.computed = 1
-        pictures = [to_pil(drawing.spec.sources[0])]
-        self._submit_enlarging(drawing, state, lambda: pictures, 0)
+        self._submit_enlarging(drawing, state, lambda: [to_pil(drawing.spec.sources[0])], 0)
 
     def cancel(self, job_id: str) -> None:
         """Stop what is made larger. What is encoded ends by itself."""
@@ -145,8 +144,9 @@ class Reporter(Sink):
             state.previews.append(preview)
 
     def drawn(self, drawing: Drawing, drawn: torch.Tensor) -> None:
-        state = self._drawings.pop(drawing.job_id)
+        # First: the device may have no room for it, and ``failed`` then releases what the drawing holds.
         frames = images.to_frames(drawn)
+        state = self._drawings.pop(drawing.job_id)
 
         def pictures() -> list[Image.Image]:
             return [images.as_drawn(array, drawing.spec) for array in frames.arrays()]

@@ -18,6 +18,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from pipelines.errors import BadPicture, OutOfMemory
+from pipelines.pictures import images
 from pipelines.plan import UPSCALER, Drawing, ModelPlan
 from pipelines.spec import Encoding, ImageSpec, Pixels
 from server.worker import protocol
@@ -185,3 +186,42 @@ def test_one_that_failed_gives_its_network_back(link: Link, reporter: Reporter) 
     released = begin(reporter, Network())
     reporter.failed(DRAWING, BadPicture("NaN"))
     assert released == ["network"]
+
+
+def test_one_whose_pictures_find_no_room_on_their_way_out_gives_it_back_once(
+    link: Link, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its model stayed pinned for ever, and those that needed its room waited for it as long."""
+    released = begin(reporter, Network())
+    reporter.started(DRAWING)
+    reporter.took(DRAWING, 0.5)
+
+    def full(drawn: torch.Tensor) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(images, "to_frames", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        reporter.drawn(DRAWING, PICTURES)
+    reporter.failed(DRAWING, OutOfMemory("full"))  # as a run does then
+    assert released == ["network"]
+    assert reporter.is_idle
+    (failed,) = [message for message in link.sent if isinstance(message, protocol.Failed)]
+    assert failed.device_s == 0.5
+
+
+def test_a_sent_picture_that_finds_no_room_ends_its_own_drawing(
+    link: Link, reporter: Reporter, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It ended the process."""
+
+    def full(pixels: Pixels) -> Image.Image:
+        raise MemoryError
+
+    monkeypatch.setattr("server.worker.child.reporter.to_pil", full)
+    spec = ImageSpec("net", "", 20, 20, 20, 20, 1, 0.0, sources=(Pixels.grey(10, 10, "RGB"),), only_enlarges=True)
+    drawing = Drawing("job_1", ModelPlan("upscaler net", "", UPSCALER), spec, (0,))
+    released = begin(reporter, Network(), drawing)
+    reporter.enlarge(drawing)
+    reporter.close()
+    (failed,) = [message for message in link.sent if isinstance(message, protocol.Failed)]
+    assert (failed.kind, released) == ("OutOfMemory", ["network"])
