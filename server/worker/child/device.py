@@ -145,6 +145,11 @@ class Device:
     def _on_load_thread(self, work: Callable[..., object], *args: Any) -> None:
         self._load_thread.submit(work, *args).add_done_callback(fail_as_thread)
 
+    def _unless_closing(self, work: Callable[..., object], *args: Any) -> None:
+        """The same, for threads that go on after the load thread has ended, while the worker closes."""
+        with contextlib.suppress(RuntimeError):
+            self._on_load_thread(work, *args)
+
     def _load_then_draw(self, plan: ModelPlan, drawing: Drawing | None) -> None:
         try:
             if drawing is not None:
@@ -218,18 +223,14 @@ class Device:
     def _unpin(self, plan: ModelPlan) -> None:
         self._residency.unpin(plan)
         if self._residency.has_leavers:
-            with contextlib.suppress(RuntimeError):  # the load thread has ended: the worker is closing
-                self._on_load_thread(self._residency.sweep)
+            self._unless_closing(self._residency.sweep)
 
     def _run_ended(self, drawing: Drawing) -> None:
         self._graph_watch.tell(drawing.plan)  # before the model may leave, and its graphs
-        self._residency.unpin(drawing.plan)
-        if self._residency.has_leavers:
-            self._on_load_thread(self._residency.sweep)
+        self._unpin(drawing.plan)
         if self.reporter.is_idle:
-            learnt = self._verdicts.learnt()  # here, on the thread that learns
-            with contextlib.suppress(RuntimeError):  # it has ended: the worker is closing, and keeps this itself
-                self._on_load_thread(self._verdicts.keep, learnt)
+            # What is learnt is read here, on the thread that learns. A worker that is closing keeps it itself.
+            self._unless_closing(self._verdicts.keep, self._verdicts.learnt())
         # Not the hits of the prompt cache: whoever reads /metrics could tell that another key has sent a prompt.
         self._link.send(protocol.Tally(dict(self._engine.counts), memory.usage(self._device)))
 

@@ -278,6 +278,20 @@ def test_a_model_whose_entry_is_changed_and_changed_back_while_it_draws_is_there
     assert made._residency.pin_if_ready(DRAWING.plan) is not None
 
 
+def test_a_model_that_is_to_leave_does_not_keep_a_worker_from_closing(
+    drawing: tuple[Device, Draws], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The last run's end was to send it away, on a thread that had ended: the process failed, and what it had learnt of
+    steps was lost."""
+    made, engine = drawing
+    kept: list[object] = []
+    monkeypatch.setattr(engine, "close", lambda: engine.under_way.pop()())
+    monkeypatch.setattr(made._verdicts, "keep", kept.append)
+    made.leave(DRAWING.plan, "unloaded")
+    made.close()
+    assert len(kept) == 1
+
+
 @pytest.mark.parametrize(
     ("kind", "encoders", "free", "size", "on_host"),
     [
