@@ -17,6 +17,8 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
+import msgspec
+
 from server.errors import Busy, DarkroomError, Draining, JobCancelled, JobLost, ServerFault, Unavailable, WorkerLost
 from server.jobs.accounts import Accounts
 from server.jobs.backlog import Backlog, Held, Kept
@@ -141,8 +143,11 @@ class Feeder:
         for row in rows:
             held = self._backlog.enrol(row)
             self._set_aside(held)
-            if row.state is RowState.BEGUN and row.begun >= _MAX_BEGUN:
-                await self._fail(held, _lost())
+            if row.state is RowState.BEGUN:
+                if row.begun >= _MAX_BEGUN:
+                    await self._fail(held, _lost())
+                else:  # in this process it has not: what it comes to before that takes nothing off what was counted
+                    held.row = msgspec.structs.replace(row, state=RowState.WAITING)
         if rows:
             log.info("async jobs taken up", extra={"jobs": len(rows)})
         return True
@@ -191,7 +196,8 @@ class Feeder:
                 self._back(held)
                 return
             except DarkroomError as error:
-                await self._fail(held, error)
+                if not await self._goes_back(held, error):
+                    await self._fail(held, error)
                 return
             except Exception as error:
                 log.error("async job not read", extra={"job": held.row.key, "error": type(error).__name__})
