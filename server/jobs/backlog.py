@@ -155,8 +155,11 @@ class Backlog:
         self._places = None
 
     def back(self, held: Held, *, after_s: float = 0.0) -> None:
-        """It waits for a permit again, in its old place."""
+        """It waits for a permit again, in its old place; or ends, if it is not wanted any more."""
         held.fed, held.work = False, None
+        if held.unwanted and not held.job.ended.is_set():  # whoever cancelled it waits for the end of this very job
+            self._cancel(held)
+            return
         held.not_before_s = time.monotonic() + after_s
         self._renew(held)
         self._jobs.replace(held.job)

@@ -14,14 +14,14 @@ import pytest
 
 from pipelines.plan import Drawing
 from pipelines.spec import Encoding
-from server.errors import DarkroomError
+from server.errors import DarkroomError, QueueFull
 from server.jobs import feeder as module
 from server.jobs.accounts import Accounts
 from server.jobs.backlog import Backlog, Kept
 from server.jobs.budget import Budget
 from server.jobs.feeder import Feeder
 from server.jobs.further import Further
-from server.jobs.job import Job
+from server.jobs.job import Job, State
 from server.jobs.limits import Payer
 from server.jobs.queue import JobQueue
 from server.jobs.registry import JobRegistry
@@ -160,3 +160,22 @@ async def test_while_no_worker_comes_up_jobs_wait(tmp_path: Path, monkeypatch: p
         front.refusal = None
         await until(lambda: not len(front.backlog))
     assert stored(tmp_path, "one") == stored(tmp_path, "two") == ("done", 1)
+
+
+async def test_whoever_cancels_a_job_that_goes_back_is_answered(tmp_path: Path) -> None:
+    """A new job stood in its place, and DELETE waited for ever for the end of the old one."""
+    await kept(tmp_path, "one")
+    async with serving(tmp_path, lambda front: front.reading.clear()) as front:
+        await until(lambda: front.revived)
+        job = front.jobs.get("ada", "one")
+        job.cancel()
+        front.refusal = QueueFull("The queue is full.")
+        front.reading.set()
+        await until(job.ended.is_set)
+        assert job.state is State.CANCELLED
+        assert front.jobs.get("ada", "one") is job
+        row = await front.backlog.find("ada", "one", job)
+        assert row is not None
+        assert row.state is RowState.CANCELLED
+        assert front.accounts.today(Payer("ada", "ada")).pictures == 0
+    assert stored(tmp_path, "one") == ("cancelled", 0)
