@@ -124,6 +124,7 @@ async def _add(
         created=int(time.time()),
         fingerprint=candidate.repeatable.fingerprint,
         size=size,
+        megapixel_steps=charge.megapixel_steps,
         idempotency_key=candidate.repeatable.key,
         webhook=submission.fields.webhook,
         endpoint=endpoint,

@@ -20,7 +20,7 @@ from collections.abc import Awaitable, Callable, Sequence
 import msgspec
 
 from server.errors import Busy, DarkroomError, Draining, JobCancelled, JobLost, ServerFault, Unavailable, WorkerLost
-from server.jobs.accounts import Accounts
+from server.jobs.accounts import Accounts, Charge
 from server.jobs.backlog import Backlog, Held, Kept
 from server.jobs.budget import Budget
 from server.jobs.job import State
@@ -259,19 +259,23 @@ class Feeder:
         return payer is None or self._queue.has_permit(principal, payer.limits.jobs)
 
     def _set_aside(self, held: Held) -> None:
-        """Pictures for a job that waits. Its quota was asked when it was admitted, and is not asked again."""
+        """Pictures and steps for a job that waits."""
         payer = self._payer_of(held.row.principal)
         if payer is not None and not held.job.ended.is_set():
-            free = Payer(payer.id, payer.name)
-            held.job.charge = self._accounts.open(free, held.row.model, held.row.n, held.job.key)
+            held.job.charge = self._open(held, payer)
 
     def _charge(self, held: Held, payer: Payer, permit: contextlib.ExitStack) -> None:
         """From its permit to its end it pays like any other, in place of what was set aside for it."""
         if held.job.charge is not None:
             held.job.charge.close()
-        charge = self._accounts.open(Payer(payer.id, payer.name), held.row.model, held.row.n, held.job.key)
+        charge = self._open(held, payer)
         permit.callback(charge.close)
         held.job.charge = charge
+
+    def _open(self, held: Held, payer: Payer) -> Charge:
+        """Its quota was asked when it was admitted, and is not asked again."""
+        row, unlimited = held.row, Payer(payer.id, payer.name)
+        return self._accounts.open(unlimited, row.model, row.n, held.job.key, megapixel_steps=row.megapixel_steps)
 
     async def _fail(self, held: Held, error: DarkroomError) -> None:
         """End a job that has no work."""

@@ -65,6 +65,7 @@ SCHEMA: Final = Schema(
             "CREATE INDEX async_jobs_of_principal ON async_jobs (principal, created)",
             "CREATE INDEX async_jobs_by_telling ON async_jobs (telling, due)",
         ),
+        ("ALTER TABLE async_jobs ADD COLUMN megapixel_steps REAL NOT NULL DEFAULT 0",),
     ),
 )
 MAX_LISTED: Final = 1000  # rows of one principal
@@ -105,6 +106,7 @@ class AsyncJobRow(msgspec.Struct, frozen=True, kw_only=True):
     created: int  # unix seconds
     fingerprint: bytes  # of everything that was asked for
     size: int  # bytes of the request and the sources
+    megapixel_steps: float = 0.0  # that are set aside for it while it waits
     idempotency_key: str = ""
     state: RowState = RowState.WAITING
     begun: int = 0  # how often its drawing has begun

@@ -14,7 +14,7 @@ import pytest
 
 from pipelines.plan import Drawing
 from pipelines.spec import Encoding
-from server.errors import DarkroomError, QueueFull
+from server.errors import DarkroomError, OutOfDeviceMemory, QueueFull
 from server.jobs import feeder as module
 from server.jobs.accounts import Accounts
 from server.jobs.backlog import Backlog, Kept
@@ -107,12 +107,14 @@ async def serving(folder: Path, prepare: Callable[[Front], object] = lambda fron
         await front.database.close()
 
 
-async def kept(folder: Path, key: str, *, state: RowState = RowState.WAITING, begun: int = 0) -> None:
+async def kept(
+    folder: Path, key: str, *, state: RowState = RowState.WAITING, begun: int = 0, megapixel_steps: float = 0.0
+) -> None:
     """A row that an earlier process has left."""
     database = Database(folder / FILE_NAME, [SCHEMA])
     row = AsyncJobRow(
         **{"key": key, "principal": "ada", "name": key, "model": "m", "n": 1, "created": 1},
-        **{"fingerprint": b"f", "size": 1, "state": state, "begun": begun},
+        **{"fingerprint": b"f", "size": 1, "state": state, "begun": begun, "megapixel_steps": megapixel_steps},
     )
     await AsyncJobs(database).add(row, b"request", [], now=1)
     await database.close()
@@ -179,3 +181,38 @@ async def test_whoever_cancels_a_job_that_goes_back_is_answered(tmp_path: Path) 
         assert row.state is RowState.CANCELLED
         assert front.accounts.today(Payer("ada", "ada")).pictures == 0
     assert stored(tmp_path, "one") == ("cancelled", 0)
+
+
+async def test_steps_stay_set_aside_until_the_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """At the permit, after a retry and after a restart they were given back, for others to be asked with."""
+    monkeypatch.setattr(module, "_FIRST_DELAY_S", 0.01)
+    await kept(tmp_path, "one", megapixel_steps=5.0)
+
+    def begin(front: Front) -> None:
+        front.reading.clear()
+        front.worker.gate.clear()
+
+    def set_aside(front: Front) -> tuple[int, float]:
+        today = front.accounts.today(Payer("ada", "ada"))
+        return today.pictures, today.megapixel_steps
+
+    async with serving(tmp_path, begin) as front:
+        await until(lambda: front.revived)
+        assert set_aside(front) == (1, 5.0)
+        front.refusal = failures.cannot_start()
+        front.reading.set()
+        await until(lambda: front.revived > 2)
+        assert set_aside(front) == (1, 5.0)
+        front.refusal = None
+        await until(front.worker.drawing.is_set)
+        assert set_aside(front) == (1, 0.008192)  # 64x64 in 2 steps: now it is known
+        front.worker.failure = OutOfDeviceMemory("No room.")
+        front.reading.clear()
+        before = front.revived
+        front.worker.gate.set()
+        await until(lambda: front.revived > before)
+        assert set_aside(front) == (1, 5.0)
+        front.worker.failure = None
+        front.reading.set()
+        await until(lambda: not len(front.backlog))
+        assert set_aside(front) == (1, 0.0)  # the picture was delivered

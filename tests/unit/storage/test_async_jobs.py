@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from server.storage.async_jobs import SCHEMA, AsyncJobRow, AsyncJobs, NameTaken, RowState, Source, Telling
-from server.storage.database import FILE_NAME, Database
+from server.storage.database import FILE_NAME, Database, Schema
 
 T = TypeVar("T")
 NOW = 1_000_000
@@ -114,3 +114,21 @@ def test_no_endpoint_hides_another_and_a_row_stays_until_it_is_told(tmp_path: Pa
         assert await table.forget(NOW) == 1
 
     using(tmp_path, work)
+
+
+def test_rows_of_before_are_kept(tmp_path: Path) -> None:
+    """Those of a file that has not every column yet."""
+    before = Database(tmp_path / FILE_NAME, [Schema(SCHEMA.feature, SCHEMA.migrations[:1])])
+    values = {**asdict(row("one")), "request": b"request"}
+    del values["megapixel_steps"]
+
+    async def keep() -> None:
+        names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
+        await before.write(
+            lambda connection: connection.execute(f"INSERT INTO async_jobs ({names}) VALUES ({marks})", values).close()
+        )
+        await before.close()
+
+    asyncio.run(keep())
+    assert using(tmp_path, lambda table: table.unfinished()) == [row("one")]
+    assert using(tmp_path, lambda table: table.load("one")) == (b"request", [])
