@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import sqlite3
+import time
 from contextlib import closing
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from server.edge.keys import Keyring
+from server.jobs import feeder
 from server.jobs.limits import Limits
 from server.storage.database import FILE_NAME
-from tests.http.test_accounts import Keyed
+from server.webhooks.secrets import WebhookSecrets
+from tests.http.test_accounts import BODY, USAGE, Keyed, limited
 from tests.paper import Paper, PaperServers
+from tests.receiver import receiving
+from tests.running import eventually
 
 ASYNC = {"prefer": "respond-async"}
 
@@ -38,3 +46,29 @@ def test_what_is_set_aside_is_kept_with_the_job(paper_servers: PaperServers) -> 
     assert kept > 0
     assert quotas["used"] + quotas["set_aside"] == pytest.approx(kept, abs=0.002)
     keyed.paper.worker.gate.set()
+
+
+def test_what_a_key_has_asked_for_when_it_expires_is_drawn_and_told_of(
+    paper_servers: PaperServers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(feeder, "LOOK_EVERY_S", 0.1)
+    with receiving(200) as receiver:
+        paper = paper_servers.open(keys=True, queue_size=1, webhooks=receiver.host)
+        folder = paper.app.state.services.settings.data_dir
+        ring = Keyring(folder / "keys.json")
+        soon = datetime.now(UTC) + timedelta(seconds=3)
+        brief = ring.create("brief", but=limited(expires=soon.isoformat()))
+        WebhookSecrets(folder).make(ring.list()[-1].principal.id)
+        paper.worker.gate.clear()
+        assert paper.post(BODY, headers=ASYNC).status_code == 202
+        eventually(lambda: paper.worker.drawings)
+        with paper.client(headers={"authorization": f"Bearer {brief}"}) as client:
+            eventually(lambda: client.get(USAGE).status_code == 200)
+            asked = client.post("/v1/images/generations", json={**BODY, "webhook": receiver.url}, headers=ASYNC)
+            assert asked.status_code == 202, asked.text
+            eventually(lambda: client.get(USAGE).status_code == 401)
+        time.sleep(0.3)  # it is looked round meanwhile
+        paper.worker.gate.set()
+        ended = [("done", "none"), ("done", "delivered")]
+        eventually(lambda: rows(paper, "SELECT state, telling FROM async_jobs ORDER BY rowid") == ended, within_s=20)
+        assert json.loads(receiver.sent[-1].body)["data"]["id"] == asked.json()["id"]
