@@ -66,6 +66,16 @@ SCHEMA: Final = Schema(
             "CREATE INDEX async_jobs_by_telling ON async_jobs (telling, due)",
         ),
         ("ALTER TABLE async_jobs ADD COLUMN megapixel_steps REAL NOT NULL DEFAULT 0",),
+        (
+            # Its names are free, though its webhook is still to be told, by its own.
+            "ALTER TABLE async_jobs ADD COLUMN freed INTEGER NOT NULL DEFAULT 0",
+            "DROP INDEX async_jobs_by_name",
+            "DROP INDEX async_jobs_by_idempotency_key",
+            """CREATE UNIQUE INDEX async_jobs_by_name ON async_jobs (principal, name)
+                WHERE state IN ('waiting', 'begun', 'done') AND freed = 0""",
+            """CREATE UNIQUE INDEX async_jobs_by_idempotency_key ON async_jobs (principal, idempotency_key)
+                WHERE idempotency_key != '' AND state IN ('waiting', 'begun', 'done') AND freed = 0""",
+        ),
     ),
 )
 MAX_LISTED: Final = 1000  # rows of one principal
@@ -139,7 +149,11 @@ class NameTaken(Exception):
 _COLUMNS: Final = AsyncJobRow.__struct_fields__
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM async_jobs"  # noqa: S608 (ours alone)
 _LIVE: Final = "state IN ('waiting', 'begun')"
-_FOUND: Final = "state IN ('waiting', 'begun', 'done')"
+_FOUND: Final = "state IN ('waiting', 'begun', 'done') AND freed = 0"
+_EXPIRED: Final = (
+    "principal = ? AND state = 'done' AND expires <= ?"
+    " AND (name = ? OR (idempotency_key = ? AND idempotency_key != ''))"
+)
 
 
 class AsyncJobs:
@@ -152,11 +166,9 @@ class AsyncJobs:
         """Keep a job. Raises NameTaken; a result that has expired gives its names free."""
 
         def work(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "DELETE FROM async_jobs WHERE principal = ? AND state = 'done' AND expires <= ? AND telling != 'due'"
-                " AND (name = ? OR (idempotency_key = ? AND idempotency_key != ''))",
-                (row.principal, now, row.name, row.idempotency_key),
-            )
+            names = (row.principal, now, row.name, row.idempotency_key)
+            connection.execute(f"DELETE FROM async_jobs WHERE {_EXPIRED} AND telling != 'due'", names)  # noqa: S608
+            connection.execute(f"UPDATE async_jobs SET freed = 1 WHERE {_EXPIRED}", names)  # noqa: S608
             values = {**msgspec.structs.asdict(row), "request": request}
             marks = ", ".join(f":{name}" for name in values)
             try:

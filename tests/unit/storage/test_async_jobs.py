@@ -73,6 +73,29 @@ def test_names_are_taken_while_a_job_goes_on_or_its_result_is_there(tmp_path: Pa
     using(tmp_path, work)
 
 
+def test_a_result_that_has_expired_gives_its_names_free_before_its_webhook_is_told(tmp_path: Path) -> None:
+    """A repeat of its Idempotency-Key was refused as a name in use."""
+
+    async def work(table: AsyncJobs) -> None:
+        first = row("1", name="same", idempotency_key="key", telling=Telling.WAITING)
+        await table.add(first, b"", [], now=NOW)
+        told = replace(first, state=RowState.DONE, expires=NOW + 10, telling=Telling.DUE, due=NOW)
+        await table.update(told)
+        for other in (row("2", name="same"), row("2", idempotency_key="key")):
+            with pytest.raises(NameTaken):
+                await table.add(other, b"", [], now=NOW + 9)
+        second = row("2", name="same", idempotency_key="key")
+        await table.add(second, b"", [], now=NOW + 10)
+        assert await table.find("ada", "same") == second
+        asked: dict[str, Any] = {"idempotency_key": "key", "name": "same", "fingerprint": b"f", "equal": False}
+        assert await table.repeated("ada", **asked, now=NOW + 10) == second
+        with pytest.raises(NameTaken):
+            await table.add(row("3", idempotency_key="key"), b"", [], now=NOW + 10)
+        assert await table.due(NOW + 10, per_endpoint=1, limit=1) == [told]  # by its own name
+
+    using(tmp_path, work)
+
+
 def test_the_end_deletes_what_the_job_needed_and_time_the_rest(tmp_path: Path) -> None:
     canary = b"canary" * 2000
 
