@@ -236,6 +236,7 @@ def _build(
         webhook_secrets=WebhookSecrets(settings.data_dir),
         accounts=ledger,
         database=database,
+        payer_of=payer_of,
         credentials=open_credentials(settings),
     )
     feeder.revive = functools.partial(kept.revive, services)

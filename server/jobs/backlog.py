@@ -273,8 +273,17 @@ class Backlog:
         held = self._held.get(key)
         return None if held is None else held.row
 
-    async def ended(self, principal: str) -> list[AsyncJobRow]:
-        """The rows of this principal's jobs that have ended; none where the disk has failed."""
+    async def whose(self, name: str) -> str | None:
+        """The principal that has the newest job of this name on the disk; None where there is none, or the disk has
+        failed."""
+        try:
+            row = await self.table.newest(name)
+        except DatabaseFailed:
+            return None
+        return None if row is None else row.principal
+
+    async def ended(self, principal: str | None) -> list[AsyncJobRow]:
+        """The rows of the jobs of this principal, or of all, that have ended; none where the disk has failed."""
         try:
             return await self.table.ended(principal)
         except DatabaseFailed:

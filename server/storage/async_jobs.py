@@ -78,7 +78,7 @@ SCHEMA: Final = Schema(
         ),
     ),
 )
-MAX_LISTED: Final = 1000  # rows of one principal
+MAX_LISTED: Final = 1000  # rows
 
 
 class RowState(StrEnum):
@@ -202,15 +202,20 @@ class AsyncJobs:
             found = await self._one(f"WHERE principal = ? AND fingerprint = ? AND {_LIVE}", principal, fingerprint)
         return found
 
-    async def ended(self, principal: str) -> list[AsyncJobRow]:
-        """The jobs of this principal that have ended, oldest first; the newest of very many."""
+    async def newest(self, name: str) -> AsyncJobRow | None:
+        """The newest job of this name, whoever's it is."""
+        return await self._one("WHERE name = ? ORDER BY created DESC, rowid DESC", name)
+
+    async def ended(self, principal: str | None) -> list[AsyncJobRow]:
+        """The jobs of this principal, or of all, that have ended, oldest first; the newest of very many."""
+        whose, values = ("", ()) if principal is None else ("principal = ? AND", (principal,))
 
         def work(connection: sqlite3.Connection) -> list[AsyncJobRow]:
             rows = connection.execute(
-                f"{_SELECT} WHERE principal = ? AND NOT {_LIVE} ORDER BY created DESC, rowid DESC LIMIT ?",
-                (principal, MAX_LISTED),
+                f"{_SELECT} WHERE {whose} NOT {_LIVE} ORDER BY created DESC, rowid DESC LIMIT ?",
+                (*values, MAX_LISTED),
             )
-            return [_row(values) for values in rows][::-1]
+            return [_row(found) for found in rows][::-1]
 
         return await self._database.read(work)
 

@@ -12,15 +12,17 @@ from typing import Any
 import pytest
 
 from server.edge.keys import Keyring
-from server.jobs import feeder
+from server.jobs import feeder, registry
 from server.jobs.limits import Limits
 from server.storage.database import FILE_NAME
 from server.webhooks.secrets import WebhookSecrets
+from tests.assertions import assert_api_error
 from tests.http.test_accounts import BODY, USAGE, Keyed, limited
 from tests.paper import Paper, PaperServers
 from tests.receiver import receiving
 from tests.running import eventually
 
+JOBS = "/v1/images/jobs"
 ASYNC = {"prefer": "respond-async"}
 
 
@@ -72,3 +74,23 @@ def test_what_a_key_has_asked_for_when_it_expires_is_drawn_and_told_of(
         ended = [("done", "none"), ("done", "delivered")]
         eventually(lambda: rows(paper, "SELECT state, telling FROM async_jobs ORDER BY rowid") == ended, within_s=20)
         assert json.loads(receiver.sent[-1].body)["data"]["id"] == asked.json()["id"]
+
+
+def test_an_admin_sees_async_jobs_that_have_ended(paper_servers: PaperServers, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They had neither result_state nor webhook, and were gone after ten minutes, its own too."""
+    keyed = Keyed(paper_servers, ada=Limits())
+    adas, own = ask(keyed, "ada")["id"], ask(keyed, "root")["id"]
+    eventually(lambda: rows(keyed.paper, "SELECT state FROM async_jobs") == [("done",), ("done",)])
+    for kept_s in (registry.KEEP_S, 0.0):
+        monkeypatch.setattr(registry, "KEEP_S", kept_s)
+        listed = keyed.get("root", JOBS, all=True).json()["data"]
+        assert [(row["id"], row["key"], row["result_state"], row["webhook"]) for row in listed] == [
+            (adas, "ada", "ready", None),
+            (own, "root", "ready", None),
+        ]
+        for row in listed:
+            assert keyed.get("root", f"{JOBS}/{row['id']}", all=True).json() == row
+        assert_api_error(keyed.get("root", f"{JOBS}/{adas}"), 404, "not_found")
+        assert_api_error(keyed.get("root", f"{JOBS}/nobodys-own", all=True), 404, "not_found")
+    assert keyed.ring.revoke("ada")
+    eventually(lambda: keyed.get("root", f"{JOBS}/{adas}", all=True).json()["key"] != "ada")

@@ -113,9 +113,9 @@ async def kept(
     """A row that an earlier process has left."""
     database = Database(folder / FILE_NAME, [SCHEMA])
     row = AsyncJobRow(
-        **{"key": key, "principal": "ada", "name": key, "model": "m", "n": 1, "created": 1},
-        **{"fingerprint": b"f", "size": 1, "state": state, "begun": begun, "megapixel_steps": megapixel_steps},
-    )
+        key=key, principal="ada", name=key, model="m", n=1, created=1, fingerprint=b"f", size=1,
+        state=state, begun=begun, megapixel_steps=megapixel_steps,
+    )  # fmt: skip
     await AsyncJobs(database).add(row, b"request", [], now=1)
     await database.close()
 
