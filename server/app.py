@@ -79,8 +79,8 @@ def create_app(settings: Settings, early: Early | None = None) -> FastAPI:
     def payer_of(principal: str) -> Payer | None:
         if principal == LOCAL.id:
             return LOCAL.payer if keyring.empty else None
-        known = (entry for entry in keyring.list() if entry.principal.id == principal)
-        return next((entry.principal.payer for entry in known if not entry.has_expired(time.time())), None)
+        known = (entry.principal for entry in keyring.list())  # an expired one asks for nothing; what it has is drawn
+        return next((found.payer for found in known if found.id == principal), None)
 
     services = _build(settings, find_models_file(settings.models), early, payer_of)
     deliveries = Deliveries(
@@ -236,6 +236,7 @@ def _build(
         webhook_secrets=WebhookSecrets(settings.data_dir),
         accounts=ledger,
         database=database,
+        payer_of=payer_of,
         credentials=open_credentials(settings),
     )
     feeder.revive = functools.partial(kept.revive, services)

@@ -6,7 +6,6 @@ sources fetched and decoded too: what is wrong with it is answered at once. From
 
 from __future__ import annotations
 
-import contextlib
 import shutil
 import time
 from pathlib import Path
@@ -27,7 +26,7 @@ from server.edge.disconnect import unless_disconnected
 from server.errors import BadRequest, DarkroomError, Draining, IdempotencyMismatch
 from server.jobs.accounts import Charge
 from server.jobs.admission import Candidate
-from server.jobs.backlog import not_kept
+from server.jobs.backlog import Room, not_kept
 from server.jobs.job import new_job_id
 from server.jobs.queue import require_any
 from server.storage.async_jobs import AsyncJobRow, NameTaken, Source, Telling
@@ -77,10 +76,8 @@ async def _kept(services: Services, request: Request, submission: Submission) ->
     payer = candidate.payer
     assert payer is not None
     require_any(payer.limits.jobs)
-    key = new_job_id()
-    with services.backlog.room(), contextlib.ExitStack() as undo:
-        charge = services.accounts.open(payer, model.id, submission.fields.n, key)
-        undo.callback(charge.close)
+    with services.backlog.room() as room:
+        room.charge = charge = services.accounts.open(payer, model.id, submission.fields.n, new_job_id())
         endpoint = await _endpoint(services, submission, principal)
         generation = Generation(services, submission, model, "")
         with services.budget.hold(principal, of_a_job=True) as hold:
@@ -91,9 +88,7 @@ async def _kept(services: Services, request: Request, submission: Submission) ->
                 charge.draws(spec.draw_width, spec.draw_height, submission.fields.n, spec.steps)
             except DarkroomError as error:
                 raise submission.reading.named(error) from None
-            found = await _add(services, submission, candidate, model, files, endpoint, key, charge)
-            if found.key == key:
-                undo.pop_all()  # it is the job's now
+            found = await _add(services, submission, candidate, model, files, endpoint, room, charge)
             return found.name, found
 
 
@@ -104,7 +99,7 @@ async def _add(
     model: Model,
     files: Files,
     endpoint: str,
-    key: str,
+    room: Room,
     charge: Charge,
 ) -> AsyncJobRow:
     seeds = specs.make_seeds(submission.fields)
@@ -116,21 +111,22 @@ async def _add(
     if not await anyio.to_thread.run_sync(_has_room, services.settings.data_dir, size):
         raise not_kept()
     row = AsyncJobRow(
-        key=key,
+        key=charge.job,
         principal=candidate.repeatable.principal,
-        name=candidate.job_id or key,
+        name=candidate.job_id or charge.job,
         model=model.id,
         n=submission.fields.n,
         created=int(time.time()),
         fingerprint=candidate.repeatable.fingerprint,
         size=size,
+        megapixel_steps=charge.megapixel_steps,
         idempotency_key=candidate.repeatable.key,
         webhook=submission.fields.webhook,
         endpoint=endpoint,
         telling=Telling.NONE if submission.fields.webhook is None else Telling.WAITING,
     )
     try:
-        await services.backlog.add(row, written_request, sources, charge)
+        await services.backlog.add(row, written_request, sources, room)
     except NameTaken:  # by a request that came in the same moment
         found = await _repeated(services, submission, candidate)
         if found is None:

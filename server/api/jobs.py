@@ -34,29 +34,24 @@ def router(services: Services) -> APIRouter:
         `Prefer: respond-async` as long as they are kept. Oldest first."""
         if all:
             require_admin(request)
-            everyones = [
-                {**row_of(services, name, job, services.backlog.row(job.kept_as)), "key": job.payer}
-                for name, job in services.jobs.everyones()
-            ]
-            return {"object": "list", "data": everyones}
-        principal = request.state.principal.id
+        principal = None if all else request.state.principal.id
+        show = _row_with_key if all else row_of
         kept = {row.key: row for row in await services.backlog.ended(principal)}
-        rows = []
-        for name, job in services.jobs.jobs(principal):
+        rows, names = [], set()
+        for name, job in services.jobs.everyones() if principal is None else services.jobs.jobs(principal):
             held = kept.pop(job.kept_as, None) or services.backlog.row(job.kept_as)
-            rows.append(row_of(services, name, job, held))
-        names = {row["id"] for row in rows}
-        rows = [*(row_of(services, row.name, None, row) for row in kept.values() if row.name not in names), *rows]
-        return {"object": "list", "data": rows}
+            rows.append(show(services, name, job, held))
+            names.add((job.principal, name))
+        older = [row for row in kept.values() if (row.principal, row.name) not in names]
+        return {"object": "list", "data": [*(show(services, row.name, None, row) for row in older), *rows]}
 
     async def job(request: Request, job_id: str, all: AllQuery = False) -> Any:
         """How far a job is. Its id is the ``x-job-id`` of the request that it belongs to. One of
         `Prefer: respond-async` that is done has its ``result`` here."""
         if all:
             require_admin(request)
-            found = services.jobs.anyones(request.state.principal.id, job_id)
-            return {**row_of(services, job_id, found, services.backlog.row(found.kept_as)), "key": found.payer}
-        job, kept = await _find(services, request, job_id)
+            return _row_with_key(services, job_id, *await _find_anyones(services, request, job_id))
+        job, kept = await _find(services, request.state.principal.id, job_id)
         row = row_of(services, job_id, job, kept)
         if kept is None:
             return row
@@ -67,13 +62,14 @@ def router(services: Services) -> APIRouter:
 
     async def cancel(request: Request, job_id: str) -> dict[str, Any]:
         """Stop a job at its next step; the request that waits for it is answered 409. One that has ended stays."""
-        found, kept = await _find(services, request, job_id)
+        principal = request.state.principal.id
+        found, kept = await _find(services, principal, job_id)
         if found is None and kept is not None and not kept.state.ended:
             raise JobNotKept("Another server has this job; cancel it there.")
         if found is not None and not found.ended.is_set():
             found.cancel()
             await found.ended.wait()
-            found, kept = await _find(services, request, job_id)
+            found, kept = await _find(services, principal, job_id)
         return row_of(services, job_id, found, kept)
 
     for path, endpoint, method, summary, answer in (
@@ -97,9 +93,28 @@ def router(services: Services) -> APIRouter:
     return routes
 
 
-async def _find(services: Services, request: Request, job_id: str) -> tuple[Job | None, AsyncJobRow | None]:
+def _row_with_key(services: Services, name: str, job: Job | None, kept: AsyncJobRow | None) -> dict[str, Any]:
+    """The row, with the name of whose key it is; the id of one that is no more."""
+    shown = row_of(services, name, job, kept)
+    if job is not None:
+        return {**shown, "key": job.payer}
+    assert kept is not None
+    payer = services.payer_of(kept.principal)
+    return {**shown, "key": kept.principal if payer is None else payer.name}
+
+
+async def _find_anyones(services: Services, request: Request, job_id: str) -> tuple[Job | None, AsyncJobRow | None]:
+    """What ``_find`` finds of one's own, or else of whoever has the newest job of this id."""
+    own = request.state.principal.id
+    try:
+        return await _find(services, own, job_id)
+    except NotFound:
+        other = services.jobs.whose(job_id) or await services.backlog.whose(job_id)
+        return await _find(services, other or own, job_id)
+
+
+async def _find(services: Services, principal: str, job_id: str) -> tuple[Job | None, AsyncJobRow | None]:
     """The job in memory and its row on the disk: one of them, or both. Raises NotFound."""
-    principal = request.state.principal.id
     kept = await services.backlog.find(principal, job_id, services.jobs.find(principal, job_id))
     job = services.jobs.find(principal, job_id)  # again: one that was lost may have another in its place
     if job is None and kept is None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from server.api.credentials import Credentials
@@ -15,6 +16,7 @@ from server.jobs.admission import Admission
 from server.jobs.backlog import Backlog
 from server.jobs.budget import Budget
 from server.jobs.feeder import Feeder
+from server.jobs.limits import Payer
 from server.jobs.queue import JobQueue
 from server.jobs.registry import JobRegistry
 from server.settings import Settings
@@ -51,6 +53,7 @@ class Services:
     webhook_secrets: WebhookSecrets
     accounts: Accounts
     database: Database
+    payer_of: Callable[[str], Payer | None]  # whose use is counted for the principal of this id; None: its key is gone
     credentials: Credentials | None = None
 
     @property

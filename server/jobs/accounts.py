@@ -176,8 +176,9 @@ class Accounts:
 
     # Jobs.
 
-    def open(self, payer: Payer, model: str, pictures: int, job: str) -> Charge:
-        """Set so many pictures aside for the job of this key. Raises QuotaExceeded."""
+    def open(self, payer: Payer, model: str, pictures: int, job: str, *, megapixel_steps: float = 0.0) -> Charge:
+        """Set so many pictures aside for the job of this key, and so many steps, where they are known from before.
+        Raises QuotaExceeded."""
         day, limits = self._today(), payer.limits
         account = self._account(day, payer.id)
         most = limits.pictures_per_day
@@ -188,8 +189,8 @@ class Accounts:
                 f" request asks for {pictures}.",
                 retry_after_s=self._left_s(),
             )
-        charge = Charge(self, payer, model, job, day, pictures)
-        self.require_megapixel_steps(charge, 0.0)
+        charge = Charge(self, payer, model, job, day, pictures, megapixel_steps)
+        self.require_megapixel_steps(charge, megapixel_steps)
         account.open.add(charge)
         self._jobs[job] = charge
         self._forget_late()

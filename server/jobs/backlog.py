@@ -60,6 +60,14 @@ class Held:
     settled: asyncio.Event = field(default_factory=asyncio.Event)  # its end is recorded, or could not be
 
 
+@dataclass(eq=False)
+class Room:
+    """What is kept free for one job, and set aside for it. It is its request's until it is handed over."""
+
+    charge: Charge | None = None
+    handed_over: bool = False
+
+
 class Backlog:
     """At most ``limit`` jobs. Rows stay ``keep_s`` after their results have expired."""
 
@@ -75,7 +83,7 @@ class Backlog:
         self._held: dict[str, Held] = {}  # by key
         self._unrecorded: set[str] = set()  # keys of those whose end is not on the disk
         self._ended_since = False  # a tidying
-        self._admitting = 0
+        self._kept_free: set[Room] = set()
         self._number = 0
         self._places: dict[str, int] | None = None  # of those that wait, by key; None: to be counted again
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -87,39 +95,54 @@ class Backlog:
         return iter(list(self._held.values()))
 
     @contextlib.contextmanager
-    def room(self) -> Iterator[None]:
-        """Keep a place free for one job inside. Raises QueueFull."""
-        if len(self._held) + self._admitting >= self._limit:
+    def room(self) -> Iterator[Room]:
+        """Keep a place free for one job inside, or until ``add`` has come to an end. Raises QueueFull."""
+        if len(self._held) + len(self._kept_free) >= self._limit:
             raise QueueFull(
                 f"{self._limit} async jobs wait here or are drawn already, as many as the setting async_jobs allows.",
                 retry_after_s=self._queue.retry_after_s(),
             )
-        self._admitting += 1
+        room = Room()
+        self._kept_free.add(room)
         try:
-            yield
+            yield room
         finally:
-            self._admitting -= 1
+            if not room.handed_over:
+                self._give_back(room)
 
-    async def add(self, row: AsyncJobRow, request: bytes, sources: Sequence[Source], charge: Charge) -> Job:
-        """Keep a new job, for which ``charge`` is set aside; it is on the disk when this returns.
+    async def add(self, row: AsyncJobRow, request: bytes, sources: Sequence[Source], room: Room) -> Job:
+        """Keep a new job, which has this ``room``; it is on the disk when this returns.
 
         Raises JobNotKept, NameTaken, and BadRequest for an id that a job of this principal has.
         """
         self._jobs.require_free(row.principal, row.name)
-        # What is on the disk must be held: a client that leaves now has a job all the same.
-        return await asyncio.shield(self._task(self._add(row, request, sources, charge)))
+        # What is on the disk must be held: a client that leaves now has a job all the same, and pays for it.
+        room.handed_over = True
+        keeping = self._task(self._add(row, request, sources, room))
+        keeping.add_done_callback(lambda task: task.cancelled() or task.exception())  # seen, even if nobody waits
+        return await asyncio.shield(keeping)
 
-    async def _add(self, row: AsyncJobRow, request: bytes, sources: Sequence[Source], charge: Charge) -> Job:
+    async def _add(self, row: AsyncJobRow, request: bytes, sources: Sequence[Source], room: Room) -> Job:
         try:
             await self.table.add(row, request, sources, now=int(time.time()))
-        except DatabaseFailed as error:
+        except BaseException as error:
+            self._give_back(room)
+            if not isinstance(error, DatabaseFailed):
+                raise
             log.error("async job not kept", extra={"reason": error.reason})
             raise not_kept() from None
         held = self.enrol(row)
-        held.job.charge = charge
+        self._kept_free.discard(room)
+        held.job.charge = room.charge
         self._jobs.add(held.job)  # in place of one that failed, it stands last
         self.on_change()
         return held.job
+
+    def _give_back(self, room: Room) -> None:
+        """Nothing came of it."""
+        self._kept_free.discard(room)
+        if room.charge is not None:
+            room.charge.close()
 
     def enrol(self, row: AsyncJobRow) -> Held:
         """Hold a job whose row is on the disk."""
@@ -155,8 +178,11 @@ class Backlog:
         self._places = None
 
     def back(self, held: Held, *, after_s: float = 0.0) -> None:
-        """It waits for a permit again, in its old place."""
+        """It waits for a permit again, in its old place; or ends, if it is not wanted any more."""
         held.fed, held.work = False, None
+        if held.unwanted and not held.job.ended.is_set():  # whoever cancelled it waits for the end of this very job
+            self._cancel(held)
+            return
         held.not_before_s = time.monotonic() + after_s
         self._renew(held)
         self._jobs.replace(held.job)
@@ -247,8 +273,17 @@ class Backlog:
         held = self._held.get(key)
         return None if held is None else held.row
 
-    async def ended(self, principal: str) -> list[AsyncJobRow]:
-        """The rows of this principal's jobs that have ended; none where the disk has failed."""
+    async def whose(self, name: str) -> str | None:
+        """The principal that has the newest job of this name on the disk; None where there is none, or the disk has
+        failed."""
+        try:
+            row = await self.table.newest(name)
+        except DatabaseFailed:
+            return None
+        return None if row is None else row.principal
+
+    async def ended(self, principal: str | None) -> list[AsyncJobRow]:
+        """The rows of the jobs of this principal, or of all, that have ended; none where the disk has failed."""
         try:
             return await self.table.ended(principal)
         except DatabaseFailed:

@@ -17,8 +17,10 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
+import msgspec
+
 from server.errors import Busy, DarkroomError, Draining, JobCancelled, JobLost, ServerFault, Unavailable, WorkerLost
-from server.jobs.accounts import Accounts
+from server.jobs.accounts import Accounts, Charge
 from server.jobs.backlog import Backlog, Held, Kept
 from server.jobs.budget import Budget
 from server.jobs.job import State
@@ -141,8 +143,11 @@ class Feeder:
         for row in rows:
             held = self._backlog.enrol(row)
             self._set_aside(held)
-            if row.state is RowState.BEGUN and row.begun >= _MAX_BEGUN:
-                await self._fail(held, _lost())
+            if row.state is RowState.BEGUN:
+                if row.begun >= _MAX_BEGUN:
+                    await self._fail(held, _lost())
+                else:  # in this process it has not: what it comes to before that takes nothing off what was counted
+                    held.row = msgspec.structs.replace(row, state=RowState.WAITING)
         if rows:
             log.info("async jobs taken up", extra={"jobs": len(rows)})
         return True
@@ -191,7 +196,8 @@ class Feeder:
                 self._back(held)
                 return
             except DarkroomError as error:
-                await self._fail(held, error)
+                if not await self._goes_back(held, error):
+                    await self._fail(held, error)
                 return
             except Exception as error:
                 log.error("async job not read", extra={"job": held.row.key, "error": type(error).__name__})
@@ -253,19 +259,23 @@ class Feeder:
         return payer is None or self._queue.has_permit(principal, payer.limits.jobs)
 
     def _set_aside(self, held: Held) -> None:
-        """Pictures for a job that waits. Its quota was asked when it was admitted, and is not asked again."""
+        """Pictures and steps for a job that waits."""
         payer = self._payer_of(held.row.principal)
         if payer is not None and not held.job.ended.is_set():
-            free = Payer(payer.id, payer.name)
-            held.job.charge = self._accounts.open(free, held.row.model, held.row.n, held.job.key)
+            held.job.charge = self._open(held, payer)
 
     def _charge(self, held: Held, payer: Payer, permit: contextlib.ExitStack) -> None:
         """From its permit to its end it pays like any other, in place of what was set aside for it."""
         if held.job.charge is not None:
             held.job.charge.close()
-        charge = self._accounts.open(Payer(payer.id, payer.name), held.row.model, held.row.n, held.job.key)
+        charge = self._open(held, payer)
         permit.callback(charge.close)
         held.job.charge = charge
+
+    def _open(self, held: Held, payer: Payer) -> Charge:
+        """Its quota was asked when it was admitted, and is not asked again."""
+        row, unlimited = held.row, Payer(payer.id, payer.name)
+        return self._accounts.open(unlimited, row.model, row.n, held.job.key, megapixel_steps=row.megapixel_steps)
 
     async def _fail(self, held: Held, error: DarkroomError) -> None:
         """End a job that has no work."""

@@ -84,12 +84,9 @@ class JobRegistry:
         named = [pair for principal in list(self._jobs) for pair in self.jobs(principal)]
         return sorted(named, key=lambda pair: pair[1].admitted_s)
 
-    def anyones(self, principal: str, job_id: str) -> Job:
-        """This principal's job, or the newest of anybody's that has this id: for who may see it. Raises NotFound."""
-        others = [job for name, job in self.everyones() if name == job_id]
-        if job_id in self._of(principal) or not others:
-            return self.get(principal, job_id)
-        return others[-1]
+    def whose(self, job_id: str) -> str | None:
+        """The principal that has the newest job of this id; None where there is none."""
+        return next((job.principal for name, job in reversed(self.everyones()) if name == job_id), None)
 
     def standing(self, job: Job) -> Standing:
         return Standing(job.state, *self._place_and_eta(job), job.steps_done, job.steps_of)

@@ -65,9 +65,20 @@ SCHEMA: Final = Schema(
             "CREATE INDEX async_jobs_of_principal ON async_jobs (principal, created)",
             "CREATE INDEX async_jobs_by_telling ON async_jobs (telling, due)",
         ),
+        ("ALTER TABLE async_jobs ADD COLUMN megapixel_steps REAL NOT NULL DEFAULT 0",),
+        (
+            # Its names are free, though its webhook is still to be told, by its own.
+            "ALTER TABLE async_jobs ADD COLUMN freed INTEGER NOT NULL DEFAULT 0",
+            "DROP INDEX async_jobs_by_name",
+            "DROP INDEX async_jobs_by_idempotency_key",
+            """CREATE UNIQUE INDEX async_jobs_by_name ON async_jobs (principal, name)
+                WHERE state IN ('waiting', 'begun', 'done') AND freed = 0""",
+            """CREATE UNIQUE INDEX async_jobs_by_idempotency_key ON async_jobs (principal, idempotency_key)
+                WHERE idempotency_key != '' AND state IN ('waiting', 'begun', 'done') AND freed = 0""",
+        ),
     ),
 )
-MAX_LISTED: Final = 1000  # rows of one principal
+MAX_LISTED: Final = 1000  # rows
 
 
 class RowState(StrEnum):
@@ -105,6 +116,7 @@ class AsyncJobRow(msgspec.Struct, frozen=True, kw_only=True):
     created: int  # unix seconds
     fingerprint: bytes  # of everything that was asked for
     size: int  # bytes of the request and the sources
+    megapixel_steps: float = 0.0  # that are set aside for it while it waits
     idempotency_key: str = ""
     state: RowState = RowState.WAITING
     begun: int = 0  # how often its drawing has begun
@@ -137,7 +149,11 @@ class NameTaken(Exception):
 _COLUMNS: Final = AsyncJobRow.__struct_fields__
 _SELECT: Final = f"SELECT {', '.join(_COLUMNS)} FROM async_jobs"  # noqa: S608 (ours alone)
 _LIVE: Final = "state IN ('waiting', 'begun')"
-_FOUND: Final = "state IN ('waiting', 'begun', 'done')"
+_FOUND: Final = "state IN ('waiting', 'begun', 'done') AND freed = 0"
+_EXPIRED: Final = (
+    "principal = ? AND state = 'done' AND expires <= ?"
+    " AND (name = ? OR (idempotency_key = ? AND idempotency_key != ''))"
+)
 
 
 class AsyncJobs:
@@ -150,11 +166,9 @@ class AsyncJobs:
         """Keep a job. Raises NameTaken; a result that has expired gives its names free."""
 
         def work(connection: sqlite3.Connection) -> None:
-            connection.execute(
-                "DELETE FROM async_jobs WHERE principal = ? AND state = 'done' AND expires <= ? AND telling != 'due'"
-                " AND (name = ? OR (idempotency_key = ? AND idempotency_key != ''))",
-                (row.principal, now, row.name, row.idempotency_key),
-            )
+            names = (row.principal, now, row.name, row.idempotency_key)
+            connection.execute(f"DELETE FROM async_jobs WHERE {_EXPIRED} AND telling != 'due'", names)  # noqa: S608
+            connection.execute(f"UPDATE async_jobs SET freed = 1 WHERE {_EXPIRED}", names)  # noqa: S608
             values = {**msgspec.structs.asdict(row), "request": request}
             marks = ", ".join(f":{name}" for name in values)
             try:
@@ -188,15 +202,20 @@ class AsyncJobs:
             found = await self._one(f"WHERE principal = ? AND fingerprint = ? AND {_LIVE}", principal, fingerprint)
         return found
 
-    async def ended(self, principal: str) -> list[AsyncJobRow]:
-        """The jobs of this principal that have ended, oldest first; the newest of very many."""
+    async def newest(self, name: str) -> AsyncJobRow | None:
+        """The newest job of this name, whoever's it is."""
+        return await self._one("WHERE name = ? ORDER BY created DESC, rowid DESC", name)
+
+    async def ended(self, principal: str | None) -> list[AsyncJobRow]:
+        """The jobs of this principal, or of all, that have ended, oldest first; the newest of very many."""
+        whose, values = ("", ()) if principal is None else ("principal = ? AND", (principal,))
 
         def work(connection: sqlite3.Connection) -> list[AsyncJobRow]:
             rows = connection.execute(
-                f"{_SELECT} WHERE principal = ? AND NOT {_LIVE} ORDER BY created DESC, rowid DESC LIMIT ?",
-                (principal, MAX_LISTED),
+                f"{_SELECT} WHERE {whose} NOT {_LIVE} ORDER BY created DESC, rowid DESC LIMIT ?",
+                (*values, MAX_LISTED),
             )
-            return [_row(values) for values in rows][::-1]
+            return [_row(found) for found in rows][::-1]
 
         return await self._database.read(work)
 

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import pytest
-from msgspec.structs import replace
+from msgspec.structs import asdict, replace
 
 from server.storage.async_jobs import SCHEMA, AsyncJobRow, AsyncJobs, NameTaken, RowState, Source, Telling
-from server.storage.database import FILE_NAME, Database
+from server.storage.database import FILE_NAME, Database, Schema
 
 T = TypeVar("T")
 NOW = 1_000_000
@@ -73,6 +73,29 @@ def test_names_are_taken_while_a_job_goes_on_or_its_result_is_there(tmp_path: Pa
     using(tmp_path, work)
 
 
+def test_a_result_that_has_expired_gives_its_names_free_before_its_webhook_is_told(tmp_path: Path) -> None:
+    """A repeat of its Idempotency-Key was refused as a name in use."""
+
+    async def work(table: AsyncJobs) -> None:
+        first = row("1", name="same", idempotency_key="key", telling=Telling.WAITING)
+        await table.add(first, b"", [], now=NOW)
+        told = replace(first, state=RowState.DONE, expires=NOW + 10, telling=Telling.DUE, due=NOW)
+        await table.update(told)
+        for other in (row("2", name="same"), row("2", idempotency_key="key")):
+            with pytest.raises(NameTaken):
+                await table.add(other, b"", [], now=NOW + 9)
+        second = row("2", name="same", idempotency_key="key")
+        await table.add(second, b"", [], now=NOW + 10)
+        assert await table.find("ada", "same") == second
+        asked: dict[str, Any] = {"idempotency_key": "key", "name": "same", "fingerprint": b"f", "equal": False}
+        assert await table.repeated("ada", **asked, now=NOW + 10) == second
+        with pytest.raises(NameTaken):
+            await table.add(row("3", idempotency_key="key"), b"", [], now=NOW + 10)
+        assert await table.due(NOW + 10, per_endpoint=1, limit=1) == [told]  # by its own name
+
+    using(tmp_path, work)
+
+
 def test_the_end_deletes_what_the_job_needed_and_time_the_rest(tmp_path: Path) -> None:
     canary = b"canary" * 2000
 
@@ -114,3 +137,21 @@ def test_no_endpoint_hides_another_and_a_row_stays_until_it_is_told(tmp_path: Pa
         assert await table.forget(NOW) == 1
 
     using(tmp_path, work)
+
+
+def test_rows_of_before_are_kept(tmp_path: Path) -> None:
+    """Those of a file that has not every column yet."""
+    before = Database(tmp_path / FILE_NAME, [Schema(SCHEMA.feature, SCHEMA.migrations[:1])])
+    values = {**asdict(row("one")), "request": b"request"}
+    del values["megapixel_steps"]
+
+    async def keep() -> None:
+        names, marks = ", ".join(values), ", ".join(f":{name}" for name in values)
+        await before.write(
+            lambda connection: connection.execute(f"INSERT INTO async_jobs ({names}) VALUES ({marks})", values).close()
+        )
+        await before.close()
+
+    asyncio.run(keep())
+    assert using(tmp_path, lambda table: table.unfinished()) == [row("one")]
+    assert using(tmp_path, lambda table: table.load("one")) == (b"request", [])

@@ -10,11 +10,10 @@ export const principal = async () => (await json("usage?days=1")).principal;
 /** The jobs of this key, oldest first. */
 export const jobs = async () => (await json("images/jobs")).data;
 
-/** The jobs of all keys, each with its `key`, oldest first; `name` is ours. Our own list says more of our own jobs. */
-export async function everyones(name) {
-  const [own, all] = await Promise.all([jobs(), json("images/jobs?all=true")]);
-  const others = all.data.filter(({ key }) => key !== name);
-  return [...own.map((job) => ({ ...job, key: name })), ...others].sort((one, other) => one.created - other.created);
+/** The jobs of all keys, each with its `key`, oldest first. */
+export async function everyones() {
+  const all = (await json("images/jobs?all=true")).data;
+  return all.sort((one, other) => one.created - other.created);
 }
 
 /** Stop a job of this key's. */

@@ -21,7 +21,7 @@ export class Jobs {
   }
 
   ask({ who, all }) {
-    return all ? everyones(who.name) : jobs();
+    return all ? everyones() : jobs();
   }
 
   /** Show these rows. Returns in how many milliseconds to ask again. */
