@@ -29,7 +29,7 @@ NOISE = 0.5  # at most, that is added to the encoder's latents: little mostly, m
 FRESH_SHARE = 0.25  # of samples whose latents are drawn for this batch; the rest were drawn for an earlier one
 POOL = 768  # drawn samples of each shape that are kept: drawing costs more than learning
 SEVERAL_SHARE = 0.5
-COURSES = ((8, 1), (6, 1), (4, 1))  # steps, and the first of them: see `Drawer.draw`
+COURSES = ((8, 2), (6, 2), (4, 1))  # steps, and the first of them: see `Drawer.draw`
 GUIDANCES = (1.0, 2.0)
 CELL = 8  # pixels
 WINDOW = 10  # cells of a side of what is decoded to pixels
@@ -58,8 +58,9 @@ class Drawer:
     def draw(self, size: int, cells: Cells, scale: int = 1) -> tuple[Tensor, Tensor]:
         """(B, 4, h, w) drawn latents and the pixels that they should have become, (B, 3, 8h, 8w) times ``scale``.
 
-        It begins a step or more after pure noise, from the clean latents under all the noise of that time: so little of
-        them is left that shapes come from the code, but the ground's shade is what it is in the clean picture.
+        It begins some steps after pure noise, from the clean latents under all the noise of that time: so little of
+        them is left that shapes come from the code, but the ground's shade is what it is in the clean picture. With
+        less than that, grounds had other shades than their targets, and the decoder learnt to mix them.
         """
         samples = self.course.maker.draw(size, cells, scale, several=SEVERAL_SHARE)
         small = F.avg_pool2d(samples.pixels, scale) if scale > 1 else samples.pixels
