@@ -5,14 +5,15 @@ what the known channels see of new ones is multiplied by zero, and the last conv
 Chen, Goodfellow and Shlens, "Net2Net", 2015, where new channels are copies.)
 """
 
+from dataclasses import replace
 from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from .nets.autoencoder import AutoencoderShape, Decoder
+from .nets.autoencoder import Autoencoder, AutoencoderShape, Decoder
 
-PREFIX = "layers."
+PREFIX, HALF = "layers.", "decoder."
 
 
 @torch.no_grad()
@@ -36,6 +37,33 @@ def grown(given: dict[str, Tensor], old: AutoencoderShape, net: Decoder, new: Au
             weight[rows, : known.shape[1]] = known
         else:
             weight[rows] = known
+
+
+def fitted(net: Autoencoder, given: dict[str, Tensor]) -> dict[str, Tensor]:
+    """An autoencoder's weights as ``net`` takes them: where its decoder is larger, grown to that; else as they are."""
+    old = {key.removeprefix(HALF): weight for key, weight in given.items() if key.startswith(HALF)}
+    width, blocks = shape_of(old)
+    before = replace(net.shape, decoder=width, decoder_blocks=blocks)
+    if before == net.shape or len(blocks) != len(net.shape.decoder_blocks):
+        return given
+    try:
+        grown(old, before, net.decoder, net.shape)
+    except ValueError:
+        return given
+    return {**given, **{f"{HALF}{key}": weight.clone() for key, weight in net.decoder.state_dict().items()}}
+
+
+def shape_of(given: dict[str, Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """The channels and the blocks, level by level, of a decoder with these weights."""
+    numbers = {int(key.split(".")[1]) for key in given} - {0}
+    blocks = {int(key.split(".")[1]) for key in given if ".conv." in key}
+    found = [0]
+    for number in sorted(numbers):
+        if number in blocks:
+            found[-1] += 1
+        elif number < max(numbers):  # what follows an enlargement
+            found.append(0)
+    return (given[f"{PREFIX}0.weight"].shape[0],) * len(found), tuple(found)
 
 
 def _places(old: AutoencoderShape, new: AutoencoderShape) -> dict[int, int]:

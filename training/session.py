@@ -10,7 +10,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, codes, colours, grounds, resume, runtime, sheet, text_encoder
+from . import checkpoint, codes, colours, grounds, growing, resume, runtime, sheet, text_encoder
 from .autoencoder import AutoencoderStage
 from .checkpoint import Checkpoint, Shape
 from .decoder import DecoderStage, Drawer
@@ -69,6 +69,8 @@ class Session:
         """Take what fits of given weights, and tell what did not."""
         for name, weights in given.weights.items():
             net = self._fresh(name)
+            if isinstance(net, Autoencoder):
+                weights = growing.fitted(net, weights)
             taken = resume.take(net, weights, given.vocabulary, self.vocabulary)
             print(taken.told(name), flush=True)
             if taken.weights == 0:

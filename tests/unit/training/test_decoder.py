@@ -90,6 +90,8 @@ def test_a_grown_decoder_gives_the_same_pictures() -> None:
     new = AutoencoderShape(8, (12,) * 4, decoder_blocks=(3, 2, 0, 0))
     small, large = Autoencoder(old).decoder, Autoencoder(new).decoder
     growing.grown(small.state_dict(), old, large, new)
+    assert growing.shape_of(small.state_dict()) == (old.decoder, old.decoder_blocks)
+    assert growing.shape_of(large.state_dict()) == (new.decoder, new.decoder_blocks)
     latents = torch.randn(2, 4, 3, 5)
     assert torch.allclose(large(latents), small(latents), atol=1e-5)
     with pytest.raises(ValueError, match="does not shrink"):

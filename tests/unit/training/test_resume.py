@@ -6,7 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from training import checkpoint, codes, resume
+from training import checkpoint, codes, growing, resume
 from training.nets.autoencoder import Autoencoder, AutoencoderShape
 from training.nets.text_encoder import TextEncoder, TextEncoderShape
 from training.nets.unet import UNet, UNetShape
@@ -21,11 +21,22 @@ def test_every_network_goes_on_from_the_weights_that_ship() -> None:
         "text_encoder": TextEncoder(shape_of(len(given.vocabulary))),
         "unet": UNet(UNetShape()),
     }
+    autoencoder = nets["autoencoder"]
+    assert isinstance(autoencoder, Autoencoder)
+    shipped = given.weights["autoencoder"]
+    grown = growing.fitted(autoencoder, shipped)  # the plan's decoder is larger than the one that ships
     for name, net in nets.items():
-        taken = resume.take(net, given.weights[name], given.vocabulary, given.vocabulary)
+        weights = grown if net is autoencoder else given.weights[name]
+        taken = resume.take(net, weights, given.vocabulary, given.vocabulary)
         assert (taken.weights, taken.left) == (taken.of, ())
         assert given.seen[name] == seen[name]
-        assert all(torch.equal(weight, given.weights[name][key].float()) for key, weight in net.state_dict().items())
+        assert all(torch.equal(value, weights[key].float()) for key, value in net.state_dict().items())
+    width, blocks = growing.shape_of({k.removeprefix("decoder."): v for k, v in shipped.items() if "decoder" in k})
+    small = Autoencoder(AutoencoderShape(decoder=width, decoder_blocks=blocks))
+    small.load_state_dict({key: weight.float() for key, weight in shipped.items()})
+    latents = torch.randn(1, 4, 6, 5, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.allclose(autoencoder.decoder(latents), small.decoder(latents), atol=1e-4)
 
 
 def test_rows_of_the_table_go_to_their_tokens_wherever_they_are_now() -> None:
