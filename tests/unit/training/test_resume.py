@@ -76,3 +76,15 @@ def test_a_folder_without_weights_is_told() -> None:
     with pytest.raises(FileNotFoundError, match="neither a checkpoint"):
         resume.read(resume.SHIPPED / "tokenizer")
     assert not checkpoint.exists(resume.SHIPPED)
+
+
+def test_a_training_under_way_goes_on_with_all_that_it_has() -> None:
+    given = resume.read(resume.SHIPPED.parents[1] / "training" / "begun")
+    assert len(given.vocabulary) == given.weights["text_encoder"][resume.TABLE].shape[0]
+    nets = {"text_encoder": TextEncoder(shape_of(len(given.vocabulary))), "unet": UNet(UNetShape())}
+    for name, net in nets.items():
+        taken = resume.take(net, given.weights[name], given.vocabulary, given.vocabulary)
+        assert (taken.weights, taken.left) == (taken.of, ())
+    autoencoder = Autoencoder(AutoencoderShape())
+    weights = growing.fitted(autoencoder, given.weights["autoencoder"])
+    assert resume.take(autoencoder, weights, [], []).left == ()
