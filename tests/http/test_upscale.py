@@ -325,7 +325,7 @@ def test_a_second_pass_begins_with_what_a_network_made(several: Paper) -> None:
 @pytest.mark.parametrize("limit", [{"max_image_bytes": 1024}, {"max_image_pixels": 3}])
 @pytest.mark.parametrize("name", ["Lanczos", "four"])
 def test_what_was_drawn_here_may_be_larger_than_what_may_be_sent(
-    paper_servers: PaperServers, tmp_path: Path, name: str, limit: dict[str, int]
+    paper_servers: PaperServers, tmp_path: Path, name: str, limit: dict[str, Any]
 ) -> None:
     """A second pass was refused with 413 after the first had been drawn."""
     paper = paper_servers.open(models=write_models(tmp_path), **limit)
