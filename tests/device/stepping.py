@@ -50,7 +50,8 @@ class Steps:
         self.shared.pool = self.pool
         self.graphs = self.shared.graphs = StepGraphs(self.net, self.pool, max_share=max_share)
         self.counts: Counter[str] = Counter()
-        self.model = cast(Model, SimpleNamespace(shares=True, adapters=Adapters()))
+        modules = {id(self.net): self.shared}
+        self.model = cast(Model, SimpleNamespace(shares=True, adapters=Adapters(), shared_modules=modules))
         self._numbers = torch.Generator().manual_seed(0)
 
     def call(self, rows: int = 1, width: int = WIDTH, adapters: tuple[str, ...] = ()) -> Call:
