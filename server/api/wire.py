@@ -232,6 +232,4 @@ def _refuse(item: ErrorDetails) -> BadRequest:
     if param == "image":
         return BadRequest("image must be a string or an array of strings: URLs, data: URLs or base64.", param=param)
     message = item["msg"].removeprefix("Value error, ").removeprefix("Input should be ")
-    return BadRequest(
-        f"{param} must be {message.removeprefix('must ')}.".replace("must be not", "must not"), param=param
-    )
+    return BadRequest(f"{param} {message if message.startswith('must ') else f'must be {message}'}.", param=param)

@@ -150,6 +150,12 @@ def test_what_is_no_aspect_ratio_is_refused(odd: Any) -> None:
     assert refused(aspect_ratio=odd, size="1024x1024").param == "aspect_ratio"
 
 
+def test_refusals_are_sentences() -> None:
+    """Of a validator's "must look like" there came "must be look like"."""
+    assert refused(aspect_ratio="wide").message == "aspect_ratio must look like 16:9."
+    assert refused(prompt="a\0b").message == "prompt must not contain NUL characters."
+
+
 @pytest.mark.parametrize("odd", ["9" * 400 + "x1", [10**400, 10**400], {"width": 10**400, "height": 1}])
 def test_a_size_beyond_numbers_beside_an_aspect_ratio_is_refused(odd: Any) -> None:
     """It was 500."""
