@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
+from .losses import edges
 from .nets.autoencoder import Autoencoder
 from .stage import Course
 
@@ -42,10 +43,9 @@ class AutoencoderStage:
         latents = self.net.encoder(pixels)
         made = self.net.decoder((latents + noise).clamp(-6, 6)).float()
         squared = F.mse_loss(made, pixels)
-        edges = sum((F.l1_loss(made.diff(dim=d), pixels.diff(dim=d)) for d in (2, 3)), squared.new_zeros(()))
         mean, std = latents.float().mean((0, 2, 3)), latents.float().std((0, 2, 3))
         spread = mean.square().mean() + (std - 1).square().mean()
-        loss = F.l1_loss(made, pixels) + 2 * squared + edges + 0.05 * spread
+        loss = F.l1_loss(made, pixels) + 2 * squared + edges(made, pixels) + 0.05 * spread
         return loss, torch.stack((-10 * (squared / 4).log10(), loss))
 
     def averaged(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -6,7 +6,6 @@ the encoder's latents shows that blur. This one sees drawn latents beside the cl
 most of its layers see the whole picture, so it can tell which object is meant and paint the one that it has learnt.
 """
 
-import random
 from collections import deque
 from typing import Any
 
@@ -18,7 +17,7 @@ from . import codes, runtime
 from .losses import edges, missing_steepness
 from .nets.autoencoder import Autoencoder
 from .nets.unet import UNet
-from .sampling import TIMES, alphas, sample
+from .sampling import alphas, sample, time_of
 from .scenes import choices
 from .stage import Course
 from .text_encoder import PromptCodes
@@ -67,7 +66,7 @@ class Drawer:
         with runtime.autocast(self.course.device):
             clean = self.encoder(small).float()
         steps, first = self.plans.choice(COURSES)
-        share = float(self.alphas[round(TIMES - first * TIMES / steps) - 1])
+        share = float(self.alphas[time_of(first, steps)])
         noise = torch.randn(clean.shape, generator=self.random, device=clean.device)
         noise = encode_choices(noise, choices(samples.labels[:, 0], samples.boxes, cells))
         noised = share**0.5 * clean + (1 - share) ** 0.5 * noise
@@ -100,7 +99,7 @@ class DecoderStage:
         shapes, shares = zip(*self.cells, strict=True)
         cells: Cells = self.plans.choices(shapes, shares)[0]
         size = self.course.batch
-        true = size if self.drawer is None else max(1, round(TRUE_SHARE * size))
+        true = self._true_of(size)
         rows = [self._true(true, cells)]
         if self.drawer is not None:
             rows.append(self._drawn(self.drawer, size - true, cells))
@@ -109,6 +108,10 @@ class DecoderStage:
         seen = pixels[..., CELL * top : CELL * (top + WINDOW), CELL * left : CELL * (left + WINDOW)]
         corner = torch.tensor((top, left), device=latents.device)
         return latents, seen, corner, counted((top, left), cells).to(latents.device)
+
+    def _true_of(self, size: int) -> int:
+        """How many of a batch have the encoder's latents; they come first."""
+        return size if self.drawer is None else max(1, round(TRUE_SHARE * size))
 
     def _true(self, size: int, cells: Cells) -> tuple[Tensor, Tensor]:
         pixels = self.course.maker.draw(size, cells, several=SEVERAL_SHARE).pixels
@@ -122,7 +125,7 @@ class DecoderStage:
         pool = self.pool[cells]
         fresh = max(1, round(FRESH_SHARE * self.course.batch)) if len(pool) >= size else size
         made = list(zip(*drawer.draw(fresh, cells), strict=True))
-        rows = made + random.Random(self.plans.random()).sample(list(pool), size - fresh)  # noqa: S311 - nothing secret
+        rows = made + self.plans.sample(pool, size - fresh)
         pool.extend(made)
         latents, pixels = (torch.stack(column) for column in zip(*rows, strict=True))
         return latents, pixels
@@ -136,7 +139,7 @@ class DecoderStage:
         steep = missing_steepness(made, pixels, CELL, counts[..., ::CELL, ::CELL])
         loss = (off.abs().mean() + 1.5 * edges(made * counts, pixels * counts)) / share + squared.mean()
         loss = loss + STEEPNESS_WEIGHT * steep
-        true = max(1, round(TRUE_SHARE * len(latents))) if self.drawer is not None else len(latents)
+        true = self._true_of(len(latents))
         drawn = squared[true:].mean() if true < len(latents) else squared.mean()
         return loss, torch.stack(
             (*(-10 * (value / 4).log10() for value in (squared[:true].mean(), drawn)), steep, loss)

@@ -36,6 +36,11 @@ def alphas() -> Tensor:
     return roots.square().float()
 
 
+def time_of(step: int, steps: int) -> int:
+    """The time at which one of so many steps begins, the first of them 0: trailing, as diffusers' scheduler has it."""
+    return round(TIMES - step * TIMES / steps) - 1
+
+
 @torch.no_grad()
 def sample(
     unet: nn.Module,
@@ -54,7 +59,7 @@ def sample(
     guided = guidance != 1
     latents, both = noise, torch.cat((uncond.expand_as(cond), cond)) if guided else cond
     for n in range(first, steps):
-        time = round(TIMES - n * TIMES / steps) - 1
+        time = time_of(n, steps)
         before = time - TIMES // steps
         share, next_share = shares[time], shares[before] if before >= 0 else 1.0
         times = torch.full((len(both),), time, device=noise.device)

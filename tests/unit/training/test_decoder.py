@@ -2,12 +2,14 @@
 
 import pytest
 import torch
+from torch import Tensor
 
-from training import codes, colours, grounds, growing
+from training import codes, colours, decoder, grounds, growing
 from training.decoder import CELL, EDGE, WINDOW, DecoderStage, Drawer, counted
 from training.nets.autoencoder import Autoencoder, AutoencoderShape
 from training.nets.unet import UNet, UNetShape
 from training.plans import SQUARE, WIDE
+from training.sampling import alphas, time_of
 from training.scenes import LAYOUTS
 from training.stage import Course
 
@@ -47,13 +49,28 @@ def test_what_counts_of_a_window_are_all_cells_but_those_at_cut_edges() -> None:
     assert not corner[..., -1, :].any()
 
 
-def test_drawn_latents_keep_what_little_of_the_picture_they_began_with() -> None:
+def test_drawing_begins_with_what_little_is_left_of_the_picture(monkeypatch: pytest.MonkeyPatch) -> None:
     """A ground is a random one of many shades: from pure noise the drawn one is another than the picture's."""
     net = autoencoder()
-    with torch.no_grad():
-        for weight in net.encoder.parameters():
-            weight.mul_(4)
     course = Course(torch.device("cpu"), DiscMaker(), 4, 1e-3, 3)
+    began = []
+
+    def noised(unet: UNet, cond: Tensor, uncond: Tensor, noise: Tensor, steps: int, *how: float) -> Tensor:
+        began.append((steps, how[-1]))
+        return noise
+
+    monkeypatch.setattr(decoder, "sample", noised)
+    with torch.no_grad():
+        *_, weight, bias = net.encoder.parameters()  # of the last layer: every cell of every picture is a clean 3
+        weight.zero_()
+        bias.fill_(3)
+    for _ in range(8):
+        latents, _ = drawer(course, net).draw(16, SQUARE)
+        steps, first = began[-1]
+        left = float(alphas()[time_of(int(first), steps)]) ** 0.5
+        assert left < 0.5
+        assert latents.mean().item() == pytest.approx(3 * left, abs=0.05)
+    monkeypatch.undo()
     latents, pixels = drawer(course, net).draw(6, SQUARE)
     assert latents.shape == (6, 4, *SQUARE)
     assert pixels.shape == (6, 3, 128, 128)
