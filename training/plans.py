@@ -47,7 +47,7 @@ PLANS = {
             "text": StagePlan(0.12, 64, 1e-3),
             "unet": StagePlan(0.5, 32, 1.2e-3),
             "decoder": StagePlan(0.25, 16, 8e-4),
-            "upscaler": StagePlan(0.05, 4, 1e-3),
+            "upscaler": StagePlan(0.05, 16, 1e-3),
         }
     ),
     "rehearsal": Plan(
@@ -56,7 +56,7 @@ PLANS = {
             "text": StagePlan(0.2, 64, 1.5e-3),
             "unet": StagePlan(0.5, 32, 6e-4),  # weights that had come to rest would be shaken for most of a short run
             "decoder": StagePlan(0.2, 16, 8e-4),
-            "upscaler": StagePlan(0.07, 8, 1e-3),
+            "upscaler": StagePlan(0.07, 16, 1e-3),
         },
         margin_s=45,
         sheet_s=120,
