@@ -9,7 +9,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from . import runtime
+from . import runtime, together
 from .runtime import EMA, Clock, Span
 from .stage import Stage
 
@@ -70,9 +70,12 @@ class Step:
         with runtime.autocast(self.stage.course.device):
             loss, figures = self.loss(*inputs)
         loss.backward()  # type: ignore[no-untyped-call]
+        together.mean_([weight.grad for weight in self.weights if weight.grad is not None])
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0, foreach=True)
         self.optimizer.step()
-        return figures.detach()
+        figures = figures.detach()
+        together.mean_([figures])
+        return figures
 
     def _graphed(self, inputs: tuple[Tensor, ...]) -> Tensor:
         shapes = tuple(given.shape for given in inputs)
@@ -138,15 +141,18 @@ class Learner:
         span, course = Span(clock, seconds), self.stage.course
         smoothed, printed = torch.zeros(len(self.stage.figures), device=course.device), clock.now()
         steps, learnt_s = 0, 0.0
-        while span.going:
+        while True:
+            going, done = together.as_the_first(span.going, span.done)
+            if not going:
+                break
             try:
-                figures = self.step(self.stage.draw(span.done), self.slower * span.rate(course.rate))
+                figures = self.step(self.stage.draw(done), self.slower * span.rate(course.rate, done))
             except torch.OutOfMemoryError:
                 self._halve()
                 span.rest()
                 continue
             self.ema.update(self.stage.net)
-            self.seen += course.batch
+            self.seen += course.batch * together.size()
             steps += 1
             smoothed = smoothed.lerp(figures, max(0.02, 1 / steps))
             if course.device.type != "cpu" and steps % STEPS_AHEAD:
@@ -191,4 +197,5 @@ class Learner:
         print(f"{self.stage.name}: the loss is not a number; back a little, at {self.slower:g} of the rate", flush=True)
         self.stage.net.load_state_dict(self.sound)
         self.ema.weights = {key: weight.clone() for key, weight in self.sound.items()}
+        together.mean_(list(self.stage.net.state_dict().values()))  # each went back to where it had looked last
         self.step = Step(self.stage, self.form)

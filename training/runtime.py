@@ -128,10 +128,11 @@ class Span:
         """Share of the time: 0 at the start, 1 at the end."""
         return min(1.0, self.passed / self.seconds) if self.seconds > 0 else 1.0
 
-    def rate(self, peak: float) -> float:
-        """Learning rate: a short linear warm-up, a plateau, a linear decay to zero."""
-        rise = min(1.0, 0.02 + self.done / 0.02)
-        return peak * rise * min(1.0, max(0.0, (1 - self.done) / (1 - self.decay_from)))
+    def rate(self, peak: float, done: float | None = None) -> float:
+        """Learning rate after this share of the time: a short linear warm-up, a plateau, a linear decay to zero."""
+        done = self.done if done is None else done
+        rise = min(1.0, 0.02 + done / 0.02)
+        return peak * rise * min(1.0, max(0.0, (1 - done) / (1 - self.decay_from)))
 
 
 def finite(weights: Mapping[str, Tensor]) -> bool:

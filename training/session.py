@@ -10,7 +10,7 @@ from typing import TypeVar, cast
 import torch
 from torch import Tensor, nn
 
-from . import checkpoint, codes, colours, grounds, growing, resume, runtime, sheet, text_encoder
+from . import checkpoint, codes, colours, grounds, growing, resume, runtime, sheet, text_encoder, together
 from .autoencoder import AutoencoderStage
 from .checkpoint import Checkpoint, Shape
 from .decoder import DecoderStage, Drawer
@@ -26,9 +26,10 @@ from .scenes import LAYOUTS
 from .stage import Course, Maker, Stage
 from .text_encoder import PromptCodes, TextStage, shape_of
 from .unet import UNetStage, initialise_keys
-from .upscaler import UpscalerStage
+from .upscaler import UpscalerStage, initialise_smoothly
 
 SEED = 17
+APART = 1_000_003  # between the seeds of processes that learn as one
 NEEDS = {"decoder": ("autoencoder",), "text": ("autoencoder",), "unet": ("autoencoder",), "upscaler": ("autoencoder",)}
 MAKES = {"autoencoder": "autoencoder", "text": "text_encoder", "unet": "unet", "upscaler": "upscaler"}
 PAIRS = 32  # on a sheet of true pictures and what was made of them
@@ -91,6 +92,8 @@ class Session:
                 net.embeddings.token_embedding.weight.copy_(self.embeddings)
         if isinstance(net, UNet):
             initialise_keys(net)
+        if isinstance(net, Upscaler):
+            initialise_smoothly(net)
         return self._placed(net)
 
     def _placed(self, net: nn.Module) -> nn.Module:
@@ -122,7 +125,8 @@ class Session:
     def stage(self, name: str) -> Stage:
         """The stage, on the network as it is."""
         plan = self.plan.stages[name]
-        course = Course(self.device, self.maker, plan.batch, plan.rate, SEED + sum(self.seen.values()))
+        seed = SEED + sum(self.seen.values()) + APART * together.rank()
+        course = Course(self.device, self.maker, plan.batch, plan.rate, seed)
         autoencoder = self._net("autoencoder", Autoencoder)
         if name == "autoencoder":
             return AutoencoderStage(course, autoencoder.train())
@@ -147,6 +151,8 @@ class Session:
         self.saved = self.drawn = clock.now()
 
         def between(learner: Learner) -> None:
+            if together.rank():
+                return
             if clock.now() - self.saved > self.plan.save_s:
                 self._keep(learner, before)
                 self.save()
@@ -174,7 +180,9 @@ class Session:
         self.nets[stage.network] = net.eval()
 
     def save(self) -> int:
-        """Write all that there is; returns its size in bytes."""
+        """Write all that there is; returns its size in bytes. Of several processes the first alone writes."""
+        if together.rank():
+            return 0
         shapes = {name: self.shapes[name] for name in self.kept}
         seen = {name: self.seen.get(name, 0) for name in self.kept}
         return checkpoint.save(self.output, Checkpoint(self.kept, shapes, seen, self.vocabulary))

@@ -5,23 +5,30 @@ what only `pack` and `export` need: it runs where there is no network and no dif
 """
 
 import argparse
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
 
 import torch
 
-from . import checkpoint, heldout, resume, runtime
+from . import checkpoint, heldout, resume, runtime, together
 from .checkpoint import Checkpoint
 from .plans import MORE, NEW, PLANS, STAGES, Plan
 from .runtime import Clock
 from .samples.archive import Archive
 from .samples.maker import SampleMaker
-from .session import PICTURED, SEED, Session
+from .session import APART, PICTURED, SEED, Session
 
 
 def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
+    given = sys.argv[1:] if arguments is None else arguments
+    with together.processes(options.processes, [sys.executable, "-m", "training.train", *given]):
+        _learn(options)
+
+
+def _learn(options: argparse.Namespace) -> None:
     plan = PLANS[options.plan]
     if options.step:
         plan = replace(plan, step=options.step)
@@ -29,6 +36,8 @@ def main(arguments: list[str] | None = None) -> None:
     clock.listen()
     runtime.set_up(SEED)
     device = torch.device(options.device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    if options.processes > 1 and device.type != "cpu":
+        raise SystemExit(f"--processes: several learn as one on a CPU only, not on {device.type}")
     archive = Archive.open(options.art)
     given = _given(options.output, None if options.fresh else options.resume, options.fresh)
     session = _session(archive, plan, device, options.output, _seed(given))
@@ -49,17 +58,20 @@ def run(session: Session, stages: list[str], clock: Clock) -> None:
     shares = {name: session.plan.stages[name].share for name in stages}
     learnt: set[str] = set()
     for n, name in enumerate(stages):
-        if clock.left <= session.plan.margin_s:
+        (left,) = together.as_the_first(clock.left)
+        if left <= session.plan.margin_s:
             print(f"no time for {', '.join(stages[n:])}", flush=True)
             break
         network = session.learn(name, clock, shares[name] / sum(shares[later] for later in stages[n:]))
         size = session.save()
+        if together.rank():
+            continue
         print(f"saved {size / 1e6:.1f} MB in {session.output}; {clock.shown()}", flush=True)
         learnt.add(network)
         if name != stages[-1] and clock.left > session.sheet_needs(network):
             session.draw_sheet(network, clock.now)
     # Nothing waits any more: what the run has come to, as far as time is left beside half of the margin.
-    for network in PICTURED:
+    for network in () if together.rank() else PICTURED:
         needed = session.took.get(network, 0) + session.plan.margin_s / 2
         if network in learnt and clock.left > needed:
             session.draw_sheet(network, clock.now)
@@ -84,7 +96,7 @@ def _given(output: Path, folder: Path | None, fresh: bool) -> Checkpoint | None:
 
 def _seed(given: Checkpoint | None) -> int:
     """Another one after every session, so that a resumed one sees other samples."""
-    return SEED + (sum(given.seen.values()) if given else 0)
+    return SEED + (sum(given.seen.values()) if given else 0) + APART * together.rank()
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -97,6 +109,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--resume", type=Path, help="a checkpoint, or a folder of diffusers, to go on from")
     parser.add_argument("--fresh", action="store_true", help="from nothing, whatever there is")
     parser.add_argument("--device", help="cpu, cuda or cuda:N; else cuda where there is one")
+    parser.add_argument("--processes", type=int, default=1, help="that learn as one, on a CPU: one a core (default: 1)")
     parser.add_argument("--step", choices=("eager", "compile", "graph"), help="how a step is done; else as planned")
     return parser
 
