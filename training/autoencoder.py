@@ -2,6 +2,11 @@
 
 Knows pictures and latents; knows neither words nor noise schedules. Both halves learn. Later the decoder alone does, in
 a stage of its own (`decoder.py`), and the latents stay as they are, so that the UNet stays valid.
+
+Half of the batches are made smaller between the two: the latents' mean over a part of the picture must be decoded to
+the mean of its pixels. The UNet looks parts of objects up and lays them in other sizes than the code has them. With
+such latents it need only mix what it has found, which is what attention does. (Latents that follow what is done to the
+picture: Kouzelis et al., "EQ-VAE", 2025.)
 """
 
 from typing import Any
@@ -10,43 +15,62 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from .losses import edges
+from .losses import edges, missing_steepness
 from .nets.autoencoder import Autoencoder
 from .stage import Course
 
 SEVERAL_SHARE = 0.47  # of samples that do not show one object alone
+SMALLER_SHARE = 0.5  # of batches that are made smaller between encoder and decoder
+SMALLER = (8, 9, 11, 13)  # their cells, of 16: about what the sides of objects in scenes are to those in the code
+STEEPNESS_BLOCK, STEEPNESS_WEIGHT = 8, 1.0  # pixels
+CELL = 8  # pixels
+
+
+def shares(length: int, wanted: int) -> Tensor:
+    """(wanted, length): how much of each of so many equal parts of a row is covered by each of its ``length`` cells."""
+    edges = torch.arange(wanted + 1, dtype=torch.float64) * length / wanted
+    cells = torch.arange(length, dtype=torch.float64)
+    shown = torch.minimum(edges[1:, None], cells + 1) - torch.maximum(edges[:-1, None], cells)
+    return (shown.clamp(min=0) * wanted / length).float()
 
 
 class AutoencoderStage:
     """Learns to give pictures back from latents that some noise has been added to."""
 
     name = network = "autoencoder"
-    figures = ("dB", "loss")
+    figures = ("dB", "steepness", "loss")
 
     def __init__(self, course: Course, net: Autoencoder) -> None:
         self.course, self.net = course, net
-        self.random = course.generator()
+        self.random, self.plans = course.generator(), course.host_generator()
         net.requires_grad_(True)
 
     def groups(self) -> list[dict[str, Any]]:
         return [{"params": list(self.net.parameters())}]
 
     def draw(self, done: float) -> tuple[Tensor, ...]:
+        """Pixels, what they should become, noise for the latents, and their resampling, (cells, 16)."""
         pixels = self.course.maker.draw(self.course.batch, several=SEVERAL_SHARE).pixels
-        count, height, width = len(pixels), pixels.shape[2] // 8, pixels.shape[3] // 8
-        device, latents = self.course.device, self.net.shape.latents
-        strength = 0.05 + 0.1 * torch.rand(count, 1, 1, 1, generator=self.random, device=device)
-        return pixels, strength * torch.randn(count, latents, height, width, generator=self.random, device=device)
+        device, latents, whole = self.course.device, self.net.shape.latents, pixels.shape[2] // CELL
+        cells = self.plans.choice(SMALLER) if self.plans.random() < SMALLER_SHARE else whole
+        rows = shares(CELL * whole, CELL * cells).to(device)
+        wanted = pixels if cells == whole else rows @ pixels @ rows.T
+        strength = 0.05 + 0.1 * torch.rand(len(pixels), 1, 1, 1, generator=self.random, device=device)
+        noise = torch.randn(len(pixels), latents, cells, cells, generator=self.random, device=device)
+        return pixels, wanted, strength * noise, shares(whole, cells).to(device)
 
     def loss(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        pixels, noise = inputs
-        latents = self.net.encoder(pixels)
-        made = self.net.decoder((latents + noise).clamp(-6, 6)).float()
-        squared = F.mse_loss(made, pixels)
-        mean, std = latents.float().mean((0, 2, 3)), latents.float().std((0, 2, 3))
+        pixels, wanted, noise, rows = inputs
+        latents = self.net.encoder(pixels).float()
+        with torch.autocast(latents.device.type, enabled=False):
+            smaller = rows @ latents @ rows.T
+        made = self.net.decoder((smaller + noise).clamp(-6, 6)).float()
+        squared = F.mse_loss(made, wanted)
+        mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
         spread = mean.square().mean() + (std - 1).square().mean()
-        loss = F.l1_loss(made, pixels) + 2 * squared + edges(made, pixels) + 0.05 * spread
-        return loss, torch.stack((-10 * (squared / 4).log10(), loss))
+        steep = missing_steepness(made, wanted, STEEPNESS_BLOCK)
+        loss = F.l1_loss(made, wanted) + 2 * squared + edges(made, wanted) + STEEPNESS_WEIGHT * steep + 0.05 * spread
+        return loss, torch.stack((-10 * (squared / 4).log10(), steep, loss))
 
     def averaged(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         return weights

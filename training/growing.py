@@ -1,28 +1,28 @@
-"""Growing: a decoder that is wider and deeper than one that has learnt, and gives the same pictures at first.
+"""Growing: a half of the autoencoder that is larger than one that has learnt, and gives the same at first.
 
-Knows the decoder's layers; knows nothing of training. Channels and blocks that are new change nothing until they learn:
+Knows the halves' layers; knows nothing of training. Channels and blocks that are new change nothing until they learn:
 what the known channels see of new ones is multiplied by zero, and the last convolution of a new block is zero. (As in
 Chen, Goodfellow and Shlens, "Net2Net", 2015, where new channels are copies.)
 """
 
 from dataclasses import replace
-from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from .nets.autoencoder import Autoencoder, AutoencoderShape, Decoder
+from .nets.autoencoder import Autoencoder, AutoencoderShape, Decoder, Encoder
 
-PREFIX, HALF = "layers.", "decoder."
+PREFIX = "layers."
+Blocks = tuple[int, ...]  # level by level
 
 
 @torch.no_grad()
-def grown(given: dict[str, Tensor], old: AutoencoderShape, net: Decoder, new: AutoencoderShape) -> None:
-    """Write into ``net``, of the shape ``new``, what a decoder of the shape ``old`` knows; ``given`` are its weights.
+def grown(given: dict[str, Tensor], old: AutoencoderShape, net: Encoder | Decoder, new: AutoencoderShape) -> None:
+    """Write into ``net``, of the shape ``new``, what one of the shape ``old`` knows; ``given`` are its weights.
 
     ValueError if ``new`` is narrower, or has fewer blocks at a level, or some at a level that had none.
     """
-    places = _places(old, new)
+    places = _places(old, new, isinstance(net, Encoder))
     for key, weight in net.state_dict().items():
         _, number, rest = key.split(".", 2)
         before = places.get(int(number))
@@ -40,46 +40,85 @@ def grown(given: dict[str, Tensor], old: AutoencoderShape, net: Decoder, new: Au
 
 
 def fitted(net: Autoencoder, given: dict[str, Tensor]) -> dict[str, Tensor]:
-    """An autoencoder's weights as ``net`` takes them: where its decoder is larger, grown to that; else as they are."""
-    old = {key.removeprefix(HALF): weight for key, weight in given.items() if key.startswith(HALF)}
-    width, blocks = shape_of(old)
-    before = replace(net.shape, decoder=width, decoder_blocks=blocks)
-    if before == net.shape or len(blocks) != len(net.shape.decoder_blocks):
-        return given
-    try:
-        grown(old, before, net.decoder, net.shape)
-    except ValueError:
-        return given
-    return {**given, **{f"{HALF}{key}": weight.clone() for key, weight in net.decoder.state_dict().items()}}
+    """An autoencoder's weights as ``net`` takes them: where a half of it is larger, grown to that; else as they are."""
+    taken = dict(given)
+    for name, half in (("encoder", net.encoder), ("decoder", net.decoder)):
+        own = {key.removeprefix(f"{name}."): weight for key, weight in given.items() if key.startswith(f"{name}.")}
+        width, blocks = encoder_of(own) if isinstance(half, Encoder) else decoder_of(own)
+        if isinstance(half, Encoder):
+            before = replace(net.shape, width=width, encoder_blocks=blocks)
+        else:
+            before = replace(net.shape, decoder=(width,) * len(blocks), decoder_blocks=blocks)
+        if before == net.shape:
+            continue
+        try:
+            grown(own, before, half, net.shape)
+        except ValueError:
+            continue
+        taken = {key: weight for key, weight in taken.items() if not key.startswith(f"{name}.")}
+        taken |= {f"{name}.{key}": weight.clone() for key, weight in half.state_dict().items()}
+    return taken
 
 
-def shape_of(given: dict[str, Tensor]) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The channels and the blocks, level by level, of a decoder with these weights."""
-    numbers = {int(key.split(".")[1]) for key in given} - {0}
-    blocks = {int(key.split(".")[1]) for key in given if ".conv." in key}
-    found = [0]
-    for number in sorted(numbers):
-        if number in blocks:
+def encoder_of(given: dict[str, Tensor]) -> tuple[int, Blocks]:
+    """The channels and the blocks of an encoder with these weights."""
+    found: list[int] = []
+    for number, is_block in _numbered(given):
+        if is_block:
             found[-1] += 1
-        elif number < max(numbers):  # what follows an enlargement
+        elif number < _last(given):  # what begins a level
             found.append(0)
-    return (given[f"{PREFIX}0.weight"].shape[0],) * len(found), tuple(found)
+    return given[f"{PREFIX}0.weight"].shape[0], tuple(found)
 
 
-def _places(old: AutoencoderShape, new: AutoencoderShape) -> dict[int, int]:
-    """The new decoder's layers that the old one has, and where."""
-    levels = list(zip(old.decoder_blocks, new.decoder_blocks, strict=True))
-    if old.decoder[0] > new.decoder[0] or any(before > after for before, after in levels):
-        raise ValueError(f"a decoder does not shrink: {old.decoder}, {old.decoder_blocks} to {new.decoder_blocks}")
-    if any(before == 0 < after for before, after in levels):  # a block's end cuts off what is below 0
-        raise ValueError(f"a level without blocks gets none: {old.decoder_blocks} to {new.decoder_blocks}")
-    # Layers 0 and 1 take the latents in. A level is its blocks, what enlarges, and a convolution; the last has no more.
-    starts = [list(accumulate(blocks + 2 for blocks in shape.decoder_blocks)) for shape in (old, new)]
-    found = {0: 0}
-    for level, blocks in enumerate(old.decoder_blocks):
-        at_old, at_new = (2 + ([0, *ends][level]) for ends in starts)
-        found.update({at_new + n: at_old + n for n in range(blocks)})
-        end_old, end_new = at_old + blocks, at_new + new.decoder_blocks[level]
-        last = level == len(old.decoder_blocks) - 1
-        found[end_new + (0 if last else 1)] = end_old + (0 if last else 1)
-    return found
+def decoder_of(given: dict[str, Tensor]) -> tuple[int, Blocks]:
+    """The channels and the blocks of a decoder with these weights."""
+    found = [0]
+    for number, is_block in _numbered(given):
+        if is_block:
+            found[-1] += 1
+        elif 0 < number < _last(given):  # what follows an enlargement
+            found.append(0)
+    return given[f"{PREFIX}0.weight"].shape[0], tuple(found)
+
+
+def _numbered(given: dict[str, Tensor]) -> list[tuple[int, bool]]:
+    """The layers that have weights, in order, and whether each is a block."""
+    blocks = {int(key.split(".")[1]) for key in given if ".conv." in key}
+    return [(number, number in blocks) for number in sorted({int(key.split(".")[1]) for key in given})]
+
+
+def _last(given: dict[str, Tensor]) -> int:
+    return max(int(key.split(".")[1]) for key in given)
+
+
+def _places(old: AutoencoderShape, new: AutoencoderShape, encodes: bool) -> dict[int, int]:
+    """The new half's layers that the old one has, and where."""
+    widths = [shape.width if encodes else shape.decoder[0] for shape in (old, new)]
+    blocks = [shape.encoder_blocks if encodes else shape.decoder_blocks for shape in (old, new)]
+    if len(blocks[0]) != len(blocks[1]) or widths[0] > widths[1] or any(b > a for b, a in zip(*blocks, strict=True)):
+        raise ValueError(f"a half does not shrink: {widths[0]}, {blocks[0]} to {widths[1]}, {blocks[1]}")
+    if any(before == 0 < after for before, after in zip(*blocks, strict=True)):
+        # A block's end cuts off what is below 0.
+        raise ValueError(f"a level without blocks gets none: {blocks[0]} to {blocks[1]}")
+    name = _encoder_layers if encodes else _decoder_layers
+    known = {layer: number for number, layer in enumerate(name(blocks[0]))}
+    return {number: known[layer] for number, layer in enumerate(name(blocks[1])) if layer in known}
+
+
+def _encoder_layers(blocks: Blocks) -> list[str]:
+    """Names for the layers in order: a level is a convolution and its blocks."""
+    names = []
+    for level, count in enumerate(blocks):
+        names += [f"in {level}", *(f"block {level} {n}" for n in range(count))]
+    return [*names, "out"]
+
+
+def _decoder_layers(blocks: Blocks) -> list[str]:
+    """Names for the layers in order: a level is its blocks, what enlarges, and a convolution; the last has no more."""
+    names = ["in", "relu"]
+    for level, count in enumerate(blocks):
+        names += [f"block {level} {n}" for n in range(count)]
+        if level < len(blocks) - 1:
+            names += [f"enlarge {level}", f"after {level}"]
+    return [*names, "out"]

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from training import codes, colours, decoder, grounds, growing
+from training import codes, colours, decoder, grounds
 from training.decoder import CELL, EDGE, WINDOW, DecoderStage, Drawer, counted
 from training.nets.autoencoder import Autoencoder, AutoencoderShape
 from training.nets.unet import UNet, UNetShape
@@ -98,20 +98,3 @@ def test_without_a_unet_it_learns_from_encoded_pictures() -> None:
     stage = DecoderStage(Course(torch.device("cpu"), DiscMaker(), 4, 1e-3), autoencoder(), CELLS, None)
     assert len(stage.draw(0.0)[0]) == 4
     assert stage.loss(*stage.draw(0.0))[1].isfinite().all()
-
-
-@torch.no_grad()
-def test_a_grown_decoder_gives_the_same_pictures() -> None:
-    torch.manual_seed(2)
-    old = AutoencoderShape(8, (8,) * 4, decoder_blocks=(1, 1, 0, 0))
-    new = AutoencoderShape(8, (12,) * 4, decoder_blocks=(3, 2, 0, 0))
-    small, large = Autoencoder(old).decoder, Autoencoder(new).decoder
-    growing.grown(small.state_dict(), old, large, new)
-    assert growing.shape_of(small.state_dict()) == (old.decoder, old.decoder_blocks)
-    assert growing.shape_of(large.state_dict()) == (new.decoder, new.decoder_blocks)
-    latents = torch.randn(2, 4, 3, 5)
-    assert torch.allclose(large(latents), small(latents), atol=1e-5)
-    with pytest.raises(ValueError, match="does not shrink"):
-        growing.grown(large.state_dict(), new, small, old)
-    with pytest.raises(ValueError, match="gets none"):
-        growing.grown(small.state_dict(), old, large, AutoencoderShape(8, (12,) * 4, decoder_blocks=(3, 2, 1, 0)))

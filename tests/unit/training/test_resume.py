@@ -24,18 +24,21 @@ def test_every_network_goes_on_from_the_weights_that_ship() -> None:
     autoencoder = nets["autoencoder"]
     assert isinstance(autoencoder, Autoencoder)
     shipped = given.weights["autoencoder"]
-    grown = growing.fitted(autoencoder, shipped)  # the plan's decoder is larger than the one that ships
+    grown = growing.fitted(autoencoder, shipped)  # both halves of the plan's are larger than those that ship
     for name, net in nets.items():
         weights = grown if net is autoencoder else given.weights[name]
         taken = resume.take(net, weights, given.vocabulary, given.vocabulary)
         assert (taken.weights, taken.left) == (taken.of, ())
         assert given.seen[name] == seen[name]
         assert all(torch.equal(value, weights[key].float()) for key, value in net.state_dict().items())
-    width, blocks = growing.shape_of({k.removeprefix("decoder."): v for k, v in shipped.items() if "decoder" in k})
-    small = Autoencoder(AutoencoderShape(decoder=width, decoder_blocks=blocks))
+    width, blocks = growing.decoder_of({k.removeprefix("decoder."): v for k, v in shipped.items() if "decoder" in k})
+    _, before = growing.encoder_of({k.removeprefix("encoder."): v for k, v in shipped.items() if "encoder" in k})
+    small = Autoencoder(AutoencoderShape(64, (width,) * 4, before, blocks))
     small.load_state_dict({key: weight.float() for key, weight in shipped.items()})
-    latents = torch.randn(1, 4, 6, 5, generator=torch.Generator().manual_seed(1))
+    generator = torch.Generator().manual_seed(1)
+    latents, pixels = torch.randn(1, 4, 6, 5, generator=generator), torch.rand(1, 3, 32, 40, generator=generator)
     with torch.no_grad():
+        assert torch.allclose(autoencoder.encoder(pixels), small.encoder(pixels), atol=1e-4)
         assert torch.allclose(autoencoder.decoder(latents), small.decoder(latents), atol=1e-4)
 
 
