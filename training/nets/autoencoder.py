@@ -17,7 +17,7 @@ class AutoencoderShape:
     width: int = 64  # channels inside the encoder
     decoder: tuple[int, ...] = (96, 96, 96, 96)  # channels inside the decoder, the coarsest first
     encoder_blocks: tuple[int, ...] = (0, 0, 2, 3)
-    decoder_blocks: tuple[int, ...] = (14, 2, 1, 0)
+    decoder_blocks: tuple[int, ...] = (12, 2, 1, 0)
     latents: int = 4
 
     def __post_init__(self) -> None:
