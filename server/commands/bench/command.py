@@ -98,15 +98,14 @@ def _read_key(given: str | None) -> str | None:
         return given
     try:
         return Path(given[1:]).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigError(f"--key = {given}: {error.strerror}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--key = {given}: {getattr(error, 'strerror', 'not text')}") from None
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
+    if not (text.isascii() and text.isdecimal() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number, 1 or more")
+    return int(text)
 
 
 def _range(text: str) -> tuple[int, int]:

@@ -19,6 +19,7 @@ import httpx
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from server.commands.bench.mix import Ask
+from server.commands.connection import is_this_machine
 from server.commands.trust import context_for, refused_certificate
 from server.errors import ConfigError
 
@@ -226,8 +227,17 @@ async def run_against(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     limits = httpx.Limits(max_connections=None)
+    try:
+        by_proxies = not is_this_machine(httpx.URL(url).host)
+    except httpx.InvalidURL:
+        raise ConfigError(f"{url!r}: must look like http://127.0.0.1:8000") from None
     async with httpx.AsyncClient(
-        base_url=url, headers=headers, timeout=_TIMEOUT_S, limits=limits, verify=context_for(url)
+        base_url=url,
+        headers=headers,
+        timeout=_TIMEOUT_S,
+        limits=limits,
+        verify=context_for(url),
+        trust_env=by_proxies,
     ) as client:
         try:
             await client.get("/livez")
