@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,8 @@ def read_mix(arguments: argparse.Namespace) -> Mix:
         )
     except ValueError as error:
         raise ConfigError(f"--guidance and -n must be numbers: {error}") from None
+    if not all(map(math.isfinite, mix.guidance)):
+        raise ConfigError(f"--guidance = {arguments.guidance}: must be numbers, and not infinite")
     if not set(mix.tasks) <= set(TASKS):
         raise ConfigError(f"--tasks = {arguments.tasks}: must be some of {', '.join(TASKS)}")
     return mix

@@ -26,6 +26,8 @@ def test_the_command_says_when_nobody_answers(tmp_path: Path, capsys: pytest.Cap
         (["--clients", "0"], "'0': must be a number, 1 or more"),
         (["--key", "@/no/such/file"], "--key"),
         (["--key", "@TEXT"], "--key = @TEXT: not text"),
+        (["--guidance", "1,nan"], "--guidance"),
+        (["http://127.0.0.1:80800"], "must look like http://127.0.0.1:8000"),
         (["http://[::1"], "must look like http://127.0.0.1:8000"),
     ],
 )
