@@ -38,7 +38,10 @@ _XL_TEXT, _XL_TEXT_2, _REFINER_TEXT = (
 )
 _FLAT = f"{_SD1_TEXT}embeddings.", f"{_SD1_TEXT}encoder.", f"{_SD1_TEXT}final_layer_norm."  # of old programs
 _WRAPPED = (_UNET, "diffusion_model.", "transformer.")  # what programs put before a transformer's names
-_LORA = re.compile(r"\.(lora_(down|up|A|B)(\.\w+)?\.weight|hada_w[12]_[ab]|lokr_w[12](_[ab])?|oft_blocks|dora_scale)$")
+_LORA = re.compile(
+    r"\.(lora_(down|up|A|B)(\.\w+)?\.weight|hada_w[12]_[ab]|lokr_w[12](_[ab])?|oft_blocks|dora_scale)$"
+    r"|([._]lora|\.lora_linear_layer)\.(down|up)\.weight$"  # as diffusers wrote them before peft
+)
 _EMBEDDING = frozenset({"emb_params", "clip_l", "clip_g", "string_to_param.*", "t5xxl", "t5"})
 _CONTROLNET = re.compile(r"(^|\.)(control_model|controlnet_\w+|input_hint_block|zero_convs|control_add_embedding)\.")
 _UNET_ALONE = re.compile(r"(input_blocks\.\d+|down_blocks\.\d+\.resnets)\.")
@@ -82,7 +85,8 @@ _INSTEAD = {
     Kind.TEXT_ENCODER: "name it under text_encoders, beside transformer, path or checkpoint",
     Kind.LORA: "list it under loras of the model that it was made for",
     Kind.EMBEDDING: "list it under embeddings of the model that it was made for",
-    Kind.CONTROLNET: "ControlNets are not served",
+    Kind.CONTROLNET: "have it as a folder in diffusers' layout, and name that under controlnets of the model that it"
+    " steers",
     Kind.UPSCALER: "name it under upscalers, or under upscaler of a model",
     Kind.UNKNOWN: "take a checkpoint in the original layout, or a diffusers folder",
 }

@@ -74,13 +74,17 @@ def read(path: Path) -> Header:
     if not isinstance(header, dict):
         raise LoadRefused(f"{where} has a damaged header")
     metadata = header.pop(_METADATA, None)
-    end = 0
     tensors: dict[str, Stored] = {}
+    places = []
     for key, value in header.items():
-        tensors[key], stop = _stored(value, where)
-        end = max(end, stop)
-    if end != size - 8 - length:
+        tensors[key], place = _stored(value, where)
+        places.append(place)
+    places.sort()
+    if max((stop for _, stop in places), default=0) != size - 8 - length:
         raise LoadRefused(f"{where} is truncated or longer than its header says")
+    # As the library has it, which would not open such a file.
+    if any(start != before for (start, _), before in zip(places, (0, *(stop for _, stop in places)), strict=False)):
+        raise LoadRefused(f"{where} has a damaged header: its tensors overlap, or leave gaps between them")
     for key, tensor in tensors.items():
         if tensor.dtype in _BITS and tensor.elements * _BITS[tensor.dtype] != tensor.size * 8:
             raise LoadRefused(f"{where} has a damaged header: {key[:80]!r} is not as large as its shape says")
@@ -88,8 +92,8 @@ def read(path: Path) -> Header:
     return Header(tensors, size, {key: value for key, value in said if isinstance(value, str)})
 
 
-def _stored(tensor: Any, where: str) -> tuple[Stored, int]:
-    """A tensor of a header, and where its data ends."""
+def _stored(tensor: Any, where: str) -> tuple[Stored, tuple[int, int]]:
+    """A tensor of a header, and where its data begins and ends."""
     try:
         start, stop = tensor["data_offsets"]
         dtype, shape = tensor["dtype"], tensor["shape"]
@@ -98,7 +102,7 @@ def _stored(tensor: Any, where: str) -> tuple[Stored, int]:
         raise LoadRefused(f"{where} has a damaged header") from error
     if not (isinstance(dtype, str) and all(type(number) is int and number >= 0 for number in whole) and start <= stop):
         raise LoadRefused(f"{where} has a damaged header")
-    return Stored(dtype, tuple(shape), stop - start), stop
+    return Stored(dtype, tuple(shape), stop - start), (start, stop)
 
 
 def refuse_pointer(path: Path, where: str) -> None:

@@ -15,7 +15,7 @@ from math import isqrt
 from pathlib import Path
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import headers
+from pipelines.facts import headers, seal
 from pipelines.facts.headers import Stored
 
 MAX_SCALE = 8  # of one pass
@@ -118,10 +118,13 @@ def weight_bytes(path: Path, itemsize: int) -> int:
     return sum(stored.elements for stored in read(path).values()) * itemsize
 
 
-def problem(path: Path) -> str | None:
-    """Why a file is no upscaler that can be used; None if it is one."""
+def problem(path: Path, *, with_seal: bool = True) -> str | None:
+    """Why a file is no upscaler that can be used; None if it is one. With ``with_seal``, one that has a seal must be as
+    it was sealed."""
     try:
         tell(path)
+        if with_seal:
+            seal.compare(path.parent, (path.name,), seal.name_for(path.name))
     except LoadRefused as refusal:
         return str(refusal)
     except OSError as error:

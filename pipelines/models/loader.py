@@ -8,18 +8,16 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 import re
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import diffusers
 import msgspec
-import safetensors
 import torch
 import transformers
 from diffusers import DiffusionPipeline
@@ -30,7 +28,7 @@ from pipelines.engine.graph_pool import GraphPool
 from pipelines.engine.shared import DENOISERS, SharedModule, find_shared_modules
 from pipelines.errors import LoadRefused
 from pipelines.facts import folder as model_folder
-from pipelines.facts import model_files
+from pipelines.facts import headers, model_files
 from pipelines.facts.families import Family, FamilyTable
 from pipelines.models import (
     components,
@@ -304,7 +302,7 @@ def weight_bytes(plan: ModelPlan, device: torch.device, *, host_encoders: bool =
         sizes[part.component.name] = {key: tensor.elements * itemsize for key, tensor in part.tensors().items()}
     loras = [Path(file.path) for file in plan.adapters]
     for path in (path for path in loras if model_folder.adapter_problem(path) is None):
-        sizes[f"lora {path}"] = {key: math.prod(shape) * itemsize for key, shape in _shapes([path])}
+        sizes[f"lora {path}"] = {key: each.elements * itemsize for key, each in headers.read(path).tensors.items()}
     for file in plan.upscalers:
         sizes[f"{_UPSCALER} {file.name}"] = {"": upscaler.weight_bytes(file, device, plan.dtype)}
     streamed = ENCODERS if host_encoders and plan.quantise_encoders is None else ()
@@ -326,12 +324,6 @@ def advice(plan: ModelPlan, device: torch.device, limit: int) -> str:
         if weight_bytes(changed, device, host_encoders=changed.encoders != "device") <= limit:
             return word
     return ""
-
-
-def _shapes(files: Iterable[Path]) -> Iterator[tuple[str, list[int]]]:
-    for path in files:
-        with safetensors.safe_open(str(path), framework="pt") as file:
-            yield from ((key, file.get_slice(key).get_shape()) for key in file.keys())  # noqa: SIM118, no mapping
 
 
 def _on_device(

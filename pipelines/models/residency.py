@@ -233,7 +233,7 @@ class Residency:
     def _make_room(self, size: int, coming: ModelPlan) -> None:
         """Evict until ``size`` more bytes fit. Raises LoadRefused if they never will."""
         limit = self.limit(coming)
-        kept = sum(r.size for p, r in self._residents.items() if p.keep)
+        kept = sum(r.size for p, r in self._residents.items() if self._stays(p))
         if size + kept > limit:
             kept_says = f", {kept >> 20} MiB of them for models that it keeps" if kept else ""
             word = self._advice(coming, limit - kept)
@@ -246,6 +246,10 @@ class Residency:
         if self._graphs is not None:
             self._graphs.make_room(size)
 
+    def _stays(self, plan: ModelPlan) -> bool:
+        """Does it make room for no other? One that is kept does not, as long as it is served."""
+        return plan.keep and (self._served is None or plan in self._served)
+
     def _wait_for_leaver(self, limit: int) -> ModelPlan | None:
         """The model to evict next, in use by nobody and marked as leaving; None if all fit into ``limit`` bytes."""
         with self._changed:
@@ -255,7 +259,11 @@ class Residency:
                 there = {p: r for p, r in self._residents.items() if r.place is Place.DEVICE}
                 if sum(resident.size for resident in there.values()) <= limit:
                     return None
-                plan = min((p for p in there if not p.keep), key=lambda p: _last_to_leave(p, there[p]))
+                plan = min(
+                    (p for p in there if not self._stays(p)), key=lambda p: _last_to_leave(p, there[p]), default=None
+                )
+                if plan is None:  # one that was to make room is served again meanwhile, and kept
+                    raise LoadRefused("models that the device keeps have left no room for it")
                 resident = there[plan]
                 resident.leaving = True  # also while it is in use: steady work would hold it, and this load, for ever
                 if resident.pins == 0:

@@ -15,6 +15,7 @@ from typing import Any
 from pipelines.errors import LoadRefused
 from pipelines.facts import folder as model_folder
 from pipelines.facts import model_files, requirements, upscaler
+from pipelines.facts.checkpoint import ARCHITECTURES
 from pipelines.facts.families import Family
 from pipelines.facts.presets import DrawingArea, Preset, overlay
 from pipelines.plan import ModelPlan, UpscalerFile
@@ -188,6 +189,20 @@ class Catalog:
     def watched_folders(self) -> tuple[Path, ...]:
         """The folders of which a change is a change of the catalog."""
         return self.lora_folders if self.checkpoints is None else (*self.lora_folders, self.checkpoints.path)
+
+    @cached_property
+    def awaited(self) -> tuple[Path, ...]:
+        """The files and folders of what is missing or broken: a change of them is a change of the catalog, as what a
+        model is, and can do, is told from them."""
+        found: set[Path] = set()
+        for plan in (plan for key, plan in self.plans.items() if self.models[key].weight_bytes is None):
+            folder = Path(plan.folder)
+            found |= {folder} - {ARCHITECTURES} if folder.parent != ARCHITECTURES else set()
+            files = (*plan.single_files, *(embedding.path for embedding in plan.embeddings))
+            found |= {Path(each) for each in (*files, *(control.path for control in plan.controls))}
+        networks = [each.file for each in self.upscalers.values()] + [model.upscaler for model in self]
+        found |= {path for path in (Path(each.path) for each in networks if each) if upscaler.problem(path) is not None}
+        return tuple(sorted(found))
 
     @property
     def refused_checkpoints(self) -> dict[str, str]:

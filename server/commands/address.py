@@ -14,6 +14,8 @@ from typing import Any
 
 from server.errors import ConfigError
 
+_MAX_PORT = 65535  # of a larger one, name look-ups raise what no client of HTTP catches
+
 
 @dataclass(frozen=True)
 class Address:
@@ -44,8 +46,6 @@ def add_address(parser: argparse.ArgumentParser) -> Any:
 
 def read_address(arguments: argparse.Namespace) -> Address:
     """The address in the flags, else in the environment, else this machine's port. Raises ConfigError."""
-    import httpx
-
     from server.settings import API_KEY_VARIABLE, URL_VARIABLE, read_settings
 
     named = arguments.server or os.environ.get(URL_VARIABLE)
@@ -54,17 +54,24 @@ def read_address(arguments: argparse.Namespace) -> Address:
     else:
         settings = read_settings()
         url, certificate = f"{settings.scheme}://127.0.0.1:{settings.port or 8000}", settings.tls_cert
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
-        parsed = httpx.URL("")
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+    if not is_url(url):
         raise ConfigError(f"--server ({URL_VARIABLE}) = {url!r}: must look like http://127.0.0.1:8000")
     # OpenAI's clients are given their base URL with /v1; whoever pastes that here means the same server.
     base = url.rstrip("/").removesuffix("/v1").removesuffix("/api")
     key_file = arguments.key_file
     key = os.environ.get(API_KEY_VARIABLE) or None if key_file is None else _read_key(key_file)
     return Address(base, key, bool(named), certificate)
+
+
+def is_url(text: str) -> bool:
+    """Is it the URL of a server that could be asked?"""
+    import httpx
+
+    try:
+        url = httpx.URL(text)
+    except httpx.InvalidURL:
+        return False
+    return url.scheme in ("http", "https") and bool(url.host) and (url.port or 0) <= _MAX_PORT
 
 
 def _read_key(path: Path) -> str:

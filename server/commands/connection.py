@@ -54,11 +54,12 @@ def client_of(address: Address, *, timeout_s: float) -> httpx.AsyncClient:
         headers=address.headers,
         verify=context_for(address.url, address.own_certificate),
         timeout=httpx.Timeout(timeout_s, connect=min(timeout_s, _CONNECT_TIMEOUT_S)),
-        trust_env=not _is_this_machine(httpx.URL(address.url).host),  # no proxy to oneself
+        trust_env=not is_this_machine(httpx.URL(address.url).host),  # no proxy to oneself
     )
 
 
-def _is_this_machine(host: str) -> bool:
+def is_this_machine(host: str) -> bool:
+    """Is it this machine's loopback, by name or address?"""
     try:
         return ip_address(host).is_loopback
     except ValueError:

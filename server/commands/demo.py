@@ -6,6 +6,7 @@ folder of its own, no keys and this machine alone, whatever the settings of the 
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from server import interpreter
+from server.commands.failure import CommandFailed
 from server.errors import ConfigError
 
 # The first worked example of the API's specification.
@@ -48,10 +50,8 @@ def run(arguments: Namespace) -> int:
 
 def demo(out: Path, n: int) -> int:
     """Make ``n`` pictures in folder ``out``. Returns the exit code."""
-    try:
-        from openai import OpenAI
-    except ImportError:
-        raise ConfigError("the demo speaks through the openai client: pip install 'darkroom[demo]'") from None
+    if importlib.util.find_spec("openai") is None:
+        raise ConfigError("the demo speaks through the openai client: pip install 'darkroom[demo]'")
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     _make_folder(out)  # before anything is drawn
@@ -66,11 +66,10 @@ def demo(out: Path, n: int) -> int:
             _wait_until_ready(base, process)
             ready_s = time.monotonic() - started
             progress.update(task, description=f"drawing {n} × “{PROMPT}”")
-            client = OpenAI(base_url=f"{base}/api", api_key="none-needed-on-loopback")
             asked = time.monotonic()
-            answer = client.images.generate(prompt=PROMPT, n=n)
+            urls = _draw(base, n)
             drawn_s = time.monotonic() - asked
-            paths = _save(out, [picture.url or "" for picture in answer.data or ()])
+            paths = _save(out, urls)
         finally:
             process.terminate()
             process.wait(timeout=60)
@@ -138,13 +137,29 @@ def _make_folder(out: Path) -> None:
         raise ConfigError(f"--out {out}: nothing can be written there")
 
 
+def _draw(base: str, n: int) -> list[str]:
+    """The URLs of ``n`` pictures, asked for as most programs ask, but by no proxy. Raises CommandFailed."""
+    from openai import DefaultHttpxClient, OpenAI, OpenAIError
+
+    with DefaultHttpxClient(trust_env=False) as http:
+        client = OpenAI(base_url=f"{base}/api", api_key="none-needed-on-loopback", http_client=http)
+        try:
+            answer = client.images.generate(prompt=PROMPT, n=n, response_format="url")
+        except OpenAIError as error:
+            raise CommandFailed(f"no pictures came: {error}") from None
+    return [picture.url or "" for picture in answer.data or ()]
+
+
 def _save(out: Path, urls: list[str]) -> list[Path]:
     import httpx
 
     paths = []
     for number, url in enumerate(urls, 1):
         path = out / f"demo-{number}.png"
-        data = httpx.get(url, trust_env=False).raise_for_status().content
+        try:
+            data = httpx.get(url, trust_env=False).raise_for_status().content
+        except httpx.HTTPError as error:
+            raise CommandFailed(f"a picture could not be fetched: {error}") from None
         try:
             path.write_bytes(data)
         except OSError as error:

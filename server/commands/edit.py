@@ -10,7 +10,7 @@ from argparse import Namespace
 from pathlib import Path
 from typing import Any
 
-from server.commands.generate import add_drawing_flags, read_fields
+from server.commands.generate import add_drawing_flags, number, read_fields
 from server.commands.saving import FORMATS, Destination
 from server.errors import ConfigError
 
@@ -22,7 +22,7 @@ def add_parser(commands: Any) -> None:
     add("pictures", metavar="PICTURE", nargs="+", help="file or URL; several where the model can")
     add("prompt", metavar="PROMPT", help="what to draw")
     add("--mask", metavar="FILE", help="what to repaint: transparent, or white without transparency; file or URL")
-    add("--strength", type=float, metavar="0..1", help="how much is drawn anew")
+    add("--strength", type=number, metavar="0..1", help="how much is drawn anew")
     add("--fidelity", choices=("low", "high"), help="in place of --strength: how near to stay")
     add_drawing_flags(parser)
 

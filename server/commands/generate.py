@@ -6,6 +6,7 @@ Knows flags and which request field each stands for, ``edit``'s too; checks no v
 from __future__ import annotations
 
 import argparse
+import math
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,13 @@ def _add_fields(parser: argparse.ArgumentParser) -> None:
     add("--background", metavar="NAME", help="auto, opaque or transparent")
     add("--seed", type=int, help="of the first picture; those that follow count on")
     add("--steps", type=int, metavar="N", help="denoising steps")
-    add("--guidance", type=float, metavar="SCALE", help="how closely to follow the prompt")
+    add("--guidance", type=number, metavar="SCALE", help="how closely to follow the prompt")
     add("--negative", metavar="TEXT", help="what to keep out")
     add("--scheduler", metavar="NAME", help="sampling method")
     add("--spacing", metavar="NAME", help="where the steps lie: default or dense_start")
-    add("--step-cache", type=float, metavar="0..1", help="how many steps to tell from others instead of computing them")
+    add(
+        "--step-cache", type=number, metavar="0..1", help="how many steps to tell from others instead of computing them"
+    )
     add("--lora", dest="loras", action="append", type=_lora, metavar="NAME[=WEIGHT]", help="an adapter; repeatable")
     add("--format", metavar="NAME", help="png, jpeg or webp")
     add("--compression", type=int, metavar="0..100", help="quality of jpeg and webp")
@@ -113,11 +116,22 @@ def _add_output(parser: argparse.ArgumentParser) -> None:
     show.add_argument("--no-show", dest="show", action="store_const", const="off", help="only save them")
 
 
+def number(text: str) -> float:
+    """A number that JSON has, which knows neither nan nor infinity. Raises ArgumentTypeError."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not math.isfinite(value):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number")
+    return value
+
+
 def _lora(text: str) -> dict[str, Any]:
     name, equals, weight = text.rpartition("=")
     if not equals:
         return {"name": text}
     try:
-        return {"name": name, "weight": float(weight)}
-    except ValueError:
+        return {"name": name, "weight": number(weight)}
+    except argparse.ArgumentTypeError:
         raise argparse.ArgumentTypeError("must be NAME or NAME=WEIGHT, with a number as the weight") from None

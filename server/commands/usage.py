@@ -16,6 +16,7 @@ from server.commands.address import Address, add_address, read_address
 from server.commands.failure import CommandFailed
 
 _TIMEOUT_S = 60.0
+_UNFOLDED = 500  # columns where a program reads: names are whole
 _COLUMNS = ("day", "key", "model", "pictures", "megapixel-steps", "device s")
 
 
@@ -74,6 +75,8 @@ def _print(body: dict[str, Any]) -> None:
     table.add_section()
     table.add_row("total", "", "", *_figures(body["total"]))
     console = Console()
+    if not console.is_terminal:
+        console = Console(width=_UNFOLDED)
     console.print(f"{body['since']} to {body['until']} (UTC)", highlight=False)
     console.print(table, highlight=False)
     for name, quota in body["quotas"].items():

@@ -17,7 +17,7 @@ from pathlib import Path
 from pipelines.plan import ModelPlan
 from server.catalog.catalog import Catalog
 from server.catalog.load import load_catalog
-from server.catalog.watch import has_settled, stamps
+from server.catalog.watch import Stamps, has_settled, stamps
 from server.errors import ConfigError
 from server.worker.devices import WorkerDevice
 from server.worker.fleet import Fleet
@@ -59,9 +59,9 @@ class ServedCatalog:
         self._file = file
         self._worker = worker
         self._devices = devices
-        self._known = stamps(file, catalog.watched_folders)
         self._reading = asyncio.Lock()
         self._tasks: set[asyncio.Task[None]] = set()
+        self._known = self._look()
         self._mark(_problems(catalog, catalog.plans.values()))
         _log_refused_checkpoints({}, catalog.refused_checkpoints)
         _log_refused_upscalers({}, catalog.upscaler_problems())
@@ -71,10 +71,14 @@ class ServedCatalog:
         before = self._known
         while True:
             await asyncio.sleep(POLL_S)
-            now = await asyncio.to_thread(stamps, self._file, self.current.watched_folders)
+            now = await asyncio.to_thread(self._look)
             settled, before = has_settled(self._known, before, now), now
             if settled:
                 await self._reload_and_log()
+
+    def _look(self) -> Stamps:
+        """What is on the disk now, of all that the current catalog was made of and waits for."""
+        return stamps(self._file, self.current.watched_folders, self.current.awaited)
 
     def reload_soon(self) -> None:
         """Read the file again, whether or not it has changed."""
@@ -85,7 +89,7 @@ class ServedCatalog:
     async def reload(self) -> Changes:
         """Read the file again now. Raises ConfigError for one that is wrong: all is as it was then."""
         async with self._reading:  # two at once: the second sees what the first has made
-            self._known = await asyncio.to_thread(stamps, self._file, self.current.watched_folders)
+            self._known = await asyncio.to_thread(self._look)
             known = set(self.current.plans.values())
             try:
                 catalog, problems = await asyncio.to_thread(_read, self._file, known, self._devices)
@@ -99,6 +103,7 @@ class ServedCatalog:
             if plans != self.current.served_plans or _preloads(catalog) != _preloads(self.current):
                 self._worker.serve(plans.values(), _preloads(catalog))
             self._mark(problems)
+            self._unmark(catalog)
             _log_refused(self.current, catalog)
             _log_refused_checkpoints(self.current.refused_checkpoints, catalog.refused_checkpoints)
             _log_refused_upscalers(self.current.upscaler_problems(), catalog.upscaler_problems())
@@ -128,6 +133,15 @@ class ServedCatalog:
             for name, reason in adapters.items():
                 log.error("adapter cannot be used", extra={"model": key, "adapter": name, "reason": reason})
 
+    def _unmark(self, catalog: Catalog) -> None:
+        """Call what is whole now no longer broken, where its plan is as it was when something of it was missing."""
+        for key, plan in catalog.plans.items():
+            old, status = self.current.models.get(key), self._worker.models.get(key)
+            if old is None or old.plan != plan or status is None or status.state is not ModelState.BROKEN:
+                continue
+            if old.weight_bytes is None and catalog.models[key].weight_bytes is not None:
+                self._worker.models[key] = ModelStatus()
+
 
 def _without_folder(text: str, file: Path) -> str:
     """As anybody may read it."""
@@ -148,6 +162,7 @@ def _read(file: Path, known: Iterable[ModelPlan], devices: Sequence[WorkerDevice
 def _problems(catalog: Catalog, plans: Iterable[ModelPlan]) -> _Problems:
     for each in catalog:
         _ = each.weight_bytes  # read here, and not on the event loop when a list of models is asked for
+    _ = catalog.awaited  # nor at the next look
     folders: dict[str, str] = {}
     adapters: dict[str, dict[str, str]] = {}
     for plan in plans:

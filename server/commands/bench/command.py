@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import math
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -88,6 +89,8 @@ def read_mix(arguments: argparse.Namespace) -> Mix:
         )
     except ValueError as error:
         raise ConfigError(f"--guidance and -n must be numbers: {error}") from None
+    if not all(map(math.isfinite, mix.guidance)):
+        raise ConfigError(f"--guidance = {arguments.guidance}: must be numbers, and not infinite")
     if not set(mix.tasks) <= set(TASKS):
         raise ConfigError(f"--tasks = {arguments.tasks}: must be some of {', '.join(TASKS)}")
     return mix
@@ -98,15 +101,14 @@ def _read_key(given: str | None) -> str | None:
         return given
     try:
         return Path(given[1:]).read_text(encoding="utf-8").strip()
-    except OSError as error:
-        raise ConfigError(f"--key = {given}: {error.strerror}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--key = {given}: {getattr(error, 'strerror', 'not text')}") from None
 
 
 def _positive(text: str) -> int:
-    value = int(text)
-    if value < 1:
-        raise argparse.ArgumentTypeError("must be 1 or more")
-    return value
+    if not (text.isascii() and text.isdecimal() and int(text) >= 1):
+        raise argparse.ArgumentTypeError(f"{text!r}: must be a number, 1 or more")
+    return int(text)
 
 
 def _range(text: str) -> tuple[int, int]:

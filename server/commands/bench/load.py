@@ -18,7 +18,9 @@ from dataclasses import dataclass, field, fields
 import httpx
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
+from server.commands.address import is_url
 from server.commands.bench.mix import Ask
+from server.commands.connection import is_this_machine
 from server.commands.trust import context_for, refused_certificate
 from server.errors import ConfigError
 
@@ -226,8 +228,15 @@ async def run_against(
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     headers = {} if key is None else {"Authorization": f"Bearer {key}"}
     limits = httpx.Limits(max_connections=None)
+    if not is_url(url):
+        raise ConfigError(f"{url!r}: must look like http://127.0.0.1:8000")
     async with httpx.AsyncClient(
-        base_url=url, headers=headers, timeout=_TIMEOUT_S, limits=limits, verify=context_for(url)
+        base_url=url,
+        headers=headers,
+        timeout=_TIMEOUT_S,
+        limits=limits,
+        verify=context_for(url),
+        trust_env=not is_this_machine(httpx.URL(url).host),
     ) as client:
         try:
             await client.get("/livez")

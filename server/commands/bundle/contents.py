@@ -14,10 +14,11 @@ from typing import Any
 import yaml
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import controls, model_files, seal, sealed
+from pipelines.facts import controls, model_files, seal, sealed, upscaler
 from pipelines.facts import folder as model_folder
 from pipelines.facts.seal import Seal
 from pipelines.facts.sealed import Sealed
+from pipelines.spec import LANCZOS
 from server.catalog.catalog import Catalog, Model
 from server.catalog.watch import weights_in
 from server.commands.failure import CommandFailed
@@ -45,6 +46,7 @@ def of_models(catalog: Catalog, names: Collection[str]) -> tuple[Contents, str]:
         entries[key] |= _add_model(contents, catalog.models[key])
     for each, entry in entries.items():
         _add_adapters(contents, catalog, each, entry)
+    _add_upscalers(contents, catalog, written, entries)
     written.pop("checkpoints", None)
     default = catalog.default if catalog.default in chosen else next(iter(entries))
     return contents, yaml.safe_dump({**written, "default": default, "models": entries}, sort_keys=False)
@@ -105,6 +107,31 @@ def _add_adapters(contents: Contents, catalog: Catalog, name: str, entry: dict[s
         for path in weights_in(folder):
             _adapter(contents, path, f"lora_folders/{name}")
         entry["lora_folder"] = f"lora_folders/{name}"
+
+
+def _add_upscalers(
+    contents: Contents, catalog: Catalog, written: dict[str, Any], entries: dict[str, dict[str, Any]]
+) -> None:
+    """Bring the upscalers of the file and of its entries along, each file once: IDs that share weights share them too.
+    Raises CommandFailed for one that cannot be used."""
+    places: dict[Path, str] = {}
+
+    def place_of(path: str) -> str:
+        whole = (catalog.path.parent / path).absolute()
+        if whole not in places:
+            problem = upscaler.problem(whole)
+            if problem is not None:
+                raise CommandFailed(f"not packed: {problem}")
+            places[whole] = _packed(contents, whole, f"upscalers/{len(places)}")
+        return places[whole]
+
+    known = written.get("upscalers") or {}
+    if known:
+        written["upscalers"] = {name: place_of(path) for name, path in known.items()}
+    for entry in entries.values():
+        named = entry.get("upscaler")
+        if named is not None and named not in known and named.lower() != LANCZOS:
+            entry["upscaler"] = place_of(named)
 
 
 def _adapter(contents: Contents, path: Path, folder: str) -> str:

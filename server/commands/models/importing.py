@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import yaml
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import checkpoint
+from pipelines.facts import checkpoint, upscaler
 from pipelines.facts.checkpoint import BASES, Kind, Told
 from server.catalog.entries import ID
 from server.commands.failure import CommandFailed
@@ -116,13 +116,17 @@ def _beside(told: Told, into: str | None) -> str:
     no key."""
     where = f"models.{into}" if into is not None else "the model that it belongs to (--into ID)"
     path = _scalar(str(told.path))
+    name = _scalar(_id_of(told.path).replace(":", "-"))  # which names of adapters and upscalers do not have
     if told.kind is Kind.LORA:
-        return f"list it in {where}:\n\n    loras:\n      {_id_of(told.path)}: {{ path: {path} }}"
+        return f"list it in {where}:\n\n    loras:\n      {name}: {{ path: {path} }}"
     if told.kind is Kind.EMBEDDING:
         token = _scalar(f"<{_id_of(told.path)}>")
         return f"list it in {where}, by the word that prompts shall say:\n\n    embeddings:\n      {token}: {path}"
     if told.kind is Kind.UPSCALER:
-        return f"list it in models.yaml, beside models:\n\nupscalers:\n  {_id_of(told.path)}: {path}"
+        problem = upscaler.problem(told.path)
+        if problem is not None:
+            raise CommandFailed(problem)
+        return f"list it in models.yaml, beside models:\n\nupscalers:\n  {name}: {path}"
     if told.kind in _BESIDE:
         return f"name it in {where}, beside the path of a diffusers folder:\n\n    {_BESIDE[told.kind]}: {path}"
     raise CommandFailed(told.problem or f"{told.path.name} is {told.kind}")
@@ -159,7 +163,7 @@ def _write(settings: Settings, key: str, keys: Keys) -> Path:
     catalog = load_catalog(file)
     if any(key in (model.id, *model.entry.aliases) for model in catalog):
         raise CommandFailed(f"{file} has a model {key} already; give this one another name with --as")
-    text = file.read_text(encoding="utf-8")
+    text = file.read_bytes().decode("utf-8")  # with the ends of its lines as they are
     with atomic.replacement(file, _with_entry(text, key, keys, file).encode()) as temporary:
         try:
             added = load_catalog(temporary)
@@ -180,10 +184,11 @@ def _with_entry(text: str, key: str, keys: Keys, file: Path) -> str:
         raise CommandFailed(f"{file}: models has no lines of its own to add one to; write the entry by hand")
     lines = text.splitlines(keepends=True)
     at = _last_line(models) + 1
-    if at and not lines[at - 1].endswith("\n"):
+    if at and not lines[at - 1].endswith(("\n", "\r")):
         lines[at - 1] += "\n"
     indent = " " * models.value[0][0].start_mark.column
-    return "".join((*lines[:at], "\n", _entry(key, keys, indent), *lines[at:]))
+    entry = f"\n{_entry(key, keys, indent)}".replace("\n", "\r\n" if "\r\n" in text else "\n")
+    return "".join((*lines[:at], entry, *lines[at:]))
 
 
 def _last_line(node: yaml.Node) -> int:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from pipelines.errors import LoadRefused
 from pipelines.facts import folder as model_folder
-from pipelines.facts import model_files, seal, sealed
+from pipelines.facts import model_files, seal, sealed, upscaler
 from pipelines.facts.seal import Report, Seal, State
 from pipelines.facts.sealed import Sealed
 from pipelines.plan import ModelPlan
@@ -37,7 +37,7 @@ def seal_model(settings: Settings, name: str, *, again: bool) -> None:
         model_files.inspect(plan, with_seal=False)
     except LoadRefused as refusal:
         raise CommandFailed(f"{plan.source}: not sealed: {refusal}") from None
-    wanted = [each for each in sealed.of(plan) if each.key != "loras" or _is_whole(each)]
+    wanted = [each for each in sealed.of(plan) if _is_whole(each)]
     if not again:
         for each in wanted:
             _refuse_changed(each, owner.id)
@@ -65,11 +65,16 @@ def _seal(settings: Settings, name: str, each: Sealed) -> Seal:
     return found
 
 
-def _is_whole(adapter: Sealed) -> bool:
-    """Can an adapter be used? Another is told as such, and its model serves without it."""
-    problem = model_folder.adapter_problem(adapter.path, with_seal=False)
+def _is_whole(each: Sealed) -> bool:
+    """Can it be used? An adapter or upscaler that cannot is told as such, and its model serves without it; of all else
+    the model has been checked."""
+    problem = None
+    if each.key == "loras":
+        problem = model_folder.adapter_problem(each.path, with_seal=False)
+    elif each.key == "upscaler":
+        problem = upscaler.problem(each.path, with_seal=False)
     if problem is not None:
-        print(f"not sealed: {adapter.path}: {problem}", file=sys.stderr)
+        print(f"not sealed: {each.path}: {problem}", file=sys.stderr)
     return problem is None
 
 

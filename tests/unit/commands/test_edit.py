@@ -35,6 +35,7 @@ def test_the_last_word_of_edit_is_the_prompt(paper: Paper, capsys: pytest.Captur
     [
         (("edit", "nowhere.png", "x"), "nowhere.png"),
         (("edit", "there.png", "x", "--mask", "nowhere.png"), "nowhere.png"),
+        (("edit", "there.png", "x", "--strength", "nan"), "must be a number"),
         (("edit", "x"), "PROMPT"),
     ],
 )

@@ -43,6 +43,10 @@ def test_bytes_that_are_no_text_are_refused(capsys: pytest.CaptureFixture[str]) 
     ("arguments", "says"),
     [
         (("generate", "x", "--server", "ftp://a"), "--server"),
+        (("generate", "x", "--server", "http://127.0.0.1:80800"), "--server"),
+        (("generate", "x", "--guidance", "nan"), "must be a number"),
+        (("generate", "x", "--step-cache", "inf"), "must be a number"),
+        (("generate", "x", "--lora", "a=nan"), "WEIGHT"),
         (("generate", "x", "--key-file", "nowhere"), "nowhere"),
         (("generate", "x", "-n", "2", "-o", "a.png"), "folder"),
         (("generate", "x", "-o", "a.png", "--format", "webp"), "ending"),

@@ -33,6 +33,17 @@ def test_a_table_with_its_sum(used: Paper, capsys: pytest.CaptureFixture[str]) -
     assert "ada" not in capsys.readouterr().out
 
 
+def test_names_are_whole_where_a_program_reads(used: Paper, capsys: pytest.CaptureFixture[str]) -> None:
+    """They were cut to what a terminal of 80 columns holds."""
+    key, model = "pictures-of-the-newsletter@example.com", "stable-diffusion-xl-base-1.0-with-a-long-name"
+    accounts = used.app.state.services.accounts
+    accounts.book(Payer("3", key), model, pictures=1, device_s=0.5, day="2026-11-30")
+    assert run("usage", "--until", "2026-11-30") == 0
+    said = capsys.readouterr().out
+    assert f"{key}  {model}" in said
+    assert "megapixel-steps" in said
+
+
 def test_the_servers_own_answer(used: Paper, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("usage", "--until", "2026-11-30", "--key", "ada", "--json") == 0
     body = json.loads(capsys.readouterr().out)

@@ -13,12 +13,15 @@ from typing import Any, cast
 import pytest
 
 from pipelines.plan import ModelPlan
+from server.catalog import watch
+from server.catalog.catalog import Catalog
 from server.catalog.load import load_catalog
 from server.errors import ConfigError, ModelNotFound
 from server.worker import served
 from server.worker.fleet import Fleet
 from server.worker.served import Changes, ServedCatalog
 from server.worker.status import ModelState, ModelStatus
+from tests import upscalers
 from tests.running import ROOT
 from tests.unit.pipelines.facts.test_checkpoint import sd, write
 
@@ -226,3 +229,47 @@ async def test_checkpoints_that_are_put_into_their_folder_are_models(
         (folder / "some.safetensors").unlink()
         await until(lambda: ids(catalog) == {"mini"})
     assert place.worker.served[-1] == {"mini"}
+
+
+async def test_a_folder_that_comes_later_is_the_model_that_it_is(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It was served as a model of no family: without edits, and at 1024x1024 whatever it draws."""
+    place.write(TEXT + "  late: { path: late }\n  told: { path: late, family: stable-diffusion }\n")
+    kept: list[Catalog] = []  # so that no id is given twice
+    async with watched(place, monkeypatch) as catalog:
+        assert catalog.current.models["late"].family.name == "other"
+        assert place.worker.models["told"].state is ModelState.BROKEN
+        shutil.copytree(ROOT / "weights/darkroom-mini", place.folder / "late")
+        await until(lambda: catalog.current.models["late"].weight_bytes is not None)
+        late = catalog.current.models["late"]
+        assert late.family.name == "stable-diffusion"
+        assert late.own_scheduler is not None
+        assert place.worker.served[-1] == {"mini", "late", "told"}
+        assert place.worker.models["told"].state is ModelState.UNLOADED, "its plan is as it was"
+        assert catalog.current.awaited == ()
+        seen = set()
+        for _ in range(25):
+            await asyncio.sleep(0.02)
+            seen.add(id(catalog.current))
+            kept.append(catalog.current)
+        assert len(seen) <= 3, "it is not read again and again"
+
+
+async def test_files_that_come_later_are_told_from_their_headers(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A checkpoint was refused as one of no known base until models.yaml was touched."""
+    place.write("upscalers: { x2: x2.safetensors }\n" + TEXT + "  late: { checkpoint: late.safetensors }\n")
+    async with watched(place, monkeypatch) as catalog:
+        assert catalog.current.upscalers["x2"].problem is not None
+        write(place.folder / "late.safetensors", sd())
+        await until(lambda: catalog.current.models["late"].problem() is None)
+        assert Path(catalog.current.models["late"].plan.folder).name == "sd15"
+        upscalers.write(place.folder / "x2.safetensors", upscalers.compact())
+        await until(lambda: catalog.current.upscalers["x2"].problem is None)
+        assert catalog.current.awaited == ()
+
+
+def test_a_folder_that_is_no_model_is_not_read_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(watch, "_MAX_AWAITED", 5)
+    for number in range(9):
+        (tmp_path / f"{number}").mkdir()
+        (tmp_path / f"{number}" / "photo.jpg").touch()
+    assert len(watch.stamps(tmp_path / "models.yaml", (), [tmp_path])) <= 6

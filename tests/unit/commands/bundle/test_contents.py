@@ -13,6 +13,7 @@ from pipelines.facts import seal
 from server.catalog.load import load_catalog
 from server.commands.bundle import contents
 from server.commands.failure import CommandFailed
+from tests import upscalers
 from tests.running import ROOT
 from tests.unit.catalog.control_folders import WEIGHTS as WEIGHTS_OF_ONE
 from tests.unit.catalog.control_folders import write_control
@@ -201,3 +202,26 @@ def test_controlnets_travel_with_their_seals(file: Path, tmp_path: Path) -> None
     folders = [Path(each.path) for each in there.models["a"].plan.controls]
     assert all(folder.is_relative_to(tmp_path / "there") for folder in folders)
     assert [(folder / seal.NAME).is_file() for folder in folders] == [True, False]
+
+
+def test_upscalers_travel_and_are_found_where_they_arrive(file: Path, tmp_path: Path) -> None:
+    """models.yaml named them where they had been: where the bundle arrived, pictures were enlarged by Lanczos."""
+    (tmp_path / "nets").mkdir()
+    for scale in (2, 4):
+        upscalers.write(tmp_path / "nets" / f"x{scale}.safetensors", upscalers.compact(scale))
+    plain = tmp_path / "nets" / "x4.safetensors"
+    manifest = plain.with_name(seal.name_for(plain.name))
+    manifest.write_bytes(seal.make(plain.parent, [plain.name], lambda read: None))
+    text = f"upscalers: {{ two: {tmp_path / 'nets' / 'x2.safetensors'} }}{file.read_text()}"
+    text = text.replace("max_steps: 9", "max_steps: 9, upscaler: nets/x4.safetensors")
+    file.write_text(text.replace("aliases: [x]", "aliases: [x], upscaler: two"))
+    found, text = contents.of_models(load_catalog(file), ["b"])
+    assert str(tmp_path) not in text
+    there = load_catalog(unpacked(found, text, tmp_path / "there"))
+    assert there.upscaler_problems() == {}
+    assert [each.name for each in there.models["a"].plan.upscalers] == ["two", "x4"]
+    packed = Path(there.models["a"].plan.upscalers[1].path)
+    assert packed.with_name(manifest.name).read_bytes() == manifest.read_bytes()
+    plain.write_bytes(b"torn")
+    with pytest.raises(CommandFailed, match=r"not packed: .*x4\.safetensors"):
+        contents.of_models(load_catalog(file), ["b"])

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from server.catalog.load import load_catalog
+from tests import upscalers
 from tests.unit.commands.command_line import run
 from tests.unit.pipelines.facts.test_checkpoint import Shapes, sd, write
 
@@ -100,6 +101,40 @@ def test_a_file_of_another_models_is_told_where_it_belongs(file: Path, capsys: p
     assert f"models.a, by the word that prompts shall say:\n\n    embeddings:\n      <cat-toy>: {toy}" in (
         capsys.readouterr().out
     )
+
+
+@pytest.mark.parametrize("stem", ["12345", "on", "2024-01-31", "style:ink"])
+def test_what_is_printed_can_be_pasted(stem: str, file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """YAML took the name of a LoRA for a number, and models.yaml was refused."""
+    assert imports(file, write(file.parent / f"{stem}.safetensors", LORA), "--into", "a") == 0
+    lines = capsys.readouterr().out.partition("\n\n")[2]
+    file.write_text(MODELS.replace("    aliases:\n", f"{lines}    aliases:\n"))
+    (adapter,) = load_catalog(file).models["a"].plan.adapters
+    assert adapter.name == stem.replace(":", "-")
+    file.write_text(MODELS)
+    net = upscalers.write(file.parent / f"{stem}.safetensors", upscalers.compact())
+    assert imports(file, net) == 0
+    file.write_text(capsys.readouterr().out.partition("\n\n")[2] + MODELS)
+    assert load_catalog(file).upscalers[stem.replace(":", "-")].problem is None
+
+
+def test_an_upscaler_that_is_not_read_is_not_to_be_listed(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    old = write(file.parent / "old.safetensors", {"model.1.sub.0.RDB1.conv1.0.weight": (32, 64, 3, 3)})
+    assert imports(file, old) == 1
+    said = capsys.readouterr()
+    assert "an ESRGAN in an older layout" in said.err
+    assert "upscalers:" not in said.out
+
+
+def test_lines_keep_their_ends(file: Path) -> None:
+    """Those of a file from Windows all became others."""
+    before = MODELS.replace("\n", "\r\n").encode()
+    file.write_bytes(before)
+    assert imports(file, write(file.parent / "some.safetensors", sd()), "--write") == 0
+    after = file.read_bytes()
+    assert set(before.split(b"\n")) <= set(after.split(b"\n"))
+    assert after.count(b"\n") == after.count(b"\r\n")
+    assert "some" in load_catalog(file).models
 
 
 def test_what_is_served_under_no_key_is_refused_with_what_to_do(file: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,6 +16,7 @@ from pipelines.plan import ModelPlan
 from server.api.seals import SealStates
 from server.catalog.load import load_catalog
 from server.storage.verified import VerifiedFolders
+from tests import upscalers
 from tests.running import ROOT
 from tests.unit.catalog.control_folders import write_control
 from tests.unit.commands.command_line import run
@@ -327,3 +328,24 @@ def test_a_controlnet_is_sealed_with_its_model_and_is_verified(
     flip(folder / "diffusion_pytorch_model.safetensors", -1)
     assert models(file, "verify", "a") == 1
     assert "differs: diffusion_pytorch_model.safetensors" in capsys.readouterr().out
+
+
+def test_an_upscaler_that_cannot_be_used_is_no_bar_to_the_seal(
+    file: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The folder was sealed, and then the command failed over a file that the model serves without."""
+    nets = "  b: { like: a, upscaler: good.safetensors }\n  c: { like: a, upscaler: gone.safetensors }\n"
+    file.write_text(f"default: a\nmodels:\n  a: {{ path: model, upscaler: torn.safetensors }}\n{nets}")
+    good = upscalers.write(tmp_path / "good.safetensors", upscalers.compact())
+    (tmp_path / "torn.safetensors").write_bytes(b"torn")
+    assert models(file, "seal", "a") == 0
+    said = capsys.readouterr().err
+    assert f"not sealed: {tmp_path / 'gone.safetensors'}: gone.safetensors does not exist" in said
+    assert f"not sealed: {tmp_path / 'torn.safetensors'}: " in said
+    assert manifest(tmp_path, "good").is_file()
+    assert models(file, "verify", "a") == 0
+    assert "models.b.upscaler" not in load_catalog(file).upscaler_problems()
+    upscalers.write(good, upscalers.compact(width=9))
+    assert "good.safetensors has" in load_catalog(file).upscaler_problems()["models.b.upscaler"]
+    assert models(file, "seal", "a", "--again") == 0
+    assert "models.b.upscaler" not in load_catalog(file).upscaler_problems()

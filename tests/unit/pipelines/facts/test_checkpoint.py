@@ -8,9 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import safetensors
 
 from pipelines.errors import LoadRefused
-from pipelines.facts import checkpoint, model_files
+from pipelines.facts import checkpoint, headers, model_files
 from pipelines.facts.checkpoint import ARCHITECTURES, Kind
 from pipelines.plan import ModelPlan
 
@@ -106,10 +107,21 @@ def test_names_of_old_programs_are_read_as_those_of_today(file: Path) -> None:
         (["lora_unet_down_blocks_0.lora_down.weight", "lora_unet_down_blocks_0.alpha"], Kind.LORA, "under loras"),
         (["unet.down_blocks.0.attn.to_k.lora_A.weight"], Kind.LORA, "under loras"),
         (["lora_unet_x.hada_w1_a"], Kind.LORA, "under loras"),
+        (["unet.down_blocks.0.attn1.processor.to_q_lora.down.weight"], Kind.LORA, "under loras"),
+        (["unet.down_blocks.0.attn1.to_q.lora.up.weight"], Kind.LORA, "under loras"),
+        (["text_encoder.text_model.encoder.layers.0.q_proj.lora_linear_layer.up.weight"], Kind.LORA, "under loras"),
         (["emb_params"], Kind.EMBEDDING, "list it under embeddings"),
         (["clip_l", "clip_g"], Kind.EMBEDDING, "list it under embeddings"),
-        (["controlnet_cond_embedding.conv_in.weight", "down_blocks.0.resnets.0.x"], Kind.CONTROLNET, "not served"),
-        (["control_model.input_blocks.0.0.weight", f"{UNET}input_blocks.0.0.weight"], Kind.CONTROLNET, "not served"),
+        (
+            ["controlnet_cond_embedding.conv_in.weight", "down_blocks.0.resnets.0.x"],
+            Kind.CONTROLNET,
+            "under controlnets",
+        ),
+        (
+            ["control_model.input_blocks.0.0.weight", f"{UNET}input_blocks.0.0.weight"],
+            Kind.CONTROLNET,
+            "under controlnets",
+        ),
         ([f"{UNET}input_blocks.0.0.weight"], Kind.UNET, "take a complete checkpoint"),
         (["input_blocks.0.0.weight"], Kind.UNET, "take a complete checkpoint"),
         (["down_blocks.0.resnets.0.norm1.weight"], Kind.UNET, "take a complete checkpoint"),
@@ -192,6 +204,28 @@ NAME = f"{UNET}input_blocks.0.0.weight"
 def test_headers_that_lie(header: Any, file: Path) -> None:
     with pytest.raises(LoadRefused, match=r"some\.safetensors (has a damaged header|is truncated)"):
         checkpoint.tell(write_header(file, header, 8))
+
+
+@pytest.mark.parametrize("starts", [(0, 12), (4, 12), (0, 4)])
+def test_tensors_that_overlap_or_leave_gaps(starts: tuple[int, int], file: Path) -> None:
+    """The check passed them, and the library opens no such file: such a LoRA made its whole model unavailable."""
+    header = {
+        name: {"dtype": "F16", "shape": [4], "data_offsets": [start, start + 8]}
+        for name, start in zip(("b", "a"), starts, strict=True)
+    }
+    write_header(file, header, starts[1] + 8)
+    with pytest.raises(safetensors.SafetensorError):
+        safetensors.safe_open(str(file), framework="numpy")
+    with pytest.raises(LoadRefused, match="its tensors overlap, or leave gaps"):
+        checkpoint.tell(file)
+
+
+def test_tensors_may_lie_in_any_order_and_be_empty(file: Path) -> None:
+    places = {"b": ([4], [8, 16]), "a": ([4], [0, 8]), "none": ([0], [8, 8])}
+    header = {n: {"dtype": "F16", "shape": shape, "data_offsets": at} for n, (shape, at) in places.items()}
+    write_header(file, header, 16)
+    safetensors.safe_open(str(file), framework="numpy")
+    assert headers.read(file).tensors.keys() == places.keys()
 
 
 @pytest.mark.parametrize("length", [0, 1, 2**63, 2**64 - 1, 10**9])

@@ -22,6 +22,7 @@ from pipelines.models.loader import LoadedModel, advice, load, weight_bytes
 from pipelines.plan import UPSCALER, AdapterFile, ModelPlan, UpscalerFile
 from server.catalog.catalog import Model
 from tests import upscalers
+from tests.unit.pipelines.facts.test_checkpoint import write_header
 
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 UNET = {"proj.weight": (64, 32), "conv.weight": (8, 8, 3, 3), "proj.bias": (64,)}
@@ -103,6 +104,12 @@ def test_loras_count_and_broken_ones_do_not(plan: ModelPlan, tmp_path: Path) -> 
     files = tuple(AdapterFile(name, str(tmp_path / f"{name}.safetensors")) for name in ("ink", "torn"))
     with_loras = msgspec.structs.replace(plan, adapters=files)
     assert weight_bytes(with_loras, CPU) == weight_bytes(plan, CPU) + 4 * 64
+
+
+def test_a_lora_that_the_library_cannot_open_is_no_bar_to_its_model(plan: ModelPlan, tmp_path: Path) -> None:
+    write_header(tmp_path / "odd.safetensors", {"lora": {"dtype": "X9", "shape": [8], "data_offsets": [0, 8]}}, 8)
+    file = AdapterFile("odd", str(tmp_path / "odd.safetensors"))
+    assert weight_bytes(msgspec.structs.replace(plan, adapters=(file,)), CPU) >= weight_bytes(plan, CPU)
 
 
 @pytest.mark.parametrize(("quantise", "per_element"), [("int8", 1), ("float8", 1), ("nf4", 0.5625)])

@@ -7,6 +7,7 @@ import threading
 import weakref
 from typing import Any
 
+import msgspec
 import pytest
 import torch
 
@@ -301,6 +302,49 @@ def test_what_is_no_longer_served_leaves_once_nobody_uses_it() -> None:
     house.visit("a")  # of a request that was admitted before
     assert house.loads == ["a", "b", "a"]
     assert house.residency.has_leavers
+
+
+def test_a_kept_model_that_is_no_longer_served_makes_room_for_its_successor() -> None:
+    """A LoRA that was put into the folder of a kept model while it drew made its next load a refusal, by its own
+    weights as they were before."""
+    house = House(kept=3 * GIB // 2)
+    old = house.use("kept", keep=True)
+    new = msgspec.structs.replace(old, revision="2")
+    house.residency.serve([new])
+    house.residency.sweep()
+    came = threading.Event()
+
+    def bring() -> None:
+        house.residency.pin(new)
+        came.set()
+
+    threading.Thread(target=bring, daemon=True).start()
+    eventually(lambda: house.leaving() == ["kept"])
+    house.residency.unpin(old)
+    assert came.wait(60)
+    assert house.residency.pin_if_ready(old) is None
+
+
+def test_a_kept_model_that_is_served_again_before_it_made_room_stays() -> None:
+    house = House(kept=3 * GIB // 2)
+    old = house.use("kept", keep=True)
+    house.residency.serve([])
+    refused: list[BaseException] = []
+
+    def bring() -> None:
+        try:
+            house.use("kept")
+        except LoadRefused as refusal:
+            refused.append(refusal)
+
+    thread = threading.Thread(target=bring, daemon=True)
+    thread.start()
+    eventually(lambda: house.leaving() == ["kept"])
+    house.residency.serve([old])
+    house.residency.unpin(old)
+    thread.join(60)
+    assert [str(refusal) for refusal in refused] == ["models that the device keeps have left no room for it"]
+    assert house.residency.pin_if_ready(old) is not None
 
 
 def test_what_is_asked_away_leaves_once_nobody_uses_it_and_comes_back() -> None:
