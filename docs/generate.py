@@ -277,7 +277,8 @@ def _bounds(field: FieldInfo) -> str:
         words += [f"{found['ge']} or more"] if "ge" in found else []
         words += [f"more than {found['gt']}"] if "gt" in found else []
         words += [f"at most {_number(found['le'])}"] if "le" in found else []
-    counted = "items" if get_origin(field.annotation) is tuple else "characters"
+    forms = [get_origin(part) for part in (field.annotation, *get_args(field.annotation))]
+    counted = "entries" if dict in forms else "items" if list in forms or tuple in forms else "characters"
     words += [f"at most {found['max_length']} {counted}"] if "max_length" in found else []
     return ", ".join(words)
 

@@ -96,6 +96,8 @@ def tell(path: Path) -> UpscalerShape:
 
 def read(path: Path) -> dict[str, Stored]:
     """The tensors of a super-resolution file, by their names in it. Raises LoadRefused for no safetensors file."""
+    if not path.suffix and not path.exists():
+        raise LoadRefused(f"{path.name} is none of the names under upscalers, and no .safetensors file")
     if path.suffix != ".safetensors":
         raise LoadRefused(
             f"{path.name} is not a .safetensors file: .pth and .pt files are pickles, which can run code, and are not"

@@ -5,6 +5,7 @@ Knows names, weights and files; knows neither HTTP nor torch. What an adapter do
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
@@ -85,7 +86,7 @@ def together(sets: Iterable[tuple[AdapterFile, ...]]) -> tuple[AdapterFile, ...]
     """The adapters of all IDs that share weights. Raises ValueError for a name that stands for two files."""
     by_name: dict[str, AdapterFile] = {}
     for file in (file for files in sets for file in files):
-        if Path(by_name.setdefault(file.name, file).path).resolve() != Path(file.path).resolve():
+        if os.path.realpath(by_name.setdefault(file.name, file).path) != os.path.realpath(file.path):
             raise ValueError(f"{file.name} stands for another file with an ID that shares these weights")
     return tuple(by_name[name] for name in sorted(by_name))
 

@@ -158,3 +158,14 @@ def test_a_long_copy_into_the_folder_holds_up_nothing_else(tmp_path: Path) -> No
 def _adapter(path: Path) -> None:
     header = json.dumps({"a": {"dtype": "U8", "shape": [4], "data_offsets": [0, 4]}}).encode()
     path.write_bytes(len(header).to_bytes(8, "little") + header + bytes(4))
+
+
+def test_a_loop_of_links_is_told_by_its_name(tmp_path: Path) -> None:
+    """To follow it was a traceback at start."""
+    (tmp_path / "loras").mkdir()
+    file = tmp_path / "loras" / "pixel.safetensors"
+    file.symlink_to(file)
+    found = catalog(
+        tmp_path, WITH_LORAS.replace("like: mini", f"like: mini\n    loras: {{ pixel: {{ path: {file} }} }}")
+    )
+    assert [adapter.path for adapter in found.models["mini"].plan.adapters] == [str(file)]

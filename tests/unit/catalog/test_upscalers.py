@@ -90,3 +90,10 @@ def test_only_what_is_drawn_smaller_is_enlarged(tmp_path: Path, size: str, upsca
     spec = specs.make_spec(fields, model, model.size(size), Sources())
     assert spec.upscaler == upscaler
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(spec), type=type(spec)) == spec
+
+
+def test_a_name_that_is_none_of_them_is_told_as_one(tmp_path: Path) -> None:
+    """It was told to be no .safetensors file, and to convert it."""
+    problems = catalog(tmp_path, WITH_UPSCALERS.replace("upscaler: x2", "upscaler: x8")).upscaler_problems()
+    assert set(problems) == {"models.mini.upscaler", "models.dall-e-2.upscaler"}
+    assert set(problems.values()) == {"x8 is none of the names under upscalers, and no .safetensors file"}
