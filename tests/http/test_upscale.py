@@ -310,6 +310,8 @@ def test_extras_know_networks(upscaling: Running) -> None:
     assert "x-ignored-fields" not in answer.headers
     made = pixels(base64.b64decode(answer.json()["image"]))
     assert np.abs(made - by_network(source, 4)).max() <= 4
+    for enlarged in (answer, half):
+        assert "XML:com.adobe.xmp" in texts(base64.b64decode(enlarged.json()["image"]))  # as from images/upscale
     lanczos = np.asarray(source.resize((256, 192), Image.Resampling.LANCZOS)).astype(np.int16)
     assert np.abs(pixels(base64.b64decode(half.json()["image"])) - (made + lanczos) / 2).max() <= 2
 
