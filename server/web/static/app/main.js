@@ -16,7 +16,8 @@ const EXAMPLES = ["a panda on a yellow background", "a red apple on a blue backg
 const THEMES = ["auto", "light", "dark"];
 
 const runs = new Set();
-const announce = (text) => { byId("status").textContent = text; };
+// Beside an open dialog nothing is read out.
+const announce = (text) => { (document.querySelector("dialog[open] .said") ?? byId("status")).textContent = text; };
 
 const gallery = new Gallery({ open: (picture) => detail.open(picture), unkept: () => warn("error.unkept") });
 const devices = new Devices();
@@ -56,13 +57,13 @@ const detail = new Detail(gallery, {
   },
 });
 
-/** Start a run of what is asked: { fields, sources, mask }. */
+/** Start a run of what is asked: { fields, sources, mask }. Returns it, where it says what to draw. */
 function start({ fields, sources, mask }) {
   composer.forgive();
   if (!fields.prompt) {
     warn("error.no_prompt");
     composer.blame("prompt");
-    return;
+    return null;
   }
   warn(null);
   for (const card of byId("latest").children) if (!card.classList.contains("active")) card.remove();
@@ -82,8 +83,10 @@ function start({ fields, sources, mask }) {
     },
     blame: (param, since) => composer.blame(param, since),
     repeat: ({ card, fields, sources, mask }) => {
+      const held = card.contains(document.activeElement);
       card.remove();
-      start({ fields, sources, mask });
+      const again = start({ fields, sources, mask });
+      if (held) again.card.querySelector("button").focus();
     },
     dismissed: tidy,
   });
@@ -95,6 +98,7 @@ function start({ fields, sources, mask }) {
   const { top } = run.card.getBoundingClientRect();
   if (top < 0 || top > innerHeight * 0.75) run.card.scrollIntoView({ block: "nearest", behavior: calm() ? "auto" : "smooth" });
   run.start();
+  return run;
 }
 
 /** A picture has come: keep it, and show it in its run's card. */
