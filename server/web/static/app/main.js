@@ -6,7 +6,7 @@ import { alone, Detail } from "./detail.js";
 import { Devices } from "./devices.js";
 import { byId, closable, fit, make, memory } from "./dom.js";
 import { blobOf, Gallery } from "./gallery.js";
-import { known, label, LANGUAGES, preferred, say, speak, t } from "./i18n.js";
+import { known, label, LANGUAGES, preferred, say, speak, spoken, t } from "./i18n.js";
 import { confirmed, enterKey, prepareKey, whyAsked } from "./key.js";
 import { prepareMask } from "./mask.js";
 import { randomSeed } from "./request.js";
@@ -138,11 +138,17 @@ function toComposer() {
 
 const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
-/** Say what is wrong above the form; null takes it away. */
-function warn(key, message = "") {
+/** Say what is wrong above the form; null takes it away. `about`: what will take it away when it is right again. */
+function warn(key, message = "", about = "") {
   byId("banner").hidden = key === null;
+  byId("banner").dataset.about = about;
   byId("banner").replaceChildren();
   if (key) byId("banner").append(say(make("span"), key), ...(message ? [make("span", { lang: "en" }, ` ${message}`)] : []));
+}
+
+/** What was said of this is so no more. Whatever else is said there stays. */
+function unwarn(about) {
+  if (byId("banner").dataset.about === about) warn(null);
 }
 
 function offer(rows) {
@@ -153,13 +159,13 @@ function offer(rows) {
 async function offerModels() {
   try {
     offer(await models());
-    warn(null);
+    unwarn("models");
   } catch (error) {
     if (error.status === 401) {
       if (await enterKey(whyAsked(error))) return offerModels();
-      return warn(error.code === "expired_api_key" ? "error.expired_api_key" : "error.invalid_api_key");
+      return warn(error.code === "expired_api_key" ? "error.expired_api_key" : "error.invalid_api_key", "", "models");
     }
-    warn([`error.${error.code}`, `error.status_${error.status}`].find(known) ?? "error.unknown", error.message);
+    warn([`error.${error.code}`, `error.status_${error.status}`].find(known) ?? "error.unknown", error.message, "models");
     const retry = say(make("button", { type: "button", class: "button quiet" }), "run.again");
     retry.addEventListener("click", offerModels);
     byId("banner").append(retry);
@@ -170,8 +176,8 @@ async function offerModels() {
 async function refreshModels() {
   try {
     const rows = await models();
-    if (!composer.rows.length) warn(null); // it said why there were none
     offer(rows);
+    unwarn("models");
   } catch { /* the next request says what is wrong */ }
 }
 
@@ -180,8 +186,14 @@ function offerLanguages() {
   for (const [code, name] of Object.entries(LANGUAGES)) select.append(make("option", { value: code, lang: code }, name));
   select.value = preferred();
   select.addEventListener("change", async () => {
-    memory.set("language", select.value);
-    await speak(select.value);
+    try {
+      await speak(select.value);
+    } catch {
+      select.value = spoken();
+      return warn("error.network", "", "language");
+    }
+    memory.set("language", spoken());
+    unwarn("language");
     composer.translate();
     nameTheme();
     for (const run of runs) run.tell();
@@ -217,9 +229,9 @@ byId("server").addEventListener("click", async () => {
     const { openPanels } = await import("./panels/panels.js");
     why = "error.network";
     await openPanels({ changed: refreshModels, key: offerModels });
-    if (composer.rows.length) warn(null);
+    unwarn("panels");
   } catch {
-    warn(why);
+    warn(why, "", "panels");
   }
 });
 
@@ -251,15 +263,17 @@ addEventListener("drop", (event) => {
   takeFiles(event.dataTransfer.files);
 });
 addEventListener("paste", (event) => {
-  if (event.clipboardData?.files.length) {
-    event.preventDefault();
-    takeFiles(event.clipboardData.files);
-  }
+  const { files = [], types = [] } = event.clipboardData ?? {};
+  // Office programs put a picture of the text beside it. Whoever is writing means the text.
+  const writes = event.target.matches?.("input, textarea") && ["text/plain", "text/html"].every((type) => types.includes(type));
+  if (files.length && !writes && takeFiles(files)) event.preventDefault();
 });
 
+/** Take pictures to edit, where that can be. Are they taken? */
 function takeFiles(files) {
-  if (byId("add").disabled || document.querySelector("dialog[open]")) return;
+  if (byId("add").disabled || document.querySelector("dialog[open]")) return false;
   for (const file of [...files].slice(0, 8)) composer.sources.add(file);
+  return true;
 }
 
 addEventListener("keydown", (event) => {
