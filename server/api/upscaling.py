@@ -39,6 +39,7 @@ _FIELDS: Final = frozenset(
 )
 _FAMILY: Final = Family(UPSCALER, (), tasks=frozenset({Task.IMAGE_TO_IMAGE}), multiple=1)
 _AREA: Final = DrawingArea(MAX_SIDE, MAX_SIDE, 1, min_pixels=1, max_pixels=MAX_SIDE**2)
+_MAX_SIDES: Final = {"jpeg": 65_500, "webp": 16_383}  # of these files, pixels; libjpeg's bound, and WebP's own
 _ROUNDING: Final = 1.01  # of a factor: sides are whole pixels
 
 
@@ -138,6 +139,17 @@ def size_of(
     return size
 
 
+def require_writable(size: Size, format_: str) -> None:
+    """Raise BadRequest where no file of this format can be so large: after the drawing it would be too late."""
+    most = _MAX_SIDES.get(format_, MAX_SIDE)
+    if max(size) > most:
+        raise BadRequest(
+            f"output_format {format_} has at most {most} pixels a side; this picture would have {size[0]} × {size[1]}."
+            " Ask for png.",
+            param="output_format",
+        )
+
+
 def enlarging(name: str, source: Pixels, size: Size) -> ImageSpec:
     """The spec of a picture that is enlarged by the upscaler ``name``: one step, of as many pixels as come out."""
     return ImageSpec(
@@ -180,6 +192,7 @@ class Upscaling(Generation):
             most_pixels=services.limits.max_pixels,
             most_factor=self.submission.most_factor,
         )
+        require_writable(size, fields.output_format)
         return size, Sources((source,))
 
     def make_spec(self, size: Size, sources: Sources) -> ImageSpec:

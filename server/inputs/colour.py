@@ -9,9 +9,11 @@ from __future__ import annotations
 import struct
 from io import BytesIO
 
-from PIL import Image, ImageCms
+from PIL import Image, ImageChops, ImageCms
 
 MAX_PROFILE = 1024 * 1024  # bytes; printers' CMYK profiles reach 600 KB, a screen's a few hundred
+
+_SAME = 2  # levels of 255 by which tables of one curve differ
 
 _SPACES = {"L": b"GRAY", "RGB": b"RGB ", "CMYK": b"CMYK"}
 _DEVICES = {b"scnr", b"mntr", b"prtr", b"spac"}  # not links, abstract profiles or colour names
@@ -34,15 +36,26 @@ def to_srgb(image: Image.Image, icc: bytes | None) -> Image.Image:
     if icc is not None and _usable(icc, image.mode):
         try:
             source = ImageCms.ImageCmsProfile(BytesIO(icc))
-            if ImageCms.getProfileDescription(source).startswith("sRGB"):
+            target = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB"))
+            if _is_srgb(source, target, image.mode):
                 return _as_rgb(image)  # exact, and a 50-megapixel transform saved
-            target = ImageCms.createProfile("sRGB")
             converted = ImageCms.profileToProfile(image, source, target, outputMode="RGB")
             if converted is not None:
                 return converted
         except (ImageCms.PyCMSError, OSError, ValueError, TypeError):
             pass  # a profile that its header recommends and its tables do not
     return _as_rgb(image)
+
+
+def _is_srgb(source: ImageCms.ImageCmsProfile, target: ImageCms.ImageCmsProfile, mode: str) -> bool:
+    """Does it say so, and is it? Some have sRGB's primaries and name, and another curve: linear light, in painters'."""
+    if not ImageCms.getProfileDescription(source).startswith("sRGB"):
+        return False
+    greys = Image.frombytes("L", (256, 1), bytes(range(256)))
+    shown = ImageCms.profileToProfile(greys.convert(mode), source, target, outputMode="RGB")
+    if shown is None:
+        return False
+    return max(ImageChops.difference(shown, greys.convert("RGB")).tobytes()) <= _SAME
 
 
 def _as_rgb(image: Image.Image) -> Image.Image:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 
 import pytest
+from selenium.webdriver.common.keys import Keys
 
 from server.errors import BadImage, GenerationFailed
 from server.worker.status import ModelState
@@ -138,3 +139,67 @@ def test_what_is_shown_in_grey_is_what_will_be_used(page: Page, own_server: Pape
     page.pictures()
     (drawing,) = own_server.worker.drawings
     assert [str(drawing.spec.steps), str(drawing.spec.guidance)] == ["8", guidance]
+
+
+def test_text_that_is_pasted_with_a_picture_of_it_stays_text(page: Page, own_server: Paper) -> None:
+    """Word and Excel put both on the clipboard: the text went, and its picture came to be edited."""
+    page.open(own_server.url)
+    taken = page.run(
+        """
+        const paste = (field, ...texts) => {
+          const data = new DataTransfer();
+          data.items.add(new File(["x"], "image.png", { type: "image/png" }));
+          for (const type of texts) data.items.add("a red apple", type);
+          const event = new Event("paste", { bubbles: true, cancelable: true });
+          field.dispatchEvent(Object.assign(event, { clipboardData: data }));
+          return event.defaultPrevented;
+        };
+        const prompt = document.getElementById("prompt");
+        return [
+          paste(prompt, "text/plain", "text/html"),
+          paste(prompt, "text/html"), // a picture that was copied from a page
+          paste(prompt, "text/plain"), // a file, with its name
+          paste(document.body, "text/plain", "text/html"),
+        ];
+        """
+    )
+    assert taken == [False, True, True, True]
+
+
+def test_a_picture_too_large_for_a_canvas_leaves_the_form_as_it_was(page: Page, own_server: Paper) -> None:
+    """Nothing was taken for a picture, and the form took none any more until it was loaded anew."""
+    page.open(own_server.url)
+    page.run(
+        """
+        HTMLCanvasElement.prototype.toBlob = (done) => done(null);
+        const text = atob("R0lGODlhAQABAIAAAAAAAP///yH5BAAAAAAALAAAAAABAAEAAAIBRAA7");
+        const gif = Uint8Array.from(text, (character) => character.charCodeAt(0));
+        const data = new DataTransfer();
+        data.items.add(new File([gif], "a.gif", { type: "image/gif" }));
+        dispatchEvent(Object.assign(new Event("paste", { cancelable: true }), { clipboardData: data }));
+        """
+    )
+    page.until("return !document.getElementById('banner').hidden", within_s=5)
+    assert page.text("#banner").startswith("This file is no picture")
+    page.paste("red")
+    page.until("return document.querySelectorAll('#sources .source').length === 1")
+
+
+def test_a_stroke_that_is_undone_on_a_transparent_picture_is_gone(page: Page, own_server: Paper) -> None:
+    """The picture was drawn over what was there before: where it is transparent, that showed through."""
+    page.open(own_server.url)
+    page.paste("transparent")
+    page.until("return document.querySelector('#sources .source .button')").click()
+    page.until("return document.activeElement.id === 'mask-canvas'")
+    middle = """
+        const canvas = document.getElementById("mask-canvas");
+        return canvas.getContext("2d").getImageData(canvas.width / 2, canvas.height / 2, 1, 1).data[3];
+    """
+    page.one("#mask-canvas").send_keys(" ")
+    painted = page.run(middle)
+    assert painted > 100
+    page.one("#mask-canvas").send_keys(" ")
+    assert page.run(middle) == painted
+    page.one("#mask-canvas").send_keys(Keys.CONTROL, "z")
+    page.one("#mask-canvas").send_keys(Keys.CONTROL, "z")
+    assert page.run(middle) == 0

@@ -133,3 +133,15 @@ def test_pictures_are_taken_in_their_order(page: Page, own_server: Paper) -> Non
     page.until("return window.read === 2 && document.querySelectorAll('#sources .source').length === 1")
     page.until("return document.querySelector('#sources img').decode().then(() => true)")
     assert page.image("#sources img").getpixel((50, 50)) == (0, 0, 255)
+
+
+def test_a_browser_that_keeps_nothing_is_named_from_the_start(page: Page, own_server: Paper) -> None:
+    """The list of models, once it was there, took the words away."""
+    nowhere = {"source": "IDBFactory.prototype.open = () => { throw new DOMException('', 'SecurityError'); };"}
+    script = page.chrome.execute_cdp_cmd("Page.addScriptToEvaluateOnNewDocument", nowhere)
+    try:
+        page.open(own_server.url)
+        assert page.one("#banner").is_displayed()
+        assert page.text("#banner").startswith("The browser does not keep pictures now")
+    finally:
+        page.chrome.execute_cdp_cmd("Page.removeScriptToEvaluateOnNewDocument", script)

@@ -202,6 +202,24 @@ def test_a_browser_set_to_chinese_is_answered_in_chinese(page: Page, own_server:
         page.chrome.execute_cdp_cmd("Emulation.setUserAgentOverride", {"userAgent": "test", "acceptLanguage": "en-GB"})
 
 
+def test_words_that_are_refused_leave_the_page_as_it_speaks(page: Page, own_server: Paper) -> None:
+    """The refusal was JSON, and taken for words: every text of the page became the name of its key."""
+    page.open(own_server.url)
+    page.run(
+        """
+        const ask = fetch;
+        window.fetch = (address, ...rest) => String(address).includes("/lang/zh")
+          ? Promise.resolve(new Response('{"error": {"code": "queue_full"}}', { status: 503 }))
+          : ask(address, ...rest);
+        """
+    )
+    page.choose("language", "zh-Hans")
+    page.until("return !document.getElementById('banner').hidden", within_s=5)
+    assert page.text("#banner").startswith("The server cannot be reached")
+    assert page.text("#generate span") == "Generate"
+    assert page.run("return document.getElementById('language').value") == "en"
+
+
 def test_every_control_has_a_name_in_every_dialog(page: Page, own_server: Paper) -> None:
     page.open(own_server.url)
     page.one("#more summary").click()

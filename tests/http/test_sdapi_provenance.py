@@ -14,12 +14,16 @@ import httpx
 import pytest
 from cryptography.x509.oid import ExtendedKeyUsageOID
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
-from pipelines.pictures.provenance import EDITED, MADE
+from pipelines.pictures.provenance import EDITED, MADE, PNG_KEYWORD, xmp
+from pipelines.plan import Drawing
+from pipelines.spec import Encoding, Picture
+from tests import upscalers
 from tests.certificates import Authority
 from tests.paper import Paper, PaperServers
 from tests.pictures import opened, png, scene, text
-from tests.running import Running, eventually
+from tests.running import ROOT, Running, eventually
 from tests.sdapi import IMG2IMG, SOURCE, TXT2IMG, begin, info, pictures, post, progress
 
 HIRES = {"enable_hr": True, "hr_scale": 2, "width": 64, "height": 64, "steps": 2}
@@ -124,6 +128,33 @@ def test_finished_and_unfinished_pictures_are_signed(
         assert actions(picture) == expected
         assert opened(picture).info["parameters"] == said
         assert post(paper, "/sdapi/v1/png-info", {"image": text(picture)}).json()["info"] == said
+
+
+def test_what_a_network_has_enlarged_is_signed(
+    paper_servers: PaperServers, signing: dict[str, Any], tmp_path: Path
+) -> None:
+    """Of POST /v1/images/upscale it was; here what was answered was written after it had been signed."""
+    upscalers.write(tmp_path / "twice.safetensors", upscalers.compact(2))
+    models = tmp_path / "models.yaml"
+    weights = ROOT / "weights" / "darkroom-mini"
+    models.write_text(
+        f"default: mini\nupscalers: {{ twice: twice.safetensors }}\nmodels: {{ mini: {{ path: {weights} }} }}\n"
+    )
+    paper = paper_servers.open(models=models, **signing)
+
+    def by_network(encoding: Encoding, drawing: Drawing, index: int) -> Picture:
+        out, said = io.BytesIO(), PngInfo()
+        said.add_itxt(PNG_KEYWORD, xmp(drawing.spec))
+        scene(16, 16).save(out, "PNG", pnginfo=said)
+        return Picture(index, out.getvalue(), "image/png", 16, 16, 0, upscaler="twice")
+
+    paper.worker._paper = by_network  # type: ignore[method-assign]
+    for upscaler, expected in (("twice", True), ("Lanczos", False)):
+        body = {"image": text(png(scene(8, 8))), "upscaler_1": upscaler}
+        enlarged = base64.b64decode(post(paper, "/sdapi/v1/extra-single-image", body).json()["image"])
+        assert (term(enlarged) == EDITED) is expected
+        assert (b"caBX" in enlarged) is expected  # the chunk of the manifest
+        assert not expected or actions(enlarged) == ["c2pa.opened", "c2pa.edited"]
 
 
 def test_an_unfinished_picture_that_cannot_be_signed_is_not_given_out(

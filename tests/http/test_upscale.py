@@ -129,6 +129,19 @@ def test_no_more_pixels_than_a_picture_may_have(paper_servers: PaperServers) -> 
     assert paper.post({"image": text(png(scene(32, 32))), "scale": 2}, PATH).status_code == 200
 
 
+@pytest.mark.parametrize(("output_format", "side"), [("webp", 8192), ("jpeg", 32751)])
+def test_no_larger_than_files_of_the_format_can_be(paper: Paper, output_format: str, side: int) -> None:
+    """It was drawn, could then not be written, and was answered 500."""
+    sent = {"image": text(png(Image.new("RGB", (side, 8)))), "output_format": output_format}
+    answer = paper.post({**sent, "scale": 2}, PATH)
+    error = assert_api_error(answer, 400, "invalid_value")
+    assert error["param"] == "output_format"
+    assert f"{2 * side} × 16" in error["message"]
+    assert not paper.worker.drawings
+    answer = paper.post({**sent, "size": f"{2 * side - 2}x16"}, PATH)
+    assert answer.status_code == 200, answer.text
+
+
 def test_a_mask_and_two_files_are_refused(paper: Paper) -> None:
     file = ("a.png", png(scene(8, 8)), "image/png")
     with paper.client() as client:
@@ -297,6 +310,8 @@ def test_extras_know_networks(upscaling: Running) -> None:
     assert "x-ignored-fields" not in answer.headers
     made = pixels(base64.b64decode(answer.json()["image"]))
     assert np.abs(made - by_network(source, 4)).max() <= 4
+    for enlarged in (answer, half):
+        assert "XML:com.adobe.xmp" in texts(base64.b64decode(enlarged.json()["image"]))  # as from images/upscale
     lanczos = np.asarray(source.resize((256, 192), Image.Resampling.LANCZOS)).astype(np.int16)
     assert np.abs(pixels(base64.b64decode(half.json()["image"])) - (made + lanczos) / 2).max() <= 2
 

@@ -88,10 +88,13 @@ async def _upscaled(services: Services, request: Request, texts: Mapping[str, st
                     name: await _by_network(services, request, name, data, size, how) for name in how.networks
                 }
         work = functools.partial(upscaled, data, how, by_network=by_network, **bounds)
-        png, pixels = await decoding.run(work, param=param)
+        picture = await decoding.run(work, param=param)
+        if services.credentials is not None and picture.upscaler is not None:  # resampling is no model's work
+            (picture,) = await services.credentials.sign((picture,), edited=True)
+        png = picture.data
         hold.give(most)
         hold.take(len(png) * 7 // 3, owed=True)  # the file, and its base64 while the answer is written and taken
-        left -= pixels
+        left -= picture.width * picture.height
         made.append(png)
     return made
 

@@ -13,9 +13,11 @@ from dataclasses import dataclass
 from typing import Any, Final
 
 from PIL import Image
-from PIL.PngImagePlugin import PngInfo
+from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from pipelines.pictures.fitting import cover_box, to_pil
+from pipelines.pictures.provenance import PNG_KEYWORD
+from pipelines.spec import Picture
 from server.api import spellings
 from server.errors import BadRequest
 from server.inputs.container import MAX_SIDE
@@ -124,18 +126,25 @@ def upscaled(
     most_pixels: int,
     param: str,
     by_network: Mapping[str, bytes] | None = None,
-) -> tuple[bytes, int]:
-    """A picture's file → a PNG of the result, with the parameters that stood in the file, and how many pixels it has.
-    ``by_network``: the PNG that each network has made of it.
+) -> Picture:
+    """A picture's file → a PNG of the result, with the parameters that stood in the file. ``by_network``: the PNG that
+    each network has made of it; where one of them says that a model made it, the result says so too, and names one.
     Raises BadImage and TooLarge for the file, BadRequest for a result of more than ``most_pixels``. For a thread."""
     decoded = decode_image(data, limits=limits, param=param)
     image = to_pil(decoded.rgba or decoded.rgb)
     size = how.result(*image.size)
     require_room(size, most_pixels)
 
+    said: dict[str, str] = {}  # by networks, of themselves
+
     def by(name: str) -> Image.Image:
         png = None if by_network is None else by_network.get(name)
-        return _resampled(image, size, name, how) if png is None else Image.open(io.BytesIO(png)).convert(image.mode)
+        if png is None:
+            return _resampled(image, size, name, how)
+        with PngImageFile(io.BytesIO(png)) as opened:
+            if PNG_KEYWORD in opened.text:
+                said[name] = str(opened.text[PNG_KEYWORD])
+            return opened.convert(image.mode)
 
     made = by(how.first)
     if how.share and how.first != NONE:
@@ -144,8 +153,11 @@ def upscaled(
     parameters = read_texts(data, param=param).get(_PARAMETERS)
     if parameters is not None:
         info.add_itxt(_PARAMETERS, parameters)
+    network = next(iter(said), None)
+    if network is not None:
+        info.add_itxt(PNG_KEYWORD, said[network])
     made.save(out, "PNG", compress_level=_PNG_LEVEL, pnginfo=info)
-    return out.getvalue(), size[0] * size[1]
+    return Picture(0, out.getvalue(), "image/png", *size, seed=0, upscaler=network)
 
 
 def require_room(size: tuple[int, int], most_pixels: int) -> None:

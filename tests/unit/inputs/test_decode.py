@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 import zlib
 from concurrent.futures import ThreadPoolExecutor
+from io import BytesIO
 
 import pytest
 from PIL import Image, ImageCms
@@ -207,6 +208,24 @@ def swapped_profile() -> bytes:
     return bytes(profile).replace(b"s\0R\0G\0B\0 \0b", b"x\0R\0G\0B\0 \0b").replace(b"\0s\0R\0G\0B", b"\0x\0R\0G\0B")
 
 
+LINEAR = b"curv" + bytes(8)  # a curve without entries
+
+
+def profile_with(changed: dict[bytes, bytes], name: str) -> bytes:
+    """sRGB's profile with other tags, and this name."""
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    entries = [struct.unpack(">4sII", profile[at : at + 12]) for at in range(132, 132 + 12 * profile[131], 12)]
+    text = name.encode("utf-16-be")
+    named = b"mluc" + struct.pack(">III4sII", 0, 1, 12, b"enUS", len(text), 28) + text
+    tags = {tag: profile[start : start + size] for tag, start, size in entries} | {b"desc": named} | changed
+    table, bodies = struct.pack(">I", len(tags)), b""
+    for tag, body in tags.items():
+        table += struct.pack(">4sII", tag, 132 + 12 * len(tags) + len(bodies), len(body))
+        bodies += body + bytes(-len(body) % 4)
+    whole = profile[:128] + table + bodies
+    return struct.pack(">I", len(whole)) + whole[4:]
+
+
 def icc_chunk(profile: bytes) -> bytes:
     return chunk(b"iCCP", b"name\0\0" + zlib.compress(profile))
 
@@ -236,6 +255,15 @@ def test_srgb_profile_changes_nothing() -> None:
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     row = bytes(range(240))
     assert decode(png(80, 1, RGB, [row], before=icc_chunk(profile))).rgb.data == row
+
+
+def test_linear_light_under_the_name_of_srgb_is_converted() -> None:
+    """Krita's sRGB-elle-V2-g10.icc has sRGB's primaries and no curve: by its name alone the picture came too dark."""
+    named = "sRGB-elle-V2-g10.icc"
+    profile = profile_with({b"rTRC": LINEAR, b"gTRC": LINEAR, b"bTRC": LINEAR}, named)
+    assert ImageCms.getProfileDescription(ImageCms.ImageCmsProfile(BytesIO(profile))).strip() == named
+    (shade,) = colours(decode(png(1, 1, RGB, [bytes([55, 55, 55])], before=icc_chunk(profile))).rgb)
+    assert all(abs(level - 128) <= 1 for level in shade)
 
 
 @pytest.mark.parametrize("fault", ["garbage", "short", "wrong space", "wrong length", "torn table", "no zlib"])

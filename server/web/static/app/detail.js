@@ -29,12 +29,7 @@ export class Detail {
         on[name](this.picture);
       });
     }
-    byId("enlarge").addEventListener("click", async ({ currentTarget: button }) => {
-      button.disabled = true;
-      const made = await on.enlarge(this.picture);
-      button.disabled = false;
-      if (made && this.dialog.open) this.show(made);
-    });
+    byId("enlarge").addEventListener("click", () => this.enlarge());
     byId("delete").addEventListener("click", async () => {
       const gone = this.picture;
       const next = this.beside(1) ?? this.beside(-1);
@@ -70,8 +65,27 @@ export class Detail {
     if (other) this.show(other);
   }
 
+  async enlarge() {
+    if (this.enlarging) return;
+    const from = this.picture;
+    this.busy(true);
+    this.on.announce(t("enlarge.begun"));
+    const made = await this.on.enlarge(from);
+    this.busy(false);
+    if (!made || !this.dialog.open || this.picture !== from) return; // whoever has gone on stays there
+    this.show(made);
+    this.on.announce(t("enlarge.done", { size: `${made.width} × ${made.height}` }));
+  }
+
+  // Not disabled: that would take the focus away from whoever pressed it.
+  busy(enlarging) {
+    this.enlarging = enlarging;
+    byId("enlarge").setAttribute("aria-disabled", String(enlarging));
+  }
+
   show(picture) {
     this.picture = picture;
+    const held = document.activeElement;
     const { run, type } = picture;
     const asked = alone(picture);
     fit(byId("detail-image"), picture.width, picture.height);
@@ -82,6 +96,11 @@ export class Detail {
     byId("download").download = resultName({ fields: { ...asked.fields, output_format: type.split("/")[1] } });
     byId("previous").disabled = !this.beside(-1);
     byId("next").disabled = !this.beside(1);
+    // The button at an end goes; without the focus in here, the arrow keys would lead nowhere.
+    if (held?.disabled && this.dialog.contains(held)) {
+      const other = held === byId("next") ? byId("previous") : byId("next");
+      (other.disabled ? byId("download") : other).focus();
+    }
     byId("parameters").replaceChildren(...this.parameters(picture));
     for (const url of this.urls) URL.revokeObjectURL(url);
     this.urls = [];

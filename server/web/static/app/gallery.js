@@ -88,7 +88,13 @@ export class Gallery {
       fit(made, picture.width, picture.height);
       return made;
     });
-    byId("grid").replaceChildren(...items);
+    // Tiles that stay are left where they are: one that is taken out and put back has lost the focus.
+    const grid = byId("grid");
+    const kept = new Set(items);
+    for (const item of [...grid.children]) if (!kept.has(item)) item.remove();
+    items.forEach((item, at) => {
+      if (grid.children[at] !== item) grid.insertBefore(item, grid.children[at] ?? null);
+    });
     byId("earlier").hidden = below.length === 0;
     byId("older").hidden = below.length <= this.shown;
     say(byId("count"), "gallery.count", { n: this.pictures.length, most: store.MOST });

@@ -30,11 +30,22 @@ export function preferred() {
   return "en";
 }
 
-/** Translate the page. */
+async function wordsOf(folder, code) {
+  const answer = await fetch(new URL(`${folder}/${code}.json`, import.meta.url));
+  if (!answer.ok) throw new Error("no words"); // a refusal is JSON too
+  return answer.json();
+}
+
+/** Translate the page. Throws where the words do not come; then it speaks as before. */
 export async function speak(code) {
   const change = asked = { code };
-  const files = folders.map((folder) => fetch(new URL(`${folder}/${code}.json`, import.meta.url)));
-  const parts = await Promise.all(files.map(async (file) => (await file).json()));
+  let parts;
+  try {
+    parts = await Promise.all(folders.map((folder) => wordsOf(folder, code)));
+  } catch (error) {
+    if (change === asked) asked = { code: language };
+    throw error;
+  }
   if (change !== asked) return; // another came meanwhile
   words = Object.assign({}, ...parts);
   language = code;

@@ -6,7 +6,7 @@ import { alone, Detail } from "./detail.js";
 import { Devices } from "./devices.js";
 import { byId, closable, fit, make, memory } from "./dom.js";
 import { blobOf, Gallery } from "./gallery.js";
-import { known, label, LANGUAGES, preferred, say, speak, t } from "./i18n.js";
+import { known, label, LANGUAGES, preferred, say, speak, spoken, t } from "./i18n.js";
 import { confirmed, enterKey, prepareKey, whyAsked } from "./key.js";
 import { prepareMask } from "./mask.js";
 import { randomSeed } from "./request.js";
@@ -16,7 +16,8 @@ const EXAMPLES = ["a panda on a yellow background", "a red apple on a blue backg
 const THEMES = ["auto", "light", "dark"];
 
 const runs = new Set();
-const announce = (text) => { byId("status").textContent = text; };
+// Beside an open dialog nothing is read out.
+const announce = (text) => { (document.querySelector("dialog[open] .said") ?? byId("status")).textContent = text; };
 
 const gallery = new Gallery({ open: (picture) => detail.open(picture), unkept: () => warn("error.unkept") });
 const devices = new Devices();
@@ -56,13 +57,13 @@ const detail = new Detail(gallery, {
   },
 });
 
-/** Start a run of what is asked: { fields, sources, mask }. */
+/** Start a run of what is asked: { fields, sources, mask }. Returns it, where it says what to draw. */
 function start({ fields, sources, mask }) {
   composer.forgive();
   if (!fields.prompt) {
     warn("error.no_prompt");
     composer.blame("prompt");
-    return;
+    return null;
   }
   warn(null);
   for (const card of byId("latest").children) if (!card.classList.contains("active")) card.remove();
@@ -82,8 +83,10 @@ function start({ fields, sources, mask }) {
     },
     blame: (param, since) => composer.blame(param, since),
     repeat: ({ card, fields, sources, mask }) => {
+      const held = card.contains(document.activeElement);
       card.remove();
-      start({ fields, sources, mask });
+      const again = start({ fields, sources, mask });
+      if (held) again.card.querySelector("button").focus();
     },
     dismissed: tidy,
   });
@@ -95,6 +98,7 @@ function start({ fields, sources, mask }) {
   const { top } = run.card.getBoundingClientRect();
   if (top < 0 || top > innerHeight * 0.75) run.card.scrollIntoView({ block: "nearest", behavior: calm() ? "auto" : "smooth" });
   run.start();
+  return run;
 }
 
 /** A picture has come: keep it, and show it in its run's card. */
@@ -134,11 +138,17 @@ function toComposer() {
 
 const calm = () => matchMedia("(prefers-reduced-motion: reduce)").matches;
 
-/** Say what is wrong above the form; null takes it away. */
-function warn(key, message = "") {
+/** Say what is wrong above the form; null takes it away. `about`: what will take it away when it is right again. */
+function warn(key, message = "", about = "") {
   byId("banner").hidden = key === null;
+  byId("banner").dataset.about = about;
   byId("banner").replaceChildren();
   if (key) byId("banner").append(say(make("span"), key), ...(message ? [make("span", { lang: "en" }, ` ${message}`)] : []));
+}
+
+/** What was said of this is so no more. Whatever else is said there stays. */
+function unwarn(about) {
+  if (byId("banner").dataset.about === about) warn(null);
 }
 
 function offer(rows) {
@@ -149,13 +159,13 @@ function offer(rows) {
 async function offerModels() {
   try {
     offer(await models());
-    warn(null);
+    unwarn("models");
   } catch (error) {
     if (error.status === 401) {
       if (await enterKey(whyAsked(error))) return offerModels();
-      return warn(error.code === "expired_api_key" ? "error.expired_api_key" : "error.invalid_api_key");
+      return warn(error.code === "expired_api_key" ? "error.expired_api_key" : "error.invalid_api_key", "", "models");
     }
-    warn([`error.${error.code}`, `error.status_${error.status}`].find(known) ?? "error.unknown", error.message);
+    warn([`error.${error.code}`, `error.status_${error.status}`].find(known) ?? "error.unknown", error.message, "models");
     const retry = say(make("button", { type: "button", class: "button quiet" }), "run.again");
     retry.addEventListener("click", offerModels);
     byId("banner").append(retry);
@@ -166,8 +176,8 @@ async function offerModels() {
 async function refreshModels() {
   try {
     const rows = await models();
-    if (!composer.rows.length) warn(null); // it said why there were none
     offer(rows);
+    unwarn("models");
   } catch { /* the next request says what is wrong */ }
 }
 
@@ -176,8 +186,14 @@ function offerLanguages() {
   for (const [code, name] of Object.entries(LANGUAGES)) select.append(make("option", { value: code, lang: code }, name));
   select.value = preferred();
   select.addEventListener("change", async () => {
-    memory.set("language", select.value);
-    await speak(select.value);
+    try {
+      await speak(select.value);
+    } catch {
+      select.value = spoken();
+      return warn("error.network", "", "language");
+    }
+    memory.set("language", spoken());
+    unwarn("language");
     composer.translate();
     nameTheme();
     for (const run of runs) run.tell();
@@ -213,9 +229,9 @@ byId("server").addEventListener("click", async () => {
     const { openPanels } = await import("./panels/panels.js");
     why = "error.network";
     await openPanels({ changed: refreshModels, key: offerModels });
-    if (composer.rows.length) warn(null);
+    unwarn("panels");
   } catch {
-    warn(why);
+    warn(why, "", "panels");
   }
 });
 
@@ -247,15 +263,17 @@ addEventListener("drop", (event) => {
   takeFiles(event.dataTransfer.files);
 });
 addEventListener("paste", (event) => {
-  if (event.clipboardData?.files.length) {
-    event.preventDefault();
-    takeFiles(event.clipboardData.files);
-  }
+  const { files = [], types = [] } = event.clipboardData ?? {};
+  // Office programs put a picture of the text beside it. Whoever is writing means the text.
+  const writes = event.target.matches?.("input, textarea") && ["text/plain", "text/html"].every((type) => types.includes(type));
+  if (files.length && !writes && takeFiles(files)) event.preventDefault();
 });
 
+/** Take pictures to edit, where that can be. Are they taken? */
 function takeFiles(files) {
-  if (byId("add").disabled || document.querySelector("dialog[open]")) return;
+  if (byId("add").disabled || document.querySelector("dialog[open]")) return false;
   for (const file of [...files].slice(0, 8)) composer.sources.add(file);
+  return true;
 }
 
 addEventListener("keydown", (event) => {

@@ -87,6 +87,7 @@ class Painting {
 
   show() {
     const view = this.canvas.getContext("2d");
+    view.clearRect(0, 0, this.width, this.height); // or what was shown before stays where the picture is transparent
     view.globalAlpha = 1;
     view.drawImage(this.picture, 0, 0, this.width, this.height);
     const tint = new OffscreenCanvas(this.width, this.height);
@@ -173,7 +174,8 @@ export function prepareMask() {
     if (!painting) return;
     for (const point of event.getCoalescedEvents?.() ?? [event]) session.painted.stroke(...session.painted.at(point));
   });
-  for (const over of ["pointerup", "pointercancel"]) canvas.addEventListener(over, () => { painting = false; });
+  // The last comes alone where the dialog closes in the midst of a stroke.
+  for (const over of ["pointerup", "pointercancel", "lostpointercapture"]) canvas.addEventListener(over, () => { painting = false; });
   canvas.addEventListener("keydown", (event) => onKey(event, session.painted));
   dialog.addEventListener("keydown", (event) => {
     const brush = byId("mask-brush");

@@ -1,6 +1,6 @@
 // One request on its way: its card, its progress, its end. Knows api.js's events; keeps nothing.
 import { ApiError, cancel, draw } from "./api.js";
-import { fit, icon, make } from "./dom.js";
+import { byId, fit, icon, make } from "./dom.js";
 import { known, label, plain, say, t } from "./i18n.js";
 import { newJobId, toRequest } from "./request.js";
 
@@ -191,11 +191,15 @@ export class Run {
   }
 
   dismiss() {
+    const held = this.card.contains(document.activeElement);
     this.card.remove();
+    if (held) byId("prompt").focus();
     this.on.dismissed();
   }
 
+  /** Show these buttons. Whoever held one of those before them keeps their place: a button, or else the first picture. */
   offer(...buttons) {
+    const held = this.buttons.contains(document.activeElement);
     this.buttons.replaceChildren(...buttons.map(([name, action]) => {
       const button = make("button", { type: "button", class: "button quiet" });
       if (name === "dismiss") {
@@ -208,5 +212,6 @@ export class Run {
       button.addEventListener("click", action);
       return button;
     }));
+    if (held) (this.buttons.firstElementChild ?? this.card.querySelector("button"))?.focus();
   }
 }

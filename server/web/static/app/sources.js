@@ -20,7 +20,7 @@ export class Sources {
 
   /** Take a picture, after those that were given before; where the model takes no more, it replaces the last. */
   add(file) {
-    return (this.added = this.added.then(() => this.take(file)));
+    return (this.added = this.added.catch(() => {}).then(() => this.take(file)));
   }
 
   async take(file) {
@@ -103,5 +103,8 @@ async function readable(file) {
   }
   const canvas = make("canvas", { width: bitmap.width, height: bitmap.height });
   canvas.getContext("2d").drawImage(bitmap, 0, 0);
-  return new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  bitmap.close();
+  const png = await new Promise((resolve) => canvas.toBlob(resolve, "image/png"));
+  if (png === null) throw new Error("larger than a canvas may be");
+  return png;
 }

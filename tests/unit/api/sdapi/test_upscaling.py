@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import io
 from typing import Any
 
 import pytest
+from PIL.PngImagePlugin import PngInfo
 
+from pipelines.pictures.provenance import PNG_KEYWORD
+from pipelines.spec import Picture
 from server.api.sdapi.upscaling import read_upscaling, upscaled
 from server.errors import BadRequest
 from server.inputs.decode import ImageLimits
@@ -43,9 +47,8 @@ TO_SIZE = {"upscaler_1": "Lanczos", "resize_mode": 1, "upscaling_resize_w": 100,
 def test_sizes(sent: dict[str, Any], size: tuple[int, int]) -> None:
     how = read_upscaling(sent)
     assert how.result(40, 30) == size
-    made, pixels = upscaled(png(scene(40, 30)), how, limits=LIMITS, most_pixels=10**6, param="image")
-    assert opened(made).size == size
-    assert pixels == size[0] * size[1]
+    made = upscaled(png(scene(40, 30)), how, limits=LIMITS, most_pixels=10**6, param="image")
+    assert opened(made.data).size == (made.width, made.height) == size
 
 
 @pytest.mark.parametrize(
@@ -85,7 +88,7 @@ def test_a_second_upscaler_is_laid_over_the_first() -> None:
 
     def drawn(**fields: Any) -> bytes:
         how = read_upscaling({"upscaling_resize": 3, **fields})
-        return opened(upscaled(source, how, limits=LIMITS, most_pixels=10**6, param="image")[0]).tobytes()
+        return opened(upscaled(source, how, limits=LIMITS, most_pixels=10**6, param="image").data).tobytes()
 
     lanczos, nearest = drawn(upscaler_1="Lanczos"), drawn(upscaler_1="Nearest")
     both = {"upscaler_1": "Lanczos", "upscaler_2": "Nearest"}
@@ -100,8 +103,32 @@ def test_transparency_stays() -> None:
     image = scene(8, 8)
     image.putalpha(100)
     how = read_upscaling({"upscaler_1": "Lanczos"})
-    made = opened(upscaled(png(image), how, limits=LIMITS, most_pixels=10**6, param="image")[0])
+    made = opened(upscaled(png(image), how, limits=LIMITS, most_pixels=10**6, param="image").data)
     assert (made.mode, made.getpixel((9, 9))[3]) == ("RGBA", 100)  # type: ignore[index]
+
+
+@pytest.mark.parametrize("share", [0, 0.5])
+def test_what_a_network_says_of_its_picture_stays(share: float) -> None:
+    """The file was written anew, and no word in it said that a model had made it."""
+    out, info = io.BytesIO(), PngInfo()
+    info.add_itxt(PNG_KEYWORD, "made by a model")
+    scene(16, 16).save(out, "PNG", pnginfo=info)
+    first, second = ("Lanczos", "four") if share else ("four", "None")
+    how = read_upscaling(
+        {"upscaler_1": first, "upscaler_2": second, "extras_upscaler_2_visibility": share}, networks=["four"]
+    )
+
+    def made(network: bytes) -> Picture:
+        by_network = {"four": network}
+        source = png(scene(8, 8))
+        return upscaled(source, how, limits=LIMITS, most_pixels=10**6, param="image", by_network=by_network)
+
+    picture = made(out.getvalue())
+    assert picture.upscaler == "four"
+    assert opened(picture.data).info[PNG_KEYWORD] == "made by a model"
+    resampled = made(png(scene(16, 16)))  # in its place, where the device had no room
+    assert resampled.upscaler is None
+    assert PNG_KEYWORD not in opened(resampled.data).info
 
 
 def test_a_result_of_too_many_pixels_is_refused() -> None:

@@ -49,7 +49,7 @@ class Panels {
       changed: () => on.changed(),
     };
     this.panels = [new Jobs(heard), new Usage(heard), new Models(heard)];
-    this.status = make("p", { class: "hidden", role: "status" });
+    this.status = make("p", { class: "hidden said", role: "status" });
     this.problem = complaints();
     this.scope = this.scopes();
     this.loading = say(make("p", { class: "muted" }), "panels.loading");
