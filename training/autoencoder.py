@@ -13,17 +13,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn import functional as F  # noqa: N812
 
 from .losses import edges, missing_steepness
 from .nets.autoencoder import Autoencoder
 from .stage import Course
+from .windows import CELL, WINDOW, corner_in, counted, cut
 
 SEVERAL_SHARE = 0.47  # of samples that do not show one object alone
 SMALLER_SHARE = 0.5  # of batches that are made smaller between encoder and decoder
 SMALLER = (8, 9, 11, 13)  # their cells, of 16: about what the sides of objects in scenes are to those in the code
-STEEPNESS_BLOCK, STEEPNESS_WEIGHT = 8, 1.0  # pixels
-CELL = 8  # pixels
+STEEPNESS_WEIGHT = 1.0
 
 
 def shares(length: int, wanted: int) -> Tensor:
@@ -49,7 +48,10 @@ class AutoencoderStage:
         return [{"params": list(self.net.parameters())}]
 
     def draw(self, done: float) -> tuple[Tensor, ...]:
-        """Pixels, what they should become, noise for the latents, and their resampling, (cells, 16)."""
+        """Pixels, what they should become, noise for the latents, and their resampling, (cells, 16).
+
+        Last come the window of what they should become, and which of its pixels count: pixels cost most.
+        """
         pixels = self.course.maker.draw(self.course.batch, several=SEVERAL_SHARE).pixels
         device, latents, whole = self.course.device, self.net.shape.latents, pixels.shape[2] // CELL
         cells = self.plans.choice(SMALLER) if self.plans.random() < SMALLER_SHARE else whole
@@ -57,19 +59,25 @@ class AutoencoderStage:
         wanted = pixels if cells == whole else rows @ pixels @ rows.T
         strength = 0.05 + 0.1 * torch.rand(len(pixels), 1, 1, 1, generator=self.random, device=device)
         noise = torch.randn(len(pixels), latents, cells, cells, generator=self.random, device=device)
-        return pixels, wanted, strength * noise, shares(whole, cells).to(device)
+        corner = corner_in((cells, cells), self.plans)
+        at, counts = torch.tensor(corner, device=device), counted(corner, (cells, cells)).to(device)
+        return pixels, cut(wanted, corner), strength * noise, shares(whole, cells).to(device), at, counts
 
     def loss(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        pixels, wanted, noise, rows = inputs
+        pixels, wanted, noise, rows, corner, counts = inputs
         latents = self.net.encoder(pixels).float()
         with torch.autocast(latents.device.type, enabled=False):
             smaller = rows @ latents @ rows.T
-        made = self.net.decoder((smaller + noise).clamp(-6, 6)).float()
-        squared = F.mse_loss(made, wanted)
+        side = min(WINDOW, noise.shape[2])
+        made = self.net.decoder.window((smaller + noise).clamp(-6, 6), corner, side).float()
+        share = counts.mean()
+        off = (made - wanted) * counts
+        squared = off.square().mean() / share
         mean, std = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
         spread = mean.square().mean() + (std - 1).square().mean()
-        steep = missing_steepness(made, wanted, STEEPNESS_BLOCK)
-        loss = F.l1_loss(made, wanted) + 2 * squared + edges(made, wanted) + STEEPNESS_WEIGHT * steep + 0.05 * spread
+        steep = missing_steepness(made, wanted, CELL, counts[..., ::CELL, ::CELL])
+        loss = (off.abs().mean() + edges(made * counts, wanted * counts)) / share + 2 * squared + 0.05 * spread
+        loss = loss + STEEPNESS_WEIGHT * steep
         return loss, torch.stack((-10 * (squared / 4).log10(), steep, loss))
 
     def averaged(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -21,7 +21,8 @@ from .sampling import alphas, sample, time_of
 from .scenes import choices
 from .stage import Course
 from .text_encoder import PromptCodes
-from .unet import Cells, encode_choices
+from .unet import encode_choices
+from .windows import CELL, WINDOW, Cells, corner_in, counted, cut
 
 TRUE_SHARE = 0.25  # of samples whose latents are the encoder's, as in image-to-image and inpainting
 NOISE = 0.5  # at most, that is added to the encoder's latents: little mostly, much in some
@@ -30,10 +31,7 @@ POOL = 768  # drawn samples of each shape that are kept: drawing costs more than
 SEVERAL_SHARE = 0.5
 COURSES = ((8, 2), (6, 2), (4, 1))  # steps, and the first of them: see `Drawer.draw`
 GUIDANCES = (1.0, 2.0)
-CELL = 8  # pixels
-WINDOW = 10  # cells of a side of what is decoded to pixels
 STEEPNESS_WEIGHT = 1.0
-EDGE = 1  # cells at the window's edges that do not count, since they do not see what lies beyond
 
 
 class Drawer:
@@ -104,10 +102,9 @@ class DecoderStage:
         if self.drawer is not None:
             rows.append(self._drawn(self.drawer, size - true, cells))
         latents, pixels = (torch.cat(both) for both in zip(*rows, strict=True))
-        top, left = (self.plans.randint(0, side - WINDOW) for side in cells)
-        seen = pixels[..., CELL * top : CELL * (top + WINDOW), CELL * left : CELL * (left + WINDOW)]
-        corner = torch.tensor((top, left), device=latents.device)
-        return latents, seen, corner, counted((top, left), cells).to(latents.device)
+        corner = corner_in(cells, self.plans)
+        at = torch.tensor(corner, device=latents.device)
+        return latents, cut(pixels, corner), at, counted(corner, cells).to(latents.device)
 
     def _true_of(self, size: int) -> int:
         """How many of a batch have the encoder's latents; they come first."""
@@ -147,16 +144,3 @@ class DecoderStage:
 
     def averaged(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         return weights
-
-
-def counted(corner: tuple[int, int], cells: Cells) -> Tensor:
-    """(1, 1, H, W): 1 where a window's pixels count, 0 near those of its edges that are not the picture's."""
-    sides = []
-    for at, length in zip(corner, cells, strict=True):
-        side = torch.ones(WINDOW * CELL)
-        if at > 0:
-            side[: EDGE * CELL] = 0
-        if at + WINDOW < length:
-            side[-EDGE * CELL :] = 0
-        sides.append(side)
-    return torch.outer(*sides)[None, None]

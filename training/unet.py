@@ -18,13 +18,13 @@ from .sampling import TIMES, alphas
 from .scenes import choices
 from .stage import Course
 from .text_encoder import PromptCodes
+from .windows import Cells
 
 UNCOND_SHARE = 0.1  # of samples that learn without a prompt, for classifier-free guidance
 ENCODED_SHARE = 0.5  # of samples whose code comes from the text encoder itself, once there is one
 SEVERAL_SHARE = 0.6  # of samples that do not show one object alone: what is small is learnt last
 ATTENTION_WEIGHT = 0.2  # of the attention loss
 PURE_NOISE_SHARE = 0.05  # of samples at the last timestep, where the layout is decided
-Cells = tuple[int, int]  # rows and columns of latents
 
 
 @torch.no_grad()

@@ -8,6 +8,7 @@ from training.attention_targets import row_shares
 from training.autoencoder import SMALLER, AutoencoderStage, shares
 from training.nets.autoencoder import Autoencoder, AutoencoderShape
 from training.stage import Course
+from training.windows import CELL, WINDOW
 
 from .standins import DiscMaker
 
@@ -32,16 +33,21 @@ def test_some_batches_are_made_smaller_and_their_pictures_with_them(monkeypatch:
     learning = stage()
     sides = set()
     for _ in range(30):
-        pixels, wanted, noise, rows = learning.draw(0.0)
+        pixels, wanted, noise, rows, _, counts = learning.draw(0.0)
         cells = rows.shape[0]
-        assert wanted.shape == (4, 3, 8 * cells, 8 * cells)
+        side = CELL * min(cells, WINDOW)
+        assert wanted.shape == (4, 3, side, side)
+        assert counts.shape == (1, 1, side, side)
         assert noise.shape == (4, 4, cells, cells)
-        assert wanted.mean((2, 3)).sub(pixels.mean((2, 3))).abs().max() < 1e-4
+        if cells <= WINDOW:  # it is seen whole
+            assert counts.all()
+            assert wanted.mean((2, 3)).sub(pixels.mean((2, 3))).abs().max() < 1e-4
         sides.add(cells)
     assert sides == {16, *SMALLER}
     monkeypatch.setattr(autoencoder, "SMALLER_SHARE", 0.0)
-    pixels, wanted, *_ = learning.draw(0.0)
-    assert torch.equal(pixels, wanted)
+    pixels, wanted, _, _, corner, _ = learning.draw(0.0)
+    top, left = (CELL * int(at) for at in corner)
+    assert torch.equal(pixels[..., top : top + CELL * WINDOW, left : left + CELL * WINDOW], wanted)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])

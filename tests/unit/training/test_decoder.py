@@ -5,13 +5,14 @@ import torch
 from torch import Tensor
 
 from training import codes, colours, decoder, grounds
-from training.decoder import CELL, EDGE, WINDOW, DecoderStage, Drawer, counted
+from training.decoder import DecoderStage, Drawer
 from training.nets.autoencoder import Autoencoder, AutoencoderShape
 from training.nets.unet import UNet, UNetShape
 from training.plans import SQUARE, WIDE
 from training.sampling import alphas, time_of
 from training.scenes import LAYOUTS
 from training.stage import Course
+from training.windows import CELL, EDGE, WINDOW, counted
 
 from .standins import OBJECTS, DiscMaker
 

@@ -1,0 +1,38 @@
+"""Windows: pieces of a picture that are decoded, since pixels cost more than latents do.
+
+Knows cells and pixels; knows no networks.
+"""
+
+import random
+
+import torch
+from torch import Tensor
+
+CELL = 8  # pixels
+WINDOW = 10  # cells of a side of what is decoded to pixels
+EDGE = 1  # cells at the window's edges that do not count, since they do not see what lies beyond
+Cells = tuple[int, int]  # rows and columns of latents
+
+
+def corner_in(cells: Cells, chance: random.Random) -> Cells:
+    """Where a window begins; what is smaller than one is seen whole."""
+    return chance.randint(0, max(0, cells[0] - WINDOW)), chance.randint(0, max(0, cells[1] - WINDOW))
+
+
+def cut(pixels: Tensor, corner: Cells) -> Tensor:
+    """(B, 3, H, W): the pixels of a window, whose ``corner`` is in cells."""
+    (top, left), side = corner, CELL * WINDOW
+    return pixels[..., CELL * top : CELL * top + side, CELL * left : CELL * left + side]
+
+
+def counted(corner: Cells, cells: Cells) -> Tensor:
+    """(1, 1, H, W): 1 where a window's pixels count, 0 near those of its edges that are not the picture's."""
+    sides = []
+    for at, length in zip(corner, cells, strict=True):
+        side = torch.ones(CELL * min(WINDOW, length))
+        if at > 0:
+            side[: EDGE * CELL] = 0
+        if at + WINDOW < length:
+            side[-EDGE * CELL :] = 0
+        sides.append(side)
+    return torch.outer(*sides)[None, None]
