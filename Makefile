@@ -2,13 +2,17 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test test-cluster clients programs openwebui coverage serve check format docs train evaluate clean
+.PHONY: demo test test-long test-cluster clients programs openwebui coverage serve check format docs train evaluate clean
 
 demo: .venv/.installed
 	$(BIN)/darkroom demo
 
 test: .venv/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 2
+
+# What takes ten seconds or more each, and rarely breaks by itself.
+test-long: .venv/.installed
+	$(BIN)/python -m pytest -m long
 
 # How much of server/ and pipelines/ the tests run: half as long again.
 coverage: .venv/.installed

@@ -1,4 +1,4 @@
-"""The last line of a test run: how many tests were skipped, and what they need. Silent where none was."""
+"""Tests that take long, and a run's last line: how many were skipped, and what they need. Silent where none was."""
 
 from __future__ import annotations
 
@@ -6,6 +6,14 @@ from collections import Counter
 from collections.abc import Generator, Sequence
 
 import pytest
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: Sequence[pytest.Item]) -> None:
+    """Skip what takes long, unless it is asked for (-m long): all else takes less than twenty minutes on two cores."""
+    if "long" not in config.option.markexpr:
+        for item in items:
+            if item.get_closest_marker("long") is not None:
+                item.add_marker(pytest.mark.skip(reason="takes long: make test-long"))
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)

@@ -94,6 +94,7 @@ COUNTED = """
 """
 
 
+@pytest.mark.long
 def test_the_server_is_asked_while_somebody_looks_and_only_then(page: Page, own_server: Paper) -> None:
     page.log("performance")
     page.open(own_server.url)
@@ -122,6 +123,7 @@ def _paths(page: Page) -> list[str]:
     return list(page.run("return performance.getEntriesByType('resource').map((entry) => entry.name)"))
 
 
+@pytest.mark.long
 def test_a_busy_server_is_left_alone_for_as_long_as_it_says(page: Page, own_server: Paper) -> None:
     page.open(own_server.url)
     page.run(COUNTED)

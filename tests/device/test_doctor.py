@@ -36,6 +36,7 @@ def run(name: str, model: LoadedModel | None = None) -> dict[str, str]:
     return says
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:Accessing the data pointer of FakeTensor")
 def test_the_sections_with_a_model_run_to_their_end(fake_cuda: FakeCuda) -> None:
     model = placed("SD 1.x", graphs=True)

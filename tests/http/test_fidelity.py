@@ -137,6 +137,7 @@ def test_whoever_else_is_served_the_picture_is_the_same(server: Running, native:
     assert_same([crowded], [alone])
 
 
+@pytest.mark.long
 def test_hd_is_nearer_to_the_converged_picture_than_standard(server: Running, native: dict[str, Any]) -> None:
     ways: list[dict[str, Any]] = [{"num_inference_steps": 60}, {"quality": "standard"}, {"quality": "hd"}]
     asked = [

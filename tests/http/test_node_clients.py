@@ -185,6 +185,7 @@ def test_a_hub_client_is_not_made_to_ask_again(tmp_path: Path, fails: bool) -> N
         assert all(opened(Path(picture["file"]).read_bytes()) for picture in line["pictures"])
 
 
+@pytest.mark.long
 class TestAigneRun:
     """`aigne run`, on the agents of tests/clients/cli."""
 

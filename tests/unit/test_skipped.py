@@ -45,3 +45,22 @@ def test_there_is_no_such_line_where_nothing_was_skipped(tmp_path: Path) -> None
 
 def test_this_run_says_it_too(pytestconfig: pytest.Config) -> None:
     assert pytestconfig.pluginmanager.has_plugin("tests.skipped")
+
+
+LONG = """
+import pytest
+
+@pytest.mark.long
+def test_long():
+    pass
+
+def test_short():
+    pass
+"""
+
+
+def test_what_takes_long_runs_where_it_is_asked_for(tmp_path: Path) -> None:
+    (tmp_path / "pytest.ini").write_text("[pytest]\nmarkers = long: takes long\n", encoding="utf-8")
+    (tmp_path / "test_long.py").write_text(LONG, encoding="utf-8")
+    assert last_line(tmp_path) == "1 skipped: takes long: make test-long (1)"
+    assert "1 passed, 1 deselected" in last_line(tmp_path, "-m", "long")

@@ -96,6 +96,7 @@ def said(**changed: Any) -> tuple[dict[str, Any], ...]:
     return ({"found": msgspec.to_builtins(msgspec.structs.replace(found, **changed))},)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("near_child")
 def test_the_embedded_model_is_compared(file: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert run("models", "--models", str(file), "compare", "old", "--prompts", "2") == 0
