@@ -10,7 +10,7 @@ demo: .venv/.installed
 test: .venv/.installed
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 2
 
-# What takes ten seconds or more each, and rarely breaks by itself.
+# What takes about ten seconds or more each, and rarely breaks by itself.
 test-long: .venv/.installed
 	$(BIN)/python -m pytest -m long
 

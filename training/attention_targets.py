@@ -9,6 +9,7 @@ from torch import Tensor
 
 from . import codes
 from .nets.unet import UNet
+from .windows import shares
 
 MOST_CELLS = 22  # of a row or a column of latents
 
@@ -16,10 +17,8 @@ MOST_CELLS = 22  # of a row or a column of latents
 def row_shares() -> Tensor:
     """(MOST + 1, MOST, MOST, GRID): by a box's side and first cell, how much of a cell each row of parts shows."""
     table = torch.zeros(MOST_CELLS + 1, MOST_CELLS, MOST_CELLS, codes.GRID)
-    edges = torch.arange(codes.GRID + 1) / codes.GRID
     for side in range(1, MOST_CELLS + 1):
-        ends = torch.arange(side + 1)[:, None] / side
-        shown = side * (torch.minimum(ends[1:], edges[1:]) - torch.maximum(ends[:-1], edges[:-1])).clamp(min=0)
+        shown = shares(codes.GRID, side)
         for first in range(MOST_CELLS - side + 1):
             table[side, first, first : first + side] = shown
     return table

@@ -17,20 +17,12 @@ from torch import Tensor
 from .losses import edges, missing_steepness
 from .nets.autoencoder import Autoencoder
 from .stage import Course
-from .windows import CELL, WINDOW, corner_in, counted, cut
+from .windows import CELL, WINDOW, corner_in, counted, cut, shares
 
 SEVERAL_SHARE = 0.47  # of samples that do not show one object alone
 SMALLER_SHARE = 0.5  # of batches that are made smaller between encoder and decoder
 SMALLER = (8, 9, 11, 13)  # their cells, of 16: about what the sides of objects in scenes are to those in the code
 STEEPNESS_WEIGHT = 1.0
-
-
-def shares(length: int, wanted: int) -> Tensor:
-    """(wanted, length): how much of each of so many equal parts of a row is covered by each of its ``length`` cells."""
-    edges = torch.arange(wanted + 1, dtype=torch.float64) * length / wanted
-    cells = torch.arange(length, dtype=torch.float64)
-    shown = torch.minimum(edges[1:, None], cells + 1) - torch.maximum(edges[:-1, None], cells)
-    return (shown.clamp(min=0) * wanted / length).float()
 
 
 class AutoencoderStage:

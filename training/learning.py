@@ -195,7 +195,7 @@ class Learner:
         """Go back to the last sound average with a fresh optimizer and half the rate: the loss is not a number."""
         self.slower /= 2
         print(f"{self.stage.name}: the loss is not a number; back a little, at {self.slower:g} of the rate", flush=True)
+        together.mean_(list(self.sound.values()))  # each of several has looked at another step
         self.stage.net.load_state_dict(self.sound)
         self.ema.weights = {key: weight.clone() for key, weight in self.sound.items()}
-        together.mean_(list(self.stage.net.state_dict().values()))  # each went back to where it had looked last
         self.step = Step(self.stage, self.form)

@@ -29,10 +29,7 @@ QUARTER_SHARE = 0.5  # of clean pictures, which are seen at half their size once
 SQUARE = (16, 16)  # cells
 FRESH_SHARE = 0.125  # of the pictures that pieces are cut out of; the others were made for earlier batches
 POOL = 384  # pictures that are kept, of about a megabyte each
-LINEAR = (
-    (0.25, 0.75, 0.0),
-    (0.0, 0.75, 0.25),
-)  # of three pixels, for the two in the place of the middle one
+LINEAR = ((0.25, 0.75, 0.0), (0.0, 0.75, 0.25))  # of three pixels, for the two in the middle one's place
 
 
 @torch.no_grad()

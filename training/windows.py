@@ -1,4 +1,4 @@
-"""Windows: pieces of a picture that are decoded, since pixels cost more than latents do.
+"""Cells: windows of them, since pixels cost more than latents do, and what is made larger or smaller.
 
 Knows cells and pixels; knows no networks.
 """
@@ -12,6 +12,14 @@ CELL = 8  # pixels
 WINDOW = 10  # cells of a side of what is decoded to pixels
 EDGE = 1  # cells at the window's edges that do not count, since they do not see what lies beyond
 Cells = tuple[int, int]  # rows and columns of latents
+
+
+def shares(length: int, wanted: int) -> Tensor:
+    """(wanted, length): how much of each of so many equal parts of a row is covered by each of its ``length`` cells."""
+    edges = torch.arange(wanted + 1, dtype=torch.float64) * length / wanted
+    cells = torch.arange(length, dtype=torch.float64)
+    shown = torch.minimum(edges[1:, None], cells + 1) - torch.maximum(edges[:-1, None], cells)
+    return (shown.clamp(min=0) * wanted / length).float()
 
 
 def corner_in(cells: Cells, chance: random.Random) -> Cells:

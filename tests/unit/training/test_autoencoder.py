@@ -5,10 +5,10 @@ import torch
 
 from training import autoencoder
 from training.attention_targets import row_shares
-from training.autoencoder import SMALLER, AutoencoderStage, shares
+from training.autoencoder import SMALLER, AutoencoderStage
 from training.nets.autoencoder import Autoencoder, AutoencoderShape
 from training.stage import Course
-from training.windows import CELL, WINDOW
+from training.windows import CELL, WINDOW, shares
 
 from .standins import DiscMaker
 
@@ -20,7 +20,9 @@ def stage() -> AutoencoderStage:
 
 
 def test_the_shares_of_cells_are_those_by_which_the_unet_looks_up_parts() -> None:
-    assert torch.allclose(shares(12, 8), row_shares()[8, 0, :8], atol=1e-6)
+    assert torch.allclose(shares(3, 2), torch.tensor([[2 / 3, 1 / 3, 0], [0, 1 / 3, 2 / 3]]))
+    assert torch.allclose(shares(2, 3), torch.tensor([[1, 0], [0.5, 0.5], [0, 1]]))  # and where it is made larger
+    assert torch.equal(shares(12, 8), row_shares()[8, 0, :8])
     assert torch.equal(shares(16, 16), torch.eye(16))
     for wanted in SMALLER:
         rows = shares(16, wanted)
