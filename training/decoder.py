@@ -7,13 +7,13 @@ most of its layers see the whole picture, so it can tell which object is meant a
 """
 
 from collections import deque
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from . import codes, runtime
+from . import codes, critic, runtime
 from .losses import edges, missing_steepness
 from .nets.autoencoder import Autoencoder
 from .nets.unet import UNet
@@ -78,7 +78,7 @@ class DecoderStage:
     """Learns to give clean pictures from drawn latents, and from the encoder's."""
 
     name, network = "decoder", "autoencoder"
-    figures = ("dB of true", "dB of drawn", "steepness", "loss")
+    figures = ("dB of true", "dB of drawn", "steepness", "loss", "critic's")
 
     def __init__(
         self, course: Course, net: Autoencoder, cells: tuple[tuple[Cells, float], ...], drawer: Drawer | None
@@ -86,11 +86,12 @@ class DecoderStage:
         self.course, self.net, self.cells, self.drawer = course, net, cells, drawer
         self.random, self.plans = course.generator(), course.host_generator()
         self.pool: dict[Cells, deque[tuple[Tensor, Tensor]]] = {shape: deque(maxlen=POOL) for shape, _ in cells}
+        self.critic = critic.fresh(course.device)
         net.requires_grad_(False)
         net.decoder.requires_grad_(True)
 
     def groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(self.net.decoder.parameters())}]
+        return critic.groups(self.net.decoder, self.critic)
 
     @torch.no_grad()
     def draw(self, done: float) -> tuple[Tensor, ...]:
@@ -104,7 +105,8 @@ class DecoderStage:
         latents, pixels = (torch.cat(both) for both in zip(*rows, strict=True))
         corner = corner_in(cells, self.plans)
         at = torch.tensor(corner, device=latents.device)
-        return latents, cut(pixels, corner), at, counted(corner, cells).to(latents.device)
+        heard = torch.tensor(min(1.0, done / critic.RISE), device=latents.device)
+        return latents, cut(pixels, corner), at, counted(corner, cells).to(latents.device), heard
 
     def _true_of(self, size: int) -> int:
         """How many of a batch have the encoder's latents; they come first."""
@@ -128,7 +130,7 @@ class DecoderStage:
         return latents, pixels
 
     def loss(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        latents, pixels, corner, counts = inputs
+        latents, pixels, corner, counts, heard = inputs
         made = self.net.decoder.window(latents.clamp(-6, 6), corner, WINDOW).float()
         share = counts.mean()
         off = (made - pixels) * counts
@@ -136,11 +138,13 @@ class DecoderStage:
         steep = missing_steepness(made, pixels, CELL, counts[..., ::CELL, ::CELL])
         loss = (off.abs().mean() + 1.5 * edges(made * counts, pixels * counts)) / share + squared.mean()
         loss = loss + STEEPNESS_WEIGHT * steep
+        last = cast(Tensor, self.net.decoder.layers[-1].weight)
+        pair = (made * counts, pixels * counts)
+        judged, sure = critic.judged(self.critic, pair, loss, last, heard)
         true = self._true_of(len(latents))
         drawn = squared[true:].mean() if true < len(latents) else squared.mean()
-        return loss, torch.stack(
-            (*(-10 * (value / 4).log10() for value in (squared[:true].mean(), drawn)), steep, loss)
-        )
+        decibels = (-10 * (value / 4).log10() for value in (squared[:true].mean(), drawn))
+        return loss + judged, torch.stack((*decibels, steep, loss, sure))
 
     def averaged(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         return weights

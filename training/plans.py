@@ -55,7 +55,7 @@ PLANS = {
             "autoencoder": StagePlan(0.15, 8, 1e-3),
             "text": StagePlan(0.2, 64, 1.5e-3),
             "unet": StagePlan(0.5, 32, 6e-4),  # weights that had come to rest would be shaken for most of a short run
-            "decoder": StagePlan(0.2, 16, 8e-4),
+            "decoder": StagePlan(0.2, 16, 6e-4),
             "upscaler": StagePlan(0.07, 16, 1e-3),
         },
         margin_s=45,

@@ -110,14 +110,23 @@ class UNetStage:
         uncond = self._uniform(size) < UNCOND_SHARE
         labels = torch.where(uncond[:, None], -1, samples.labels)
         tokens = self._tokens(labels)
-        time = (TIMES * self._uniform(size) ** 0.7).long().clamp(max=TIMES - 1)  # more of the noisy end
-        time = torch.where(self._uniform(size) < PURE_NOISE_SHARE, TIMES - 1, time)
+        time = self._times(size)
         noise = encode_choices(self._normal(clean.shape), choices(samples.labels[:, 0], samples.boxes, cells))
         signal = self.alphas[time].view(-1, 1, 1, 1)
         noised = signal.sqrt() * clean + (1 - signal).sqrt() * noise
         target = signal.sqrt() * noise - (1 - signal).sqrt() * clean
         looks = attention_targets(samples.boxes, self.row_shares, cells) * ~uncond[:, None, None, None]
         return noised, time, tokens, target, looks, signal
+
+    def _times(self, size: int) -> Tensor:
+        """(B,) timesteps, more of the noisy end, spread evenly over a batch, in any order.
+
+        How large loss and gradient are depends on the time most, so that of a batch with times of pure chance little
+        but its times is learnt. (As in Kingma et al., "Variational diffusion models", 2021, appendix I.1.)
+        """
+        order = torch.randperm(size, generator=self.random, device=self.course.device)
+        time = (TIMES * ((order + self._uniform(1)) / size) ** 0.7).long().clamp(max=TIMES - 1)
+        return torch.where(self._uniform(size) < PURE_NOISE_SHARE, TIMES - 1, time)
 
     def _tokens(self, labels: Tensor) -> Tensor:
         """(B, LENGTH, WIDTH): codes with some noise, so that the text encoder need not be exact, and its own codes."""

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
-from . import runtime
+from . import critic, runtime
 from .decoder import Drawer
 from .losses import edges, missing_steepness
 from .nets.autoencoder import Autoencoder
@@ -66,15 +66,17 @@ class UpscalerStage:
     """Learns what the decoder left out, and edges."""
 
     network = name = "upscaler"
-    figures = ("dB", "dB of interpolation", "steepness", "loss")
+    figures = ("dB", "dB of interpolation", "steepness", "loss", "critic's")
 
     def __init__(self, course: Course, net: Upscaler, autoencoder: Autoencoder, drawer: Drawer | None = None) -> None:
         self.course, self.net, self.autoencoder, self.drawer = course, net, autoencoder.eval(), drawer
         self.random, self.places = course.generator(), course.host_generator()
         self.pool: deque[tuple[Tensor, Tensor]] = deque(maxlen=POOL)
+        self.critic = critic.fresh(course.device)
 
     def groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(self.net.parameters()), "weight_decay": 0.0}]
+        own, critics = critic.groups(self.net, self.critic)
+        return [{**own, "weight_decay": 0.0}, critics]
 
     @torch.no_grad()
     def draw(self, done: float) -> tuple[Tensor, ...]:
@@ -85,7 +87,8 @@ class UpscalerStage:
         self.pool.extend(made)
         pieces = [self._piece(seen, clean) for seen, clean in rows]
         small, large = (torch.stack(column) for column in zip(*pieces, strict=True))
-        return (small + 1) / 2, (large + 1) / 2
+        heard = torch.tensor(min(1.0, done / critic.RISE), device=small.device)
+        return (small + 1) / 2, (large + 1) / 2, heard
 
     def _pictures(self, size: int) -> list[tuple[Tensor, Tensor]]:
         """Pictures as the network will see them, (3, h, w), and what they stand for, (3, 2h, 2w); h = w = 128 or 64."""
@@ -126,13 +129,15 @@ class UpscalerStage:
         return made.float().clamp(-1, 1)
 
     def loss(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
-        small, large = inputs
+        small, large, heard = inputs
         made = self.net(small).float()
         squared = F.mse_loss(made, large)
         smooth = F.mse_loss(F.interpolate(small, scale_factor=2, mode="bilinear"), large)
         steep = missing_steepness(made, large, BLOCK)
         loss = F.l1_loss(made, large) + edges(made, large) + STEEPNESS_WEIGHT * steep
-        return loss, torch.stack((-10 * squared.log10(), -10 * smooth.log10(), steep, loss))
+        last = cast(Tensor, self.net.body[-1].weight)
+        judged, sure = critic.judged(self.critic, (2 * made - 1, 2 * large - 1), loss, last, heard)
+        return loss + judged, torch.stack((-10 * squared.log10(), -10 * smooth.log10(), steep, loss, sure))
 
     def averaged(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         return weights

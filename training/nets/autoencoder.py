@@ -15,9 +15,9 @@ class AutoencoderShape:
     """What the network's size and keys depend on."""
 
     width: int = 64  # channels inside the encoder
-    decoder: tuple[int, ...] = (96, 96, 96, 96)  # channels inside the decoder, the coarsest first
+    decoder: tuple[int, ...] = (64, 64, 64, 64)  # channels inside the decoder, the coarsest first
     encoder_blocks: tuple[int, ...] = (0, 0, 2, 3)
-    decoder_blocks: tuple[int, ...] = (12, 2, 1, 0)
+    decoder_blocks: tuple[int, ...] = (8, 3, 1, 0)
     latents: int = 4
 
     def __post_init__(self) -> None:

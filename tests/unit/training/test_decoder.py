@@ -83,15 +83,16 @@ def test_the_stage_shows_encoded_and_drawn_pictures_and_moves_the_decoder_alone(
     course = Course(torch.device("cpu"), DiscMaker(), 8, 1e-3, 3)
     stage = DecoderStage(course, net, CELLS, drawer(course, net))
     for _ in range(3):
-        latents, seen, corner, counts = stage.draw(0.0)
+        latents, seen, corner, counts, heard = stage.draw(0.05)
         assert len(latents) == len(seen) == 8
         assert seen.shape[2:] == counts.shape[2:] == (WINDOW * CELL, WINDOW * CELL)
         assert corner.tolist() <= [latents.shape[2] - WINDOW, latents.shape[3] - WINDOW]
-    loss, figures = stage.loss(latents, seen, corner, counts)
+    assert heard.item() == pytest.approx(0.5)
+    loss, figures = stage.loss(latents, seen, corner, counts, heard)
     loss.backward()  # type: ignore[no-untyped-call]
     assert figures.isfinite().all()
     assert all(weight.grad is None for weight in net.encoder.parameters())
-    assert all(weight.grad is not None for weight in net.decoder.parameters())
+    assert all(weight.grad is not None for weight in (*net.decoder.parameters(), *stage.critic.parameters()))
     assert sum(map(len, stage.pool.values())) > 0
 
 

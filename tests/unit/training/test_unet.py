@@ -3,8 +3,16 @@
 import pytest
 import torch
 
-from training import unet
+from training import codes, colours, grounds, unet
+from training.nets.autoencoder import Autoencoder, AutoencoderShape
+from training.nets.unet import UNet, UNetShape
 from training.plans import SQUARE, TALL, WIDE
+from training.sampling import TIMES
+from training.scenes import LAYOUTS
+from training.stage import Course
+from training.unet import UNetStage
+
+from .standins import OBJECTS, DiscMaker
 
 
 @pytest.mark.parametrize("cells", [SQUARE, WIDE, TALL])
@@ -20,3 +28,20 @@ def test_noise_tells_where_things_lie_and_stays_noise(cells: tuple[int, int]) ->
     asked = chosen[:, 0] >= 0
     assert torch.equal(right[asked], chosen[asked, 0] == 1)
     assert torch.equal(noise[~asked, 0], before[~asked, 0])
+
+
+def test_the_times_of_a_batch_are_spread_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(unet, "PURE_NOISE_SHARE", 0.0)
+    net = Autoencoder(AutoencoderShape(8, (8,) * 4, (0, 0, 1, 1), (1, 0, 0, 0)))
+    course = Course(torch.device("cpu"), DiscMaker(), 4, 1e-3)
+    rgb = torch.tensor([colour.rgb for colour in colours.COLOURS]) / 255
+    table = codes.make(course.maker, OBJECTS, net.encoder, rgb, len(grounds.NAMES), len(LAYOUTS))
+    stage = UNetStage(course, UNet(UNetShape((16, 16, 16))), net, table, ((SQUARE, 1.0),))
+    size = 32
+    drawn = [stage._times(size) for _ in range(4)]
+    for times in drawn:
+        places = (times.sort().values / TIMES) ** (1 / 0.7) * size  # 0..size, one in each part
+        assert (places - torch.arange(size)).min() > -0.1
+        assert (places - torch.arange(size)).max() < 1
+    assert not torch.equal(drawn[0].sort().values, drawn[1].sort().values)
+    assert all(not torch.equal(times, times.sort().values) for times in drawn)  # no place in a batch has its own times

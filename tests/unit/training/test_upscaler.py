@@ -36,7 +36,8 @@ def test_it_begins_as_bilinear_interpolation() -> None:
 def test_a_piece_and_what_is_twice_as_large_show_the_same() -> None:
     learning = stage()
     for _ in range(3):
-        small, large = learning.draw(0.0)
+        small, large, heard = learning.draw(1.0)
+        assert heard == 1
         assert small.shape == (16, 3, CROP, CROP)
         assert large.shape == (16, 3, 2 * CROP, 2 * CROP)
         clean = [index for index in range(16) if torch.allclose(F.avg_pool2d(large[index], 2), small[index], atol=1e-5)]
