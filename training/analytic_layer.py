@@ -7,7 +7,8 @@ pictures.
 
 How it works:
 
-1. A slot's position embedding holds where its part lies. It is so large that what the reader's layers add is nothing.
+1. A slot's position embedding holds where its part lies, less what the reader's layers add to it on average. It is so
+   large that how this differs from prompt to prompt is nothing.
 2. Two heads of the attention fetch 90 of the quarter's 180 numbers for the parts in its upper half. The other two
    fetch the other 90 for the lower half, into the same 90 directions. The pair of heads that is not wanted looks at
    the words, and so does every token that is no slot: the words' code is the same in every prompt, and its value counts
@@ -45,12 +46,13 @@ from .codes import (
 )
 from .nets.text_encoder import MLP, CausalAttention, Layer, TextEncoder
 
-POSITION_GAIN = 300.0  # how much larger than in a code a slot's position embedding is
+POSITION_GAIN = 450.0  # how much larger than in a code a slot's position embedding is; words differ by that much more
 VALUE_GAIN = 0.25  # how large a quarter's numbers come into a slot, as a share of `POSITION_GAIN`
 FETCHED = QUARTER // 2  # numbers
 FIRST_FETCHED = 40  # first of the basis' directions that take them: beyond all that a part's token has
 GATE = 6.0  # how far a unit is open or shut
 MARGIN = 12.0  # nats between the right quarter and the next
+SETTLED = 5  # times that the slots are put right: what is added to them depends on them a little
 
 
 @torch.no_grad()
@@ -72,6 +74,22 @@ def write(net: TextEncoder, hidden: Tensor) -> None:
     _write_mlp(layer.mlp)
     for norm in (layer.layer_norm2, net.final_layer_norm):
         norm.reset_parameters()
+
+
+@torch.no_grad()
+def settle(net: TextEncoder, ids: Tensor) -> None:
+    """Take from the slots' position embeddings what the reader's layers add to them, with ``ids``, (B, LENGTH).
+
+    They have learnt nothing about slots, and what they add is the same in nearly every prompt. Left there it was a
+    fifth of the parts' numbers, so that the UNet got other parts than it had learnt from.
+    """
+    positions = net.embeddings.position_embedding.weight
+    wanted, reader = positions[FIRST:].clone(), list(net.encoder.layers)[:-1]
+    for _ in range(SETTLED):
+        found = net.embeddings(ids)
+        for layer in reader:
+            found = layer(found)
+        positions[FIRST:] += wanted - found[:, FIRST:].mean(0)
 
 
 def _write_values(attention: CausalAttention, word: Tensor) -> Tensor:

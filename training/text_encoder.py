@@ -22,6 +22,7 @@ READER_LAYERS = 3
 LAYERS = READER_LAYERS + 1  # the analytic one
 LOGIT_SCALE = 12.0  # how steep the choice among codes is
 FITTED = 256  # prompts that the last layer is fitted to
+SETTLED = 16  # of those, with all their slots
 LAST = f"encoder.layers.{READER_LAYERS}."
 
 
@@ -51,7 +52,9 @@ def with_last_layer(reader: TextEncoder, ids: Tensor) -> TextEncoder:
         raise ValueError(f"the reader lacks {missing}")
     short = TextEncoder(reader.shape)
     short.load_state_dict(reader.state_dict())
-    analytic_layer.write(net, short(prefix_ids(ids.cpu(), reader.shape.vocabulary)))
+    prefix = prefix_ids(ids.cpu(), reader.shape.vocabulary)
+    analytic_layer.write(net, short(prefix))
+    analytic_layer.settle(net, F.pad(prefix[:SETTLED], (0, codes.LENGTH - PREFIX), value=reader.shape.vocabulary - 1))
     return net.eval()
 
 

@@ -1,5 +1,7 @@
 """The critic: what it learns to tell apart, and what it teaches the maker of pixels."""
 
+from typing import cast
+
 import pytest
 import torch
 from torch import Tensor, nn
@@ -21,7 +23,7 @@ def as_it_is() -> nn.Conv2d:
     maker = nn.Conv2d(3, 3, 1)
     with torch.no_grad():
         maker.weight.copy_(torch.eye(3)[..., None, None])
-        maker.bias.zero_()
+        cast(Tensor, maker.bias).zero_()
     return maker
 
 
@@ -35,7 +37,7 @@ def learn(told: critic.Critic, steps: int) -> float:
         other = (made - true).abs().mean()
         judged, sure = critic.judged(told, (made, true), other, maker.weight, torch.ones(()))
         optimizer.zero_grad()
-        judged.backward()
+        judged.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
     return sure.item()
 
@@ -79,12 +81,12 @@ def test_the_makers_loss_leaves_the_critic_alone() -> None:
         maker = nn.Conv2d(3, 3, 3, padding=1)
         with torch.no_grad():
             maker.weight.fill_(0.1)
-            maker.bias.zero_()
+            cast(Tensor, maker.bias).zero_()
         made = maker(soft)
         other = (made - true).abs().mean()
         judged, _ = critic.judged(told, (made, true), other, maker.weight, torch.tensor(heard))
-        judged.backward()
-        seen.append([weight.grad.clone() for weight in told.parameters()])
+        judged.backward()  # type: ignore[no-untyped-call]
+        seen.append([cast(Tensor, weight.grad).clone() for weight in told.parameters()])
     assert all(torch.equal(one, other) for one, other in zip(*seen, strict=True))
 
 
@@ -101,5 +103,5 @@ def test_it_sees_as_much_as_it_says() -> None:
     told = critic.fresh(CPU)
     pixels = torch.zeros(1, 3, 128, 128, requires_grad=True)
     told(pixels)[0, 0, 8, 8].backward()
-    rows = pixels.grad.abs().sum((0, 1, 3)).nonzero()
+    rows = cast(Tensor, pixels.grad).abs().sum((0, 1, 3)).nonzero()
     assert rows.max() - rows.min() + 1 == 54
