@@ -34,7 +34,7 @@ KeyQuery = Annotated[
 class UsageSums(BaseModel):
     pictures: int = Field(description="that were delivered")
     megapixel_steps: float = Field(description="drawn width × height × steps computed × pictures / 1,000,000")
-    device_s: float = Field(description="seconds of forwards, each divided among the jobs that shared it, by rows")
+    device_s: float = Field(description="seconds of forwards, each divided among its jobs by rows, and of upscalers")
 
 
 class UsageRow(UsageSums):

@@ -20,7 +20,7 @@ STEP_TIMEOUT_S = 8.0
 def faulty(tmp_path_factory: pytest.TempPathFactory, mini: Model) -> Iterator[Running]:
     folder = tmp_path_factory.mktemp("faulty")
     written = yaml.safe_load((ROOT / "models.yaml").read_text())["models"][mini.id]
-    good = {**written, "path": mini.plan.folder, "preload": True}
+    good = {**written, "path": mini.plan.folder, "upscaler": str(ROOT / written["upscaler"]), "preload": True}
     models = {
         "good": good,
         "missing": {**good, "path": "no/such/folder", "preload": False},

@@ -28,7 +28,7 @@ def two(tmp_path_factory: pytest.TempPathFactory, mini: Model) -> Iterator[Runni
     """Two workers of one thread each, with one model on both and one that is bound to the second."""
     folder = tmp_path_factory.mktemp("two")
     written = yaml.safe_load((ROOT / "models.yaml").read_text())["models"][mini.id]
-    both = {**written, "path": mini.plan.folder, "preload": True}
+    both = {**written, "path": mini.plan.folder, "upscaler": str(ROOT / written["upscaler"]), "preload": True}
     models = {"both": both, "bound": {**both, "preload": False, "devices": ["cpu:1"]}}
     file: Path = folder / "models.yaml"
     file.write_text(yaml.safe_dump({"default": "both", "models": models}))

@@ -86,7 +86,7 @@ def states(paper: Paper) -> list[ModelState]:
 
 def models_file(tmp_path: Path) -> tuple[Path, str]:
     file = tmp_path / "models.yaml"
-    text = (ROOT / "models.yaml").read_text().replace("path: weights", f"path: {ROOT}/weights")
+    text = (ROOT / "models.yaml").read_text().replace(": weights/", f": {ROOT}/weights/")
     file.write_text(text)
     return file, text
 
