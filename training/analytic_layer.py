@@ -52,7 +52,7 @@ FETCHED = QUARTER // 2  # numbers
 FIRST_FETCHED = 40  # first of the basis' directions that take them: beyond all that a part's token has
 GATE = 6.0  # how far a unit is open or shut
 MARGIN = 12.0  # nats between the right quarter and the next
-SETTLED = 5  # times that the slots are put right: what is added to them depends on them a little
+ROUNDS = 5  # times that the slots are put right: what is added to them depends on them a little
 
 
 @torch.no_grad()
@@ -80,12 +80,12 @@ def write(net: TextEncoder, hidden: Tensor) -> None:
 def settle(net: TextEncoder, ids: Tensor) -> None:
     """Take from the slots' position embeddings what the reader's layers add to them, with ``ids``, (B, LENGTH).
 
-    They have learnt nothing about slots, and what they add is the same in nearly every prompt. Left there it was a
-    fifth of the parts' numbers, so that the UNet got other parts than it had learnt from.
+    They have learnt nothing about slots, and what they add is nearly the same in every prompt. Left there it was an
+    eighth of the power of a first object's numbers, so that the UNet got other parts than it had learnt from.
     """
     positions = net.embeddings.position_embedding.weight
     wanted, reader = positions[FIRST:].clone(), list(net.encoder.layers)[:-1]
-    for _ in range(SETTLED):
+    for _ in range(ROUNDS):
         found = net.embeddings(ids)
         for layer in reader:
             found = layer(found)

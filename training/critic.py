@@ -43,8 +43,15 @@ def fresh(device: torch.device) -> Critic:
         return Critic().to(device)
 
 
+def heard(done: float, device: torch.device) -> Tensor:
+    """How much it is heard after this share of the stage's time, 0..1."""
+    return torch.tensor(min(1.0, done / RISE), device=device)
+
+
 def groups(maker: nn.Module, critic: Critic) -> list[dict[str, Any]]:
-    """What learns, for the optimizer."""
+    """What learns, for a new optimizer. The critic begins anew: a loss that was no number has left it with none."""
+    device = next(critic.parameters()).device
+    critic.load_state_dict(fresh(device).state_dict())
     own = {"params": list(critic.parameters()), "share": RATE, "betas": BETAS, "weight_decay": 0.0}
     return [{"params": list(maker.parameters()), "betas": BETAS}, own]
 

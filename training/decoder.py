@@ -105,8 +105,8 @@ class DecoderStage:
         latents, pixels = (torch.cat(both) for both in zip(*rows, strict=True))
         corner = corner_in(cells, self.plans)
         at = torch.tensor(corner, device=latents.device)
-        heard = torch.tensor(min(1.0, done / critic.RISE), device=latents.device)
-        return latents, cut(pixels, corner), at, counted(corner, cells).to(latents.device), heard
+        counts, heard = counted(corner, cells).to(latents.device), critic.heard(done, latents.device)
+        return latents, cut(pixels, corner), at, counts, heard
 
     def _true_of(self, size: int) -> int:
         """How many of a batch have the encoder's latents; they come first."""

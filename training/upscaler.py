@@ -87,8 +87,7 @@ class UpscalerStage:
         self.pool.extend(made)
         pieces = [self._piece(seen, clean) for seen, clean in rows]
         small, large = (torch.stack(column) for column in zip(*pieces, strict=True))
-        heard = torch.tensor(min(1.0, done / critic.RISE), device=small.device)
-        return (small + 1) / 2, (large + 1) / 2, heard
+        return (small + 1) / 2, (large + 1) / 2, critic.heard(done, small.device)
 
     def _pictures(self, size: int) -> list[tuple[Tensor, Tensor]]:
         """Pictures as the network will see them, (3, h, w), and what they stand for, (3, 2h, 2w); h = w = 128 or 64."""

@@ -99,6 +99,16 @@ def test_a_fresh_one_is_the_same_everywhere_and_leaves_the_random_numbers_alone(
     assert all(torch.equal(one, other) for one, other in zip(first.parameters(), second.parameters(), strict=True))
 
 
+def test_one_that_has_become_no_number_begins_anew_with_the_next_optimizer() -> None:
+    told = critic.fresh(CPU)
+    with torch.no_grad():
+        for weight in told.parameters():
+            weight.fill_(float("nan"))
+    critic.groups(as_it_is(), told)
+    pairs = zip(told.parameters(), critic.fresh(CPU).parameters(), strict=True)
+    assert all(torch.equal(weight, first) for weight, first in pairs)
+
+
 def test_it_sees_as_much_as_it_says() -> None:
     told = critic.fresh(CPU)
     pixels = torch.zeros(1, 3, 128, 128, requires_grad=True)

@@ -10,6 +10,7 @@ from training import checkpoint, codes, growing, resume
 from training.nets.autoencoder import Autoencoder, AutoencoderShape
 from training.nets.text_encoder import TextEncoder, TextEncoderShape
 from training.nets.unet import UNet, UNetShape
+from training.nets.upscaler import Upscaler, UpscalerShape
 from training.text_encoder import shape_of
 
 
@@ -20,6 +21,7 @@ def test_every_network_goes_on_from_the_weights_that_ship() -> None:
         "autoencoder": Autoencoder(AutoencoderShape()),
         "text_encoder": TextEncoder(shape_of(len(given.vocabulary))),
         "unet": UNet(UNetShape()),
+        "upscaler": Upscaler(UpscalerShape()),
     }
     autoencoder = nets["autoencoder"]
     assert isinstance(autoencoder, Autoencoder)
