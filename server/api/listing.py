@@ -112,6 +112,7 @@ def _decided(model: Model, *, is_default: bool) -> Row:
         "default": is_default,
         "references": model.family.references,
         "by_instruction": model.family.by_instruction,
+        "edit_strength": None if model.family.by_instruction else model.entry.edit_strength,
         "max_prompt": model.entry.max_prompt,
         "max_steps": model.entry.max_steps,
         "presets": _presets(model, STYLES[0]),

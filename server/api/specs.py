@@ -26,7 +26,7 @@ from server.settings import Settings
 # 32 bits: what other tools' seed fields take, and exact in every client's numbers.
 _RANDOM_SEED_BITS = 32
 # What input_fidelity stands for. A mask already keeps what it does not cover, so within it more may change.
-_STRENGTHS = {"low": 0.8, "high": 0.5}
+_FAITHFUL_STRENGTH = 0.5
 _MASKED_STRENGTHS = {"low": 1.0, "high": 0.8}
 _MIN_SIDE = 16
 _SIDE_STEP = 8  # pixels: the sides of a size that only a shape asks for are divisible by it
@@ -186,7 +186,7 @@ def unused(fields: ImageFields, model: Model, *, edit: bool, mask: bool = False)
         found.append("negative_prompt")
     if fields.style != STYLES[0] and preset == model.preset(fields.quality, STYLES[0]):  # it has no styles
         found.append("style")
-    strength = _strength(fields, mask=mask) if edit and not model.family.by_instruction else None
+    strength = _strength(fields, model, mask=mask) if edit and not model.family.by_instruction else None
     placed = _spacing(fields, model, preset, _steps(fields, model, preset), strength)
     if fields.spacing == spacing.DENSE_START != placed:
         found.append("spacing")
@@ -206,7 +206,7 @@ def make_spec(
     draw_width, draw_height = model.area.size_for(*(sources.drawn_for or size))
     shown = size if sources.window is None else (sources.window.width, sources.window.height)
     is_enlarged = max(shown[0] / draw_width, shown[1] / draw_height) > 1
-    strength = _strength(fields, mask=sources.mask is not None)
+    strength = _strength(fields, model, mask=sources.mask is not None)
     steps = _steps(fields, model, preset)
     if varied and not model.family.by_instruction:
         steps = _varied_steps(fields, model, steps, strength)
@@ -249,9 +249,11 @@ def _steps(fields: ImageFields, model: Model, preset: Preset) -> int:
     return fields.num_inference_steps or preset.steps or min(model.family.steps, model.entry.max_steps)
 
 
-def _strength(fields: ImageFields, *, mask: bool) -> float:
-    strengths = _MASKED_STRENGTHS if mask else _STRENGTHS
-    return _first(fields.strength, None, strengths[fields.input_fidelity or "low"])
+def _strength(fields: ImageFields, model: Model, *, mask: bool) -> float:
+    fidelity = fields.input_fidelity or "low"
+    if mask:
+        return _first(fields.strength, None, _MASKED_STRENGTHS[fidelity])
+    return _first(fields.strength, None, _FAITHFUL_STRENGTH if fidelity == "high" else model.entry.edit_strength)
 
 
 def _spacing(fields: ImageFields, model: Model, preset: Preset, steps: int, strength: float | None) -> spacing.Spacing:

@@ -168,6 +168,12 @@ class ModelEntry(_Entry):
     multiple: int | None = Field(
         None, ge=1, le=256, description="drawn sides are divisible by this; default: the family's"
     )
+    edit_strength: float = Field(
+        0.8,
+        gt=0,
+        le=1,
+        description="how much of a picture an edit without a mask draws anew where the request does not say",
+    )
     min_drawn_pixels: int | None = Field(
         None, ge=64, description="smaller ones are drawn near native_size and resampled; default: a quarter of it"
     )

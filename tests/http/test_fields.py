@@ -103,8 +103,8 @@ def test_tasks_and_strength(paper: Paper) -> None:
 @pytest.mark.parametrize(
     ("asked", "plain", "masked"),
     [
-        ({}, 0.8, 1.0),
-        ({"input_fidelity": "low"}, 0.8, 1.0),
+        ({}, 0.9, 1.0),  # the model's edit_strength
+        ({"input_fidelity": "low"}, 0.9, 1.0),
         ({"input_fidelity": "high"}, 0.5, 0.8),
         ({"input_fidelity": "high", "strength": 0.9}, 0.9, 0.9),
     ],

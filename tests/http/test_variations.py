@@ -43,7 +43,7 @@ def test_a_variation_is_an_edit_without_a_prompt(paper: Paper) -> None:
     assert second.spec.strength == 0.9
 
 
-@pytest.mark.parametrize(("fidelity", "strength"), [("high", 0.5), ("low", 0.8)])
+@pytest.mark.parametrize(("fidelity", "strength"), [("high", 0.5), ("low", 0.9)])
 def test_input_fidelity_stands_for_a_strength_in_variations_too(paper: Paper, fidelity: str, strength: float) -> None:
     """It was taken and ignored: the strength of variations was filled in first, and wins over it."""
     with paper.client() as client:

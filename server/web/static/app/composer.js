@@ -88,7 +88,7 @@ export class Composer {
     byId("num_inference_steps").max = row.max_steps ?? 150;
     byId("num_inference_steps").placeholder = preset?.steps ?? "";
     byId("guidance_scale").placeholder = preset?.guidance ?? "";
-    byId("strength").placeholder = this.sources.mask ? "1" : "0.8";
+    byId("strength").placeholder = this.sources.mask ? "1" : String(row.edit_strength ?? 0.8);
     byId("prompt").maxLength = row.max_prompt ?? 4000;
     this.hint(row, { editing, edits, most });
   }
