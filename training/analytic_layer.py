@@ -1,4 +1,4 @@
-"""The analytic last layer of the text encoder: it distributes each quarter's numbers and colour to its parts' slots.
+"""The analytic last layer of the text encoder: it distributes each block's numbers and colour to its parts' slots.
 
 What it must do is the same for every prompt and known exactly, so its weights are computed, not trained: two trained
 layers lost a fifth of what the parts should hold, and gave a second object the first one's parts. The reader's weights
@@ -9,11 +9,11 @@ How it works:
 
 1. A slot's position embedding holds where its part lies, less what the reader's layers add to it on average. It is so
    large that how this differs from prompt to prompt is nothing.
-2. Two heads of the attention fetch 90 of the quarter's 180 numbers for the parts in its upper half. The other two
-   fetch the other 90 for the lower half, into the same 90 directions. The pair of heads that is not wanted looks at
+2. Two heads of the attention fetch 88 of the block's 176 numbers for the parts in its upper half. The other two
+   fetch the other 88 for the lower half, into the same 88 directions. The pair of heads that is not wanted looks at
    the words, and so does every token that is no slot: the words' code is the same in every prompt, and its value counts
-   as zero. Both pairs bring the quarter's colour, to where it stays: it is the same for all of the quarter's parts.
-3. The MLP lets through the part's five numbers. Each number has a pair of units, open only where row and column are
+   as zero. Both pairs bring the block's colour, to where it stays: it is the same for all of the block's parts.
+3. The MLP lets through the part's eleven numbers. Each number has a pair of units, open only where row and column are
    the number's: gelu(x + c) - gelu(c - x) is 2x for a large c, and 0 for a very negative one. One more pair a number
    removes what the attention brought. Every colour is as long as every other, so the norm before the MLP is the same.
 """
@@ -25,6 +25,9 @@ from torch import Tensor
 
 from . import codes
 from .codes import (
+    ACROSS,
+    BLOCK,
+    BLOCKS,
     COLOUR,
     COLOUR_GAIN,
     COLOUR_SHARE,
@@ -32,26 +35,27 @@ from .codes import (
     FIRST,
     FIRST_WHOLE,
     GRID,
-    HALF,
     MARK_GAIN,
     NUMBERS,
+    NUMBERS_AT,
     PART_COLOUR,
     PART_GAIN,
+    PART_MARKS,
     PARTS,
     PREFIX,
-    QUARTER,
-    QUARTERS,
+    SIDE,
     WIDTH,
     WORDS,
 )
 from .nets.text_encoder import MLP, CausalAttention, Layer, TextEncoder
 
 POSITION_GAIN = 450.0  # how much larger than in a code a slot's position embedding is; words differ by that much more
-VALUE_GAIN = 0.25  # how large a quarter's numbers come into a slot, as a share of `POSITION_GAIN`
-FETCHED = QUARTER // 2  # numbers
-FIRST_FETCHED = 40  # first of the basis' directions that take them: beyond all that a part's token has
+VALUE_GAIN = 0.25  # how large a block's numbers come into a slot, as a share of `POSITION_GAIN`
+FETCHED = BLOCK // 2  # numbers
+FIRST_FETCHED = 48  # first of the basis' directions that take them: beyond all that a part's token has
 GATE = 6.0  # how far a unit is open or shut
-MARGIN = 12.0  # nats between the right quarter and the next
+ANSWERS = 2 * ACROSS + 3  # of a key: a block's row, column and object, and whether it is a word's
+MARGIN = 12.0  # nats between the right block and the next
 ROUNDS = 5  # times that the slots are put right: what is added to them depends on them a little
 
 
@@ -65,7 +69,7 @@ def write(net: TextEncoder, hidden: Tensor) -> None:
     for weight in (*layer.self_attn.parameters(), *layer.mlp.parameters()):
         weight.zero_()
     missing = _write_values(layer.self_attn, hidden[:, :WORDS].mean((0, 1)))
-    lower = (torch.arange(PARTS) // GRID % HALF >= HALF // 2).long()
+    lower = (torch.arange(PARTS) // GRID % SIDE >= SIDE // 2).long()
     positions = net.embeddings.position_embedding.weight
     for which in range(2):
         at = slice(FIRST + which * PARTS, FIRST + (which + 1) * PARTS)
@@ -98,10 +102,10 @@ def _write_values(attention: CausalAttention, word: Tensor) -> Tensor:
     The first pair has the numbers of the upper half as its values, the second those of the lower half.
     """
     basis, pair = codes.basis(), WIDTH // 2
-    numbers, missing = _numbers(), []
+    missing = []
     for half in range(2):
         rows = slice(half * pair, half * pair + FETCHED)
-        attention.v_proj.weight[rows] = basis[numbers[half]]
+        attention.v_proj.weight[rows] = basis[half * FETCHED : (half + 1) * FETCHED]
         attention.out_proj.weight[:, rows] = (
             POSITION_GAIN * VALUE_GAIN * basis[FIRST_FETCHED : FIRST_FETCHED + FETCHED].T
         )
@@ -115,26 +119,27 @@ def _write_values(attention: CausalAttention, word: Tensor) -> Tensor:
 
 
 def _write_keys_and_queries(attention: CausalAttention, hidden: Tensor, slots: Tensor, lower: Tensor) -> None:
-    """Fit keys and queries: quarters answer with their row, column and object, words to the pair that is not wanted.
+    """Fit keys and queries: blocks answer with their row, column and object, words to the pair that is not wanted.
 
-    ``slots``: (2 * PARTS, WIDTH) as the attention sees them; ``lower``: whether they lie in a quarter's lower half.
+    ``slots``: (2 * PARTS, WIDTH) as the attention sees them; ``lower``: whether they lie in a block's lower half.
     They count in the fit an eighth as often as there are prompts: hidden states vary with the prompt, and slots do not.
     """
-    side, object_ = torch.eye(2), torch.eye(2).repeat_interleave(QUARTERS, 0)
-    names = torch.cat((side.repeat_interleave(2, 0).repeat(2, 1), side.repeat(4, 1), object_), 1)  # (8, 6)
-    answers = torch.zeros(PREFIX, 7)
-    answers[FIRST_WHOLE : FIRST_WHOLE + len(names), :6], answers[:WORDS, 6] = names, 8
+    side, object_ = torch.eye(ACROSS), torch.eye(2).repeat_interleave(BLOCKS, 0)
+    row, column = side.repeat_interleave(ACROSS, 0), side.repeat(ACROSS, 1)
+    names = torch.cat((row.repeat(2, 1), column.repeat(2, 1), object_), 1)  # (2 * BLOCKS, 2 * ACROSS + 2)
+    answers = torch.zeros(PREFIX, ANSWERS)
+    answers[FIRST_WHOLE : FIRST_WHOLE + len(names), :-1], answers[:WORDS, -1] = names, 8
     seen, answers = hidden.flatten(0, 1), answers.repeat(len(hidden), 1)
     every = torch.cat((seen, slots.repeat(len(hidden) // 8, 1)))
-    keys = _fit(every, torch.cat((answers, torch.zeros(len(every) - len(seen), 7))))
+    keys = _fit(every, torch.cat((answers, torch.zeros(len(every) - len(seen), ANSWERS))))
     part = torch.arange(PARTS)
-    quarter = part // GRID // HALF * 2 + part % GRID // HALF
-    wanted = names[torch.cat((quarter, quarter + QUARTERS))]
+    block = part // GRID // SIDE * ACROSS + part % GRID // SIDE
+    wanted = names[torch.cat((block, block + BLOCKS))]
     size = WIDTH // attention.num_heads
-    idle = torch.eye(7)[6].expand(len(seen), 7)
+    idle = torch.eye(ANSWERS)[-1].expand(len(seen), ANSWERS)
     for head in range(attention.num_heads):
         busy = (lower == head * 2 // attention.num_heads)[:, None].float()
-        rows = slice(head * size, head * size + 7)
+        rows = slice(head * size, head * size + ANSWERS)
         attention.k_proj.weight[rows], attention.k_proj.bias[rows] = keys
         asks = torch.cat((busy * wanted, 1 - busy), 1).repeat(len(hidden) // 8, 1)
         queries = _fit(every, MARGIN * size**0.5 * torch.cat((idle, asks)))
@@ -147,26 +152,19 @@ def _write_mlp(mlp: MLP) -> None:
     power += COLOUR_GAIN**2 * COLOUR_SHARE * WIDTH
     scale = POSITION_GAIN * ((codes.part_slots(0).square().sum(-1).mean() + power) / WIDTH) ** 0.5  # the norm's divisor
     mark = 2 * GATE / (MARK_GAIN * POSITION_GAIN / scale)  # a mark opens the unit by this: the row's, and the column's
-    marks = basis[NUMBERS : NUMBERS + 2 * GRID].view(2, GRID, WIDTH)
-    slot = mark * basis[NUMBERS + 2 * GRID + 2]  # twice as large as a mark, and only slots have it
+    marks = basis[PART_MARKS : PART_MARKS + 2 * GRID].view(2, GRID, WIDTH)
+    slot = mark * basis[PART_MARKS + 2 * GRID + 2]  # twice as large as a mark, and only slots have it
     for n in range(FETCHED):
         direction = basis[FIRST_FETCHED + n]
         cell, number = divmod(n, NUMBERS)
-        row, column = divmod(cell, HALF)
-        gate = mark * (marks[0, row :: HALF // 2].sum(0) + marks[1, column::HALF].sum(0)) + slot
+        row, column = divmod(cell, SIDE)
+        gate = mark * (marks[0, row :: SIDE // 2].sum(0) + marks[1, column::SIDE].sum(0)) + slot
         for sign in (1, -1):
             unit = 4 * n + 1 - sign  # 4n and 4n + 2; the unit after it removes the number from where it was brought
             mlp.fc1.weight[unit], mlp.fc1.bias[unit] = sign * direction + gate, -7 * GATE
-            mlp.fc2.weight[:, unit] = sign * 0.5 * scale * PART_GAIN / VALUE_GAIN * basis[number]
+            mlp.fc2.weight[:, unit] = sign * 0.5 * scale * PART_GAIN / VALUE_GAIN * basis[NUMBERS_AT[number]]
             mlp.fc1.weight[unit + 1], mlp.fc1.bias[unit + 1] = sign * direction + slot, -3 * GATE
             mlp.fc2.weight[:, unit + 1] = -sign * 0.5 * scale * direction
-
-
-def _numbers() -> Tensor:
-    """(2, FETCHED) places of the upper and the lower half's numbers among a quarter's, in rows of parts."""
-    every = torch.arange(PARTS * NUMBERS, dtype=torch.float32).view(1, PARTS, NUMBERS)
-    where = codes.quarters(every)[0, 0].long()  # of each of the quarter's numbers
-    return where.argsort().view(2, FETCHED)
 
 
 def _fit(seen: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:

@@ -14,10 +14,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from . import muon
 from .losses import edges, missing_steepness
 from .nets.autoencoder import Autoencoder
 from .stage import Course
-from .windows import CELL, WINDOW, corner_in, counted, cut, shares
+from .windows import CELL, FINE, WINDOW, corner_in, counted, cut, shares
 
 SEVERAL_SHARE = 0.47  # of samples that do not show one object alone
 SMALLER_SHARE = 0.5  # of batches that are made smaller between encoder and decoder
@@ -37,7 +38,8 @@ class AutoencoderStage:
         net.requires_grad_(True)
 
     def groups(self) -> list[dict[str, Any]]:
-        return [{"params": list(self.net.parameters())}]
+        halves = self.net.encoder.layers, self.net.decoder.layers
+        return muon.groups(self.net, *(half[end] for half in halves for end in (0, -1)))
 
     def draw(self, done: float) -> tuple[Tensor, ...]:
         """Pixels, what they should become, noise for the latents, and their resampling, (cells, 16).
@@ -50,17 +52,17 @@ class AutoencoderStage:
         rows = shares(CELL * whole, CELL * cells).to(device)
         wanted = pixels if cells == whole else rows @ pixels @ rows.T
         strength = 0.05 + 0.1 * torch.rand(len(pixels), 1, 1, 1, generator=self.random, device=device)
-        noise = torch.randn(len(pixels), latents, cells, cells, generator=self.random, device=device)
+        noise = torch.randn(len(pixels), latents, FINE * cells, FINE * cells, generator=self.random, device=device)
         corner = corner_in((cells, cells), self.plans)
-        at, counts = torch.tensor(corner, device=device), counted(corner, (cells, cells)).to(device)
-        return pixels, cut(wanted, corner), strength * noise, shares(whole, cells).to(device), at, counts
+        at, counts = torch.tensor(corner, device=device) * FINE, counted(corner, (cells, cells)).to(device)
+        return pixels, cut(wanted, corner), strength * noise, shares(FINE * whole, FINE * cells).to(device), at, counts
 
     def loss(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         pixels, wanted, noise, rows, corner, counts = inputs
         latents = self.net.encoder(pixels).float()
         with torch.autocast(latents.device.type, enabled=False):
             smaller = rows @ latents @ rows.T
-        side = min(WINDOW, noise.shape[2])
+        side = min(FINE * WINDOW, noise.shape[2])
         made = self.net.decoder.window((smaller + noise).clamp(-6, 6), corner, side).float()
         share = counts.mean()
         off = (made - wanted) * counts

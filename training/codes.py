@@ -1,12 +1,13 @@
 """Codes: what the text encoder gives to the UNet for every scene, fixed in advance.
 
-After the words, the text tokens are slots with fixed meanings, whatever the prompt: four quarters of each of two
+After the words, the text tokens are slots with fixed meanings, whatever the prompt: nine blocks of each of two
 objects, the ground, the layout, and 144 parts of each object. A part is one cell of the object's own latents, so that
-the UNet need only look up what to paint where. A quarter holds its 36 parts in one token, which the text encoder's last
-layer distributes to the parts' slots. An object's colour is a direction of its own in each of its tokens: the parts say
-what the object looks like in its own colour, and the UNet learns, once for all objects, what a colour makes of that.
-All of this is the same for all objects, so the text encoder and the UNet can be trained apart. Knows labels and the
-autoencoder's encoder; knows neither words nor noise.
+the UNet need only look up what to paint where: 16 numbers, of which ten sums are kept, those that differ most among all
+objects' parts, and how far the object covers the cell. A block holds its 16 parts in one token, which the text
+encoder's last layer distributes to the parts' slots. An object's colour is a direction of its own in each of its
+tokens: the parts say what the object looks like in its own colour, and the UNet learns, once for all objects, what a
+colour makes of that. All of this is the same for all objects, so the text encoder and the UNet can be trained apart.
+Knows labels and the autoencoder's encoder; knows neither words nor noise.
 """
 
 import functools
@@ -16,22 +17,31 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812
 
+from .windows import FINE
+
 WIDTH = 192  # of a token
 WORDS = 28  # tokens before the slots; a longer prompt runs into the slots, which must still work
 GRID = 12  # parts a row: cells of the object's box
 PARTS = GRID * GRID
-HALF, QUARTERS = GRID // 2, 4
-NUMBERS = 5  # of a part: 4 latents, and how far the object covers the cell
-QUARTER = HALF * HALF * NUMBERS  # numbers of a quarter
+SIDE, ACROSS = 4, GRID // 4  # parts of a row of a block, and blocks of a row of an object
+BLOCKS = ACROSS * ACROSS
+SUMS = 10  # of a part's latents
+NUMBERS = SUMS + 1  # of a part: the sums, and how far the object covers the cell
+BLOCK = SIDE * SIDE * NUMBERS  # numbers of a block
 COLOUR = 4  # numbers of a colour
-NUMBERS_SHARE, MARKS_SHARE, COLOUR_SHARE = 0.75, 0.1, 0.05  # of a quarter's token, squared; the first on average
+NUMBERS_SHARE, MARKS_SHARE, COLOUR_SHARE = 0.75, 0.1, 0.05  # of a block's token, squared; the first on average
 MARK_GAIN = 3.5  # size of a part's marks, before the layer norm
-PART_GAIN = 4.0  # how much larger a part's numbers are than in its quarter's token, which has less room
+PART_GAIN = 4.0  # how much larger a part's numbers are than in its block's token, which has less room
 COLOUR_GAIN = 1.6  # and its colour
-MARKS, LEFT, COLOURED = QUARTER, QUARTER + 6, QUARTER + 7  # the directions in a quarter's token after its numbers
-PART_COLOUR = NUMBERS + 2 * GRID + 3  # first of the colour's directions in a part's token
-FIRST_WHOLE, SECOND_WHOLE = WORDS, WORDS + QUARTERS
-GROUND, LAYOUT = WORDS + 2 * QUARTERS, WORDS + 2 * QUARTERS + 1
+MARKS = BLOCK  # the first direction in a block's token after its numbers
+LEFT = MARKS + 2 * ACROSS + 2
+COLOURED = LEFT + 1
+FEW = 5  # of a part's numbers, which come before its marks
+PART_MARKS = FEW
+PART_COLOUR = PART_MARKS + 2 * GRID + 3  # first of the colour's directions in a part's token
+NUMBERS_AT = (*range(FEW), *range(PART_COLOUR + COLOUR, PART_COLOUR + COLOUR + NUMBERS - FEW))  # a part's numbers'
+FIRST_WHOLE, SECOND_WHOLE = WORDS, WORDS + BLOCKS
+GROUND, LAYOUT = WORDS + 2 * BLOCKS, WORDS + 2 * BLOCKS + 1
 PREFIX = LAYOUT + 1  # tokens up to here hold everything; the parts after them hold it again, one cell a token
 FIRST, SECOND = PREFIX, PREFIX + PARTS
 LENGTH = SECOND + PARTS
@@ -47,19 +57,19 @@ class Codes:
     """Tables of codes on one device; the last row of every table stands for "none", or for the object's own colour."""
 
     def __init__(self, numbers: Tensor, colour: Tensor, ground: Tensor, layout: Tensor, word: Tensor) -> None:
-        self.numbers = numbers  # (concepts + 1, QUARTERS, QUARTER)
+        self.numbers = numbers  # (concepts + 1, BLOCKS, BLOCK)
         self.colour = colour  # (colours + 1, COLOUR), all of one length
         self.ground = ground  # (grounds + 1, WIDTH)
         self.layout = layout  # (layouts + 1, WIDTH)
         self.word = word  # (WIDTH,), what every word position should become
-        self.rest = torch.stack([_rest(which).to(word.device) for which in range(2)])  # (2, QUARTERS, WIDTH)
+        self.rest = torch.stack([_rest(which).to(word.device) for which in range(2)])  # (2, BLOCKS, WIDTH)
 
     def whole(self, which: int, concept: Tensor, colour: Tensor) -> Tensor:
-        """(B,) concepts and colours to (B, QUARTERS, WIDTH), as the first (0) or the second object (1)."""
+        """(B,) concepts and colours to (B, BLOCKS, WIDTH), as the first (0) or the second object (1)."""
         rows, numbers = basis(self.word.device), self.numbers[concept]
         left = WIDTH * (1 - MARKS_SHARE - COLOUR_SHARE) - numbers.square().sum(-1, keepdim=True)
         tinted = self.colour[colour] @ rows[COLOURED : COLOURED + COLOUR]
-        return numbers @ rows[:QUARTER] + self.rest[which] + left.clamp(min=0).sqrt() * rows[LEFT] + tinted[:, None]
+        return numbers @ rows[:BLOCK] + self.rest[which] + left.clamp(min=0).sqrt() * rows[LEFT] + tinted[:, None]
 
     def prefix(self, labels: Tensor) -> Tensor:
         """(B, 6) labels, -1 for none, to (B, PREFIX, WIDTH): all tokens but the parts."""
@@ -72,7 +82,7 @@ class Codes:
         """(B, 6) labels, -1 for none, to (B, LENGTH, WIDTH)."""
         _, _, first, first_colour, second, second_colour = labels.unbind(1)
         parts = [
-            part_tokens(self.numbers[concept], self.colour[colour][:, None].expand(-1, QUARTERS, -1), which)
+            part_tokens(self.numbers[concept], self.colour[colour][:, None].expand(-1, BLOCKS, -1), which)
             for which, (concept, colour) in enumerate(((first, first_colour), (second, second_colour)))
         ]
         return torch.cat((self.prefix(labels), *parts), 1)
@@ -90,7 +100,7 @@ def make(cards: Cards, concepts: int, encoder: nn.Module, colours: Tensor, groun
     every = torch.arange(concepts, device=colours.device)
     rows = [mosaics(cards, encoder, some) for some in torch.split(every, 64)]
     found = torch.cat(rows)
-    found = found / found.square().mean((0, 1)).sqrt().clamp(min=0.05)  # every number counts alike
+    found = _sums(found)
     found = torch.cat((found, found.new_zeros(1, PARTS, NUMBERS)))  # none: nothing covers anything
     generator = torch.Generator().manual_seed(6)
 
@@ -102,19 +112,35 @@ def make(cards: Cards, concepts: int, encoder: nn.Module, colours: Tensor, groun
 
     named, laid = random_rows(grounds + 1), random_rows(layouts + 1)
     tinted = colour_codes(colours.cpu()).to(colours.device)
-    return Codes(_bounded(quarters(found)), tinted, named, laid, random_rows(1)[0])
+    return Codes(_bounded(blocks(found)), tinted, named, laid, random_rows(1)[0])
 
 
 @torch.no_grad()
 def mosaics(cards: Cards, encoder: nn.Module, concepts: Tensor) -> Tensor:
-    """(B, PARTS, NUMBERS): the objects' latents on plain paper, minus the paper's, and how far they cover each cell."""
+    """(B, PARTS, 17): the objects' latents on plain paper, minus the paper's, and how far they cover each cell."""
     pixels, covers = cards.cards(concepts, torch.full_like(concepts, -1))
     paper = pixels[:1, :, :1, :1].expand(1, -1, *pixels.shape[2:])
     latents = encoder(pixels).float() - encoder(paper.contiguous()).float()
+    latents = F.pixel_unshuffle(latents, FINE)
     covers = F.adaptive_avg_pool2d(covers.float().view(len(pixels), 1, *pixels.shape[2:]), latents.shape[-1])
     edge = (latents.shape[-1] - GRID) // 2
     cells = torch.cat((latents, 2 * covers), 1)[:, :, edge : edge + GRID, edge : edge + GRID]
     return cells.flatten(2).mT
+
+
+def _sums(found: Tensor) -> Tensor:
+    """(N, PARTS, 17) to (N, PARTS, NUMBERS): latents as their principal components, the largest first.
+
+    Which sign a component has is chosen by its largest share, so that the tables are the same on every machine.
+    """
+    latents, covers = found[..., :-1], found[..., -1:]
+    seen = latents.flatten(0, 1).double()
+    _, axes = torch.linalg.eigh(seen.T @ seen)
+    axes = axes.flip(1)[:, :SUMS]
+    largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
+    made = latents @ (axes * largest.sign()).float()
+    made = made / made[..., 0].square().mean().sqrt()
+    return torch.cat((made, covers / covers.square().mean().sqrt()), -1)
 
 
 def colour_codes(colours: Tensor) -> Tensor:
@@ -137,40 +163,41 @@ def colour_codes(colours: Tensor) -> Tensor:
     return placed
 
 
-def quarters(found: Tensor) -> Tensor:
-    """(N, PARTS, NUMBERS) to (N, QUARTERS, 36 * NUMBERS): blocks of 2x2 parts, number by number."""
-    blocks = found.view(-1, 2, HALF // 2, 2, 2, HALF // 2, 2, NUMBERS)  # row and column: of quarter, block, part
-    return blocks.permute(0, 1, 4, 2, 5, 7, 3, 6).reshape(len(found), QUARTERS, -1)
+def blocks(found: Tensor) -> Tensor:
+    """(N, PARTS, NUMBERS) to (N, BLOCKS, BLOCK): part by part."""
+    laid = found.view(-1, ACROSS, SIDE, ACROSS, SIDE, NUMBERS).transpose(2, 3)
+    return laid.reshape(len(found), BLOCKS, -1)
 
 
 def parts_of(numbers: Tensor) -> Tensor:
-    """The way back: (N, QUARTERS, 36 * NUMBERS) to (N, PARTS, NUMBERS)."""
-    blocks = numbers.view(-1, 2, 2, HALF // 2, HALF // 2, NUMBERS, 2, 2)
-    return blocks.permute(0, 1, 3, 6, 2, 4, 7, 5).reshape(len(numbers), PARTS, NUMBERS)
+    """The way back: (N, BLOCKS, BLOCK) to (N, PARTS, NUMBERS)."""
+    laid = numbers.view(-1, ACROSS, ACROSS, SIDE, SIDE, NUMBERS).transpose(2, 3)
+    return laid.reshape(len(numbers), PARTS, NUMBERS)
 
 
-def quarter_numbers(whole: Tensor) -> Tensor:
-    """(N, QUARTERS, WIDTH) tokens to (N, QUARTERS, 36 * NUMBERS): the numbers of their parts, read back."""
-    numbers: Tensor = whole @ basis(whole.device)[:QUARTER].T
+def block_numbers(whole: Tensor) -> Tensor:
+    """(N, BLOCKS, WIDTH) tokens to (N, BLOCKS, BLOCK): the numbers of their parts, read back."""
+    numbers: Tensor = whole @ basis(whole.device)[:BLOCK].T
     return numbers
 
 
-def quarter_colours(whole: Tensor) -> Tensor:
-    """(N, QUARTERS, WIDTH) tokens to (N, QUARTERS, COLOUR): their colours, read back."""
+def block_colours(whole: Tensor) -> Tensor:
+    """(N, BLOCKS, WIDTH) tokens to (N, BLOCKS, COLOUR): their colours, read back."""
     found: Tensor = whole @ basis(whole.device)[COLOURED : COLOURED + COLOUR].T
     return found
 
 
 def part_tokens(numbers: Tensor, colour: Tensor, which: int) -> Tensor:
-    """(N, QUARTERS, 36 * NUMBERS) and (N, QUARTERS, COLOUR), as read back, to (N, PARTS, WIDTH) tokens of the parts.
+    """(N, BLOCKS, BLOCK) and (N, BLOCKS, COLOUR), as read back, to (N, PARTS, WIDTH) tokens of the parts.
 
     Each number takes one direction of the basis, then come the marks, then a direction that all parts share, then the
-    colour's. A layer norm follows. Before it, the tokens are linear in the quarters' tokens.
+    colour's. A layer norm follows. Before it, the tokens are linear in the blocks' tokens.
     """
     rows = basis(numbers.device)
-    tinted = colour @ (COLOUR_GAIN * rows[PART_COLOUR : PART_COLOUR + COLOUR])  # (N, QUARTERS, WIDTH)
-    tinted = tinted.view(-1, 2, 1, 2, 1, WIDTH).expand(-1, 2, HALF, 2, HALF, WIDTH).reshape(-1, PARTS, WIDTH)
-    made = parts_of(numbers) @ (PART_GAIN * rows[:NUMBERS]) + part_slots(which, numbers.device) + tinted
+    tinted = colour @ (COLOUR_GAIN * rows[PART_COLOUR : PART_COLOUR + COLOUR])  # (N, BLOCKS, WIDTH)
+    tinted = tinted.view(-1, ACROSS, 1, ACROSS, 1, WIDTH)
+    tinted = tinted.expand(-1, ACROSS, SIDE, ACROSS, SIDE, WIDTH).reshape(-1, PARTS, WIDTH)
+    made = parts_of(numbers) @ (PART_GAIN * rows[list(NUMBERS_AT)]) + part_slots(which, numbers.device) + tinted
     return F.layer_norm(made, (WIDTH,))
 
 
@@ -180,11 +207,11 @@ def part_slots(which: int, device: torch.device | str = "cpu") -> Tensor:
     if torch.device(device).type != "cpu":
         return part_slots(which).to(device)
     marks = torch.cat((_marks(which, GRID), torch.full((PARTS, 1), 2.0)), 1)
-    return MARK_GAIN * marks @ basis()[NUMBERS : NUMBERS + marks.shape[1]]
+    return MARK_GAIN * marks @ basis()[PART_MARKS : PART_MARKS + marks.shape[1]]
 
 
 def _bounded(numbers: Tensor) -> Tensor:
-    """(N, QUARTERS, M) numbers, scaled to take their share of a quarter's token on average and all there is at most."""
+    """(N, BLOCKS, M) numbers, scaled to take their share of a block's token on average and all there is at most."""
     scaled: Tensor = numbers * (NUMBERS_SHARE * WIDTH / numbers[:-1].square().sum(-1).mean()) ** 0.5
     long: Tensor = scaled.norm(dim=-1, keepdim=True).clamp(min=1e-6)
     most = WIDTH * (1 - MARKS_SHARE - COLOUR_SHARE)
@@ -192,12 +219,12 @@ def _bounded(numbers: Tensor) -> Tensor:
 
 
 def _rest(which: int) -> Tensor:
-    """(QUARTERS, WIDTH): the marks of an object's quarters.
+    """(BLOCKS, WIDTH): the marks of an object's blocks.
 
     Numbers, marks and colour are written in fixed directions of mean 0, so that a layer norm leaves them as they are.
     One more direction takes what is left of the length that a layer norm gives.
     """
-    marks = _marks(which, 2)
+    marks = _marks(which, ACROSS)
     marks = marks * (MARKS_SHARE * WIDTH / marks.square().sum(-1, keepdim=True)) ** 0.5
     return marks @ basis()[MARKS : MARKS + marks.shape[1]]
 
@@ -214,7 +241,7 @@ def mark_waves(count: int) -> Tensor:  # (2 * count + 1, WIDTH)
     waves = torch.cos(torch.pi * torch.outer(torch.arange(1, count + 1), at))  # (count, GRID)
     which = torch.tensor([[1.0, -1.0]])
     blocks: Tensor = torch.block_diag(waves, waves, which)  # type: ignore[no-untyped-call]
-    waves_and_object: Tensor = 0.4 * blocks @ basis()[NUMBERS : NUMBERS + 2 * GRID + 2]
+    waves_and_object: Tensor = 0.4 * blocks @ basis()[PART_MARKS : PART_MARKS + 2 * GRID + 2]
     return waves_and_object
 
 

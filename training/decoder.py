@@ -22,7 +22,7 @@ from .scenes import choices
 from .stage import Course
 from .text_encoder import PromptCodes
 from .unet import encode_choices
-from .windows import CELL, WINDOW, Cells, corner_in, counted, cut
+from .windows import CELL, FINE, WINDOW, Cells, corner_in, counted, cut
 
 TRUE_SHARE = 0.25  # of samples whose latents are the encoder's, as in image-to-image and inpainting
 NOISE = 0.5  # at most, that is added to the encoder's latents: little mostly, much in some
@@ -53,7 +53,7 @@ class Drawer:
 
     @torch.no_grad()
     def draw(self, size: int, cells: Cells, scale: int = 1) -> tuple[Tensor, Tensor]:
-        """(B, 4, h, w) drawn latents and the pixels that they should have become, (B, 3, 8h, 8w) times ``scale``.
+        """(B, 4, h, w) drawn latents and the pixels that they should have become, (B, 3, 4h, 4w) times ``scale``.
 
         It begins some steps after pure noise, from the clean latents under all the noise of that time: so little of
         them is left that shapes come from the code, but the ground's shade is what it is in the clean picture. With
@@ -104,7 +104,7 @@ class DecoderStage:
             rows.append(self._drawn(self.drawer, size - true, cells))
         latents, pixels = (torch.cat(both) for both in zip(*rows, strict=True))
         corner = corner_in(cells, self.plans)
-        at = torch.tensor(corner, device=latents.device)
+        at = FINE * torch.tensor(corner, device=latents.device)
         counts, heard = counted(corner, cells).to(latents.device), critic.heard(done, latents.device)
         return latents, cut(pixels, corner), at, counts, heard
 
@@ -131,7 +131,7 @@ class DecoderStage:
 
     def loss(self, *inputs: Tensor) -> tuple[Tensor, Tensor]:
         latents, pixels, corner, counts, heard = inputs
-        made = self.net.decoder.window(latents.clamp(-6, 6), corner, WINDOW).float()
+        made = self.net.decoder.window(latents.clamp(-6, 6), corner, FINE * WINDOW).float()
         share = counts.mean()
         off = (made - pixels) * counts
         squared = off.square().mean((1, 2, 3)) / share

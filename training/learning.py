@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from . import runtime, together
+from .muon import Muon
 from .runtime import EMA, Clock, Span
 from .stage import Stage
 
@@ -30,6 +31,9 @@ class Step:
         groups = stage.groups()
         self.weights = [weight for group in groups for weight in group["params"]]
         rate = 0.0 if self.on_cpu else torch.zeros((), device=device)
+        matrices = [weight for group in groups if group.get("matrices") for weight in group["params"]]
+        self.muon = Muon(matrices) if matrices else None
+        groups = [group for group in groups if not group.get("matrices")]
         self.optimizer = torch.optim.AdamW(
             [{"lr": rate if self.on_cpu else torch.zeros((), device=device), **group} for group in groups],
             lr=rate,
@@ -39,6 +43,7 @@ class Step:
             **capturable,
         )
         self.loss: Callable[..., tuple[Tensor, Tensor]] = stage.loss
+        self.gradients: list[Tensor | None] = []  # of the last step, of what Muon turns
         self.graphs: dict[tuple[torch.Size, ...], Captured | int] = {}
         if form == "compile":
             self.loss = torch.compile(stage.loss, dynamic=False)
@@ -47,6 +52,12 @@ class Step:
 
     def __call__(self, inputs: tuple[Tensor, ...], rate: float) -> Tensor:
         """Learn from a batch; returns its figures."""
+        figures = self._figures(inputs, rate)
+        if self.muon is not None:  # it is never captured: its rate would be, with the rest
+            self.muon.step(self.gradients, rate)
+        return figures
+
+    def _figures(self, inputs: tuple[Tensor, ...], rate: float) -> Tensor:
         for group in self.optimizer.param_groups:
             wanted = group.get("share", 1.0) * rate
             if self.on_cpu:
@@ -73,6 +84,7 @@ class Step:
         together.mean_([weight.grad for weight in self.weights if weight.grad is not None])
         torch.nn.utils.clip_grad_norm_(self.weights, 1.0, foreach=True)
         self.optimizer.step()
+        self.gradients = [] if self.muon is None else [weight.grad for weight in self.muon.weights]
         figures = figures.detach()
         together.mean_([figures])
         return figures
@@ -81,12 +93,14 @@ class Step:
         shapes = tuple(given.shape for given in inputs)
         found = self.graphs.setdefault(shapes, 0)
         if isinstance(found, Captured):
+            self.gradients = found.gradients
             return found(inputs)
         if found < WARM_UP:
             self.graphs[shapes] = found + 1
             return self._aside(inputs)
         try:
             captured = Captured(self._eager, inputs)
+            captured.gradients = self.gradients
         except torch.OutOfMemoryError:
             raise
         except Exception as error:
@@ -115,6 +129,7 @@ class Captured:
 
     def __init__(self, step: Callable[[tuple[Tensor, ...]], Tensor], inputs: tuple[Tensor, ...]) -> None:
         self.inputs = tuple(given.clone() for given in inputs)
+        self.gradients: list[Tensor | None] = []  # where it leaves those that Muon asks for
         self.graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
         with torch.cuda.graph(self.graph):

@@ -54,12 +54,12 @@ PLANS = {
         {
             "autoencoder": StagePlan(0.15, 8, 1e-3),
             "text": StagePlan(0.2, 64, 1.5e-3),
-            "unet": StagePlan(0.5, 32, 6e-4),  # weights that had come to rest would be shaken for most of a short run
-            "decoder": StagePlan(0.2, 16, 6e-4),
-            "upscaler": StagePlan(0.07, 16, 1e-3),
+            "unet": StagePlan(0.5, 16, 1e-3),
+            "decoder": StagePlan(0.2, 16, 3e-4),
+            "upscaler": StagePlan(0.07, 16, 5e-4),
         },
         margin_s=45,
-        sheet_s=120,
+        sheet_s=420,
     ),
     "h200": Plan(
         {
@@ -72,6 +72,6 @@ PLANS = {
         step="graph",
         channels_last=False,
         margin_s=20,
-        sheet_s=120,
+        sheet_s=420,
     ),
 }

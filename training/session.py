@@ -27,6 +27,7 @@ from .stage import Course, Maker, Stage
 from .text_encoder import PromptCodes, TextStage, shape_of
 from .unet import UNetStage, initialise_keys
 from .upscaler import UpscalerStage, initialise_smoothly
+from .windows import FINE
 
 SEED = 17
 APART = 1_000_003  # between the seeds of processes that learn as one
@@ -209,7 +210,9 @@ class Session:
     def _draw(self, labels: Tensor, cells: tuple[int, int]) -> Tensor:
         """(B, 3, H, W) pixels of (B, 6) labels, by way of captions where the text encoder is there."""
         labels = labels.to(self.device)
-        noise = torch.randn(len(labels), 4, *cells, generator=torch.Generator().manual_seed(3)).to(self.device)
+        noise = torch.randn(
+            len(labels), 4, *(FINE * side for side in cells), generator=torch.Generator().manual_seed(3)
+        ).to(self.device)
         unet, autoencoder = self._net("unet", UNet), self._net("autoencoder", Autoencoder)
         for attention in unet.looking():
             attention.recorded = False

@@ -1,7 +1,7 @@
 """The text encoder's stage: from a prompt, in any words, to the scene's code.
 
 Its first layers, the *reader*, learn from captions what is asked for. They learn the tokens before the parts alone, on
-short sequences, which is cheap. The last layer distributes the quarters to the parts' slots; its weights are computed
+short sequences, which is cheap. The last layer distributes the blocks to the parts' slots; its weights are computed
 (`analytic_layer.py`). Token embeddings start from a sentence encoder's, so that words that no caption taught lie near
 those that one did. Knows captions as token ids, and the tables of codes; knows neither pictures nor noise.
 """
@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F  # noqa: N812
 
-from . import analytic_layer, codes, runtime
-from .codes import FIRST_WHOLE, GROUND, LAYOUT, PREFIX, QUARTERS, SECOND_WHOLE, WIDTH, WORDS, Codes
+from . import analytic_layer, codes, muon, runtime
+from .codes import BLOCKS, FIRST_WHOLE, GROUND, LAYOUT, PREFIX, SECOND_WHOLE, WIDTH, WORDS, Codes
 from .nets.text_encoder import TextEncoder, TextEncoderShape
 from .stage import Course, Maker
 
@@ -71,15 +71,17 @@ class TextStage:
         self.net.final_layer_norm.requires_grad_(False)  # the whole encoder's last norm serves the parts as well
         every = torch.arange(-1, len(table.numbers) - 1, device=course.device).roll(-1)
         own = torch.full_like(every, -1)
-        self.objects = [table.whole(which, every, own).flatten(1) for which in range(2)]  # (concepts + 1, 4 * WIDTH)
+        self.objects = [table.whole(which, every, own).flatten(1) for which in range(2)]
         self.fitted = course.maker.captions(course.maker.labels(FITTED))
 
     def groups(self) -> list[dict[str, Any]]:
+        others, matrices = muon.groups(self.net, self.net.embeddings)
         embeddings = self.net.embeddings.token_embedding.weight
-        others = [w for w in self.net.parameters() if w is not embeddings and w.requires_grad]
+        others["params"] = [weight for weight in others["params"] if weight is not embeddings]
         return [
-            {"params": others, "share": 1.0, "weight_decay": 0.02},
+            {**others, "weight_decay": 0.02},
             {"params": [embeddings], "share": 0.5, "weight_decay": 0.0},
+            matrices,
         ]
 
     def draw(self, done: float) -> tuple[Tensor, ...]:
@@ -115,25 +117,25 @@ class TextStage:
 
 def score(hidden: Tensor, table: Codes, objects: list[Tensor]) -> list[Tensor]:
     """Logits, (B, entries) each, of the tables' entries: ground, layout, first, second, and the colours of both."""
-    wholes = [hidden[:, at : at + QUARTERS] for at in (FIRST_WHOLE, SECOND_WHOLE)]
-    size = WIDTH * QUARTERS
+    wholes = [hidden[:, at : at + BLOCKS] for at in (FIRST_WHOLE, SECOND_WHOLE)]
+    size = WIDTH * BLOCKS
     named = [2 * LOGIT_SCALE * whole.flatten(1) @ of.T / size for whole, of in zip(wholes, objects, strict=True)]
     power = codes.COLOUR_SHARE * WIDTH
-    tinted = [LOGIT_SCALE * codes.quarter_colours(whole).mean(1) @ table.colour.T / power for whole in wholes]
+    tinted = [LOGIT_SCALE * codes.block_colours(whole).mean(1) @ table.colour.T / power for whole in wholes]
     placed = [LOGIT_SCALE * hidden[:, at] @ of.T / WIDTH for at, of in ((GROUND, table.ground), (LAYOUT, table.layout))]
     return [*placed, *named, *tinted]
 
 
 def _colour_error(hidden: Tensor, target: Tensor, at: int) -> Tensor:
     """Mean squared error of an object's colour, as a share of its power."""
-    read, wanted = (codes.quarter_colours(rows[:, at : at + QUARTERS]) for rows in (hidden, target))
+    read, wanted = (codes.block_colours(rows[:, at : at + BLOCKS]) for rows in (hidden, target))
     return (read - wanted).square().sum(-1).mean() / (codes.COLOUR_SHARE * WIDTH)
 
 
 class PromptCodes:
     """Codes as the trained text encoder gives them: labels to captions to tokens.
 
-    The analytic last layer gives the parts what the quarters hold, so the parts are made from the quarters directly:
+    The analytic last layer gives the parts what the blocks hold, so the parts are made from the blocks directly:
     that is cheaper.
     """
 
@@ -146,9 +148,9 @@ class PromptCodes:
         ids = prefix_ids(self.maker.captions(labels), self.reader.shape.vocabulary)
         with runtime.autocast(labels.device):
             prefix = self.reader(ids).float()
-        wholes = [prefix[:, at : at + QUARTERS] for at in (FIRST_WHOLE, SECOND_WHOLE)]
+        wholes = [prefix[:, at : at + BLOCKS] for at in (FIRST_WHOLE, SECOND_WHOLE)]
         parts = [
-            codes.part_tokens(codes.quarter_numbers(whole), codes.quarter_colours(whole), which)
+            codes.part_tokens(codes.block_numbers(whole), codes.block_colours(whole), which)
             for which, whole in enumerate(wholes)
         ]
         return torch.cat((prefix, *parts), 1)

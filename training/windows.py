@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 CELL = 8  # pixels
+FINE = 2  # latents of a side of a cell
 WINDOW = 10  # cells of a side of what is decoded to pixels
 EDGE = 1  # cells at the window's edges that do not count, since they do not see what lies beyond
 Cells = tuple[int, int]  # rows and columns of latents

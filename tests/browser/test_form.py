@@ -129,7 +129,7 @@ def test_a_broken_model_can_be_tried_again(page: Page, own_server: Paper) -> Non
     page.until("return document.getElementById('hint').hidden")
 
 
-@pytest.mark.parametrize(("style", "guidance"), [("vivid", "2.5"), ("natural", "1.2")])
+@pytest.mark.parametrize(("style", "guidance"), [("vivid", "1.6"), ("natural", "1.2")])
 def test_what_is_shown_in_grey_is_what_will_be_used(page: Page, own_server: Paper, style: str, guidance: str) -> None:
     page.open(own_server.url)
     page.choose("style", style)

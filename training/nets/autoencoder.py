@@ -1,4 +1,4 @@
-"""The autoencoder: AutoencoderTiny of diffusers. Pixels of -1..1 to latents an eighth of their size, and back.
+"""The autoencoder: AutoencoderTiny of diffusers. Pixels of -1..1 to latents a quarter of their size, and back.
 
 Knows layers and what diffusers calls its settings; knows nothing of training.
 """
@@ -15,9 +15,9 @@ class AutoencoderShape:
     """What the network's size and keys depend on."""
 
     width: int = 64  # channels inside the encoder
-    decoder: tuple[int, ...] = (64, 64, 64, 64)  # channels inside the decoder, the coarsest first
-    encoder_blocks: tuple[int, ...] = (0, 0, 2, 3)
-    decoder_blocks: tuple[int, ...] = (8, 3, 1, 0)
+    decoder: tuple[int, ...] = (64, 64, 64)  # channels inside the decoder, the coarsest first
+    encoder_blocks: tuple[int, ...] = (0, 0, 4)
+    decoder_blocks: tuple[int, ...] = (6, 1, 0)
     latents: int = 4
 
     def __post_init__(self) -> None:
@@ -48,7 +48,7 @@ class ResidualBlock(nn.Module):
 
 
 class Encoder(nn.Module):
-    """(B, 3, 8h, 8w) pixels to (B, latents, h, w)."""
+    """(B, 3, 4h, 4w) pixels to (B, latents, h, w)."""
 
     def __init__(self, shape: AutoencoderShape) -> None:
         super().__init__()
@@ -66,7 +66,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """(B, latents, h, w) to (B, 3, 8h, 8w) pixels."""
+    """(B, latents, h, w) to (B, 3, 4h, 4w) pixels."""
 
     def __init__(self, shape: AutoencoderShape) -> None:
         super().__init__()
@@ -83,7 +83,7 @@ class Decoder(nn.Module):
         return made * 2 - 1
 
     def window(self, latents: Tensor, corner: Tensor, side: int) -> Tensor:
-        """(B, 3, 8 * side, 8 * side): the pixels of a square of the latents' cells, from its upper left ``corner``.
+        """(B, 3, 4 * side, 4 * side): the pixels of a square of so many latents, from its upper left ``corner``.
 
         The layers at the latents' own size see all of them. The others, which cost most, do not see beyond the square.
         """

@@ -18,9 +18,9 @@ class TextEncoderShape:
     vocabulary: int
     layers: int = 4
     width: int = 192
-    inner: int = 768  # of the MLPs
+    inner: int = 1536  # of the MLPs
     heads: int = 4
-    positions: int = 326
+    positions: int = 336
 
     def config(self) -> dict[str, Any]:
         """The settings of transformers' class for the same network."""

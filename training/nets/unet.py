@@ -1,7 +1,8 @@
 """The UNet: UNet2DConditionModel of diffusers, as far as the embedded model needs it.
 
 Knows the order of the blocks and what diffusers calls its settings; knows nothing of latents, codes and training. The
-blocks at full size have no attention on the way down, so that most of the work is done on fewer cells.
+blocks at full size have no attention, and the next ones none on the way down, so that most of the work is done on fewer
+places.
 """
 
 from dataclasses import dataclass
@@ -28,7 +29,8 @@ from .layers import (
 class UNetShape:
     """What the network's size and keys depend on."""
 
-    channels: tuple[int, ...] = (64, 128, 192)
+    channels: tuple[int, ...] = (32, 64, 128, 192)
+    time: int = 256  # width of the time's embedding
     layers: int = 1  # residual blocks a level on the way down; one more on the way up
     context: int = 192  # width of a token
     heads: int = 4
@@ -37,13 +39,14 @@ class UNetShape:
     def config(self) -> dict[str, Any]:
         """The settings of diffusers' class for the same network."""
         return {
-            "sample_size": 16,
+            "sample_size": 32,
             "block_out_channels": self.channels,
+            "time_embedding_dim": self.time,
             "layers_per_block": self.layers,
-            "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
-            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D"),
+            "down_block_types": ("DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"),
+            "up_block_types": ("UpBlock2D", "CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
             "cross_attention_dim": self.context,
-            "attention_head_dim": (self.heads,) * 3,  # heads, whatever diffusers calls them
+            "attention_head_dim": (self.heads,) * 4,  # heads, whatever diffusers calls them
             "norm_num_groups": self.groups,
             "use_linear_projection": True,
             "resnet_time_scale_shift": "scale_shift",
@@ -52,8 +55,8 @@ class UNetShape:
         }
 
 
-ATTENDED_DOWN = (False, True, False)  # by level, the finest first
-ATTENDED_UP = (False, True, True)  # the coarsest first
+ATTENDED_DOWN = (False, False, True, False)  # by level, the finest first
+ATTENDED_UP = (False, True, True, False)  # the coarsest first
 
 
 class Block(nn.Module):
@@ -84,7 +87,7 @@ class UNet(nn.Module):
     def __init__(self, shape: UNetShape) -> None:
         super().__init__()
         self.shape = shape
-        channels, time = shape.channels, 4 * shape.channels[0]
+        channels, time = shape.channels, shape.time
 
         def resnet(inside: int, outside: int) -> ResnetBlock:
             return ResnetBlock(inside, outside, time, shape.groups)
@@ -143,11 +146,11 @@ class UNet(nn.Module):
         return made
 
     def looking(self) -> tuple[Attention, Attention, Attention]:
-        """The three attentions that have targets: the first one level below full size, two at full size."""
-        _, below, full = _blocks(self.up_blocks)
+        """The three attentions that have targets: the first two levels below full size, two one level below it."""
+        _, below, above, _ = _blocks(self.up_blocks)
         first, second, third = (
             cast(TransformerBlock, cast(SpatialTransformer, found).transformer_blocks[0]).attn2
-            for found in (below.attentions[0], full.attentions[0], full.attentions[-1])
+            for found in (below.attentions[0], above.attentions[0], above.attentions[-1])
         )
         return first, second, third
 

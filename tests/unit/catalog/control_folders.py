@@ -12,12 +12,12 @@ CONFIG: dict[str, Any] = {
     "_class_name": "ControlNetModel",
     "cross_attention_dim": 192,
     "addition_embed_type": "text",
-    "block_out_channels": [64, 128, 192],
+    "block_out_channels": [32, 64, 128, 192],
     "layers_per_block": 1,
-    "down_block_types": ["DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
+    "down_block_types": ["DownBlock2D", "DownBlock2D", "CrossAttnDownBlock2D", "DownBlock2D"],
     "attention_head_dim": 4,
     "norm_num_groups": 16,
-    "conditioning_embedding_out_channels": [8, 8, 8, 8],
+    "conditioning_embedding_out_channels": [8, 8, 8],
 }
 WEIGHTS = "diffusion_pytorch_model.safetensors"
 

@@ -25,8 +25,8 @@ def test_the_encoder_that_ships_distributes_what_it_has_read() -> None:
     for which, (whole, part) in enumerate(
         ((codes.FIRST_WHOLE, codes.FIRST), (codes.SECOND_WHOLE, codes.SECOND)),
     ):
-        quarters = hidden[:, whole : whole + codes.QUARTERS]
-        numbers, colours = codes.quarter_numbers(quarters), codes.quarter_colours(quarters)
+        blocks = hidden[:, whole : whole + codes.BLOCKS]
+        numbers, colours = codes.block_numbers(blocks), codes.block_colours(blocks)
         if not _coloured(net):  # older ones carry no colour, and what is in its directions goes nowhere
             colours = torch.zeros_like(colours)
         read = codes.part_tokens(numbers, colours, which)
@@ -55,8 +55,8 @@ def test_every_part_gets_its_own_numbers_and_its_objects_colour(noise: float) ->
     for which, (whole, part) in enumerate(
         ((codes.FIRST_WHOLE, codes.FIRST), (codes.SECOND_WHOLE, codes.SECOND)),
     ):
-        quarters = prefix[:, whole : whole + codes.QUARTERS]
-        wanted = codes.part_tokens(codes.quarter_numbers(quarters), codes.quarter_colours(quarters), which)
+        blocks = prefix[:, whole : whole + codes.BLOCKS]
+        wanted = codes.part_tokens(codes.block_numbers(blocks), codes.block_colours(blocks), which)
         made = hidden[:, part : part + codes.PARTS]
         assert (made - wanted).square().mean() < 0.02  # of 1
         directions = codes.basis()[codes.PART_COLOUR : codes.PART_COLOUR + codes.COLOUR]

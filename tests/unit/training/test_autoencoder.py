@@ -8,14 +8,14 @@ from training.attention_targets import row_shares
 from training.autoencoder import SMALLER, AutoencoderStage
 from training.nets.autoencoder import Autoencoder, AutoencoderShape
 from training.stage import Course
-from training.windows import CELL, WINDOW, shares
+from training.windows import CELL, FINE, WINDOW, shares
 
 from .standins import DiscMaker
 
 
 def stage() -> AutoencoderStage:
     torch.manual_seed(1)
-    net = Autoencoder(AutoencoderShape(8, (8,) * 4, decoder_blocks=(1, 0, 0, 0)))
+    net = Autoencoder(AutoencoderShape(8, (8,) * 3, decoder_blocks=(1, 0, 0)))
     return AutoencoderStage(Course(torch.device("cpu"), DiscMaker(), 4, 1e-3, 3), net)
 
 
@@ -36,11 +36,11 @@ def test_some_batches_are_made_smaller_and_their_pictures_with_them(monkeypatch:
     sides = set()
     for _ in range(30):
         pixels, wanted, noise, rows, _, counts = learning.draw(0.0)
-        cells = rows.shape[0]
+        cells = rows.shape[0] // FINE
         side = CELL * min(cells, WINDOW)
         assert wanted.shape == (4, 3, side, side)
         assert counts.shape == (1, 1, side, side)
-        assert noise.shape == (4, 4, cells, cells)
+        assert noise.shape == (4, 4, FINE * cells, FINE * cells)
         if cells <= WINDOW:  # it is seen whole
             assert counts.all()
             assert wanted.mean((2, 3)).sub(pixels.mean((2, 3))).abs().max() < 1e-4
@@ -48,7 +48,7 @@ def test_some_batches_are_made_smaller_and_their_pictures_with_them(monkeypatch:
     assert sides == {16, *SMALLER}
     monkeypatch.setattr(autoencoder, "SMALLER_SHARE", 0.0)
     pixels, wanted, _, _, corner, _ = learning.draw(0.0)
-    top, left = (CELL * int(at) for at in corner)
+    top, left = (CELL * int(at) // FINE for at in corner)
     assert torch.equal(pixels[..., top : top + CELL * WINDOW, left : left + CELL * WINDOW], wanted)
 
 

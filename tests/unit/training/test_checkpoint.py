@@ -14,19 +14,22 @@ from training.nets.upscaler import UpscalerShape
 def small_checkpoint(seen: int) -> Checkpoint:
     """An upscaler and a UNet with weights of their own."""
     torch.manual_seed(seen)
-    shapes: dict[str, checkpoint.Shape] = {"upscaler": UpscalerShape(8, 2), "unet": UNetShape((16, 16, 16), context=8)}
+    shapes: dict[str, checkpoint.Shape] = {
+        "upscaler": UpscalerShape(8, 2),
+        "unet": UNetShape((16, 16, 16, 16), context=8),
+    }
     weights = {name: checkpoint.build(name, shape).state_dict() for name, shape in shapes.items()}
     return Checkpoint(weights, shapes, {"upscaler": 3, "unet": seen}, ["a</w>", "貓"])
 
 
 def test_a_checkpoint_comes_back_in_pieces_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "MAX_PIECE", 100_000)
+    monkeypatch.setattr(checkpoint, "MAX_PIECE", 200_000)
     kept = small_checkpoint(5)
     size = checkpoint.save(tmp_path, kept)
     files = sorted(tmp_path.iterdir())
     assert len(files) > 1
     assert size == sum(path.stat().st_size for path in files)
-    assert all(path.stat().st_size < 120_000 for path in files)
+    assert all(path.stat().st_size < 220_000 for path in files)
     back = checkpoint.load(tmp_path)
     assert (back.shapes, back.seen, back.vocabulary) == (kept.shapes, kept.seen, kept.vocabulary)
     for name, weights in kept.weights.items():
@@ -57,7 +60,7 @@ def test_a_save_that_fails_leaves_the_last_one(tmp_path: Path, monkeypatch: pyte
 
 
 def test_pieces_of_two_saves_are_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoint, "MAX_PIECE", 100_000)
+    monkeypatch.setattr(checkpoint, "MAX_PIECE", 200_000)
     checkpoint.save(tmp_path, small_checkpoint(5))
     old = (tmp_path / "weights-1.safetensors").read_bytes()
     checkpoint.save(tmp_path, small_checkpoint(6))

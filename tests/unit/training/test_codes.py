@@ -14,10 +14,10 @@ class PaintedCards:
     """Cards of noise, another for every object."""
 
     def cards(self, concepts: Tensor, colours: Tensor) -> tuple[Tensor, Tensor]:
-        rows = [torch.randn(3, 32, 32, generator=torch.Generator().manual_seed(int(n))) for n in concepts]
+        rows = [torch.randn(3, 64, 64, generator=torch.Generator().manual_seed(int(n))) for n in concepts]
         pixels = torch.stack(rows)
         pixels[:, :, :1, :1] = 0.8
-        return pixels, torch.ones(len(concepts), 32, 32)
+        return pixels, torch.ones(len(concepts), 64, 64)
 
 
 def made_codes() -> codes.Codes:
@@ -26,18 +26,18 @@ def made_codes() -> codes.Codes:
     return codes.make(PaintedCards(), 7, torch.nn.Conv2d(3, 4, 2, 2), COLOURS, 3, 2)
 
 
-def test_a_quarter_holds_all_its_parts() -> None:
+def test_a_block_holds_all_its_parts() -> None:
     mosaics = torch.randn(3, codes.PARTS, codes.NUMBERS)
-    numbers = codes.quarters(mosaics)
-    assert numbers.shape == (3, codes.QUARTERS, codes.QUARTER)
+    numbers = codes.blocks(mosaics)
+    assert numbers.shape == (3, codes.BLOCKS, codes.BLOCK)
     assert torch.equal(codes.parts_of(numbers), mosaics)
-    upper_left = mosaics.view(3, codes.GRID, codes.GRID, codes.NUMBERS)[:, : codes.HALF, : codes.HALF]
+    upper_left = mosaics.view(3, codes.GRID, codes.GRID, codes.NUMBERS)[:, : codes.SIDE, : codes.SIDE]
     assert torch.equal(numbers[:, 0].sort().values, upper_left.flatten(1).sort().values)
 
 
 def test_tokens_of_parts_have_a_layer_norms_length_and_say_whose_they_are() -> None:
-    numbers = codes.quarters(torch.randn(2, codes.PARTS, codes.NUMBERS))
-    colour = torch.zeros(2, codes.QUARTERS, codes.COLOUR)
+    numbers = codes.blocks(torch.randn(2, codes.PARTS, codes.NUMBERS))
+    colour = torch.zeros(2, codes.BLOCKS, codes.COLOUR)
     first, second = (codes.part_tokens(numbers, colour, which) for which in range(2))
     assert torch.allclose(first.square().mean(-1), torch.ones(2, codes.PARTS), atol=1e-3)
     waves = codes.mark_waves(3) @ codes.part_slots(0).T
@@ -46,16 +46,16 @@ def test_tokens_of_parts_have_a_layer_norms_length_and_say_whose_they_are() -> N
 
 
 @torch.no_grad()
-def test_all_tokens_have_a_layer_norms_length_and_quarters_say_their_numbers_and_their_colour() -> None:
+def test_all_tokens_have_a_layer_norms_length_and_blocks_say_their_numbers_and_their_colour() -> None:
     table = made_codes()
     labels = torch.tensor([[0, 1, 2, 3, 4, 0], [1, 2, 5, -1, -1, -1]])
     tokens = table.tokens(labels)
     assert tokens.shape == (2, codes.LENGTH, codes.WIDTH)
     assert torch.allclose(tokens.square().mean(-1), torch.ones(2, codes.LENGTH), atol=1e-3)
-    whole = tokens[:, codes.FIRST_WHOLE : codes.FIRST_WHOLE + codes.QUARTERS]
-    assert torch.allclose(codes.quarter_numbers(whole), table.numbers[[2, 5]], atol=1e-4)
-    assert torch.allclose(codes.quarter_colours(whole)[0], table.colour[3].expand(codes.QUARTERS, -1), atol=1e-4)
-    read = codes.part_tokens(codes.quarter_numbers(whole), codes.quarter_colours(whole), 0)
+    whole = tokens[:, codes.FIRST_WHOLE : codes.FIRST_WHOLE + codes.BLOCKS]
+    assert torch.allclose(codes.block_numbers(whole), table.numbers[[2, 5]], atol=1e-4)
+    assert torch.allclose(codes.block_colours(whole)[0], table.colour[3].expand(codes.BLOCKS, -1), atol=1e-4)
+    read = codes.part_tokens(codes.block_numbers(whole), codes.block_colours(whole), 0)
     assert torch.allclose(read, tokens[:, codes.FIRST : codes.FIRST + codes.PARTS], atol=1e-3)
 
 
@@ -66,7 +66,7 @@ def test_a_colour_changes_an_objects_tokens_and_no_others() -> None:
     own, blue = table.tokens(labels)
     moved = (own - blue).abs().amax(-1) > 1e-4
     of_first = torch.zeros(codes.LENGTH, dtype=torch.bool)
-    of_first[codes.FIRST_WHOLE : codes.FIRST_WHOLE + codes.QUARTERS] = True
+    of_first[codes.FIRST_WHOLE : codes.FIRST_WHOLE + codes.BLOCKS] = True
     of_first[codes.FIRST : codes.FIRST + codes.PARTS] = True
     assert torch.equal(moved, of_first)
 

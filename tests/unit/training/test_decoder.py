@@ -12,7 +12,7 @@ from training.plans import SQUARE, WIDE
 from training.sampling import alphas, time_of
 from training.scenes import LAYOUTS
 from training.stage import Course
-from training.windows import CELL, EDGE, WINDOW, counted
+from training.windows import CELL, EDGE, FINE, WINDOW, counted
 
 from .standins import OBJECTS, DiscMaker
 
@@ -21,22 +21,22 @@ CELLS = ((SQUARE, 0.5), (WIDE, 0.5))
 
 def autoencoder() -> Autoencoder:
     torch.manual_seed(1)
-    return Autoencoder(AutoencoderShape(8, (8,) * 4, decoder_blocks=(2, 0, 0, 0)))
+    return Autoencoder(AutoencoderShape(8, (8,) * 3, decoder_blocks=(2, 0, 0)))
 
 
 def drawer(course: Course, net: Autoencoder) -> Drawer:
     rgb = torch.tensor([colour.rgb for colour in colours.COLOURS]) / 255
     table = codes.make(course.maker, OBJECTS, net.encoder, rgb, len(grounds.NAMES), len(LAYOUTS))
-    return Drawer(course, UNet(UNetShape((16, 16, 16))).eval(), net, table)
+    return Drawer(course, UNet(UNetShape((16, 16, 16, 16))).eval(), net, table)
 
 
 @torch.no_grad()
 def test_a_window_is_what_the_whole_picture_shows_there() -> None:
     net = autoencoder().decoder
-    latents = torch.randn(2, 4, *WIDE)
+    latents = torch.randn(2, 4, *(FINE * side for side in WIDE))
     whole = net(latents)
     for top, left in ((0, 0), (1, 5), (2, 12)):
-        made = net.window(latents, torch.tensor((top, left)), WINDOW)
+        made = net.window(latents, FINE * torch.tensor((top, left)), FINE * WINDOW)
         there = whole[..., CELL * top : CELL * (top + WINDOW), CELL * left : CELL * (left + WINDOW)]
         counts = counted((top, left), WIDE)
         assert torch.allclose(made * counts, there * counts, atol=1e-5)
@@ -73,7 +73,7 @@ def test_drawing_begins_with_what_little_is_left_of_the_picture(monkeypatch: pyt
         assert latents.mean().item() == pytest.approx(3 * left, abs=0.05)
     monkeypatch.undo()
     latents, pixels = drawer(course, net).draw(6, SQUARE)
-    assert latents.shape == (6, 4, *SQUARE)
+    assert latents.shape == (6, 4, 32, 32)
     assert pixels.shape == (6, 3, 128, 128)
     assert drawer(course, net).draw(2, WIDE, scale=2)[1].shape == (2, 3, 192, 352)
 
@@ -86,7 +86,7 @@ def test_the_stage_shows_encoded_and_drawn_pictures_and_moves_the_decoder_alone(
         latents, seen, corner, counts, heard = stage.draw(0.05)
         assert len(latents) == len(seen) == 8
         assert seen.shape[2:] == counts.shape[2:] == (WINDOW * CELL, WINDOW * CELL)
-        assert corner.tolist() <= [latents.shape[2] - WINDOW, latents.shape[3] - WINDOW]
+        assert all(0 <= at <= side - FINE * WINDOW for at, side in zip(corner.tolist(), latents.shape[2:], strict=True))
     assert heard.item() == pytest.approx(0.5)
     loss, figures = stage.loss(latents, seen, corner, counts, heard)
     loss.backward()  # type: ignore[no-untyped-call]

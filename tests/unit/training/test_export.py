@@ -30,9 +30,9 @@ def tiny_checkpoint() -> Checkpoint:
     """All networks, tiny, with weights of their own."""
     torch.manual_seed(1)
     shapes: dict[str, checkpoint.Shape] = {
-        "autoencoder": AutoencoderShape(8, (8,) * 4),
+        "autoencoder": AutoencoderShape(8, (8,) * 3),
         "text_encoder": TextEncoderShape(WORDS, 1, 16, 16, 2, codes.LENGTH),
-        "unet": UNetShape((16, 16, 16), context=16),
+        "unet": UNetShape((16, 16, 16, 16), context=16),
         "upscaler": UpscalerShape(8, 1),
     }
     nets = {name: checkpoint.build(name, shape) for name, shape in shapes.items()}

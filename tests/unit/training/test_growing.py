@@ -6,8 +6,8 @@ import torch
 from training import growing
 from training.nets.autoencoder import Autoencoder, AutoencoderShape
 
-OLD = AutoencoderShape(8, (8,) * 4, (0, 0, 1, 1), (1, 1, 0, 0))
-NEW = AutoencoderShape(12, (12,) * 4, (0, 0, 2, 3), (3, 2, 0, 0))
+OLD = AutoencoderShape(8, (8,) * 3, (0, 1, 1), (1, 1, 0))
+NEW = AutoencoderShape(12, (12,) * 3, (0, 2, 3), (3, 2, 0))
 
 
 @torch.no_grad()
@@ -33,7 +33,7 @@ def test_what_cannot_grow_is_refused_and_left_as_it_was() -> None:
         growing.grown(large.decoder.state_dict(), NEW, small.decoder, OLD)
     with pytest.raises(ValueError, match="does not shrink"):
         growing.grown(large.encoder.state_dict(), NEW, small.encoder, OLD)
-    some = AutoencoderShape(12, (12,) * 4, (0, 1, 2, 3), (3, 2, 1, 0))
+    some = AutoencoderShape(12, (12,) * 3, (1, 2, 3), (3, 2, 1))
     with pytest.raises(ValueError, match="gets none"):
         growing.grown(small.decoder.state_dict(), OLD, Autoencoder(some).decoder, some)
     given = large.state_dict()

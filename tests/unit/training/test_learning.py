@@ -3,13 +3,13 @@
 import os
 import signal
 from collections.abc import Callable
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Tensor, nn
 
-from training import learning
+from training import learning, muon
 from training.learning import Learner
 from training.runtime import Clock, Span
 from training.stage import Course
@@ -203,3 +203,25 @@ def test_a_batch_that_does_not_fit_is_halved(capsys: pytest.CaptureFixture[str])
     assert learner.stage.course.batch == learning.MIN_BATCH
     assert learner.seen >= 20 * learning.MIN_BATCH
     assert "batches of 4 from here on" in capsys.readouterr().out
+
+
+class MatrixStage(LineStage):
+    """The same with a hidden layer, whose matrix has steps of its own."""
+
+    def __init__(self, hand: HandClock) -> None:
+        super().__init__(hand, 0.5)
+        torch.manual_seed(3)
+        self.net = nn.Sequential(nn.Linear(3, 8), nn.Linear(8, 1))  # type: ignore[assignment]
+
+    def groups(self) -> list[dict[str, Any]]:
+        return muon.groups(self.net, self.net[1])  # type: ignore[index]
+
+
+def test_matrices_learn_beside_all_other_weights(capsys: pytest.CaptureFixture[str]) -> None:
+    hand = HandClock()
+    stage = MatrixStage(hand)
+    before = {name: weight.detach().clone() for name, weight in stage.net.named_parameters()}
+    Learner(stage, "eager").run(Clock(1000, hand), 80, lambda learner: None)
+    assert all(not torch.equal(weight, before[name]) for name, weight in stage.net.named_parameters())
+    losses = [float(line.rsplit("loss ")[-1]) for line in capsys.readouterr().out.splitlines() if "loss " in line]
+    assert losses[-1] < 0.2 * losses[0]

@@ -58,18 +58,18 @@ def test_rows_of_the_table_go_to_their_tokens_wherever_they_are_now() -> None:
 
 
 def test_what_does_not_fit_begins_anew_and_is_told() -> None:
-    given, net = UNet(UNetShape((16, 16, 16), context=8)), UNet(UNetShape((16, 16, 32), context=8))
-    before = net.state_dict()["down_blocks.2.resnets.0.conv1.weight"].clone()
+    given, net = UNet(UNetShape((16, 16, 16, 16), context=8)), UNet(UNetShape((16, 16, 16, 32), context=8))
+    before = net.state_dict()["down_blocks.3.resnets.0.conv1.weight"].clone()
     taken = resume.take(net, given.state_dict(), [], [])
     assert 0 < taken.weights < taken.of
     assert torch.equal(net.conv_in.weight, given.conv_in.weight)
-    assert torch.equal(net.state_dict()["down_blocks.2.resnets.0.conv1.weight"], before)
-    assert "begin anew: down_blocks.2.resnets.0" in taken.told("unet")
+    assert torch.equal(net.state_dict()["down_blocks.3.resnets.0.conv1.weight"], before)
+    assert "begin anew: down_blocks.3.resnets.0" in taken.told("unet")
 
 
 @torch.no_grad()
 def test_a_unet_that_knows_no_colours_does_not_react_to_them() -> None:
-    net = UNet(UNetShape((16, 16, 16)))
+    net = UNet(UNetShape((16, 16, 16, 16)))
     resume.forget_colours(net)
     directions = codes.basis()[codes.PART_COLOUR : codes.PART_COLOUR + codes.COLOUR]
     for attention in net.looking():

@@ -23,8 +23,8 @@ from .standins import OBJECTS, VOCABULARY, DiscMaker
 
 TINY = Plan(
     {name: StagePlan(0.2, 4, 1e-3) for name in ("autoencoder", "decoder", "text", "unet", "upscaler")},
-    autoencoder=AutoencoderShape(8, (8,) * 4, decoder_blocks=(1, 0, 0, 0)),
-    unet=UNetShape((16, 16, 16)),
+    autoencoder=AutoencoderShape(8, (8,) * 3, decoder_blocks=(1, 0, 0)),
+    unet=UNetShape((16, 16, 16, 16)),
     upscaler=UpscalerShape(8, 1),
     cells=((SQUARE, 0.4), (WIDE, 0.3), (TALL, 0.3)),
     margin_s=2,
@@ -122,10 +122,10 @@ def test_a_stage_without_what_it_needs_is_refused(tmp_path: Path) -> None:
 
 def test_a_larger_network_takes_what_fits(ended: tuple[Path, Clock], capsys: pytest.CaptureFixture[str]) -> None:
     output, _ = ended
-    larger = session(output, replace(TINY, unet=UNetShape((16, 16, 32))))
+    larger = session(output, replace(TINY, unet=UNetShape((16, 16, 16, 32))))
     larger.resume(checkpoint.load(output))
     assert "unet: " in (told := capsys.readouterr().out)
-    assert "begin anew: down_blocks.2" in told
+    assert "begin anew: down_blocks.3" in told
 
 
 def test_training_needs_nothing_that_only_packing_and_export_need() -> None:

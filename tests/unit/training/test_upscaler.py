@@ -16,7 +16,7 @@ from .standins import DiscMaker
 
 def stage(batch: int = 16) -> UpscalerStage:
     torch.manual_seed(1)
-    net = Autoencoder(AutoencoderShape(8, (8,) * 4, decoder_blocks=(1, 0, 0, 0)))
+    net = Autoencoder(AutoencoderShape(8, (8,) * 3, decoder_blocks=(1, 0, 0)))
     return UpscalerStage(Course(torch.device("cpu"), DiscMaker(), batch, 1e-3, 3), Upscaler(UpscalerShape(8, 2)), net)
 
 
