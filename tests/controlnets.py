@@ -13,7 +13,12 @@ def controlnet(unet: Any, cell: int, *, seed: int, **config: Any) -> ControlNetM
     """A ControlNet for ``unet``, whose VAE makes a latent of ``cell`` pixels a side. Its layers that start at zero have
     noise in them, so that it changes pictures."""
     channels = (8, 16, 16, 16)[: cell.bit_length()]
-    net = ControlNetModel.from_unet(unet, conditioning_embedding_out_channels=channels)
+    own = unet.config.time_embedding_dim is not None  # a width of time that a ControlNet cannot have
+    with torch.random.fork_rng([]):
+        torch.manual_seed(seed)
+        net = ControlNetModel.from_unet(
+            unet, conditioning_embedding_out_channels=channels, load_weights_from_unet=not own
+        )
     if config:
         net = ControlNetModel.from_config({**net.config, **config})
     numbers = torch.Generator().manual_seed(seed)

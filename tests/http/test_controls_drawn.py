@@ -46,7 +46,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("controls")
     unet = UNet2DConditionModel.from_pretrained(MINI / "unet")
     for seed, name in enumerate("ab"):
-        save_controlnet(unet, 8, folder / name, seed=seed)
+        save_controlnet(unet, 4, folder / name, seed=seed)
     (folder / "models.yaml").write_text(LIVE)
     return folder
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from server.errors import BadRequest, ModelNotFound
+from server.errors import BadRequest, ConfigError, ModelNotFound
 from tests.unit.catalog.models_files import GOOD, catalog
 
 
@@ -19,6 +19,16 @@ def test_presets_lie_over_each_other(tmp_path: Path) -> None:
         assert mini.preset(name, "natural") == mini.preset("hd", "natural")
     for name in ("low", "medium", "auto"):
         assert mini.preset(name, "vivid") == mini.preset("standard", "vivid")
+
+
+def test_a_model_says_how_much_an_edit_draws_anew_and_those_like_it_do_the_same(tmp_path: Path) -> None:
+    assert catalog(tmp_path).models["mini"].entry.edit_strength == 0.8
+    text = GOOD.replace("  mini:\n", "  mini:\n    edit_strength: 0.65\n", 1)
+    models = catalog(tmp_path, text).models
+    assert {model.entry.edit_strength for model in models.values()} == {0.65}
+    for wrong in ("0", "1.5", "high"):
+        with pytest.raises(ConfigError, match="edit_strength"):
+            catalog(tmp_path, text.replace("0.65", wrong))
 
 
 @pytest.mark.parametrize("name", ["dall-e-2", "two", "openai/dall-e-2", "google/openai/two"])

@@ -35,7 +35,7 @@ def test_every_network_goes_on_from_the_weights_that_ship() -> None:
         assert all(torch.equal(value, weights[key].float()) for key, value in net.state_dict().items())
     width, blocks = growing.decoder_of({k.removeprefix("decoder."): v for k, v in shipped.items() if "decoder" in k})
     _, before = growing.encoder_of({k.removeprefix("encoder."): v for k, v in shipped.items() if "encoder" in k})
-    small = Autoencoder(AutoencoderShape(64, (width,) * 4, before, blocks))
+    small = Autoencoder(AutoencoderShape(64, (width,) * len(blocks), before, blocks))
     small.load_state_dict({key: weight.float() for key, weight in shipped.items()})
     generator = torch.Generator().manual_seed(1)
     latents, pixels = torch.randn(1, 4, 6, 5, generator=generator), torch.rand(1, 3, 32, 40, generator=generator)

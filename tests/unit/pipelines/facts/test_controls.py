@@ -117,7 +117,7 @@ def test_one_that_is_broken_or_unsafe_is_refused_by_name(
         ({"in_channels": 9}, "its in_channels is 9"),
         (
             {"conditioning_embedding_out_channels": [8, 8]},
-            "one latent from 2 pixels a side, and the VAE.* makes one of 8",
+            "one latent from 2 pixels a side, and the VAE.* makes one of 4",
         ),
         ({"conditioning_channels": 1}, "reads 1 channels"),
     ],
