@@ -127,7 +127,7 @@ class UNetStage:
         """The noised latents, some of them as a step of DDIM from an earlier time leaves them, with its errors.
 
         When a picture is drawn there are no others. What has seen true ones alone believes them, where it could look up
-        what is wrong with them. (As in Ning et al., "Elucidating the exposure bias in diffusion models", 2024.)
+        what is wrong with them. (The bias: Ning et al., "Elucidating the exposure bias in diffusion models", 2024.)
         """
         at = torch.arange(0, len(noised), ROLLED, device=noised.device)
         earlier = (time[at] + STRIDE).clamp(max=TIMES - 1)
