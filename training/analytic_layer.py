@@ -9,12 +9,12 @@ How it works:
 
 1. A slot's position embedding holds where its part lies, less what the reader's layers add to it on average. It is so
    large that how this differs from prompt to prompt is nothing.
-2. Two heads of the attention fetch 88 of the block's 176 numbers for the parts in its upper half. The other two
+2. Two heads of the attention fetch 88 of the block's 176 sums for the parts in its upper half. The other two
    fetch the other 88 for the lower half, into the same 88 directions. The pair of heads that is not wanted looks at
    the words, and so does every token that is no slot: the words' code is the same in every prompt, and its value counts
    as zero. Both pairs bring the block's colour, to where it stays: it is the same for all of the block's parts.
-3. The MLP lets through the part's eleven numbers. Each number has a pair of units, open only where row and column are
-   the number's: gelu(x + c) - gelu(c - x) is 2x for a large c, and 0 for a very negative one. One more pair a number
+3. The MLP makes the part's 17 numbers of the sums. Each number has a pair of units, open only where row and column are
+   the number's: gelu(x + c) - gelu(c - x) is 2x for a large c, and 0 for a very negative one. One more pair a sum
    removes what the attention brought. Every colour is as long as every other, so the norm before the MLP is the same.
 """
 
@@ -26,7 +26,6 @@ from torch import Tensor
 from . import codes
 from .codes import (
     ACROSS,
-    BLOCK,
     BLOCKS,
     COLOUR,
     COLOUR_GAIN,
@@ -35,11 +34,11 @@ from .codes import (
     FIRST,
     FIRST_WHOLE,
     GRID,
+    HALF,
+    KEPT,
     MARK_GAIN,
     NUMBERS,
-    NUMBERS_AT,
     PART_COLOUR,
-    PART_GAIN,
     PART_MARKS,
     PARTS,
     PREFIX,
@@ -49,9 +48,8 @@ from .codes import (
 )
 from .nets.text_encoder import MLP, CausalAttention, Layer, TextEncoder
 
-POSITION_GAIN = 450.0  # how much larger than in a code a slot's position embedding is; words differ by that much more
+POSITION_GAIN = 1000.0  # how much larger than in a code a slot's position embedding is: words differ by 50 and more
 VALUE_GAIN = 0.25  # how large a block's numbers come into a slot, as a share of `POSITION_GAIN`
-FETCHED = BLOCK // 2  # numbers
 FIRST_FETCHED = 48  # first of the basis' directions that take them: beyond all that a part's token has
 GATE = 6.0  # how far a unit is open or shut
 ANSWERS = 2 * ACROSS + 3  # of a key: a block's row, column and object, and whether it is a word's
@@ -60,10 +58,11 @@ ROUNDS = 5  # times that the slots are put right: what is added to them depends 
 
 
 @torch.no_grad()
-def write(net: TextEncoder, hidden: Tensor) -> None:
+def write(net: TextEncoder, hidden: Tensor, axes: Tensor) -> None:
     """Write the weights of the last layer of ``net``; all before it is the reader.
 
-    ``hidden``: (B, PREFIX, WIDTH), what the reader makes of some prompts, its last norm included.
+    ``hidden``: (B, PREFIX, WIDTH), what the reader makes of some prompts, its last norm included. ``axes`` are the
+    codes'.
     """
     layer = cast(Layer, net.encoder.layers[-1])
     for weight in (*layer.self_attn.parameters(), *layer.mlp.parameters()):
@@ -75,7 +74,7 @@ def write(net: TextEncoder, hidden: Tensor) -> None:
         at = slice(FIRST + which * PARTS, FIRST + (which + 1) * PARTS)
         positions[at] = POSITION_GAIN * codes.part_slots(which) + missing[lower]
     _write_keys_and_queries(layer.self_attn, hidden, layer.layer_norm1(positions[FIRST:]), lower.repeat(2))
-    _write_mlp(layer.mlp)
+    _write_mlp(layer.mlp, axes)
     for norm in (layer.layer_norm2, net.final_layer_norm):
         norm.reset_parameters()
 
@@ -104,11 +103,9 @@ def _write_values(attention: CausalAttention, word: Tensor) -> Tensor:
     basis, pair = codes.basis(), WIDTH // 2
     missing = []
     for half in range(2):
-        rows = slice(half * pair, half * pair + FETCHED)
-        attention.v_proj.weight[rows] = basis[half * FETCHED : (half + 1) * FETCHED]
-        attention.out_proj.weight[:, rows] = (
-            POSITION_GAIN * VALUE_GAIN * basis[FIRST_FETCHED : FIRST_FETCHED + FETCHED].T
-        )
+        rows = slice(half * pair, half * pair + KEPT)
+        attention.v_proj.weight[rows] = basis[half * KEPT : (half + 1) * KEPT]
+        attention.out_proj.weight[:, rows] = POSITION_GAIN * VALUE_GAIN * basis[FIRST_FETCHED : FIRST_FETCHED + KEPT].T
         tinted = slice(rows.stop, rows.stop + COLOUR)
         attention.v_proj.weight[tinted] = basis[COLOURED : COLOURED + COLOUR]
         attention.out_proj.weight[:, tinted] = POSITION_GAIN * COLOUR_GAIN * basis[PART_COLOUR : PART_COLOUR + COLOUR].T
@@ -146,25 +143,30 @@ def _write_keys_and_queries(attention: CausalAttention, hidden: Tensor, slots: T
         attention.q_proj.weight[rows], attention.q_proj.bias[rows] = queries
 
 
-def _write_mlp(mlp: MLP) -> None:
+def _write_mlp(mlp: MLP, axes: Tensor) -> None:
     basis = codes.basis()
-    power = VALUE_GAIN**2 * 0.65 * FETCHED  # of the numbers, on average
+    power = VALUE_GAIN**2 * 0.65 * KEPT  # of the sums, on average
     power += COLOUR_GAIN**2 * COLOUR_SHARE * WIDTH
     scale = POSITION_GAIN * ((codes.part_slots(0).square().sum(-1).mean() + power) / WIDTH) ** 0.5  # the norm's divisor
     mark = 2 * GATE / (MARK_GAIN * POSITION_GAIN / scale)  # a mark opens the unit by this: the row's, and the column's
     marks = basis[PART_MARKS : PART_MARKS + 2 * GRID].view(2, GRID, WIDTH)
     slot = mark * basis[PART_MARKS + 2 * GRID + 2]  # twice as large as a mark, and only slots have it
-    for n in range(FETCHED):
-        direction = basis[FIRST_FETCHED + n]
-        cell, number = divmod(n, NUMBERS)
+    brought = basis[FIRST_FETCHED : FIRST_FETCHED + KEPT]
+    sums = axes.to(basis.device).T @ brought  # (HALF * NUMBERS, WIDTH)
+    units = 0
+    for cell in range(HALF):
         row, column = divmod(cell, SIDE)
         gate = mark * (marks[0, row :: SIDE // 2].sum(0) + marks[1, column::SIDE].sum(0)) + slot
+        for number in range(NUMBERS):
+            for sign in (1, -1):
+                mlp.fc1.weight[units], mlp.fc1.bias[units] = sign * sums[cell * NUMBERS + number] + gate, -7 * GATE
+                mlp.fc2.weight[:, units] = sign * 0.5 * scale / VALUE_GAIN * codes.number_rows()[number]
+                units += 1
+    for direction in brought:
         for sign in (1, -1):
-            unit = 4 * n + 1 - sign  # 4n and 4n + 2; the unit after it removes the number from where it was brought
-            mlp.fc1.weight[unit], mlp.fc1.bias[unit] = sign * direction + gate, -7 * GATE
-            mlp.fc2.weight[:, unit] = sign * 0.5 * scale * PART_GAIN / VALUE_GAIN * basis[NUMBERS_AT[number]]
-            mlp.fc1.weight[unit + 1], mlp.fc1.bias[unit + 1] = sign * direction + slot, -3 * GATE
-            mlp.fc2.weight[:, unit + 1] = -sign * 0.5 * scale * direction
+            mlp.fc1.weight[units], mlp.fc1.bias[units] = sign * direction + slot, -3 * GATE
+            mlp.fc2.weight[:, units] = -sign * 0.5 * scale * direction
+            units += 1
 
 
 def _fit(seen: Tensor, wanted: Tensor) -> tuple[Tensor, Tensor]:

@@ -2,12 +2,13 @@
 
 After the words, the text tokens are slots with fixed meanings, whatever the prompt: nine blocks of each of two
 objects, the ground, the layout, and 144 parts of each object. A part is one cell of the object's own latents, so that
-the UNet need only look up what to paint where: 16 numbers, of which ten sums are kept, those that differ most among all
-objects' parts, and how far the object covers the cell. A block holds its 16 parts in one token, which the text
-encoder's last layer distributes to the parts' slots. An object's colour is a direction of its own in each of its
-tokens: the parts say what the object looks like in its own colour, and the UNet learns, once for all objects, what a
-colour makes of that. All of this is the same for all objects, so the text encoder and the UNet can be trained apart.
-Knows labels and the autoencoder's encoder; knows neither words nor noise.
+the UNet need only look up what to paint where: 17 numbers, the 16 of the latents and how far the object covers the
+cell. A block holds its 16 parts in one token, which the text encoder's last layer distributes to the parts' slots. Of
+the 136 numbers of each of its halves it has room for 88: sums, those that differ most among all objects' halves. An
+object's colour is a direction of its own in each of its tokens: the parts say what the object looks like in its own
+colour, and the UNet learns, once for all objects, what a colour makes of that. All of this is the same for all objects,
+so the text encoder and the UNet can be trained apart. Knows labels and the autoencoder's encoder; knows neither words
+nor noise.
 """
 
 import functools
@@ -25,21 +26,31 @@ GRID = 12  # parts a row: cells of the object's box
 PARTS = GRID * GRID
 SIDE, ACROSS = 4, GRID // 4  # parts of a row of a block, and blocks of a row of an object
 BLOCKS = ACROSS * ACROSS
-SUMS = 10  # of a part's latents
-NUMBERS = SUMS + 1  # of a part: the sums, and how far the object covers the cell
-BLOCK = SIDE * SIDE * NUMBERS  # numbers of a block
+LATENTS = 4 * FINE * FINE  # of a part
+NUMBERS = LATENTS + 1  # of a part: sums of its latents, and how far the object covers the cell
+HALF = SIDE * SIDE // 2  # parts of half a block, the upper rows or the lower ones
+KEPT = 88  # sums of a half's numbers
+BLOCK = 2 * KEPT  # sums of a block
 COLOUR = 4  # numbers of a colour
 NUMBERS_SHARE, MARKS_SHARE, COLOUR_SHARE = 0.75, 0.1, 0.05  # of a block's token, squared; the first on average
 MARK_GAIN = 3.5  # size of a part's marks, before the layer norm
 PART_GAIN = 4.0  # how much larger a part's numbers are than in its block's token, which has less room
+LAST_GAIN = 10.0  # the last six of its latents' sums, which are small and draw outlines
 COLOUR_GAIN = 1.6  # and its colour
 MARKS = BLOCK  # the first direction in a block's token after its numbers
 LEFT = MARKS + 2 * ACROSS + 2
 COLOURED = LEFT + 1
+FIRST_TEN, COVER = 10, LATENTS  # numbers that a half's sums are named after: ten of a part's latents, and its cover
 FEW = 5  # of a part's numbers, which come before its marks
 PART_MARKS = FEW
 PART_COLOUR = PART_MARKS + 2 * GRID + 3  # first of the colour's directions in a part's token
-NUMBERS_AT = (*range(FEW), *range(PART_COLOUR + COLOUR, PART_COLOUR + COLOUR + NUMBERS - FEW))  # a part's numbers'
+AFTER = PART_COLOUR + COLOUR
+NUMBERS_AT = (  # a part's numbers': ten, the others, and the cover
+    *range(FEW),
+    *range(AFTER, AFTER + FIRST_TEN - FEW),
+    *range(AFTER + FIRST_TEN - FEW + 1, AFTER + NUMBERS - FEW),
+    AFTER + FIRST_TEN - FEW,
+)
 FIRST_WHOLE, SECOND_WHOLE = WORDS, WORDS + BLOCKS
 GROUND, LAYOUT = WORDS + 2 * BLOCKS, WORDS + 2 * BLOCKS + 1
 PREFIX = LAYOUT + 1  # tokens up to here hold everything; the parts after them hold it again, one cell a token
@@ -56,8 +67,11 @@ class Cards(Protocol):
 class Codes:
     """Tables of codes on one device; the last row of every table stands for "none", or for the object's own colour."""
 
-    def __init__(self, numbers: Tensor, colour: Tensor, ground: Tensor, layout: Tensor, word: Tensor) -> None:
+    def __init__(
+        self, numbers: Tensor, axes: Tensor, colour: Tensor, ground: Tensor, layout: Tensor, word: Tensor
+    ) -> None:
         self.numbers = numbers  # (concepts + 1, BLOCKS, BLOCK)
+        self.axes = axes  # (KEPT, HALF * NUMBERS), orthonormal: what a half's sums are sums of
         self.colour = colour  # (colours + 1, COLOUR), all of one length
         self.ground = ground  # (grounds + 1, WIDTH)
         self.layout = layout  # (layouts + 1, WIDTH)
@@ -82,7 +96,7 @@ class Codes:
         """(B, 6) labels, -1 for none, to (B, LENGTH, WIDTH)."""
         _, _, first, first_colour, second, second_colour = labels.unbind(1)
         parts = [
-            part_tokens(self.numbers[concept], self.colour[colour][:, None].expand(-1, BLOCKS, -1), which)
+            part_tokens(self.numbers[concept], self.colour[colour][:, None].expand(-1, BLOCKS, -1), which, self.axes)
             for which, (concept, colour) in enumerate(((first, first_colour), (second, second_colour)))
         ]
         return torch.cat((self.prefix(labels), *parts), 1)
@@ -99,9 +113,9 @@ def make(cards: Cards, concepts: int, encoder: nn.Module, colours: Tensor, groun
     """
     every = torch.arange(concepts, device=colours.device)
     rows = [mosaics(cards, encoder, some) for some in torch.split(every, 64)]
-    found = torch.cat(rows)
-    found = _sums(found)
+    found = _sums(torch.cat(rows))
     found = torch.cat((found, found.new_zeros(1, PARTS, NUMBERS)))  # none: nothing covers anything
+    axes = half_axes(found)
     generator = torch.Generator().manual_seed(6)
 
     def random_rows(count: int) -> Tensor:
@@ -112,7 +126,7 @@ def make(cards: Cards, concepts: int, encoder: nn.Module, colours: Tensor, groun
 
     named, laid = random_rows(grounds + 1), random_rows(layouts + 1)
     tinted = colour_codes(colours.cpu()).to(colours.device)
-    return Codes(_bounded(blocks(found)), tinted, named, laid, random_rows(1)[0])
+    return Codes(_bounded(blocks(found, axes)), axes, tinted, named, laid, random_rows(1)[0])
 
 
 @torch.no_grad()
@@ -129,18 +143,40 @@ def mosaics(cards: Cards, encoder: nn.Module, concepts: Tensor) -> Tensor:
 
 
 def _sums(found: Tensor) -> Tensor:
-    """(N, PARTS, 17) to (N, PARTS, NUMBERS): latents as their principal components, the largest first.
+    """(N, PARTS, NUMBERS), latents as their principal components, the largest first.
 
     Which sign a component has is chosen by its largest share, so that the tables are the same on every machine.
     """
     latents, covers = found[..., :-1], found[..., -1:]
     seen = latents.flatten(0, 1).double()
     _, axes = torch.linalg.eigh(seen.T @ seen)
-    axes = axes.flip(1)[:, :SUMS]
+    axes = axes.flip(1)
     largest = axes.gather(0, axes.abs().argmax(0, keepdim=True))
     made = latents @ (axes * largest.sign()).float()
-    made = made / made[..., 0].square().mean().sqrt()
-    return torch.cat((made, covers / covers.square().mean().sqrt()), -1)
+    made = made / made[..., 0].square().mean().sqrt().clamp(min=1e-6)
+    return torch.cat((made, covers / covers.square().mean().sqrt().clamp(min=1e-6)), -1)
+
+
+def half_axes(found: Tensor) -> Tensor:
+    """(KEPT, HALF * NUMBERS): the sums of a half's numbers that keep most of (N, PARTS, NUMBERS).
+
+    They span what the principal components do, turned to where each is as much as can be one number of one part: the
+    first ten of its latents, or its cover. So they do not hang on what the tables' last digits are. (Of the latents'
+    variance 0.987 is kept; ten numbers of each part alone would keep 0.952, and outlines wobbled.)
+    """
+    seen = _halves(found).flatten(0, 1).double()
+    _, components = torch.linalg.eigh(seen.T @ seen)
+    components = components[:, -KEPT:]  # (HALF * NUMBERS, KEPT)
+    named = torch.arange(HALF)[:, None] * NUMBERS + torch.tensor([*range(FIRST_TEN), COVER])
+    left, _, right = torch.linalg.svd(components[named.flatten().to(found.device)].T)
+    axes: Tensor = (components @ left @ right).T.float()
+    return axes
+
+
+def _halves(found: Tensor) -> Tensor:
+    """(N, PARTS, NUMBERS) to (N, 2 * BLOCKS, HALF * NUMBERS): block by block, the upper half first."""
+    laid = found.view(-1, ACROSS, SIDE, ACROSS, SIDE, NUMBERS).transpose(2, 3)
+    return laid.reshape(len(found), 2 * BLOCKS, -1)
 
 
 def colour_codes(colours: Tensor) -> Tensor:
@@ -163,20 +199,20 @@ def colour_codes(colours: Tensor) -> Tensor:
     return placed
 
 
-def blocks(found: Tensor) -> Tensor:
-    """(N, PARTS, NUMBERS) to (N, BLOCKS, BLOCK): part by part."""
-    laid = found.view(-1, ACROSS, SIDE, ACROSS, SIDE, NUMBERS).transpose(2, 3)
-    return laid.reshape(len(found), BLOCKS, -1)
+def blocks(found: Tensor, axes: Tensor) -> Tensor:
+    """(N, PARTS, NUMBERS) to (N, BLOCKS, BLOCK): the sums of each half."""
+    return (_halves(found) @ axes.T).view(len(found), BLOCKS, BLOCK)
 
 
-def parts_of(numbers: Tensor) -> Tensor:
-    """The way back: (N, BLOCKS, BLOCK) to (N, PARTS, NUMBERS)."""
-    laid = numbers.view(-1, ACROSS, ACROSS, SIDE, SIDE, NUMBERS).transpose(2, 3)
+def parts_of(numbers: Tensor, axes: Tensor) -> Tensor:
+    """The way back: (N, BLOCKS, BLOCK) to (N, PARTS, NUMBERS), as far as the sums keep them."""
+    halves = numbers.view(len(numbers), 2 * BLOCKS, KEPT) @ axes
+    laid = halves.view(-1, ACROSS, ACROSS, SIDE, SIDE, NUMBERS).transpose(2, 3)
     return laid.reshape(len(numbers), PARTS, NUMBERS)
 
 
 def block_numbers(whole: Tensor) -> Tensor:
-    """(N, BLOCKS, WIDTH) tokens to (N, BLOCKS, BLOCK): the numbers of their parts, read back."""
+    """(N, BLOCKS, WIDTH) tokens to (N, BLOCKS, BLOCK): the sums of their parts' numbers, read back."""
     numbers: Tensor = whole @ basis(whole.device)[:BLOCK].T
     return numbers
 
@@ -187,7 +223,7 @@ def block_colours(whole: Tensor) -> Tensor:
     return found
 
 
-def part_tokens(numbers: Tensor, colour: Tensor, which: int) -> Tensor:
+def part_tokens(numbers: Tensor, colour: Tensor, which: int, axes: Tensor) -> Tensor:
     """(N, BLOCKS, BLOCK) and (N, BLOCKS, COLOUR), as read back, to (N, PARTS, WIDTH) tokens of the parts.
 
     Each number takes one direction of the basis, then come the marks, then a direction that all parts share, then the
@@ -197,8 +233,18 @@ def part_tokens(numbers: Tensor, colour: Tensor, which: int) -> Tensor:
     tinted = colour @ (COLOUR_GAIN * rows[PART_COLOUR : PART_COLOUR + COLOUR])  # (N, BLOCKS, WIDTH)
     tinted = tinted.view(-1, ACROSS, 1, ACROSS, 1, WIDTH)
     tinted = tinted.expand(-1, ACROSS, SIDE, ACROSS, SIDE, WIDTH).reshape(-1, PARTS, WIDTH)
-    made = parts_of(numbers) @ (PART_GAIN * rows[list(NUMBERS_AT)]) + part_slots(which, numbers.device) + tinted
+    made = parts_of(numbers, axes) @ number_rows(numbers.device) + part_slots(which, numbers.device) + tinted
     return F.layer_norm(made, (WIDTH,))
+
+
+@functools.cache
+def number_rows(device: torch.device | str = "cpu") -> Tensor:
+    """(NUMBERS, WIDTH): what a part's token has of each of its numbers, before the layer norm."""
+    if torch.device(device).type != "cpu":
+        return number_rows().to(device)
+    gains = torch.full((NUMBERS, 1), PART_GAIN)
+    gains[FIRST_TEN:LATENTS] = LAST_GAIN
+    return gains * basis()[list(NUMBERS_AT)]
 
 
 @functools.cache

@@ -4,6 +4,7 @@ Knows pixels alone. Where an outline is unsure, the mean pays least for one that
 such, and a critic learns that from pieces of a few dozen pixels. It ends with its stage and is not kept.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ SHARE = 0.5  # of the other losses' gradient, at the maker's last layer, that th
 RISE = 0.1  # of a stage's time, in which the critic learns before it is fully heard
 BETAS = (0.5, 0.98)  # of the optimizer: what the other side does now matters more than what it did
 RATE = 0.5  # of the stage's rate
+SURE = 0.25  # nats of its loss below that of one who can tell nothing, from which it is fully heard
 CALM = 0.01  # weight of the answers' squares: only their differences are asked for, and those grew without end
 SEED = 5
 
@@ -64,7 +66,8 @@ def judged(
     The ``pair`` is what was made and what is true, (B, 3, H, W) both: each place is compared with the same one of the
     true picture (Jolicoeur-Martineau, "The relativistic discriminator", 2018). ``last`` is the maker's last weight;
     there the critic's gradient gets ``SHARE`` times ``heard`` (0..1) of the others' (Esser, Rombach and Ommer, "Taming
-    transformers for high-resolution image synthesis", 2021). The critic's loss is 0.69 where it can tell nothing.
+    transformers for high-resolution image synthesis", 2021), or less: one that can tell nothing, at a loss of 0.69, has
+    nothing to teach, however large its gradient is made.
     """
     made, true = pair
     known = {name: weight.detach() for name, weight in critic.named_parameters()}
@@ -73,5 +76,6 @@ def judged(
     calm = CALM * (real.square().mean() + fake.square().mean())
     for_maker = F.softplus(real.detach() - functional_call(critic, known, (made,)).float()).mean()
     norms = [torch.autograd.grad(of, last, retain_graph=True)[0].norm() for of in (other, for_maker)]
-    weight = (SHARE * heard * norms[0] / (norms[1] + 1e-8)).detach()
+    sure = ((math.log(2) - for_critic) / SURE).clamp(0, 1)
+    weight = (SHARE * heard * sure * norms[0] / (norms[1] + 1e-8)).detach()
     return weight * for_maker + for_critic + calm, for_critic

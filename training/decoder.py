@@ -18,10 +18,8 @@ from .losses import edges, missing_steepness
 from .nets.autoencoder import Autoencoder
 from .nets.unet import UNet
 from .sampling import alphas, sample, time_of
-from .scenes import choices
 from .stage import Course
 from .text_encoder import PromptCodes
-from .unet import encode_choices
 from .windows import CELL, FINE, WINDOW, Cells, corner_in, counted, cut
 
 TRUE_SHARE = 0.25  # of samples whose latents are the encoder's, as in image-to-image and inpainting
@@ -29,8 +27,8 @@ NOISE = 0.5  # at most, that is added to the encoder's latents: little mostly, m
 FRESH_SHARE = 0.25  # of samples whose latents are drawn for this batch; the rest were drawn for an earlier one
 POOL = 768  # drawn samples of each shape that are kept: drawing costs more than learning
 SEVERAL_SHARE = 0.5
-COURSES = ((8, 2), (6, 2), (4, 1))  # steps, and the first of them: see `Drawer.draw`
-GUIDANCES = (1.0, 2.0)
+COURSES = ((8, 1), (6, 1), (4, 1))  # steps, and the first of them: see `Drawer.draw`
+GUIDANCES = (1.0, 1.2)
 STEEPNESS_WEIGHT = 1.0
 
 
@@ -66,7 +64,6 @@ class Drawer:
         steps, first = self.plans.choice(COURSES)
         share = float(self.alphas[time_of(first, steps)])
         noise = torch.randn(clean.shape, generator=self.random, device=clean.device)
-        noise = encode_choices(noise, choices(samples.labels[:, 0], samples.boxes, cells))
         noised = share**0.5 * clean + (1 - share) ** 0.5 * noise
         tell = self.table.tokens if self.prompt_codes is None or self.plans.random() < 0.5 else self.prompt_codes
         nothing = self.table.nothing()

@@ -69,18 +69,14 @@ def _border(picture: Image.Image) -> Tensor:
 
 
 def spots(layout: str) -> list[Spots]:
-    """All ways in which a layout's objects may lie, as middles of objects, the first object before the second."""
-    found = [SPOTS[layout]]
-    for arrangement in scenes.arrangements(layout):
-        boxes = sorted(arrangement.boxes, key=lambda box: box[0])
-        found.append(
-            tuple(((left + side / 2) / scenes.CELLS, (top + side / 2) / scenes.CELLS) for _, left, top, side in boxes)
-        )
-    return list(dict.fromkeys(found))
+    """The ways in which a layout's objects may lie, as middles of objects, the first object before the second."""
+    boxes = sorted(scenes.arrangement(layout), key=lambda box: box[0])
+    laid = tuple(((left + side / 2) / scenes.CELLS, (top + side / 2) / scenes.CELLS) for _, left, top, side in boxes)
+    return list(dict.fromkeys((SPOTS[layout], laid)))
 
 
 def counted(matcher: Matcher, picture: Image.Image, question: Question) -> dict[str, float]:
-    """Whether every spot of one of the layout's arrangements shows the object, and how many things there are."""
+    """Whether every spot of one of the ways of the layout shows the object, and how many things there are."""
     wanted, ways = question.objects[0], spots(COUNTS[question.count])
     there = {spot: int(matcher.errors(picture, spot, 0.09).argmin()) == wanted for way in ways for spot in way}
     best = max(sum(there[spot] for spot in way) / len(way) for way in ways)
@@ -89,7 +85,7 @@ def counted(matcher: Matcher, picture: Image.Image, question: Question) -> dict[
 
 
 def both(matcher: Matcher, over: Matcher, picture: Image.Image, question: Question) -> dict[str, float]:
-    """Whether both objects are there, each on its side, in one of the layout's arrangements.
+    """Whether both objects are there, each on its side, in one of the ways of the layout.
 
     ``over`` knows the size of an object that lies over the first one, of which the rest would mislead the matcher.
     """

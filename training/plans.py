@@ -54,7 +54,7 @@ PLANS = {
         {
             "autoencoder": StagePlan(0.15, 8, 1e-3),
             "text": StagePlan(0.2, 64, 1.5e-3),
-            "unet": StagePlan(0.5, 16, 1e-3),
+            "unet": StagePlan(0.5, 16, 6e-4),
             "decoder": StagePlan(0.2, 16, 3e-4),
             "upscaler": StagePlan(0.07, 16, 5e-4),
         },

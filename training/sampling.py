@@ -15,7 +15,7 @@ from . import runtime
 if TYPE_CHECKING:  # the training itself does without diffusers
     from diffusers import StableDiffusionPipeline
 
-STEPS, GUIDANCE, BATCH = 8, 1.6, 16
+STEPS, GUIDANCE, BATCH = 8, 1.2, 16
 TIMES = 1000  # of the schedule
 SCHEDULER: dict[str, Any] = {  # the settings of diffusers' DDIMScheduler for the same schedule
     "beta_schedule": "squaredcos_cap_v2",

@@ -132,16 +132,19 @@ class Session:
         if name == "autoencoder":
             return AutoencoderStage(course, autoencoder.train())
         autoencoder.requires_grad_(False)
+        table = self.table()
         if name == "text":
-            return TextStage(course, self._net("text_encoder", TextEncoder), self.table())
-        told = PromptCodes(self.maker, self._net("text_encoder", TextEncoder)) if "text_encoder" in self.nets else None
+            return TextStage(course, self._net("text_encoder", TextEncoder), table)
+        told = None
+        if "text_encoder" in self.nets:
+            told = PromptCodes(self.maker, self._net("text_encoder", TextEncoder), table.axes)
         net = self._net("unet", UNet)
         if name in ("decoder", "upscaler"):
-            drawer = Drawer(course, net, autoencoder, self.table(), told) if "unet" in self.nets else None
+            drawer = Drawer(course, net, autoencoder, table, told) if "unet" in self.nets else None
             if name == "decoder":
                 return DecoderStage(course, autoencoder, self.plan.cells, drawer)
             return UpscalerStage(course, self._net("upscaler", Upscaler).train(), autoencoder, drawer)
-        return UNetStage(course, net.train(), autoencoder, self.table(), self.plan.cells, told)
+        return UNetStage(course, net.train(), autoencoder, table, self.plan.cells, told)
 
     def learn(self, name: str, clock: Clock, share: float) -> str:
         """Run one stage in its share of what is left; returns the network, which has the averaged weights then."""
@@ -216,11 +219,11 @@ class Session:
         unet, autoencoder = self._net("unet", UNet), self._net("autoencoder", Autoencoder)
         for attention in unet.looking():
             attention.recorded = False
+        table = self.table()
         if "text_encoder" in self.nets:
-            told = PromptCodes(self.maker, self._net("text_encoder", TextEncoder))
+            told = PromptCodes(self.maker, self._net("text_encoder", TextEncoder), table.axes)
             cond, uncond = told(labels), told(torch.full_like(labels[:1], -1))
         else:
-            table = self.table()
             cond, uncond = table.tokens(labels), table.nothing()
         latents = sample(unet, cond, uncond, noise)
         with runtime.autocast(self.device):

@@ -29,6 +29,10 @@ class Samples(Protocol):
     def boxes(self) -> Tensor:
         """(B, MAX_OBJECTS, 4): which of the two, left, top, side, in cells; rows of -1 for none."""
 
+    @property
+    def hues(self) -> Tensor:
+        """(B,): angles of the hues of grounds that no prompt names, 0..2 pi; NaN for other grounds."""
+
 
 class Maker(Cards, Protocol):
     """Maker of samples, on the device that trains."""

@@ -18,7 +18,7 @@ from .codes import BLOCKS, FIRST_WHOLE, GROUND, LAYOUT, PREFIX, SECOND_WHOLE, WI
 from .nets.text_encoder import TextEncoder, TextEncoderShape
 from .stage import Course, Maker
 
-READER_LAYERS = 3
+READER_LAYERS = 4
 LAYERS = READER_LAYERS + 1  # the analytic one
 LOGIT_SCALE = 12.0  # how steep the choice among codes is
 FITTED = 256  # prompts that the last layer is fitted to
@@ -44,8 +44,11 @@ def reader_of(net: TextEncoder) -> TextEncoder:
 
 
 @torch.no_grad()
-def with_last_layer(reader: TextEncoder, ids: Tensor) -> TextEncoder:
-    """The whole text encoder, on the CPU; ``ids``: (B, WORDS) tokens of some prompts to fit its last layer to."""
+def with_last_layer(reader: TextEncoder, ids: Tensor, axes: Tensor) -> TextEncoder:
+    """The whole text encoder, on the CPU.
+
+    ``ids``: (B, WORDS) tokens of some prompts to fit its last layer to; ``axes`` are the codes'.
+    """
     net = TextEncoder(replace(reader.shape, layers=LAYERS))
     missing = net.load_state_dict(reader.state_dict(), strict=False).missing_keys
     if any(not key.startswith(LAST) for key in missing):
@@ -53,7 +56,7 @@ def with_last_layer(reader: TextEncoder, ids: Tensor) -> TextEncoder:
     short = TextEncoder(reader.shape)
     short.load_state_dict(reader.state_dict())
     prefix = prefix_ids(ids.cpu(), reader.shape.vocabulary)
-    analytic_layer.write(net, short(prefix))
+    analytic_layer.write(net, short(prefix), axes.cpu())
     analytic_layer.settle(net, F.pad(prefix[:SETTLED], (0, codes.LENGTH - PREFIX), value=reader.shape.vocabulary - 1))
     return net.eval()
 
@@ -112,7 +115,7 @@ class TextStage:
     def averaged(self, weights: dict[str, Tensor]) -> dict[str, Tensor]:
         reader = TextEncoder(self.net.shape)
         reader.load_state_dict(weights)
-        return with_last_layer(reader, self.fitted).state_dict()
+        return with_last_layer(reader, self.fitted, self.table.axes).state_dict()
 
 
 def score(hidden: Tensor, table: Codes, objects: list[Tensor]) -> list[Tensor]:
@@ -139,8 +142,8 @@ class PromptCodes:
     that is cheaper.
     """
 
-    def __init__(self, maker: Maker, net: TextEncoder) -> None:
-        self.maker, self.reader = maker, reader_of(net).eval().requires_grad_(False)
+    def __init__(self, maker: Maker, net: TextEncoder, axes: Tensor) -> None:
+        self.maker, self.axes, self.reader = maker, axes, reader_of(net).eval().requires_grad_(False)
 
     @torch.no_grad()
     def __call__(self, labels: Tensor) -> Tensor:
@@ -150,7 +153,7 @@ class PromptCodes:
             prefix = self.reader(ids).float()
         wholes = [prefix[:, at : at + BLOCKS] for at in (FIRST_WHOLE, SECOND_WHOLE)]
         parts = [
-            codes.part_tokens(codes.block_numbers(whole), codes.block_colours(whole), which)
+            codes.part_tokens(codes.block_numbers(whole), codes.block_colours(whole), which, self.axes)
             for which, whole in enumerate(wholes)
         ]
         return torch.cat((prefix, *parts), 1)

@@ -9,12 +9,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from . import codes, muon, runtime
+from . import codes, grounds, muon, runtime
 from .attention_targets import AttentionLoss, Targets, attention_targets, row_shares
 from .nets.autoencoder import Autoencoder
 from .nets.unet import UNet
 from .sampling import TIMES, alphas
-from .scenes import choices
 from .stage import Course
 from .text_encoder import PromptCodes
 from .windows import Cells
@@ -24,9 +23,11 @@ ENCODED_SHARE = 0.5  # of samples whose code comes from the text encoder itself,
 SEVERAL_SHARE = 0.65  # of samples that do not show one object alone: what is small is learnt last
 ATTENTION_WEIGHT = 0.4  # of the attention loss
 MOST_WEIGHT = 2.5  # of an error of the clean latents, squared; v's own weight is 1 / (share of the noise)
-ROLLED = 3  # every so many samples see what the network makes of an earlier time
-STRIDE = 125  # how much earlier: a step of eight
-PURE_NOISE_SHARE = 0.05  # of samples at the last timestep, where the layout is decided
+ROLLED = 2  # every so many samples see what the network makes of an earlier time
+STRIDES = (125, 250, 500)  # how much earlier: a step of eight, of four or of two
+FROM_NOISE_SHARE = 0.5  # of those, that come from pure noise: after the first step all hangs on what was laid then
+CODE_NOISE = 0.15  # at most, beside tokens of size 1
+PURE_NOISE_SHARE = 0.25  # of samples at the last timestep, where all of the picture is decided
 
 
 @torch.no_grad()
@@ -45,29 +46,20 @@ def initialise_keys(net: UNet) -> None:
         heads[:, : len(waves)] = waves[: heads.shape[1]]
 
 
-def encode_choices(noise: Tensor, chosen: Tensor) -> Tensor:
-    """(B, 4, h, w) noise, mirrored or negated so that it tells which `choices` were made, (B, 3).
+def encode_hues(noise: Tensor, hues: Tensor) -> Tensor:
+    """(B, 4, h, w) noise that tells which hue a ground has that no prompt names; ``hues`` are (B,), NaN for others.
 
-    The sum of the first latent is larger on the right if the objects are shifted there. The sum of the second is larger
-    below if they are shifted down. The sum of the third is positive if a lone object is the large one. Mirrored or
-    negated noise is as likely as it was before, so what the network learns from is ordinary noise, and ordinary noise
-    decides for itself where things lie. So the first step already knows, and does not draw the mean of all places.
+    The sums of its first two latents are the hue's cosine and sine, but for their length. Noise that is turned so is as
+    likely as it was before: what the network learns from is ordinary noise, and ordinary noise decides for itself. So
+    the first step already knows, and does not draw the mean of all hues.
+
+    Nothing else of a picture is left to noise. Where it also decided on one of a few places, on a size, or on which of
+    two lies higher, the network believed now the noise and now the picture in it, and drew both.
     """
-    first, second, third, *others = noise.unbind(1)
-    rows, columns = noise.shape[2] // 2, noise.shape[3] // 2
-    right = first[:, :, -columns:].sum((1, 2)) - first[:, :, :columns].sum((1, 2))
-    below = second[:, -rows:].sum((1, 2)) - second[:, :rows].sum((1, 2))
-    total = third.sum((1, 2))
-    across, down, large = (
-        (((value > 0) != (wanted > 0)) & (wanted >= 0))[:, None, None]
-        for value, wanted in zip((right, below, total), chosen.unbind(1), strict=True)
-    )
-    told = (
-        torch.where(across, first.flip(-1), first),
-        torch.where(down, second.flip(-2), second),
-        torch.where(large, -third, third),
-    )
-    return torch.stack((*told, *others), 1)
+    sums = noise[:, :2].sum((2, 3))
+    wanted = torch.stack((hues.cos(), hues.sin()), 1) * sums.norm(dim=1, keepdim=True)
+    added = torch.where(hues.isnan()[:, None], 0.0, wanted - sums) / noise[0, 0].numel()
+    return torch.cat((noise[:, :2] + added[:, :, None, None], noise[:, 2:]), 1)
 
 
 class UNetStage:
@@ -113,32 +105,50 @@ class UNetStage:
         labels = torch.where(uncond[:, None], -1, samples.labels)
         tokens = self._tokens(labels)
         time = self._times(size)
-        noise = encode_choices(self._normal(clean.shape), choices(samples.labels[:, 0], samples.boxes, cells))
+        rolled = torch.arange(0, size, ROLLED, device=self.course.device)
+        scene = samples.labels[rolled, 1] > len(grounds.COLOURS)
+        time[rolled], earlier = self._rolled_times(time[rolled], scene)
+        pure = time == TIMES - 1
+        pure[rolled] = earlier == TIMES - 1
+        noise = self._normal(clean.shape)
+        noise = torch.where(pure.view(-1, 1, 1, 1), encode_hues(noise, samples.hues), noise)
         signal = self.alphas[time].view(-1, 1, 1, 1)
         noised = signal.sqrt() * clean + (1 - signal).sqrt() * noise
-        noised = self._rolled(noised, noise, clean, time, tokens)
+        made = self._rolled(clean[rolled], noise[rolled], earlier, time[rolled], tokens[rolled])
+        noised = noised.index_copy(0, rolled, made)
         target = (signal.sqrt() * noised - clean) / (1 - signal).sqrt()
         looks = attention_targets(samples.boxes, self.row_shares, cells)
-        told = ~uncond[:, None, None, None]
-        flat = [part for look in looks for part in (look.parts, look.shares * told)]
+        asked = ~uncond[:, None, None, None]
+        flat = [part for look in looks for part in (look.parts, look.shares * asked)]
         return noised, time, tokens, target, signal, *flat
 
-    def _rolled(self, noised: Tensor, noise: Tensor, clean: Tensor, time: Tensor, tokens: Tensor) -> Tensor:
-        """The noised latents, some of them as a step of DDIM from an earlier time leaves them, with its errors.
+    def _rolled_times(self, time: Tensor, scene: Tensor) -> tuple[Tensor, Tensor]:
+        """Of some samples, (B,): the times that they are seen at, and the earlier ones that they come from.
+
+        What comes from pure noise knows nothing of its picture but what noise tells, and it does not tell which of many
+        paintings lies behind a ``scene``, (B,): those come from pictures under noise alone.
+        """
+        strides = torch.tensor(STRIDES, device=time.device)
+        stride = strides[(len(strides) * self._uniform(len(time))).long()]
+        from_noise = (self._uniform(len(time)) < FROM_NOISE_SHARE) & ~scene
+        time = torch.where(from_noise, TIMES - 1 - stride, time.clamp(max=TIMES - 1 - STRIDES[0]))
+        earlier = (time + stride).clamp(max=TIMES - 1)
+        return time, torch.where(scene & (earlier == TIMES - 1), time, earlier)
+
+    def _rolled(self, clean: Tensor, noise: Tensor, earlier: Tensor, time: Tensor, tokens: Tensor) -> Tensor:
+        """Noised latents as a step of DDIM from an earlier time leaves them, with its errors.
 
         When a picture is drawn there are no others. What has seen true ones alone believes them, where it could look up
         what is wrong with them. (The bias: Ning et al., "Elucidating the exposure bias in diffusion models", 2024.)
         """
-        at = torch.arange(0, len(noised), ROLLED, device=noised.device)
-        earlier = (time[at] + STRIDE).clamp(max=TIMES - 1)
-        before, after = (self.alphas[when].view(-1, 1, 1, 1) for when in (earlier, time[at]))
-        seen = before.sqrt() * clean[at] + (1 - before).sqrt() * noise[at]
+        before, after = (self.alphas[when].view(-1, 1, 1, 1) for when in (earlier, time))
+        seen = before.sqrt() * clean + (1 - before).sqrt() * noise
         with runtime.autocast(self.course.device):
-            v = self.net(seen, earlier, tokens[at]).float()
-        made = after.sqrt() * (before.sqrt() * seen - (1 - before).sqrt() * v)
-        left = (1 - after).sqrt() * (before.sqrt() * v + (1 - before).sqrt() * seen)
-        pure = (time[at] == TIMES - 1).view(-1, 1, 1, 1)
-        return noised.index_copy(0, at, torch.where(pure, noised[at], made + left))
+            v = self.net(seen, earlier, tokens).float()
+        made = before.sqrt() * seen - (1 - before).sqrt() * v
+        left = before.sqrt() * v + (1 - before).sqrt() * seen
+        then: Tensor = after.sqrt() * made + (1 - after).sqrt() * left
+        return then
 
     def _times(self, size: int) -> Tensor:
         """(B,) timesteps, more of the noisy end, spread evenly over a batch, in any order.
@@ -154,7 +164,7 @@ class UNetStage:
         """(B, LENGTH, WIDTH): codes with some noise, so that the text encoder need not be exact, and its own codes."""
         told = int(ENCODED_SHARE * len(labels)) if self.prompt_codes is not None else 0
         tokens = self.table.tokens(labels[told:])
-        strength = 0.25 * self._uniform(len(tokens), 1, 1)
+        strength = CODE_NOISE * self._uniform(len(tokens), 1, 1)
         tokens = tokens + strength * self._normal(tokens.shape)
         if self.prompt_codes is None:
             return tokens

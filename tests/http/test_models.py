@@ -26,7 +26,7 @@ def test_the_listed_presets_are_those_that_are_drawn_with(paper: Paper) -> None:
     with paper.client() as client:
         row = client.get("/v1/models/darkroom-mini").json()
     assert row["presets"] == row["style_presets"]["vivid"]
-    assert row["style_presets"]["natural"]["hd"] == {"steps": 30, "guidance": 1.2}
+    assert row["style_presets"]["natural"]["hd"] == {"steps": 16, "guidance": 1}
     for style, quality in product(("vivid", "natural"), QUALITIES):
         fields = {"prompt": "a cat", "model": "darkroom-mini", "style": style, "quality": quality}
         assert paper.post(fields).status_code == 200

@@ -16,9 +16,9 @@ class TextEncoderShape:
     """What the network's size and keys depend on."""
 
     vocabulary: int
-    layers: int = 4
+    layers: int = 5
     width: int = 192
-    inner: int = 1536  # of the MLPs
+    inner: int = 2240  # of the MLPs
     heads: int = 4
     positions: int = 336
 

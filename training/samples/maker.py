@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .. import colours, grounds
-from ..scenes import CELLS, GROUND_SHARES, LAYOUT_SHARES, LAYOUTS, MAX_OBJECTS, PAIRS, arrangements, box_rows
+from ..scenes import CELLS, GROUND_SHARES, LAYOUT_SHARES, LAYOUTS, MAX_OBJECTS, PAIRS, arrangement, box_rows
 from . import oklab, sprites
 from .archive import Archive
 from .captions import WORDS, Captions
@@ -35,6 +35,7 @@ class Samples:
     pixels: Tensor  # (B, 3, H * scale, W * scale), -1..1; H and W are 8 times the cells
     labels: Tensor  # (B, 6) layout, ground, first, its colour, second, its colour; -1 for none, or its own colour
     boxes: Tensor  # (B, MAX_OBJECTS, 4) which of the two, left, top, side, in cells; rows of -1 for none
+    hues: Tensor  # (B,) angles of pastels' hues, 0..2 pi; NaN for other grounds
 
 
 class SampleMaker:
@@ -66,7 +67,8 @@ class SampleMaker:
             shares = torch.cat((torch.tensor([1 - several]), several * shares[1:] / shares[1:].sum()))
         labels = self._labels(size, shares)
         boxes = self._boxes(labels[:, 0], cells)
-        return Samples(self._pixels(labels, boxes, cells, scale), self._sent(labels), self._sent(boxes))
+        pixels, hues = self._pixels(labels, boxes, cells, scale)
+        return Samples(pixels, self._sent(labels), self._sent(boxes), hues)
 
     def labels(self, size: int) -> Tensor:
         """(B, 6) labels of what is only described, for the text encoder; some rows are -1 everywhere."""
@@ -135,24 +137,18 @@ class SampleMaker:
         return ground.where(kind > 0, 0)
 
     def _boxes(self, layouts: Tensor, cells: tuple[int, int]) -> Tensor:
-        every = [arrangements(layout, cells) for layout in LAYOUTS]
-        counts = torch.tensor([len(own) for own in every])
-        tables = torch.full((len(LAYOUTS), int(counts.max()), MAX_OBJECTS, 4), -1)
-        for table, own in zip(tables, every, strict=True):
-            table[: len(own)] = torch.stack([box_rows(arrangement.boxes) for arrangement in own])
-        chosen = (self._chance(len(layouts)) * counts[layouts]).long()
-        return tables[layouts, chosen]
+        return torch.stack([box_rows(arrangement(layout, cells)) for layout in LAYOUTS])[layouts]
 
     # Pixels
 
-    def _pixels(self, labels: Tensor, boxes: Tensor, cells: tuple[int, int], scale: int) -> Tensor:
+    def _pixels(self, labels: Tensor, boxes: Tensor, cells: tuple[int, int], scale: int) -> tuple[Tensor, Tensor]:
         height, width = (side * CELL * scale for side in cells)
         means = [self.means[labels[:, at].clamp(min=0), labels[:, at + 1]] for at in (2, 4)]
         second = (labels[:, 4] >= 0) & (means[1][:, 0] > means[0][:, 0])
         palest = torch.where(second[:, None], means[1], means[0])
-        canvas = self.grounds.paint(labels[:, 1], self._sent(palest), height, width)
+        canvas, hues = self.grounds.paint(labels[:, 1], self._sent(palest), height, width)
         self._lay([canvas.view(-1, 3)], labels, boxes, cells, scale)
-        return canvas.permute(0, 3, 1, 2) * 2 - 1
+        return canvas.permute(0, 3, 1, 2) * 2 - 1, hues
 
     def _lay(self, canvases: list[Tensor], labels: Tensor, boxes: Tensor, cells: tuple[int, int], scale: int) -> None:
         """Lay the objects onto (B * H * W, 3) canvases in place: onto the first in colours, onto a second in white."""

@@ -27,9 +27,9 @@ class Grounds:
         self.dark = self._index("black")
         self.light = self._index("white")
 
-    def paint(self, grounds_: Tensor, shown: Tensor, height: int, width: int) -> Tensor:
+    def paint(self, grounds_: Tensor, shown: Tensor, height: int, width: int) -> tuple[Tensor, Tensor]:
         """(B, H, W, 3) in 0..1: a painting for each ground; ``shown`` (B, 3) are the palest object's mean lightness,
-        a and b.
+        a and b. And the angle of each pastel's hue, (B,), 0..2 pi, NaN for other grounds: that one or the opposite.
 
         The grounds, (B,), come on the processor: so it is known how many are scenes.
         """
@@ -42,7 +42,8 @@ class Grounds:
         scenes = (grounds_ >= first).nonzero()[:, 0].to(self.device, non_blocking=True)
         variant = (chance[scenes, 0] * 2 * SCENE_VARIANTS).long()
         drawn = self._paintings(height, width)[(ground[scenes] - first) * 2 * SCENE_VARIANTS + variant]
-        return picture.index_copy_(0, scenes, drawn.float().div_(255))
+        hues = torch.where(ground == 0, 2 * torch.pi * chance[:, 2], torch.nan)
+        return picture.index_copy_(0, scenes, drawn.float().div_(255)), hues
 
     def _plain(self, ground: Tensor, chance: Tensor, height: int) -> Tensor:
         """(B, H, 3): the ground's colour, a little lighter above, and each time in another shade."""

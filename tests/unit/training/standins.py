@@ -18,6 +18,7 @@ class DiscSamples:
     pixels: Tensor
     labels: Tensor
     boxes: Tensor
+    hues: Tensor
 
 
 class DiscMaker:
@@ -40,7 +41,8 @@ class DiscMaker:
         boxes = torch.full((size, MAX_OBJECTS, 4), -1)
         boxes[:, 0] = torch.tensor([0, 2, 2, 8])
         height, width = (8 * scale * side for side in cells)
-        return DiscSamples(_discs(labels[:, 2], labels[:, 3], height, width, 8 * scale), labels, boxes)
+        pixels = _discs(labels[:, 2], labels[:, 3], height, width, 8 * scale)
+        return DiscSamples(pixels, labels, boxes, torch.full((size,), torch.nan))
 
     def captions(self, labels: Tensor) -> Tensor:
         ids = torch.full((len(labels), codes.WORDS), VOCABULARY - 1)

@@ -5,6 +5,7 @@ from typing import cast
 
 import pytest
 import torch
+from torch import Tensor
 from transformers import CLIPTextModel, CLIPTokenizer
 
 from training import analytic_layer, codes
@@ -15,29 +16,32 @@ from .test_codes import made_codes
 WEIGHTS = Path(__file__).parents[3] / "weights" / "darkroom-mini"
 
 
+@torch.no_grad()
 def test_the_encoder_that_ships_distributes_what_it_has_read() -> None:
     tokenizer = CLIPTokenizer.from_pretrained(WEIGHTS / "tokenizer", local_files_only=True)
     net = CLIPTextModel.from_pretrained(WEIGHTS / "text_encoder", local_files_only=True).float().eval()
     prompts = ["a cat on the left and a laptop on the right", "three strawberries on a blue background", "一隻貓"]
     inputs = tokenizer(prompts, padding="max_length", truncation=True, return_tensors="pt")
-    with torch.inference_mode():
-        hidden = net(inputs["input_ids"]).last_hidden_state
+    found = net(inputs["input_ids"], output_hidden_states=True)
+    hidden, given = found.last_hidden_state, net.final_layer_norm(found.hidden_states[-2])  # what the layer is given
     for which, (whole, part) in enumerate(
         ((codes.FIRST_WHOLE, codes.FIRST), (codes.SECOND_WHOLE, codes.SECOND)),
     ):
-        blocks = hidden[:, whole : whole + codes.BLOCKS]
+        blocks = given[:, whole : whole + codes.BLOCKS]
         numbers, colours = codes.block_numbers(blocks), codes.block_colours(blocks)
-        if not _coloured(net):  # older ones carry no colour, and what is in its directions goes nowhere
-            colours = torch.zeros_like(colours)
-        read = codes.part_tokens(numbers, colours, which)
+        read = codes.part_tokens(numbers, colours, which, _axes(net))
         distributed = hidden[:, part : part + codes.PARTS]
         assert (distributed - read).square().mean() < 0.01  # of 1
 
 
-def _coloured(net: CLIPTextModel) -> bool:
-    """Whether the last layer's attention fetches colours."""
-    colours = codes.basis()[codes.COLOURED : codes.COLOURED + codes.COLOUR]
-    return bool((net.encoder.layers[-1].self_attn.v_proj.weight @ colours.T).abs().max() > 0.5)
+def _axes(net: CLIPTextModel) -> Tensor:
+    """(KEPT, HALF * NUMBERS): the codes' axes, read back from the last layer."""
+    count = codes.HALF * codes.NUMBERS
+    pairs = net.encoder.layers[-1].mlp.fc1.weight[: 2 * count].view(count, 2, -1)
+    first = analytic_layer.FIRST_FETCHED
+    axes: Tensor = codes.basis()[first : first + codes.KEPT] @ (pairs[:, 0] - pairs[:, 1]).T / 2
+    assert torch.allclose(axes @ axes.T, torch.eye(codes.KEPT), atol=0.01)
+    return axes
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.1])
@@ -49,14 +53,14 @@ def test_every_part_gets_its_own_numbers_and_its_objects_colour(noise: float) ->
     prefix = table.prefix(labels)
     prefix = torch.nn.functional.layer_norm(prefix + noise * torch.randn(prefix.shape), (codes.WIDTH,))
     net = TextEncoder(TextEncoderShape(9, layers=1, positions=codes.LENGTH))
-    analytic_layer.write(net, prefix)
+    analytic_layer.write(net, prefix, table.axes)
     slots = net.embeddings.position_embedding.weight[codes.FIRST :].expand(64, -1, -1)
     hidden = net.final_layer_norm(net.encoder(torch.cat((prefix, slots), 1)))
     for which, (whole, part) in enumerate(
         ((codes.FIRST_WHOLE, codes.FIRST), (codes.SECOND_WHOLE, codes.SECOND)),
     ):
         blocks = prefix[:, whole : whole + codes.BLOCKS]
-        wanted = codes.part_tokens(codes.block_numbers(blocks), codes.block_colours(blocks), which)
+        wanted = codes.part_tokens(codes.block_numbers(blocks), codes.block_colours(blocks), which, table.axes)
         made = hidden[:, part : part + codes.PARTS]
         assert (made - wanted).square().mean() < 0.02  # of 1
         directions = codes.basis()[codes.PART_COLOUR : codes.PART_COLOUR + codes.COLOUR]
@@ -74,7 +78,7 @@ def test_what_the_readers_layers_add_to_the_slots_is_taken_from_them() -> None:
     net = TextEncoder(TextEncoderShape(9, layers=3, positions=codes.LENGTH))
     net.load_state_dict(reader.state_dict(), strict=False)
     prefix = reader(torch.nn.functional.pad(ids, (0, codes.PREFIX - codes.WORDS), value=8))
-    analytic_layer.write(net, prefix)
+    analytic_layer.write(net, prefix, made_codes().axes)
     wanted = net.embeddings.position_embedding.weight[codes.FIRST :].clone()
     every = torch.nn.functional.pad(ids[:8], (0, codes.LENGTH - codes.WORDS), value=8)
 

@@ -57,6 +57,11 @@ def test_it_learns_what_is_true_and_its_answers_stay_small(monkeypatch: pytest.M
 def test_what_it_teaches_the_maker_is_a_share_of_the_other_losses_gradient() -> None:
     told, maker = critic.fresh(CPU), nn.Conv2d(3, 3, 3, padding=1)
     true, soft = stripes(4, soft=False), stripes(4, soft=True)
+    made = maker(soft)
+    judged, sure = critic.judged(told, (made, true), (made - true).abs().mean(), maker.weight, torch.ones(()))
+    assert sure.item() == pytest.approx(0.69, abs=0.01)
+    assert judged.item() == pytest.approx(sure.item(), abs=0.01), "one who can tell nothing is not heard"
+    learn(told, 40)
     norms = {}
     for heard in (0.0, 0.5, 1.0):
         made = maker(soft)

@@ -12,5 +12,5 @@ def test_all_arrangements_of_a_layout_are_looked_at_and_the_first_weights_own() 
         assert all(0.1 < value < 0.9 for way in ways for spot in way for value in spot)
     assert all(first[0] < second[0] for first, second in measures.spots("beside"))
     assert all(first[1] < second[1] for first, second in measures.spots("above"))
-    arranged = scenes.arrangements("beside")[0].boxes
+    arranged = scenes.arrangement("beside")
     assert len(arranged) == 2

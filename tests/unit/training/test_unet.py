@@ -6,7 +6,7 @@ import torch
 from training import codes, colours, grounds, unet
 from training.nets.autoencoder import Autoencoder, AutoencoderShape
 from training.nets.unet import UNet, UNetShape
-from training.plans import SQUARE, TALL, WIDE
+from training.plans import SQUARE
 from training.sampling import TIMES
 from training.scenes import LAYOUTS
 from training.stage import Course
@@ -15,28 +15,36 @@ from training.unet import UNetStage
 from .standins import OBJECTS, DiscMaker
 
 
-@pytest.mark.parametrize("cells", [SQUARE, WIDE, TALL])
-def test_noise_tells_where_things_lie_and_stays_noise(cells: tuple[int, int]) -> None:
-    generator = torch.Generator().manual_seed(1)
-    before = torch.randn(64, 4, *cells, generator=generator)
-    chosen = torch.randint(-1, 2, (64, 3), generator=generator)
-    noise = unet.encode_choices(before, chosen)
-    assert torch.equal(noise.abs().flatten(2).sort().values, before.abs().flatten(2).sort().values)
-    assert torch.equal(noise[:, 3], before[:, 3])
-    half = cells[1] // 2
-    right = noise[:, 0, :, half:].sum((1, 2)) > noise[:, 0, :, :half].sum((1, 2))
-    asked = chosen[:, 0] >= 0
-    assert torch.equal(right[asked], chosen[asked, 0] == 1)
-    assert torch.equal(noise[~asked, 0], before[~asked, 0])
+def made_stage(batch: int) -> UNetStage:
+    """A stage of small networks that have learnt nothing."""
+    net = Autoencoder(AutoencoderShape(8, (8,) * 3, (0, 0, 1), (1, 0, 0)))
+    course = Course(torch.device("cpu"), DiscMaker(), batch, 1e-3)
+    rgb = torch.tensor([colour.rgb for colour in colours.COLOURS]) / 255
+    table = codes.make(course.maker, OBJECTS, net.encoder, rgb, len(grounds.NAMES), len(LAYOUTS))
+    return UNetStage(course, UNet(UNetShape((16, 16, 16, 16))), net, table, ((SQUARE, 1.0),))
+
+
+def test_noise_tells_a_grounds_hue_and_nothing_else_of_it_changes() -> None:
+    generator = torch.Generator().manual_seed(2)
+    before = torch.randn(64, 4, 8, 8, generator=generator)
+    hues = 6.28 * torch.rand(64, generator=generator)
+    hues[::4] = torch.nan
+    noise = unet.encode_hues(before, hues)
+    assert torch.equal(noise[::4], before[::4])
+    assert torch.equal(noise[:, 2:], before[:, 2:])
+    sums, were = noise[:, :2].sum((2, 3)), before[:, :2].sum((2, 3))
+    assert torch.allclose(sums.norm(dim=1), were.norm(dim=1), atol=1e-3)
+    told = ~hues.isnan()
+    angles = torch.atan2(sums[told, 1], sums[told, 0]).remainder(2 * torch.pi)
+    assert torch.allclose(angles, hues[told], atol=1e-3)
+    assert torch.allclose(
+        noise[:, :2] - noise[:, :2].mean((2, 3), True), before[:, :2] - before[:, :2].mean((2, 3), True), atol=1e-5
+    )
 
 
 def test_the_times_of_a_batch_are_spread_evenly(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(unet, "PURE_NOISE_SHARE", 0.0)
-    net = Autoencoder(AutoencoderShape(8, (8,) * 3, (0, 0, 1), (1, 0, 0)))
-    course = Course(torch.device("cpu"), DiscMaker(), 4, 1e-3)
-    rgb = torch.tensor([colour.rgb for colour in colours.COLOURS]) / 255
-    table = codes.make(course.maker, OBJECTS, net.encoder, rgb, len(grounds.NAMES), len(LAYOUTS))
-    stage = UNetStage(course, UNet(UNetShape((16, 16, 16, 16))), net, table, ((SQUARE, 1.0),))
+    stage = made_stage(4)
     size = 32
     drawn = [stage._times(size) for _ in range(4)]
     for times in drawn:
@@ -47,15 +55,24 @@ def test_the_times_of_a_batch_are_spread_evenly(monkeypatch: pytest.MonkeyPatch)
     assert all(not torch.equal(times, times.sort().values) for times in drawn)  # no place in a batch has its own times
 
 
+def test_half_of_the_samples_come_from_an_earlier_step() -> None:
+    stage = made_stage(8)
+    time = torch.arange(0, TIMES, 5)
+    scene = torch.arange(len(time)) % 2 == 0
+    seen, earlier = stage._rolled_times(time, scene)
+    assert (seen <= TIMES - 1 - min(unet.STRIDES)).all()
+    assert (earlier < TIMES - 1)[scene].all()
+    from_noise = earlier == TIMES - 1
+    assert 0.4 < from_noise[~scene].float().mean() < 0.8
+    assert set((earlier - seen)[earlier < TIMES - 1].tolist()) <= {0, *unet.STRIDES}
+    assert (earlier > seen)[~scene].all()
+
+
 def test_some_samples_have_the_errors_of_the_step_before_and_are_to_be_put_right() -> None:
     """Whatever the network is shown, what it is asked for leads to the clean latents."""
-    net = Autoencoder(AutoencoderShape(8, (8,) * 3, (0, 0, 1), (1, 0, 0)))
-    course = Course(torch.device("cpu"), DiscMaker(), 12, 1e-3)
-    rgb = torch.tensor([colour.rgb for colour in colours.COLOURS]) / 255
-    table = codes.make(course.maker, OBJECTS, net.encoder, rgb, len(grounds.NAMES), len(LAYOUTS))
-    stage = UNetStage(course, UNet(UNetShape((16, 16, 16, 16))), net, table, ((SQUARE, 1.0),))
+    stage = made_stage(12)
     with torch.no_grad():
-        *_, weight, bias = net.encoder.parameters()  # of the last layer: every latent of every picture is a clean 3
+        *_, weight, bias = stage.encoder.parameters()  # of the last layer: every latent of every picture is a clean 3
         weight.zero_()
         bias.fill_(3)
     for _ in range(4):

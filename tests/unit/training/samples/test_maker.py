@@ -117,7 +117,7 @@ def test_a_pale_object_gets_a_darker_ground(archive: Archive) -> None:
     maker = SampleMaker(archive, torch.device("cpu"), 2)
     ground = torch.zeros(64, dtype=torch.long)
     pale, dark = (
-        maker.grounds.paint(ground, torch.tensor((light, 0.0, 0.0)).expand(64, 3), 16, 16) for light in (0.97, 0.3)
+        maker.grounds.paint(ground, torch.tensor((light, 0.0, 0.0)).expand(64, 3), 16, 16)[0] for light in (0.97, 0.3)
     )
     assert float(pale.mean()) < 0.65 < 0.8 < float(dark.mean())
 
@@ -125,7 +125,7 @@ def test_a_pale_object_gets_a_darker_ground(archive: Archive) -> None:
 def test_a_ground_that_nobody_asked_for_has_another_hue(maker: SampleMaker) -> None:
     """A sky blue gear was lost in a light blue ground."""
     blue = oklab.of_rgb(torch.tensor([(118, 190, 246)])).expand(64, 3)
-    ground = maker.grounds.paint(torch.zeros(64, dtype=torch.long), blue, 16, 16).mean((1, 2))
+    ground = maker.grounds.paint(torch.zeros(64, dtype=torch.long), blue, 16, 16)[0].mean((1, 2))
     assert (ground[:, 2] - ground[:, 0]).max() < 0.02, "none is blue"
 
 
