@@ -195,7 +195,7 @@ def zero(folder: Path) -> None:
     ("how", "says"),
     [
         (no_words, "tokenizer/ knows no words, so that prompts would have no effect"),
-        (renamed, "text_encoder/ lacks 68 of the 68 tensors of its CLIPTextModel"),
+        (renamed, "text_encoder/ lacks 84 of the 84 tensors of its CLIPTextModel"),
         (wider, "unet/ does not fit its config.json: "),
     ],
 )
